@@ -1,0 +1,88 @@
+"""Every built-in method by its name, as data: where its function lives, its version, meaning, range and source.
+
+This file imports nothing heavy, so plans are checked without torch. To add a method, write its function and add one line here; the
+version enters the identity of every artefact made with it, so raise it when results change.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+# Raise a stage's version when its results change; artefacts of older versions are then made again.
+STAGE_VERSIONS: Mapping[str, int] = {"prepare": 1, "train": 1, "unlearn": 1, "perturb": 1, "measure": 1, "judge": 1}
+
+Better = Literal["low", "high", "zero", "none"]
+
+
+class Entry(NamedTuple):
+    """One built-in: ``path`` is "module:function", ``better`` the direction in which the model has forgotten (or is useful)."""
+
+    path: str
+    version: int
+    meaning: str
+    source: str
+    better: Better = "none"
+    unit: str = ""
+
+
+_LOSS = "remnant.functional.losses:"
+LOSSES: Mapping[str, Entry] = {
+    "ga": Entry(_LOSS + "ga", 1, "gradient ascent on forget text", "arXiv 2210.01504", unit="nats"),
+    "npo": Entry(_LOSS + "npo", 1, "negative preference optimisation on sequence likelihoods", "arXiv 2404.05868, eq. 3", unit="nats"),
+    "gdr": Entry(_LOSS + "gdr", 1, "cross entropy on retain text", "arXiv 2401.06121", unit="nats"),
+    "klr": Entry(_LOSS + "klr", 1, "KL from target to policy on retain text", "arXiv 2410.16454, eq. 10", unit="nats"),
+    "npo-paper-code": Entry(_LOSS + "npo_paper_code", 1, "NPO on raw logits, as released; for comparison", "code of arXiv 2410.16454"),
+    "klr-paper-code": Entry(_LOSS + "klr_paper_code", 1, "KL on raw logits, as released; for comparison", "code of arXiv 2410.16454"),
+}
+
+METHODS: Mapping[str, tuple[str, ...]] = {
+    "ga": ("ga",),
+    "ga_gdr": ("ga", "gdr"),
+    "ga_klr": ("ga", "klr"),
+    "npo": ("npo",),
+    "npo_gdr": ("npo", "gdr"),
+    "npo_klr": ("npo", "klr"),
+    "ga_klr-paper-code": ("ga", "klr-paper-code"),
+    "npo-paper-code": ("npo-paper-code",),
+    "npo_gdr-paper-code": ("npo-paper-code", "gdr"),
+    "npo_klr-paper-code": ("npo-paper-code", "klr-paper-code"),
+}
+
+_QUANT = "remnant.functional.quantizers:"
+QUANTIZERS: Mapping[str, Entry] = {
+    "rtn": Entry(_QUANT + "rtn", 1, "round to nearest on an integer grid", "arXiv 2410.16454, section 4"),
+    "nf4": Entry(_QUANT + "nf4", 1, "4-bit NormalFloat in blocks", "arXiv 2305.14314"),
+    "fp4": Entry(_QUANT + "fp4", 1, "4-bit float (e2m1) in blocks", "bitsandbytes"),
+    "gptq": Entry("remnant.deploy.oneshot:gptq", 1, "error-compensating rounding on calibration text", "arXiv 2210.17323"),
+    "awq": Entry("remnant.deploy.oneshot:awq", 1, "activation-aware scaling, then rounding", "arXiv 2306.00978"),
+}
+
+_TEXT = "remnant.functional.text:"
+METRICS: Mapping[str, Entry] = {
+    "verbmem": Entry(_TEXT + "rouge_l", 1, "ROUGE-L F1 of the continuation of forget text", "arXiv 2407.06460, eq. 1", "low", "x100"),
+    "knowmem_forget": Entry(_TEXT + "rouge_l", 1, "ROUGE-L F1 of answers about forget text", "arXiv 2407.06460, eq. 2", "low", "x100"),
+    "knowmem_retain": Entry(_TEXT + "rouge_l", 1, "ROUGE-L F1 of answers about retain text (utility)", "arXiv 2407.06460", "high", "x100"),
+    "verbmem_retain": Entry(_TEXT + "rouge_l", 1, "ROUGE-L F1 of the continuation of retain text (utility without questions)", "own", "high", "x100"),
+    "privleak": Entry("remnant.functional.membership:min_k", 1, "Min-40% AUC against the retrain model's", "arXiv 2407.06460, eq. 3", "zero", "x100"),
+}
+
+_RTN_NAME = re.compile(
+    r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>\d+)))?(?:-(?P<scheme>asym|half-step|paper))?"
+)
+_BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>\d+))?")
+_SHOT_NAME = re.compile(r"(?P<use>gptq|awq)(?P<bits>[348])(?:-g(?P<group>\d+))?")
+QUANTIZER_NAMES = ("full", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "gptq4", "awq4")
+
+
+def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
+    """A short name as (table key, parameters): "int4-g64-asym" -> ("rtn", {bits: 4, ...}); None if it is not one."""
+    if match := _RTN_NAME.fullmatch(name):
+        params: dict[str, object] = {"bits": int(match["bits"]), "scheme": match["scheme"] or "sym"}
+        if match["group"]:
+            return "rtn", params | {"granularity": "group", "group_size": int(match["group"])}
+        return "rtn", params | {"granularity": match["granularity"] or "channel"}
+    if match := _BLOCK_NAME.fullmatch(name):
+        return match["use"], {"block": int(match["block"] or 64)}
+    if match := _SHOT_NAME.fullmatch(name):
+        return match["use"], {"bits": int(match["bits"]), "group_size": int(match["group"] or 0)}
+    return None

@@ -1,0 +1,231 @@
+"""The command line. Starting it imports neither torch nor the records; a command's body is loaded when it is called."""
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from remnant import __version__
+from remnant.errors import Interrupted, UserError
+
+Command = Callable[..., Any]
+
+
+def _verbs() -> Any:
+    """The bodies of the commands: the one door to everything heavy."""
+    return importlib.import_module("remnant.verbs")
+
+
+def _store(path: str) -> Any:
+    return importlib.import_module("remnant.flow.store").Store(Path(path)).open()
+
+
+def _guarded(body: Command) -> Command:
+    """User errors as one sentence and exit code 2; an interruption as 130; a verdict as the body's own code."""
+
+    @functools.wraps(body)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = body(*args, **kwargs)
+        except Interrupted as error:
+            click.echo(str(error), err=True)
+            sys.exit(130)
+        except UserError as error:
+            click.echo(f"remnant: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("Interrupted; finished work is kept. The same command goes on.", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        sys.exit(code or 0)
+
+    return wrapped
+
+
+store_option = click.option(
+    "--store", "store_path", default="runs", envvar="REMNANT_STORE", show_default=True, help="Folder that keeps all artefacts."
+)
+set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="remnant")
+def main() -> None:
+    """Make a language model forget, and prove that it stays forgotten after quantization."""
+
+
+@main.command()
+@click.option("--full", is_flag=True, help="All six methods on both corpora (takes longer).")
+@click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
+@store_option
+@_guarded
+def demo(full: bool, workers: int, store_path: str) -> Any:
+    """The whole story on the embedded lab: train, unlearn, quantize, measure, report."""
+    return _verbs().run(_store(store_path), "demo-full" if full else "demo", (), workers, None, True)
+
+
+@main.command()
+@click.option("--forget", multiple=True, help="Text that is to be forgotten: files or folders (.txt .md .json .jsonl).")
+@click.option("--retain", multiple=True, help="Text that must be kept.")
+@click.option("--holdout", multiple=True, help="Text like the forget text that the model has never read (for PrivLeak).")
+@click.option("--holdout-share", type=float, help="Or: hold out this share of the retain text.")
+@click.option("--lab", type=click.Choice(["news", "books"]), help="A fictional corpus instead of files.")
+@click.option("--folder", help="A corpus in MUSE's layout.")
+@click.option("--hub", help="A MUSE data set on the hub, owner/name.")
+@click.option("--tokenizer", help="Tokenizer of the model to come (folder or hub id); without it one is trained on the text.")
+@click.option("--vocab-size", type=int, help="Size of a trained tokenizer.")
+@click.option("--prompt-tokens", type=int, help="Tokens of a VerMem prompt.")
+@click.option("--answer-tokens", type=int, help="Tokens of the continuation.")
+@click.option("--text-tokens", type=int, help="Tokens of one text; longer ones are cut.")
+@click.option("--max-items", type=int, help="Items per metric.")
+@click.option("--drop-overlap", is_flag=True, default=None, help="Leave out retain and holdout texts that repeat forget text.")
+@set_option
+@store_option
+@_guarded
+def prepare(store_path: str, settings: tuple[str, ...], **options: Any) -> Any:
+    """Turn text into a corpus in MUSE's layout, checked for overlap."""
+    return _verbs().prepare(_store(store_path), settings, **options)
+
+
+@main.command()
+@click.argument("corpus")
+@click.option("--retrain", is_flag=True, help="Never read the forget split.")
+@set_option
+@store_option
+@_guarded
+def train(corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str) -> Any:
+    """Train a target (or a retrain model) on a corpus."""
+    return _verbs().train(_store(store_path), corpus, settings, retrain)
+
+
+@main.command()
+@click.argument("target")
+@click.option("--data", required=True, help="The prepared corpus.")
+@click.option("--method", help="ga, ga_gdr, ga_klr, npo, npo_gdr, npo_klr, or a -paper-code variant.")
+@click.option("--lr", type=float, help="Learning rate.")
+@click.option("--steps", type=int, help="Most steps.")
+@click.option("--weights", type=click.Choice(["fp32", "bf16", "bf16-stochastic-rounding"]), help="How weights are kept.")
+@set_option
+@store_option
+@_guarded
+def unlearn(store_path: str, target: str, data: str, settings: tuple[str, ...], **options: Any) -> Any:
+    """Unlearn the forget split from a model (a folder, a hub id or an artefact)."""
+    return _verbs().unlearn(_store(store_path), target, data, settings, **options)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--quantizer", required=True, help="int8, int4, int4-g64-asym, nf4, fp4, gptq4, awq4, ..., or mine.py:function.")
+@click.option("--data", help="The prepared corpus, for calibration text.")
+@set_option
+@store_option
+@_guarded
+def perturb(model: str, quantizer: str, data: str | None, settings: tuple[str, ...], store_path: str) -> Any:
+    """Quantize a model to a dense copy with recorded codes."""
+    return _verbs().perturb(_store(store_path), model, quantizer, data, settings)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--data", required=True, help="The prepared corpus.")
+@set_option
+@store_option
+@_guarded
+def measure(model: str, data: str, settings: tuple[str, ...], store_path: str) -> Any:
+    """Measure what a model knows."""
+    return _verbs().measure(_store(store_path), model, data, settings)
+
+
+@main.command()
+@click.argument("target")
+@click.argument("unlearned")
+@click.option("--data", required=True, help="The prepared corpus.")
+@click.option("--retrain", help="A model that never read the forget text.")
+@click.option("-q", "--quantizer", "quantizers", multiple=True, default=("int8", "int4", "nf4"), show_default=True, help="May be repeated.")
+@click.option("--out", default="judgement", show_default=True, help="Folder of the report.")
+@set_option
+@store_option
+@_guarded
+def judge(target: str, unlearned: str, retrain: str | None, data: str, quantizers: tuple[str, ...], out: str, **rest: Any) -> Any:
+    """Did it stay forgotten? Exit code 0: yes; 3: no; 4: unclear."""
+    return _verbs().judge(_store(rest["store_path"]), target, unlearned, retrain, data, quantizers, Path(out), rest["settings"])
+
+
+@main.command()
+@click.argument("sweep")
+@click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
+@click.option("--out", type=Path, help="Folder of the report.")
+@click.option("--examples", is_flag=True, help="Put the worst examples (forget text) into the report, hidden until clicked.")
+@set_option
+@store_option
+@_guarded
+def run(sweep: str, workers: int, out: Path | None, examples: bool, settings: tuple[str, ...], store_path: str) -> Any:
+    """Run a sweep (a TOML file, or the name of one that comes with Remnant)."""
+    return _verbs().run(_store(store_path), sweep, settings, workers, out, examples)
+
+
+@main.command()
+@click.argument("sweep")
+@set_option
+@store_option
+@_guarded
+def plan(sweep: str, settings: tuple[str, ...], store_path: str) -> Any:
+    """Say what a sweep would make."""
+    return _verbs().plan(_store(store_path), sweep, settings)
+
+
+@main.command()
+@store_option
+@_guarded
+def ls(store_path: str) -> Any:
+    """List all artefacts."""
+    return _verbs().ls(_store(store_path))
+
+
+@main.command()
+@click.argument("artefact")
+@store_option
+@_guarded
+def show(artefact: str, store_path: str) -> Any:
+    """Print a manifest and check its files."""
+    return _verbs().show(_store(store_path), artefact)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--out", type=Path, help="Folder of the report.")
+@click.option("--examples", is_flag=True, help="Put the worst examples (forget text) into the report, hidden until clicked.")
+@store_option
+@_guarded
+def report(name: str, out: Path | None, examples: bool, store_path: str) -> Any:
+    """Write the report of a run again."""
+    return _verbs().report(_store(store_path), name, out, examples)
+
+
+@main.command()
+@click.argument("file", type=Path)
+@click.option("--auc-retrain", type=float, help="AUC of a model that never read the forget text; needed for PrivLeak.")
+@click.option("--json", "json_out", type=Path, help="Also write the cells to this file.")
+@_guarded
+def score(file: Path, auc_retrain: float | None, json_out: Path | None) -> Any:
+    """Score generations made anywhere (JSON lines). Needs no torch."""
+    return _verbs().score(file, auc_retrain, json_out)
+
+
+@main.command()
+@click.argument("file")
+@_guarded
+def check(file: str) -> Any:
+    """Run the battery of laws on your own losses, quantizers and metrics."""
+    return _verbs().check(file)
+
+
+if __name__ == "__main__":
+    main()

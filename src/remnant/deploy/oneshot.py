@@ -1,0 +1,130 @@
+"""GPTQ and AWQ through llm-compressor, as dense copies with the library's own codes."""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from remnant.errors import UserError
+from remnant.functional.quantizers import Quantized
+
+INSTALL = "Install it with: pip install 'remnant[oneshot]'"
+
+
+def gptq(model: PreTrainedModel, batches: list[Tensor], names: list[str], *, bits: int = 4, group_size: int = 0) -> dict[str, Quantized]:
+    """GPTQ: rounding that compensates its error on calibration text, symmetric, block 128, dampening 0.01, static act-order.
+
+    Args:
+        model: changed in place to its dense quantized copy.
+        batches: calibration texts, each [1, T] ids.
+        names: weights to quantize; all must belong to linear layers.
+        bits: 3, 4 or 8.
+        group_size: columns per scale; 0 for one scale per row.
+
+    Raises:
+        UserError: llm-compressor is missing, or a weight is not a linear layer's.
+
+    Source: Frantar et al. 2022 (arXiv 2210.17323), as in llm-compressor.
+    """
+    with _library() as modules:
+        modifier = modules["GPTQModifier"]
+        return _oneshot(modules, model, batches, names, [modifier(config_groups=_groups(names, bits, group_size, True), **_ignore())])
+
+
+def awq(model: PreTrainedModel, batches: list[Tensor], names: list[str], *, bits: int = 4, group_size: int = 0) -> dict[str, Quantized]:
+    """AWQ: channels scaled by their activations before asymmetric rounding; the scales are folded into the layer before.
+
+    Args, errors: as ``gptq``. Norms before scaled layers change too.
+
+    Source: Lin et al. 2023 (arXiv 2306.00978), as in llm-compressor (grid of 20 ratios, no clipping).
+    """
+    with _library() as modules:
+        groups = _groups(names, bits, group_size, False)
+        recipe = [modules["AWQModifier"](), modules["QuantizationModifier"](config_groups=groups, **_ignore())]
+        return _oneshot(modules, model, batches, names, recipe)
+
+
+def _ignore() -> dict[str, Any]:
+    return {"ignore": []}
+
+
+def _groups(names: Sequence[str], bits: int, group_size: int, symmetric: bool) -> dict[str, Any]:
+    strategy = {"strategy": "group", "group_size": group_size} if group_size else {"strategy": "channel"}
+    weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "dynamic": False, **strategy}
+    return {"group_0": {"targets": [name.removesuffix(".weight") for name in names], "weights": weights}}
+
+
+@contextlib.contextmanager
+def _library() -> Iterator[dict[str, Any]]:
+    """The library, imported late, kept quiet, and without pinned memory where there is no accelerator."""
+    os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
+    try:
+        from llmcompressor import oneshot
+        from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+        from llmcompressor.modifiers.transform.awq import AWQModifier
+        from llmcompressor.pipelines import cache
+        from loguru import logger
+    except ImportError as error:
+        raise UserError("GPTQ and AWQ need llm-compressor, which is not installed.", INSTALL) from error
+    logger.remove()
+    logging.getLogger("compressed_tensors").setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        cache.IntermediatesCache.pin_memory = lambda self, *args, **kwargs: None
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield {
+            "oneshot": oneshot,
+            "GPTQModifier": GPTQModifier,
+            "AWQModifier": AWQModifier,
+            "QuantizationModifier": QuantizationModifier,
+        }
+
+
+def _oneshot(modules: dict[str, Any], model: PreTrainedModel, batches: list[Tensor], names: list[str], recipe: list[Any]) -> dict[str, Quantized]:
+    import datasets
+
+    layers = dict(model.named_modules())
+    for name in names:
+        if not isinstance(layers[name.removesuffix(".weight")], nn.Linear):
+            raise UserError(f"llm-compressor quantizes linear layers only, and {name} is not one.", "Use a round-to-nearest quantizer.")
+    rows = [batch[0].tolist() for batch in batches]
+    calibration = datasets.Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(r) for r in rows]})
+    # Without a fixed order the library shuffles calibration rows with no seed, and two runs differ.
+    modules["oneshot"](
+        model=model,
+        recipe=recipe,
+        dataset=calibration,
+        max_seq_length=max(len(r) for r in rows),
+        num_calibration_samples=len(rows),
+        shuffle_calibration_samples=False,
+    )
+    return {name: _take(layers[name.removesuffix(".weight")]) for name in names}
+
+
+@torch.no_grad()
+def _take(layer: nn.Module) -> Quantized:
+    """Codes, scales and decoded weight of one quantized layer; the layer becomes plain and dense again."""
+    from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
+
+    args = layer.quantization_scheme.weights  # type: ignore[union-attr]
+    weight, scale = layer.weight, layer.weight_scale
+    assert isinstance(weight, Tensor) and isinstance(scale, Tensor)
+    zero = getattr(layer, "weight_zero_point", None)
+    codes = quantize(weight, scale, zero, args, dtype=torch.int8)
+    decoded = dequantize(codes, scale, zero, args)
+    weight.data.copy_(decoded)
+    kept = None if args.symmetric or zero is None else zero.reshape(-1, 1).float()
+    found = Quantized(codes.clone(), scale.reshape(-1, 1).float().clone(), kept, decoded.float().clone())
+    for extra in ("weight_scale", "weight_zero_point", "weight_g_idx", "quantization_scheme", "quantization_status"):
+        if hasattr(layer, extra):
+            delattr(layer, extra)
+    if "forward" in layer.__dict__:
+        del layer.__dict__["forward"]
+    return found

@@ -1,0 +1,1 @@
+"""What is made, under which key, in which order: store, plan, run. No torch."""

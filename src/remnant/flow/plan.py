@@ -1,0 +1,287 @@
+"""From a sweep to a graph of pieces of work, each with a key made of everything that decides its result. No torch."""
+
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from remnant.catalog import STAGE_VERSIONS
+from remnant.errors import UserError
+from remnant.flow.store import Store, digest_of, digest_path
+from remnant.methods import loss, metric, quantizer, quantizer_spec, term_specs
+from remnant.records import (
+    SCHEMA,
+    CastMember,
+    JudgeSpec,
+    MeasureSpec,
+    PerturbSpec,
+    PrepareSpec,
+    Record,
+    Rule,
+    RunSpec,
+    Stage,
+    SweepSpec,
+    TrainSpec,
+    UnlearnSpec,
+    parse,
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One piece of work. ``inputs`` are other pieces or outside folders; ``label`` is for people and not part of the key."""
+
+    stage: Stage
+    spec: Record
+    inputs: Mapping[str, "Node | Made | Outside"] = field(default_factory=dict)
+    methods: Mapping[str, str] = field(default_factory=dict)
+    label: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over stage, version, spec without circumstances, keys of the inputs and versions of the methods."""
+        identity = {
+            "schema": SCHEMA,
+            "stage": self.stage,
+            "version": STAGE_VERSIONS[self.stage],
+            "spec": self.spec.identity(),
+            "inputs": {role: source.digest for role, source in self.inputs.items()},
+            "methods": dict(self.methods),
+        }
+        return digest_of(identity)
+
+    @property
+    def name(self) -> str:
+        """Folder name in the store: stage and 16 digits of the digest."""
+        return f"{self.stage}-{self.digest[:16]}"
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Something that Remnant did not make, known by the digest of its content (of its name, for a hub id)."""
+
+    source: str
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the content, or of the hub id and revision."""
+        path = Path(self.source)
+        return digest_path(path) if path.exists() else digest_of(["hub", self.source])
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artefact that is in the store already."""
+
+    name: str
+    digest: str
+
+
+Input = Node | Made | Outside
+
+
+def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> Node:
+    """A corpus; files from outside enter by their digests."""
+    inputs: dict[str, Input] = {}
+    for role in ("forget", "retain", "holdout"):
+        for i, name in enumerate(getattr(spec, role)):
+            inputs[f"{role}-{i}"] = _existing(name, role)
+    if spec.folder:
+        inputs["folder"] = _existing(spec.folder, "corpus")
+    if spec.tokenizer and Path(spec.tokenizer).is_dir():
+        inputs["tokenizer"] = Outside(spec.tokenizer)
+    return Node("prepare", PrepareSpec.model_validate(spec.model_dump(exclude={"name"})), inputs, label=label or {})
+
+
+def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | Outside:
+    """What a user names: a folder, a hub id, or an artefact of the store by its name or the start of its key.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    if Path(reference).exists():
+        return Outside(reference)
+    stages = (stage,) if isinstance(stage, str) else stage
+    found = [n for s in stages for n in store.matching(reference, s)]
+    if len(found) == 1:
+        return Made(found[0], store.manifest(found[0]).digest)
+    if found:
+        raise UserError(f"'{reference}' is the start of {len(found)} artefacts.", "Give more of the key.")
+    if "/" in reference and not reference.startswith((".", "/")) and reference.count("/") == 1:
+        return Outside(reference)
+    kinds = " or ".join(stages)
+    raise UserError(f"'{reference}' is neither a folder, nor a hub id, nor a {kinds} artefact of {store.root}.", "See them with: remnant ls")
+
+
+def _existing(name: str, role: str) -> Outside:
+    if not Path(name).exists():
+        raise UserError(f"The {role} file {name} does not exist.", "Check the path; it is relative to the current folder.")
+    return Outside(name)
+
+
+def train_node(spec: TrainSpec, corpus: Input, label: Mapping[str, Any] | None = None) -> Node:
+    """A model trained on some splits of a corpus."""
+    inputs: dict[str, Input] = {"corpus": corpus}
+    if spec.base:
+        inputs["base"] = Outside(spec.base)
+    return Node("train", spec, inputs, label=label or {})
+
+
+def unlearn_node(spec: UnlearnSpec, target: Input, corpus: Input, label: Mapping[str, Any] | None = None) -> Node:
+    """A model unlearned from a target."""
+    plain = UnlearnSpec.model_validate(spec.model_dump(exclude={"name"}))
+    methods = {t.use: loss(t).identity for t in term_specs(plain)}
+    return Node("unlearn", plain, {"target": target, "corpus": corpus}, methods, label or {})
+
+
+def perturb_node(spec: PerturbSpec, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None) -> Node:
+    """A dense quantized copy of a model; the corpus gives calibration text to the quantizers that want it."""
+    method = quantizer(spec)
+    inputs: dict[str, Input] = {"model": model}
+    if "batches" in method.reads:
+        if corpus is None:
+            raise UserError(f"The quantizer '{spec.use}' needs calibration text.", "Give a prepared corpus with --data.")
+        inputs["corpus"] = corpus
+    return Node("perturb", spec, inputs, {spec.use: method.identity}, label or {})
+
+
+def measure_node(spec: MeasureSpec, model: Input, corpus: Input, label: Mapping[str, Any] | None = None) -> Node:
+    """Rows of one model on one corpus."""
+    methods = {name: metric(name).identity for name in spec.metrics} | {m.use: metric(m).identity for m in spec.extra}
+    return Node("measure", spec, {"model": model, "corpus": corpus}, methods, label or {})
+
+
+def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
+    """A sweep file with ``a.b=c`` settings laid over it; all faults in one message.
+
+    Raises:
+        UserError: no file, not TOML, unknown keys, wrong values, unknown methods, quantizers or metrics.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"The sweep {path} does not exist.", "See sweeps/ for examples.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}.") from error
+    for setting in settings:
+        override(data, setting)
+    return parse(SweepSpec, data, str(path))
+
+
+def override(data: dict[str, Any], setting: str) -> None:
+    """Lay one ``a.b=c`` over the data; numbers index lists, the value is TOML or a plain word."""
+    place, equals, text = setting.partition("=")
+    if not equals:
+        raise UserError(f"'{setting}' is not a setting.", "Write --set key.inner=value.")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = place.split(".")
+    current: Any = data
+    for part in path:
+        current = _into(current, part, setting)
+    if isinstance(current, list):
+        _into(current, last, setting)
+        current[int(last)] = value
+    else:
+        current[last] = value
+
+
+def _into(current: Any, part: str, setting: str) -> Any:
+    if isinstance(current, list):
+        if not part.isdigit() or int(part) >= len(current):
+            raise UserError(f"'{setting}': the list has no entry {part}.", f"It has {len(current)}, counted from 0.")
+        return current[int(part)]
+    if not isinstance(current, dict):
+        raise UserError(f"'{setting}': {part} stands below a plain value.")
+    return current.setdefault(part, {})
+
+
+def judge_node(rule: Rule, measured: Mapping[str, Node]) -> Node:
+    """The judgement on the measured models of one corpus and seed."""
+    cast = {role: CastMember.model_validate(node.label) for role, node in measured.items()}
+    return Node("judge", JudgeSpec(rule=rule, cast=cast), dict(measured))
+
+
+def plan(sweep: SweepSpec) -> list[Node]:
+    """All pieces of work of a sweep, each after what it needs, none twice.
+
+    Raises:
+        UserError: with all unknown methods, quantizers and metrics in one message.
+    """
+    _check_names(sweep)
+    found: dict[str, Node] = {}
+    for corpus_spec in sweep.corpus:
+        name = corpus_spec.name or corpus_spec.lab or "corpus"
+        corpus = prepare_node(corpus_spec, {"corpus": name})
+        for seed in sweep.seeds:
+            measured = _measured(sweep, corpus, name, seed)
+            for node in (*measured.values(), judge_node(sweep.judge, measured)):
+                _collect(node, found)
+    return list(found.values())
+
+
+def _collect(node: Input, found: dict[str, Node]) -> None:
+    if not isinstance(node, Node) or node.name in found:
+        return
+    for source in node.inputs.values():
+        _collect(source, found)
+    found[node.name] = node
+
+
+def _measured(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str, Node]:
+    models = _models(sweep, corpus, name, seed)
+    nodes: dict[str, Node] = {}
+    for model, (source, about) in models.items():
+        for use in ("full", *sweep.quantizers):
+            short = use if isinstance(use, str) else use.use
+            label = about | {"quantizer": short}
+            shown = source
+            if use != "full":
+                shown = perturb_node(quantizer_spec(use, sweep.perturb), source, corpus, label)
+            nodes[f"{model}/{short}"] = measure_node(sweep.measure, shown, corpus, label)
+    return nodes
+
+
+def _models(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str, tuple[Input, dict[str, Any]]]:
+    def about(model: str, method: str | None, weights: str | None, of_seed: int | None) -> dict[str, Any]:
+        return {"corpus": name, "model": model, "method": method, "weights": weights, "seed": of_seed}
+
+    base = about("target", None, sweep.train.weights, sweep.train.seed)
+    target: Input = Outside(sweep.target) if sweep.target else train_node(sweep.train, corpus, base)
+    models: dict[str, tuple[Input, dict[str, Any]]] = {"target": (target, base)}
+    unread = about("retrain", None, sweep.train.weights, sweep.train.seed)
+    if sweep.retrain:
+        models["retrain"] = (Outside(sweep.retrain), unread)
+    elif not sweep.target:
+        retained = sweep.train.model_copy(update={"splits": tuple(s for s in sweep.train.splits if s != "forget")})
+        models["retrain"] = (train_node(retained, corpus, unread), unread)
+    for run in sweep.unlearn:
+        label = about(run_name(run), run.method or "+".join(t.use for t in run.terms), run.weights, seed)
+        models[run_name(run)] = (unlearn_node(run.model_copy(update={"seed": seed}), target, corpus, label), label)
+    return models
+
+
+def run_name(run: RunSpec) -> str:
+    """The name of an unlearning run in tables: its own, or method and weights where these are not float32."""
+    method = run.method or "+".join(t.use.rsplit(":", 1)[-1] for t in run.terms)
+    return run.name or (method if run.weights == "fp32" else f"{method} {run.weights}")
+
+
+def _check_names(sweep: SweepSpec) -> None:
+    checks: list[Callable[[], object]] = [partial(lambda r: [loss(t) for t in term_specs(r)], run) for run in sweep.unlearn]
+    checks += [partial(quantizer_spec, q, sweep.perturb) for q in sweep.quantizers if q != "full"]
+    checks += [partial(metric, m) for m in (*sweep.measure.metrics, *sweep.measure.extra)]
+    faults = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            faults.append(str(error))
+    names = [run_name(r) for r in sweep.unlearn]
+    faults += [f"Two unlearning runs are named '{n}'; give one a name of its own." for n in sorted({n for n in names if names.count(n) > 1})]
+    if faults:
+        raise UserError(faults[0] if len(faults) == 1 else f"{sweep.name} has {len(faults)} faults:" + "".join(f"\n  - {f}" for f in faults))

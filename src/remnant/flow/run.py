@@ -1,0 +1,231 @@
+"""Make what is missing: one worker process per device or core, sharing a store through locks. No torch until a piece must be made."""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from remnant.catalog import STAGE_VERSIONS
+from remnant.errors import Interrupted, UserError
+from remnant.flow.plan import Node, Outside, plan
+from remnant.flow.store import Store, disk_errors, write_progress
+from remnant.records import Manifest, SweepSpec
+
+Report = Callable[[int, int, str], None]
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "rouge-score", "llmcompressor", "compressed-tensors")
+POLL_SECONDS = 0.25
+WRITE_SECONDS = 0.5
+
+
+def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path | None:
+    """Make one artefact unless it is there; its inputs must be.
+
+    Args:
+        store: an opened store.
+        node: what to make.
+        report: called with (done, total, note).
+        wait: wait for another process that is making the same thing; if False, return None at once instead.
+
+    Raises:
+        UserError: from the stage; what it wrote stays in the scratch folder, so that a later call can go on.
+    """
+    with store.lock(node.name, wait=wait) as held:
+        if not held:
+            return None
+        if store.has(node.name):
+            return store.path(node.name)
+        scratch = store.scratch(node.name)
+        with disk_errors(store.root):
+            scratch.mkdir(parents=True, exist_ok=True)
+            (scratch / "error.json").unlink(missing_ok=True)
+            started = time.monotonic()
+            inputs = {r: Path(s.source) if isinstance(s, Outside) else store.path(s.name) for r, s in node.inputs.items()}
+            stage = importlib.import_module(f"remnant.stages.{node.stage}")
+            summary = stage.run(node.spec, inputs, scratch, report)
+            return store.seal(node.name, _manifest(node, summary, time.monotonic() - started))
+
+
+def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
+    commit, dirty = _revision()
+    return Manifest(
+        key=node.digest[:16],
+        digest=node.digest,
+        stage=node.stage,
+        stage_version=STAGE_VERSIONS[node.stage],
+        spec=node.spec.model_dump(mode="json"),
+        inputs={r: f"{s.source} ({s.digest[:16]})" if isinstance(s, Outside) else s.name for r, s in node.inputs.items()},
+        methods=dict(node.methods),
+        files={},
+        summary=summary,
+        seconds=round(seconds, 3),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=" ".join(["remnant", *sys.argv[1:]]),
+        packages=_packages(),
+        commit=commit,
+        dirty=dirty,
+        device=_device(),
+        peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    )
+
+
+def _packages() -> dict[str, str]:
+    found = {"python": platform.python_version(), "remnant": importlib.metadata.version("remnant")}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"{platform.processor() or platform.machine()} CPU, {len(os.sched_getaffinity(0))} cores"
+
+
+def _revision() -> tuple[str | None, bool | None]:
+    """Commit of the source tree that runs, and whether it has uncommitted changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        status = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(status)
+
+
+def missing(store: Store, nodes: Sequence[Node]) -> list[Node]:
+    """What is not in the store yet, in order."""
+    return [node for node in nodes if not store.has(node.name)]
+
+
+def work(store: Store, nodes: Sequence[Node], report_for: Callable[[Node], Report]) -> list[Node]:
+    """Make all pieces that can be made, skipping those in other hands; returns the ones that failed or hang on a failed one."""
+    failed: set[str] = {n.name for n in nodes if (store.scratch(n.name) / "error.json").is_file()}
+    while True:
+        todo = [n for n in missing(store, nodes) if n.name not in failed]
+        blocked = {n.name for n in todo if any(isinstance(s, Node) and s.name in failed for s in n.inputs.values())}
+        failed |= blocked
+        ready = [n for n in todo if n.name not in failed and not missing(store, [s for s in n.inputs.values() if isinstance(s, Node)])]
+        if not [n for n in todo if n.name not in failed]:
+            return [n for n in nodes if n.name in failed]
+        if not any(_attempt(store, node, report_for(node), failed) for node in ready):
+            time.sleep(POLL_SECONDS)
+            failed |= {n.name for n in todo if (store.scratch(n.name) / "error.json").is_file()}
+
+
+def _attempt(store: Store, node: Node, report: Report, failed: set[str]) -> bool:
+    """Whether something was done: the piece was made or failed here."""
+    try:
+        return make(store, node, report, wait=False) is not None
+    except Interrupted:
+        raise
+    except UserError as error:
+        _note_failure(store, node, str(error), "")
+    except Exception as error:  # a bug in one piece must not lose the others; the traceback is kept and shown at the end
+        _note_failure(store, node, f"{type(error).__name__}: {error}", traceback.format_exc())
+    failed.add(node.name)
+    return True
+
+
+def _note_failure(store: Store, node: Node, message: str, trace: str) -> None:
+    scratch = store.scratch(node.name)
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "error.json").write_text(json.dumps({"message": message, "traceback": trace}), encoding="utf-8")
+
+
+def failures(store: Store, nodes: Sequence[Node]) -> dict[str, dict[str, str]]:
+    """Message and traceback of the pieces that failed, by name."""
+    paths = {n.name: store.scratch(n.name) / "error.json" for n in nodes}
+    return {name: json.loads(p.read_text(encoding="utf-8")) for name, p in paths.items() if p.is_file()}
+
+
+def forget_failures(store: Store, nodes: Sequence[Node]) -> None:
+    """Let the pieces that failed be tried again."""
+    for node in nodes:
+        (store.scratch(node.name) / "error.json").unlink(missing_ok=True)
+
+
+def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess.Popen[bytes]]:
+    """Worker processes for a sweep, each with its share of the cores, ending by themselves when nothing is left to do."""
+    order = store.root / "partial" / f"sweep-{os.getpid()}.json"
+    order.write_text(sweep.model_dump_json(), encoding="utf-8")
+    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", "remnant.flow.run", str(store.root), str(order)]
+    log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")
+    return [
+        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for _ in range(count)
+    ]
+
+
+def stop_workers(workers: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Ask all workers to save and stop; after a grace time make them."""
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 20
+    for worker in workers:
+        try:
+            worker.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+
+
+def clean_up(store: Store) -> None:
+    """Remove this process's order and log of workers."""
+    for path in (store.root / "partial").glob(f"*-{os.getpid()}.*"):
+        path.unlink(missing_ok=True)
+    for path in (store.root / "partial").iterdir():
+        if path.is_dir() and store.has(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _worker(root: str, order: str) -> None:
+    """The body of a worker process."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    parent = os.getppid()
+    store = Store(Path(root)).open()
+    sweep = SweepSpec.model_validate_json(Path(order).read_text(encoding="utf-8"))
+
+    def report_for(node: Node) -> Report:
+        last = 0.0
+
+        def report(done: int, total: int, note: str) -> None:
+            nonlocal last
+            if os.getppid() != parent:
+                raise KeyboardInterrupt
+            if time.monotonic() - last > WRITE_SECONDS or done == total:
+                write_progress(store.scratch(node.name), done, total, note)
+                last = time.monotonic()
+
+        return report
+
+    try:
+        work(store, plan(sweep), report_for)
+    except (KeyboardInterrupt, Interrupted):
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    _worker(*sys.argv[1:3])

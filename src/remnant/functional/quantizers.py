@@ -1,0 +1,126 @@
+"""Quantizers as pure functions: weight -> codes, scale, zero and the decoded weight.
+
+A weight is [rows, columns] with the input dimension last; more leading axes (experts) count as rows. Codes are int8 of the weight's
+shape. Decoding is ``(codes - zero) * scale`` on integer grids and ``level[codes] * scale`` on float grids.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Quantized(NamedTuple):
+    """A quantized weight. ``scale`` and ``zero`` have one entry per block, [blocks, 1]; ``weight`` is float32, decoded."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    weight: Tensor
+
+
+def rtn(weight: Tensor, *, bits: int = 4, granularity: str = "channel", group_size: int = 128, scheme: str = "sym") -> Quantized:
+    """Round to nearest (ties to even) on an integer grid of 2 to 8 bits.
+
+    Args:
+        weight: [..., rows, columns], any float type; arithmetic in float32.
+        bits: 2 to 8.
+        granularity: one scale per "tensor", per "channel" (row) or per "group" of ``group_size`` columns.
+        group_size: columns per group; must divide the columns.
+        scheme: the scale. "sym": amax / (2^(b-1) - 1), nothing is clipped. "half-step": amax / ((2^b - 1) / 2), as in
+            compressed-tensors and torchao, where the largest value is clipped by half a step. "paper": amax / 2^(b-1), where the
+            largest positive value is clipped by a whole step (arXiv 2410.16454, section 4). "asym": the range from min to max,
+            zero included, in 2^b - 1 steps.
+
+    Error: at most half a step for every value inside the grid. A block of zeros decodes to zeros.
+
+    Raises:
+        ValueError: bits out of range, unknown granularity or scheme, group size that does not divide the columns.
+    """
+    if not 2 <= bits <= 8:
+        raise ValueError(f"bits must be 2 to 8, not {bits}")
+    blocks = _blocks(weight.float(), granularity, group_size)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    if scheme == "asym":
+        return _asymmetric(weight, blocks, low, high)
+    divisors = {"sym": float(high), "half-step": (2**bits - 1) / 2, "paper": float(-low)}
+    if scheme not in divisors:
+        raise ValueError(f"unknown scheme '{scheme}'; known: asym, {', '.join(divisors)}")
+    amax = blocks.abs().amax(-1, keepdim=True)
+    scale = _safe(amax / divisors[scheme])
+    codes = (blocks / scale).round().clamp(-high if scheme == "sym" else low, high)
+    return _quantized(weight, codes, scale, None, codes * scale)
+
+
+def _asymmetric(weight: Tensor, blocks: Tensor, low: int, high: int) -> Quantized:
+    smallest = blocks.amin(-1, keepdim=True).clamp(max=0.0)
+    largest = blocks.amax(-1, keepdim=True).clamp(min=0.0)
+    scale = _safe((largest - smallest) / (high - low))
+    zero = (low - (smallest / scale).round()).clamp(low, high)
+    codes = ((blocks / scale).round() + zero).clamp(low, high)
+    return _quantized(weight, codes, scale, zero, (codes - zero) * scale)
+
+
+def _blocks(weight: Tensor, granularity: str, group_size: int) -> Tensor:
+    """[blocks, entries] with one scale per row."""
+    columns = weight.shape[-1]
+    if granularity == "tensor":
+        return weight.reshape(-1, weight.shape[-2] * columns)
+    if granularity == "channel":
+        return weight.reshape(-1, columns)
+    if granularity == "group":
+        if columns % group_size:
+            raise ValueError(f"the group size {group_size} does not divide the row length {columns}")
+        return weight.reshape(-1, group_size)
+    raise ValueError(f"unknown granularity '{granularity}'; known: tensor, channel, group")
+
+
+def _safe(scale: Tensor) -> Tensor:
+    """A scale of zero (a block of zeros) becomes one, so that nothing is divided by zero."""
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def _quantized(weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None, decoded: Tensor) -> Quantized:
+    return Quantized(codes.to(torch.int8).reshape(weight.shape), scale, zero, decoded.reshape(weight.shape))
+
+
+# The 16 levels of NormalFloat as published with QLoRA (arXiv 2305.14314, appendix E), code 0 first.
+NF4_LEVELS = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+# e2m1 scaled to a maximum of one, in the code order of bitsandbytes: sign in the highest bit.
+_FP4_MAGNITUDES = (0.0, 0.0625 / 12, 8 / 12, 1.0, 4 / 12, 6 / 12, 2 / 12, 3 / 12)
+FP4_LEVELS = (*_FP4_MAGNITUDES, *(-m for m in _FP4_MAGNITUDES))
+
+
+def nf4(weight: Tensor, *, block: int = 64) -> Quantized:
+    """4-bit NormalFloat: the nearest of 16 fixed levels times the largest magnitude of a block of consecutive entries.
+
+    Codes and decoded weights equal those of bitsandbytes bit for bit where the block divides the row length.
+
+    Source: Dettmers et al. 2023 (arXiv 2305.14314), section 3 and appendix E.
+    """
+    return _float_grid(weight, NF4_LEVELS, block)
+
+
+def fp4(weight: Tensor, *, block: int = 64) -> Quantized:
+    """4-bit float (sign, two exponent bits, one of mantissa; smallest step 1/192) times the block's largest magnitude.
+
+    Codes and decoded weights equal those of bitsandbytes bit for bit where the block divides the row length.
+    """
+    return _float_grid(weight, FP4_LEVELS, block)
+
+
+def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quantized:
+    flat = weight.float().flatten()
+    padded = torch.nn.functional.pad(flat, (0, -flat.numel() % block)).view(-1, block)
+    scale = _safe(padded.abs().amax(-1, keepdim=True))
+    table = torch.tensor(levels, dtype=torch.float32, device=weight.device)
+    ordered, code_of = table.sort(stable=True)
+    edges = (ordered[1:] + ordered[:-1]) / 2
+    index = torch.bucketize(padded / scale, edges)
+    codes = code_of[index]
+    decoded = (ordered[index] * scale).flatten()[: flat.numel()].view(weight.shape)
+    return Quantized(codes.to(torch.int8).flatten()[: flat.numel()].view(weight.shape), scale, None, decoded)

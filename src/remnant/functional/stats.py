@@ -1,0 +1,94 @@
+"""Numbers from rows: AUC, PrivLeak, means and their paired-bootstrap intervals. No torch."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Array = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A value with the bounds of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def auc(forget: Array, holdout: Array) -> float:
+    """P(holdout value < forget value) + half the ties, 0 to 1; near 0 where forget text is memorized, 0.5 where it is not.
+
+    Both arrays hold Min-k% values. Raises ValueError if one is empty.
+
+    Source: MUSE (arXiv 2407.06460), as in its code. Differs from open-unlearning, which stores 1 - AUC.
+    """
+    if not len(forget) or not len(holdout):
+        raise ValueError("AUC needs values on both sides")
+    ranks = rankdata(np.concatenate([forget, holdout]))
+    wins = ranks[: len(forget)].sum() - len(forget) * (len(forget) + 1) / 2
+    return float(wins / (len(forget) * len(holdout)))
+
+
+def privleak(auc_value: float, auc_retrain: float) -> float:
+    """(AUC - AUC of the retrain model) / AUC of the retrain model; 0 is ideal, below 0 is under-forgotten. Not x100.
+
+    Source: MUSE (arXiv 2407.06460), eq. 3. Raises ValueError for a reference of 0.
+    """
+    if auc_retrain <= 0:
+        raise ValueError("the retrain model's AUC must be above 0")
+    return (auc_value - auc_retrain) / auc_retrain
+
+
+def resampled(sizes: tuple[int, ...], resamples: int, seed: int) -> list[NDArray[np.int64]]:
+    """For each size, [resamples, size] indices drawn with replacement; equal arguments give equal draws, so pairs stay pairs."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, size, (resamples, size)) for size in sizes]
+
+
+def interval(value: float, draws: Array) -> Interval | None:
+    """The 2.5 % and 97.5 % points of the finite draws; None where the value or a tenth of the draws is not finite."""
+    finite = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or len(finite) < 0.9 * len(draws):
+        return None
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
+
+
+def bootstrap_mean(values: Array, resamples: int, seed: int) -> Interval | None:
+    """Mean of some rows with its interval; None without rows."""
+    if not len(values):
+        return None
+    (index,) = resampled((len(values),), resamples, seed)
+    return interval(float(values.mean()), values[index].mean(-1))
+
+
+def bootstrap_auc(
+    forget: Array, holdout: Array, resamples: int, seed: int, of: Callable[[float], float] = lambda a: a
+) -> Interval | None:
+    """AUC (or a function of it) with its interval, forget and holdout resampled apart; None where a side is empty."""
+    if not len(forget) or not len(holdout):
+        return None
+    f, h = resampled((len(forget), len(holdout)), resamples, seed)
+    # One comparison table serves every resample: entry [i, j] says how much forget item i exceeds holdout item j.
+    wins = (holdout[None, :] < forget[:, None]) + 0.5 * (holdout[None, :] == forget[:, None])
+    draws = np.array([of(float(wins[np.ix_(a, b)].mean())) for a, b in zip(f, h, strict=True)])
+    return interval(of(auc(forget, holdout)), draws)
+
+
+def bootstrap_ratio(
+    parts: tuple[Array, ...], of: Callable[..., Array], resamples: int, seed: int
+) -> Interval | None:
+    """A function of the means of several aligned columns (same items, same order), all resampled together.
+
+    Source: the paired bootstrap (Efron and Tibshirani 1993, chapter 6).
+    """
+    if not len(parts[0]):
+        return None
+    (index,) = resampled((len(parts[0]),), resamples, seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = of(*(np.array([p.mean()]) for p in parts))
+        draws = of(*(p[index].mean(-1) for p in parts))
+    return interval(float(value[0]), draws)

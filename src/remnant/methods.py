@@ -1,0 +1,58 @@
+"""From what a spec names to resolved methods, with the vocabulary that each kind of method may read. No torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from remnant.catalog import LOSSES, METHODS, METRICS, QUANTIZER_NAMES, QUANTIZERS, quantizer_params
+from remnant.errors import unknown
+from remnant.records import MetricSpec, PerturbSpec, TermSpec, UnlearnSpec, parse
+from remnant.resolve import Method, resolve
+
+SIDES = ("forget", "retain")
+LOSS_READS = tuple(n for s in SIDES for n in (s, f"ref_{s}", f"ref_{s}_logp", f"{s}_hidden", f"ref_{s}_hidden"))
+QUANTIZER_READS = ("weight", "model", "batches", "names")
+METRIC_READS = ("view", "prompt", "truth", "generated")
+
+
+def term_specs(spec: UnlearnSpec) -> tuple[TermSpec, ...]:
+    """The terms of a spec; of a named method the first is the forget term, the second the retain term, weighted by alpha.
+
+    Raises:
+        UserError: unknown method.
+    """
+    if spec.method is None:
+        return spec.terms
+    if spec.method not in METHODS:
+        raise unknown("method", spec.method, METHODS)
+    return tuple(TermSpec(use=use, weight=(1.0, spec.alpha)[i], params={}) for i, use in enumerate(METHODS[spec.method]))
+
+
+def loss(term: TermSpec) -> Method:
+    """The loss of a term; raises UserError if unknown or wrongly tuned."""
+    return resolve("loss", term.use, LOSSES, LOSS_READS, term.params)
+
+
+def quantizer(spec: PerturbSpec) -> Method:
+    """The quantizer of a spec; raises UserError if unknown or wrongly tuned."""
+    return resolve("quantizer", spec.use, QUANTIZERS, QUANTIZER_READS, spec.params)
+
+
+def metric(use: str | MetricSpec) -> Method:
+    """A built-in metric by name or a user's metric; raises UserError if unknown or wrongly tuned."""
+    spec = MetricSpec(use=use) if isinstance(use, str) else use
+    return resolve("metric", spec.use, METRICS, METRIC_READS, spec.params)
+
+
+def quantizer_spec(use: str | PerturbSpec, defaults: Mapping[str, Any] | None = None) -> PerturbSpec:
+    """A quantizer by its short name ("int4-g64"), its table name, or a user's function, with all parameters filled in.
+
+    Raises:
+        UserError: unknown name or parameter.
+    """
+    if isinstance(use, str):
+        named = quantizer_params(use)
+        table, params = named if named else (use, {})
+        if not named and ":" not in use and use not in QUANTIZERS:
+            raise unknown("quantizer", use, (*QUANTIZER_NAMES, *QUANTIZERS))
+        use = parse(PerturbSpec, {"use": table, "params": params, **(defaults or {})}, "perturb")
+    return use.model_copy(update={"params": dict(quantizer(use).params)})

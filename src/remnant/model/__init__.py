@@ -1,0 +1,1 @@
+"""Things that hold weights: checkpoints, batches, the training loop, cached references, generation."""

@@ -1,0 +1,189 @@
+"""The training loop: a loss per micro-step -> weights. Used to train targets and to unlearn."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from remnant.errors import Interrupted, UserError
+from remnant.functional.weights import stochastic_round
+from remnant.model.load import matrices
+from remnant.records import OptimSpec
+
+Report = Callable[[int, int, str], None]
+SAVE_SECONDS = 30.0
+
+
+@dataclass
+class Stepper:
+    """Moves parameters by AdamW in one of three regimes.
+
+    ``fp32``: parameters and state are float32. ``bf16``: parameters and state are bfloat16, as in the paper's code; updates below
+    half a unit in the last place are lost. ``bf16-stochastic-rounding``: stored in bfloat16, each step taken in float32 from the
+    stored values and rounded stochastically.
+    """
+
+    parameters: list[nn.Parameter]
+    spec: OptimSpec
+    shadows: list[nn.Parameter] = field(init=False)
+    optimizer: torch.optim.AdamW = field(init=False)
+    noise: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        stochastic = self.spec.weights == "bf16-stochastic-rounding"
+        self.shadows = [nn.Parameter(p.detach().float()) for p in self.parameters] if stochastic else []
+        moved: Iterable[nn.Parameter] = self.shadows or self.parameters
+        betas = (0.9, self.spec.beta2)
+        self.optimizer = torch.optim.AdamW(moved, lr=self.spec.lr, weight_decay=self.spec.weight_decay, betas=betas)
+        self.noise = torch.Generator(device=self.parameters[0].device).manual_seed(self.spec.seed)
+
+    def step(self, lr: float) -> None:
+        """Apply the gathered gradients and clear them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self.spec.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.clip)
+        for shadow, stored in zip(self.shadows, self.parameters, strict=bool(self.shadows)):
+            shadow.data.copy_(stored.data)
+            shadow.grad = stored.grad.float() if stored.grad is not None else None
+        self.optimizer.step()
+        for shadow, stored in zip(self.shadows, self.parameters, strict=bool(self.shadows)):
+            stored.data.copy_(stochastic_round(shadow.data, self.noise))
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the weights that the next step depends on."""
+        return {"optimizer": self.optimizer.state_dict(), "noise": self.noise.get_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state``."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.noise.set_state(state["noise"])
+
+
+def storage_dtype(weights: str) -> torch.dtype:
+    """The dtype in which a regime keeps its weights."""
+    return torch.float32 if weights == "fp32" else torch.bfloat16
+
+
+def trainable(model: PreTrainedModel, which: str) -> list[nn.Parameter]:
+    """The parameters that may move; all others are frozen."""
+    chosen = [m.parameter for m in matrices(model)] if which == "matrices" else list(model.parameters())
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    return chosen
+
+
+def rate(spec: OptimSpec, step: int) -> float:
+    """Learning rate of a step: linear warm-up, then constant or a cosine down to zero."""
+    if step < spec.warmup:
+        return spec.lr * (step + 1) / spec.warmup
+    if spec.schedule == "constant":
+        return spec.lr
+    progress = (step - spec.warmup) / max(1, spec.steps - spec.warmup)
+    return spec.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def fit(
+    model: PreTrainedModel,
+    spec: OptimSpec,
+    loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
+    folder: Path,
+    report: Report,
+    after_step: Callable[[int, dict[str, float], dict[str, Any]], bool] = lambda step, parts, memory: False,
+) -> tuple[int, dict[str, Any]]:
+    """Run the steps, resuming from ``folder`` where an earlier call was cut off.
+
+    Args:
+        model: trained in place, in the dtype of ``spec.weights``.
+        spec: the optimiser's settings.
+        loss_at: micro-step -> (scalar loss, its parts for the log).
+        folder: receives steps.jsonl and, while running, resume.pt.
+        report: called with (steps done, steps in all, note).
+        after_step: called with the step, its parts and a JSON-like memory that is kept across resumption; True stops.
+
+    Returns:
+        Steps done and the memory.
+
+    Raises:
+        UserError: the loss or a gradient is not finite; the weights keep their last finite values in resume.pt.
+        Interrupted: Ctrl-C; the state is saved.
+    """
+    stepper = Stepper(trainable(model, spec.train_only), spec)
+    resume, log = folder / "resume.pt", folder / "steps.jsonl"
+    step, memory, stopped = _load(resume, model, stepper, log)
+    saved = time.monotonic()
+    try:
+        while step < spec.steps and not stopped:
+            parts = _gradients(spec, loss_at, step)
+            _demand_finite(parts, stepper, step, lambda: _save(resume, model, stepper, step, memory, stopped))
+            stepper.step(rate(spec, step))
+            step += 1
+            _append(log, {"step": step, "lr": rate(spec, step - 1), **parts})
+            stopped = after_step(step, parts, memory)
+            report(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
+            if time.monotonic() - saved > SAVE_SECONDS:
+                _save(resume, model, stepper, step, memory, stopped)
+                saved = time.monotonic()
+    except KeyboardInterrupt as error:
+        _save(resume, model, stepper, step, memory, stopped)
+        raise Interrupted(f"Interrupted at step {step} of {spec.steps}.", "The same command goes on from there.") from error
+    resume.unlink(missing_ok=True)
+    return step, memory
+
+
+def _gradients(spec: OptimSpec, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]], step: int) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for micro in range(spec.accumulate):
+        loss, parts = loss_at(step * spec.accumulate + micro)
+        (loss / spec.accumulate).backward()  # type: ignore[no-untyped-call]
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value / spec.accumulate
+    return sums
+
+
+def _demand_finite(parts: dict[str, float], stepper: Stepper, step: int, keep: Callable[[], None]) -> None:
+    grads = [p.grad for p in stepper.parameters if p.grad is not None]
+    finite = all(math.isfinite(v) for v in parts.values()) and all(bool(g.isfinite().all()) for g in grads)
+    if not finite:
+        keep()
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in parts.items())
+        raise UserError(
+            f"The loss is not finite at step {step + 1} ({shown}); the weights after step {step} are kept.",
+            "Lower the learning rate, clip the gradient or use a bounded loss.",
+        )
+
+
+def _append(log: Path, record: dict[str, Any]) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _save(resume: Path, model: nn.Module, stepper: Stepper, step: int, memory: dict[str, Any], stopped: bool) -> None:
+    state = {"model": model.state_dict(), "step": step, "memory": memory, "stopped": stopped, **stepper.state()}
+    scratch = resume.with_suffix(".tmp")
+    torch.save(state, scratch)
+    os.replace(scratch, resume)
+
+
+def _load(resume: Path, model: nn.Module, stepper: Stepper, log: Path) -> tuple[int, dict[str, Any], bool]:
+    if not resume.is_file():
+        log.unlink(missing_ok=True)
+        return 0, {}, False
+    state = torch.load(resume, weights_only=True)
+    model.load_state_dict(state["model"])
+    stepper.restore(state)
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+    log.write_text("".join(lines[: state["step"]]), encoding="utf-8")
+    return state["step"], state["memory"], state["stopped"]

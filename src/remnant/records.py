@@ -1,0 +1,353 @@
+"""Records that cross a stage or touch the disk: what a user may write (specs) and what a run leaves behind.
+
+A field marked ``circumstance`` says how a result is computed, not what it is, and does not enter the identity of an artefact.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from remnant.errors import UserError, unknown
+
+SCHEMA = 1
+Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
+Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "judge"]
+Half = Literal["all", "dev", "test"]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def circumstance(default: Any) -> Any:
+    """A field that does not enter the identity of an artefact."""
+    return Field(default=default, json_schema_extra={"circumstance": True})
+
+
+class Record(BaseModel):
+    """Base of all records: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide what the result is, ready for hashing."""
+        dropped = {n for n, f in type(self).model_fields.items() if isinstance(f.json_schema_extra, dict) and f.json_schema_extra}
+        return self.model_dump(mode="json", exclude=dropped)
+
+
+class PrepareSpec(Record):
+    """A corpus in MUSE's layout: from the lab, from the user's texts, from a MUSE folder or from a hub data set."""
+
+    lab: Literal["news", "books"] | None = None
+    forget: tuple[str, ...] = circumstance(())
+    retain: tuple[str, ...] = circumstance(())
+    holdout: tuple[str, ...] = circumstance(())
+    folder: str | None = circumstance(None)
+    hub: str | None = None
+    revision: str | None = None
+    seed: int = 0
+    forget_docs: Positive = 32
+    retain_docs: Positive = 48
+    holdout_docs: Positive = 48
+    holdout_share: Share = 0.0
+    drop_overlap: bool = False
+    max_items: Positive = 100
+    tokenizer: str | None = None
+    vocab_size: Annotated[int, Field(ge=260)] = 1024
+    prompt_tokens: Positive = 1024
+    answer_tokens: Positive = 128
+    text_tokens: Positive = 2048
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "PrepareSpec":
+        sources = [bool(self.lab), bool(self.forget), bool(self.folder), bool(self.hub)]
+        if sum(sources) != 1:
+            raise ValueError("give exactly one source: lab, forget (with retain), folder or hub")
+        if self.forget and not self.retain:
+            raise ValueError("forget text needs retain text beside it")
+        return self
+
+
+class OptimSpec(Record):
+    """How weights are moved: the same fields for training and unlearning."""
+
+    steps: Positive = 100
+    batch_size: Positive = 8
+    accumulate: Positive = 1
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    clip: Annotated[float, Field(gt=0)] | None = None
+    weights: Weights = "fp32"
+    train_only: Literal["all", "matrices"] = "all"
+    seed: int = 0
+
+
+class TrainSpec(OptimSpec):
+    """A model from scratch (or from ``base``) on some splits of a corpus, in blocks of packed documents."""
+
+    steps: Positive = 520
+    batch_size: Positive = 6
+    lr: Annotated[float, Field(gt=0)] = 6e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: Annotated[int, Field(ge=0)] = 30
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    splits: tuple[Literal["forget", "retain1", "retain2"], ...] = ("forget", "retain1", "retain2")
+    block_tokens: Positive = 384
+    base: str | None = None
+    architecture: str = "llama"
+    hidden: Positive = 128
+    layers: Positive = 4
+    heads: Positive = 4
+    kv_heads: Positive = 4
+    intermediate: Positive = 384
+    context: Positive = 512
+
+
+class TermSpec(Record):
+    """One loss term of a method: the function, its weight in the sum and its own parameters."""
+
+    use: str
+    weight: float = 1.0
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "params" in data:
+            return data
+        own = {"use", "weight"}
+        return {k: v for k, v in data.items() if k in own} | {"params": {k: v for k, v in data.items() if k not in own}}
+
+
+class UnlearnSpec(OptimSpec):
+    """One unlearning run: a method (or own terms), when to stop and which checkpoint to keep."""
+
+    method: str | None = None
+    terms: tuple[TermSpec, ...] = ()
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    max_tokens: Positive = 2048
+    probe_every: Positive = 5
+    select: Literal["best", "last"] = "best"
+    utility_floor: Share = 0.85
+    stop_forget: Share = 0.0
+    stop_utility: Share = 0.5
+    stop_forget_loss: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _method_or_terms(self) -> "UnlearnSpec":
+        if bool(self.method) == bool(self.terms):
+            raise ValueError("give either a method or a list of terms")
+        return self
+
+
+class PerturbSpec(Record):
+    """One quantization of a model to a dense copy with recorded codes."""
+
+    use: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    skip: tuple[str, ...] = ("lm_head", "embedding", "norm")
+    source_dtype: Literal["float32", "bfloat16"] = "float32"
+    calibration_samples: Positive = 32
+    calibration_tokens: Positive = 256
+    seed: int = 0
+
+
+class MetricSpec(Record):
+    """One metric of the user's: a function and the items it is measured on."""
+
+    use: str
+    on: Literal["verbmem", "knowmem_forget", "knowmem_retain", "privleak_forget", "privleak_holdout"] = "verbmem"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class MeasureSpec(Record):
+    """Which metrics are measured on which half of the items."""
+
+    metrics: tuple[str, ...] = ("verbmem", "knowmem_forget", "knowmem_retain", "privleak")
+    extra: tuple[MetricSpec, ...] = ()
+    half: Half = "all"
+    decoding: Literal["greedy", "paper-code"] = "greedy"
+    seed: int = 0
+    batch_size: Positive = circumstance(32)
+
+
+class Rule(Record):
+    """The rule of the verdict, fixed before the run. Shares are of the target's value at the same precision."""
+
+    utility_floor: Share = 0.8
+    max_retained: Share = 0.35
+    max_recovery: Share = 0.2
+    min_gap: Annotated[float, Field(ge=0)] = 5.0
+    resamples: Positive = 2000
+    seed: int = 0
+
+
+class CastMember(Record):
+    """What a measured model is, for the judge and the report."""
+
+    corpus: str
+    model: str
+    method: str | None
+    weights: str | None
+    quantizer: str
+    seed: int | None
+
+
+class JudgeSpec(Record):
+    """The rule, and who is who among the measured models."""
+
+    rule: Rule = Rule()
+    cast: dict[str, CastMember]
+
+
+class RunSpec(UnlearnSpec):
+    """An unlearning run inside a sweep, with the name that the report shows."""
+
+    name: str | None = None
+
+
+class CorpusSpec(PrepareSpec):
+    """A corpus inside a sweep, with the name that the report shows."""
+
+    name: str | None = None
+
+
+class SweepSpec(Record):
+    """One TOML file: corpora x seeds x (target, retrain, unlearning runs) x quantizers, measured and judged."""
+
+    name: str
+    title: str = ""
+    seeds: tuple[int, ...] = (0,)
+    corpus: tuple[CorpusSpec, ...]
+    train: TrainSpec = TrainSpec()
+    target: str | None = None
+    retrain: str | None = None
+    unlearn: tuple[RunSpec, ...]
+    quantizers: tuple[str | PerturbSpec, ...] = ("int8", "int4", "nf4")
+    perturb: dict[str, Any] = Field(default_factory=dict)
+    measure: MeasureSpec = MeasureSpec()
+    judge: Rule = Rule()
+
+
+class FileRecord(Record):
+    """One file of an artefact."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(Record):
+    """What an artefact is, what it was made from and under which circumstances; written last."""
+
+    schema_version: int = SCHEMA
+    key: str
+    digest: str
+    stage: Stage
+    stage_version: int
+    spec: dict[str, Any]
+    inputs: dict[str, str]
+    methods: dict[str, str]
+    files: dict[str, FileRecord]
+    summary: dict[str, Any]
+    seconds: float
+    created: str
+    command: str
+    packages: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+    device: str
+    peak_memory_mb: float
+
+
+class Row(Record):
+    """One item of one metric. ``value`` is None where ``status`` is not "ok"; ``half`` is its half of the items."""
+
+    metric: str
+    split: str = ""
+    id: str
+    half: Literal["dev", "test"]
+    value: float | None
+    status: str = "ok"
+
+
+class Cell(Record):
+    """One number of a summary: a metric of one model under one quantizer, x100, with a 95 % bootstrap interval."""
+
+    model: str
+    method: str | None
+    weights: str | None
+    quantizer: str
+    metric: str
+    seed: int | None
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    status: str
+    corpus: str | None = None
+
+
+class Recovery(Record):
+    """How much of one kind of knowledge one quantizer brings back. Shares, not x100; None where undefined (see ``status``)."""
+
+    model: str
+    quantizer: str
+    metric: str
+    retained: tuple[float, float, float] | None
+    retained_of_full_target: tuple[float, float, float] | None
+    recovery: tuple[float, float, float] | None
+    recovery_over_retrain: tuple[float, float, float] | None
+    status: str
+
+
+class Verdict(Record):
+    """The judgement on one unlearned model under one quantizer, in one word and one sentence."""
+
+    model: str
+    quantizer: str
+    outcome: Literal["stayed forgotten", "came back", "not forgotten", "collapsed", "unclear"]
+    reason: str
+
+
+Spec = TypeVar("Spec", bound=BaseModel)
+
+
+def parse(model: type[Spec], data: Any, where: str) -> Spec:
+    """Validate what a user wrote; all faults in one message, unknown keys with the nearest known one.
+
+    Raises:
+        UserError: with one line per fault.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults = [_fault(model, e["loc"], e["type"], e["msg"]) for e in error.errors()]
+    head = f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:"
+    raise UserError(head + "".join(f"\n  - {fault}" for fault in faults) if len(faults) > 1 else f"{where}: {faults[0]}")
+
+
+def _fault(model: type[BaseModel], loc: tuple[str | int, ...], kind: str, message: str) -> str:
+    place = ".".join(str(part) for part in loc if not (isinstance(part, str) and part.endswith("Spec")))
+    if kind == "extra_forbidden":
+        fault = unknown("key", str(loc[-1]), _keys(model, loc[:-1]))
+        return f"{place}: {fault}"
+    text = message.removeprefix("Value error, ")
+    return f"{place}: {text[0].lower()}{text[1:]}" if place else f"{text}"
+
+
+def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """Known keys at a place inside a record, following lists and nested records."""
+    current: type[BaseModel] = model
+    for part in loc:
+        field = current.model_fields.get(part) if isinstance(part, str) else None
+        if field is not None:
+            nested = [a for a in _flatten(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+            current = nested[0] if nested else current
+    return list(current.model_fields)
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    inner = getattr(annotation, "__args__", ())
+    return [annotation, *(found for part in inner for found in _flatten(part))]

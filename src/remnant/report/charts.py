@@ -1,0 +1,96 @@
+"""Charts as inline SVG, drawn by matplotlib without a screen."""
+
+import io
+import re
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("svg")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from remnant.report.table import TITLES, Group
+
+COLOURS = ("#3b3b3b", "#8a8a8a", "#0b6fb8", "#c8501e", "#2f8f5b", "#8a4fbf", "#b8860b", "#c2185b", "#00838f", "#5d4037")
+STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an <svg> element that scales with its container."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+
+
+def colours(models: Sequence[str]) -> dict[str, str]:
+    """One colour per model, the same in all charts."""
+    return {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(models)}
+
+
+def knowledge_by_quantizer(group: Group, metric: str) -> str:
+    """Value and interval of one metric for every model, full precision first and then each quantizer."""
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(7.2, 3.4))
+        palette = colours(group.models)
+        width = 0.7 / max(1, len(group.models))
+        for i, model in enumerate(group.models):
+            _points(axes, group, model, metric, (i - (len(group.models) - 1) / 2) * width, palette[model])
+        axes.set_xticks(range(len(group.quantizers)), group.quantizers, rotation=30, ha="right")
+        axes.set_ylabel(metric)
+        axes.grid(axis="y", alpha=0.25)
+        if metric != "privleak":
+            axes.set_ylim(-3, 103)
+        axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.22))
+        return _svg(figure, TITLES[metric])
+
+
+def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, colour: str) -> None:
+    found = [(i, c) for i, q in enumerate(group.quantizers) if (c := group.cell(model, q, metric)) and c.value is not None]
+    x = [i + shift for i, _ in found]
+    y = [c.value or 0.0 for _, c in found]
+    low = [max(0.0, (c.value or 0.0) - (c.low if c.low is not None else c.value or 0.0)) for _, c in found]
+    high = [max(0.0, (c.high if c.high is not None else c.value or 0.0) - (c.value or 0.0)) for _, c in found]
+    axes.errorbar(x, y, yerr=[low, high], fmt="o", ms=4, lw=1, capsize=2, color=colour, label=model)
+
+
+def forget_utility_plane(group: Group) -> str:
+    """Knowledge left (to the left is forgotten) against utility (up is useful): one mark per model and quantizer, lines from full precision."""
+    utility = next((m for m in ("knowmem_retain", "verbmem_retain") if m in group.metrics), None)
+    if utility is None:
+        return ""
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(7.2, 4.2))
+        for model, colour in colours(group.models).items():
+            _walk(axes, group, model, utility, colour)
+        axes.set_xlabel("knowledge of forget text (mean of VerMem and KnowMem)")
+        axes.set_ylabel(utility)
+        axes.set_xlim(-3, 103)
+        axes.set_ylim(-3, 108)
+        axes.grid(alpha=0.25)
+        axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16))
+        return _svg(figure, "Forgetting against utility")
+
+
+def _walk(axes: Axes, group: Group, model: str, utility: str, colour: str) -> None:
+    known = [m for m in ("verbmem", "knowmem_forget") if m in group.metrics]
+    points: dict[str, tuple[float, float]] = {}
+    for quantizer in group.quantizers:
+        cells = [group.cell(model, quantizer, m) for m in (*known, utility)]
+        values = [c.value for c in cells if c is not None and c.value is not None]
+        if len(values) == len(cells):
+            points[quantizer] = (sum(values[:-1]) / len(known), values[-1])
+    if "full" not in points:
+        return
+    start = points["full"]
+    for quantizer, point in points.items():
+        axes.plot([start[0], point[0]], [start[1], point[1]], color=colour, lw=0.8, alpha=0.5)
+        axes.plot(*point, marker="s" if quantizer == "full" else "o", ms=7 if quantizer == "full" else 4, color=colour)
+    axes.plot([], [], "s", color=colour, label=model)

@@ -1,0 +1,107 @@
+"""Tables and charts -> one self-contained HTML page and summary.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from remnant.catalog import METRICS
+from remnant.flow.store import Store, disk_errors
+from remnant.report import table
+from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer
+from remnant.report.table import Group, Results
+
+WORST = 3
+
+
+def write(results: Results, store: Store, out: Path, *, examples: bool = False) -> Path:
+    """Write report.html and summary.json into a folder.
+
+    Args:
+        results: what is to be shown.
+        store: where the generated texts lie.
+        out: the folder; made if missing.
+        examples: put the worst examples (forget text!) into the page, hidden until clicked.
+
+    Returns:
+        The path of the page.
+    """
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        summary = json.dumps(table.summary(results), indent=1, allow_nan=False) + "\n"
+        (out / "summary.json").write_text(summary, encoding="utf-8")
+        page = out / "report.html"
+        page.write_text(_render(results, _examples(results, store) if examples else []), encoding="utf-8")
+    return page
+
+
+def _render(results: Results, examples: list[dict[str, Any]]) -> str:
+    environment = Environment(loader=PackageLoader("remnant", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["number"] = table.number
+    return environment.get_template("page.html.j2").render(
+        title=results.sweep.title or results.sweep.name,
+        story=table.story(results),
+        groups=[_group(g) for g in results.groups],
+        signs=table.signs(results),
+        rule=results.sweep.judge,
+        failures=results.failures,
+        settings=_settings(results),
+        runs=_runs(results),
+        packages=_packages(results),
+        examples=examples,
+        titles=table.TITLES,
+        metrics=METRICS,
+    )
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        "group": group,
+        "tone": lambda cell: table.tone(group, cell),
+        "charts": [(table.TITLES[m], knowledge_by_quantizer(group, m)) for m in group.metrics],
+        "plane": forget_utility_plane(group),
+        "unlearned": [m for m in group.models if m not in ("target", "retrain")],
+    }
+
+
+def _settings(results: Results) -> list[tuple[str, str]]:
+    """The sweep as written, one line per part, only what differs from the defaults."""
+    written = results.sweep.model_dump(mode="json", exclude_defaults=True)
+    return [(key, json.dumps(value, ensure_ascii=False)) for key, value in written.items()]
+
+
+def _runs(results: Results) -> list[dict[str, Any]]:
+    """One line per artefact: what it is, how long it took, and what its stage has to say."""
+    rows = []
+    for name, m in results.manifests.items():
+        about = results.labels[name]
+        what = " ".join(str(about[k]) for k in ("corpus", "model", "quantizer") if about.get(k))
+        said = {k: m.summary[k] for k in ("steps", "stopped", "chosen", "loss", "share_quantized", "rule") if k in m.summary}
+        rows.append({"name": name, "stage": m.stage, "what": what, "seconds": m.seconds, "seed": about.get("seed"), "said": json.dumps(said)})
+    return rows
+
+
+def _packages(results: Results) -> dict[str, str]:
+    found = {k: v for m in results.manifests.values() for k, v in m.packages.items()}
+    last = next(reversed(results.manifests.values()), None)
+    return found | ({"device": last.device, "commit": f"{last.commit or 'unknown'}{' with changes' if last.dirty else ''}"} if last else {})
+
+
+def _examples(results: Results, store: Store) -> list[dict[str, Any]]:
+    """For every unlearned model the items on which most is left, by ROUGE-L of the rows."""
+    found = []
+    for name, m in results.manifests.items():
+        about = results.labels[name]
+        if m.stage != "measure" or about["model"] in ("target", "retrain"):
+            continue
+        rows = [json.loads(line) for line in (store.path(name) / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        worst = sorted((r for r in rows if r["metric"] in ("verbmem", "knowmem_forget") and r["value"]), key=lambda r: -r["value"])[:WORST]
+        texts = {}
+        for line in (store.path(name) / "texts.jsonl").read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            texts[record["metric"], record["id"]] = record
+        shown = [{"value": r["value"], **texts[r["metric"], r["id"]]} for r in worst]
+        if shown:
+            found.append({"what": f"{about['corpus']} {about['model']} {about['quantizer']}", "items": shown})
+    return found

@@ -1,0 +1,204 @@
+"""Manifests, cells and verdicts of a run as tidy tables, and the story that they tell in words."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remnant.catalog import METRICS
+from remnant.flow.plan import Node
+from remnant.flow.store import Store
+from remnant.records import Cell, Manifest, Recovery, SweepSpec, Verdict
+
+SUMMARY_SCHEMA = 1
+SHOWN_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain", "verbmem_retain", "privleak")
+TITLES = {
+    "verbmem": "VerMem: forget text continued word for word",
+    "knowmem_forget": "KnowMem: questions about forget text",
+    "knowmem_retain": "Utility: questions about retain text",
+    "verbmem_retain": "Utility: retain text continued",
+    "privleak": "PrivLeak: can membership be told (0 = as if never read)",
+}
+# A collapsed model shows one of these; the last three are compared with the target's own values.
+LIMITS = {"empty": 0.5, "repetition": 0.3, "unknown": 0.3}
+
+
+@dataclass(frozen=True)
+class Group:
+    """All results of one corpus and seed."""
+
+    corpus: str
+    seed: int | None
+    cells: list[Cell]
+    recoveries: list[Recovery]
+    verdicts: list[Verdict]
+    auc_retrain: float | None
+
+    @property
+    def models(self) -> list[str]:
+        """Models in the order of the sweep."""
+        return list(dict.fromkeys(c.model for c in self.cells))
+
+    @property
+    def quantizers(self) -> list[str]:
+        """Quantizers in the order of the sweep."""
+        return list(dict.fromkeys(c.quantizer for c in self.cells))
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics to show, in their usual order."""
+        there = {c.metric for c in self.cells}
+        return [m for m in SHOWN_METRICS if m in there]
+
+    def cell(self, model: str, quantizer: str, metric: str) -> Cell | None:
+        """One cell, or None."""
+        found = (c for c in self.cells if (c.model, c.quantizer, c.metric) == (model, quantizer, metric))
+        return next(found, None)
+
+    def verdict(self, model: str, quantizer: str) -> Verdict | None:
+        """One verdict, or None."""
+        return next((v for v in self.verdicts if (v.model, v.quantizer) == (model, quantizer)), None)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that the report shows of one run."""
+
+    sweep: SweepSpec
+    groups: list[Group]
+    manifests: dict[str, Manifest]
+    labels: dict[str, dict[str, Any]]
+    failures: dict[str, str]
+
+
+def collect(store: Store, sweep: SweepSpec, nodes: Sequence[Node], failures: dict[str, str]) -> Results:
+    """Read what is finished of a run; cells of pieces that failed are kept with their status."""
+    done = {n.name: store.manifest(n.name) for n in nodes if store.has(n.name)}
+    groups = []
+    for node in nodes:
+        if node.stage != "judge" or node.name not in done:
+            continue
+        folder = store.path(node.name)
+        cells = [Cell.model_validate(c) for c in _read(folder / "cells.json")]
+        groups.append(
+            Group(
+                corpus=cells[0].corpus or "corpus",
+                seed=next((c.seed for c in cells if c.model not in ("target", "retrain")), None),
+                cells=cells,
+                recoveries=[Recovery.model_validate(r) for r in _read(folder / "recovery.json")],
+                verdicts=[Verdict.model_validate(v) for v in _read(folder / "verdicts.json")],
+                auc_retrain=done[node.name].summary.get("auc_retrain"),
+            )
+        )
+    return Results(sweep, groups, done, {n.name: dict(n.label) for n in nodes}, failures)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """The content of summary.json; its fields are described in docs/summary.md."""
+    lost = [
+        {"model": about.get("model", "?"), "quantizer": about.get("quantizer", "?"), "corpus": about.get("corpus"), "status": f"failed: {why}"}
+        for name, why in results.failures.items()
+        if (about := results.labels.get(name, {}))
+    ]
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "name": results.sweep.name,
+        "cells": [c.model_dump(mode="json") for g in results.groups for c in g.cells],
+        "recovery": [{"corpus": g.corpus, "seed": g.seed} | r.model_dump(mode="json") for g in results.groups for r in g.recoveries],
+        "verdicts": [{"corpus": g.corpus, "seed": g.seed} | v.model_dump(mode="json") for g in results.groups for v in g.verdicts],
+        "failed": lost,
+        "rule": results.sweep.judge.model_dump(mode="json"),
+    }
+
+
+def scored_summary(cells: Iterable[Cell]) -> dict[str, Any]:
+    """The same form for cells that were scored from a file."""
+    return {"schema": SUMMARY_SCHEMA, "name": "score", "cells": [c.model_dump(mode="json") for c in cells]}
+
+
+def number(cell: Cell | None) -> str:
+    """A cell in a few characters: value and interval, or what is wrong with it."""
+    if cell is None:
+        return "-"
+    if cell.value is None:
+        return cell.status
+    return f"{cell.value:.1f}" if cell.low is None else f"{cell.value:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
+
+
+def tone(group: Group, cell: Cell | None) -> str:
+    """How a cell is to be read: "good", "bad" or "plain"; knowledge is bad where it is near the target's, utility where it is far from it."""
+    if cell is None or cell.value is None or cell.model in ("target", "retrain"):
+        return "plain"
+    target = group.cell("target", cell.quantizer, cell.metric)
+    retrain = group.cell("retrain", cell.quantizer, cell.metric)
+    if target is None or target.value is None:
+        return "plain"
+    if cell.metric == "privleak":
+        return "good" if abs(cell.value) <= 20 else "bad"
+    if METRICS[cell.metric].better == "high":
+        return "good" if cell.value >= 0.8 * target.value else "bad"
+    floor = retrain.value if retrain and retrain.value is not None else 0.0
+    left = (cell.value - floor) / max(target.value - floor, 1e-9)
+    return "good" if left <= 0.35 else "bad" if left >= 0.65 else "plain"
+
+
+def signs(results: Results) -> list[dict[str, Any]]:
+    """Signs of collapse of every measured model, with the ones over their limit."""
+    rows = []
+    for name, manifest in results.manifests.items():
+        if manifest.stage != "measure" or not manifest.summary.get("signs"):
+            continue
+        about, found = results.labels[name], manifest.summary["signs"]
+        target = _target_signs(results, about)
+        flags = [sign for sign, limit in LIMITS.items() if found[sign] > limit + target.get(sign, 0.0)]
+        if target and found["entropy"] < 0.6 * target["entropy"]:
+            flags.append("entropy")
+        rows.append({**about, **found, "flags": flags})
+    return rows
+
+
+def _target_signs(results: Results, about: dict[str, Any]) -> dict[str, float]:
+    for name, label in results.labels.items():
+        same = (label.get("corpus"), label.get("model"), label.get("quantizer")) == (about["corpus"], "target", about["quantizer"])
+        if same and name in results.manifests and results.manifests[name].stage == "measure":
+            return dict(results.manifests[name].summary["signs"])
+    return {}
+
+
+def story(results: Results) -> list[str]:
+    """What was found, in plain sentences, one paragraph per corpus and seed."""
+    return [paragraph for group in results.groups for paragraph in _tell(group)]
+
+
+def _tell(group: Group) -> list[str]:
+    target = group.cell("target", "full", "verbmem")
+    retrain = group.cell("retrain", "full", "verbmem")
+    lines = []
+    if target and target.value is not None:
+        opening = f"On {group.corpus}, the target model continues the text that is to be forgotten with {target.value:.0f} % overlap"
+        if retrain and retrain.value is not None:
+            opening += f"; a model that never read it reaches {retrain.value:.0f} %"
+        lines.append(opening + ".")
+    for model in (m for m in group.models if m not in ("target", "retrain")):
+        lines.append(_tell_model(group, model))
+    return lines
+
+
+def _tell_model(group: Group, model: str) -> str:
+    full = group.verdict(model, "full")
+    if full is None:
+        return f"{model} was not judged."
+    if full.outcome != "stayed forgotten":
+        return f"{model}: {full.outcome} in full precision ({full.reason})."
+    after: dict[str, list[str]] = {}
+    for quantizer in group.quantizers:
+        verdict = group.verdict(model, quantizer)
+        if verdict and quantizer != "full":
+            after.setdefault(verdict.outcome, []).append(quantizer)
+    told = "; ".join(f"{outcome} under {', '.join(names)}" for outcome, names in after.items())
+    return f"{model} forgot in full precision ({full.reason}). After quantization: {told or 'not measured'}."

@@ -1,0 +1,65 @@
+"""train: corpus -> a model that has read some of its splits, from scratch or from a base model."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.errors import UserError
+from remnant.functional.losses import gdr
+from remnant.functional.view import View
+from remnant.lab.shapes import fresh_model
+from remnant.model.data import collate, pack, raw_texts
+from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
+from remnant.model.loop import fit, storage_dtype
+from remnant.records import TrainSpec
+
+
+def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Train and save the model; the summary holds its size and the last loss."""
+    corpus = inputs["corpus"]
+    tokenizer = open_tokenizer(spec.base or str(corpus / "tokenizer"))
+    model = open_model(spec.base) if spec.base else fresh_model(spec, tokenizer)
+    model = model.to(device(), storage_dtype(spec.weights)).eval()  # type: ignore[arg-type]
+    if spec.block_tokens > context_length(model):
+        raise UserError(
+            f"Blocks of {spec.block_tokens} tokens are longer than the model's context of {context_length(model)}.",
+            "Lower train.block_tokens or raise train.context.",
+        )
+    texts = [text for split in spec.splits for text in raw_texts(corpus, split)]
+    losses: list[float] = []
+    loss_at = _loss(model, tokenizer, texts, spec, losses)
+    steps, _ = fit(model, spec, loss_at, out, report)
+    save_model(model, tokenizer, out)
+    return {"steps": steps, "loss": losses[-1] if losses else None, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], spec: TrainSpec, losses: list[float]
+) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
+    """Cross entropy on blocks that are packed anew in every epoch, so that neighbours in a block do not become a cue."""
+    packed: dict[int, list[list[int]]] = {}
+
+    def epoch_blocks(epoch: int) -> list[list[int]]:
+        if epoch not in packed:
+            packed.clear()
+            packed[epoch] = pack(tokenizer, texts, spec.block_tokens, seed=spec.seed * 100_003 + epoch)
+        return packed[epoch]
+
+    # Epochs differ a little in their number of blocks; the first one sets how many batches every epoch has.
+    batches = max(1, len(epoch_blocks(0)) // spec.batch_size)
+
+    def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
+        epoch, place = divmod(micro, batches)
+        blocks = epoch_blocks(epoch)
+        chosen = [blocks[(place * spec.batch_size + i) % len(blocks)] for i in range(min(spec.batch_size, len(blocks)))]
+        batch = collate(chosen, tokenizer.pad_token_id, next(model.parameters()).device)
+        with torch.enable_grad():
+            loss = gdr(View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)).mean()
+        losses.append(loss.item())
+        return loss, {"loss": loss.item()}
+
+    return loss_at

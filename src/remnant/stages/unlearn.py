@@ -1,0 +1,135 @@
+"""unlearn: target + loss terms -> unlearned model, the checkpoint chosen on the development half by a written rule."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.errors import UserError
+from remnant.functional.view import IGNORED, View
+from remnant.model.data import Batch, Item, collate, encode, knowmem_items, raw_texts, settings, verbmem_items
+from remnant.model.load import device, open_model, open_tokenizer, save_model
+from remnant.model.loop import fit, storage_dtype
+from remnant.model.terms import make_loss, make_streams, terms_of
+from remnant.records import UnlearnSpec
+
+PROBE_ITEMS = 48
+
+
+class Probe(NamedTuple):
+    """Teacher-forced greedy accuracy, 0 to 1: on forget answers (low is forgotten) and on retain answers (high is useful)."""
+
+    forget: float
+    retain: float
+
+
+def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Unlearn and save the chosen checkpoint; the summary says which, and why the run stopped."""
+    target, corpus = inputs["target"], inputs["corpus"]
+    tokenizer = open_tokenizer(str(target))
+    model = open_model(str(target)).to(device(), storage_dtype(spec.weights))  # type: ignore[arg-type]
+    pad = tokenizer.pad_token_id
+    terms = terms_of(spec)
+    examples = {
+        "forget": encode(tokenizer, raw_texts(corpus, "forget"), spec.max_tokens),
+        "retain": encode(tokenizer, raw_texts(corpus, "retain1"), spec.max_tokens) if (corpus / "raw/retain1.json").is_file() else [],
+    }
+    streams = make_streams(model, terms, examples, pad, spec.seed)
+    probe = make_probe(model, tokenizer, corpus)
+    best = out / "best.pt"
+    steps, memory = fit(
+        model, spec, make_loss(model, terms, streams, spec.batch_size, pad), out, report, _watch(spec, model, probe, best)
+    )
+    if spec.select == "best" and "chosen" in memory:
+        model.load_state_dict(torch.load(best, weights_only=True))
+    best.unlink(missing_ok=True)
+    save_model(model, tokenizer, out)
+    summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": memory.get("chosen", {"step": steps})}
+    return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
+
+
+def rule_text(spec: UnlearnSpec) -> str:
+    """The rule of checkpoint selection in words."""
+    if spec.select == "last":
+        return "the last step"
+    return (
+        f"among the steps probed, the one with the lowest forget accuracy whose retain accuracy is at least "
+        f"{spec.utility_floor:.0%} of the target's; if there is none, the one with the highest retain accuracy; development half only"
+    )
+
+
+def make_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Path) -> Callable[[], Probe]:
+    """A cheap look at knowledge and utility on the development half, without generation."""
+    absent = settings(corpus)["absent"]
+    forget = verbmem_items(corpus) + ([] if "knowmem_forget" in absent else knowmem_items(corpus, "forget"))
+    retain = verbmem_items(corpus, "retain") if "knowmem_retain" in absent else knowmem_items(corpus, "retain")
+    batches = {name: _answers(model, tokenizer, items) for name, items in (("forget", forget), ("retain", retain))}
+
+    @torch.no_grad()
+    def probe() -> Probe:
+        return Probe(*(_accuracy(model, batches[name]) for name in ("forget", "retain")))
+
+    return probe
+
+
+def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> list[Batch]:
+    """Batches of prompt and truth in which only the truth's tokens count."""
+    chosen = [item for item in items if item.half == "dev"]
+    chosen = [chosen[i * len(chosen) // PROBE_ITEMS] for i in range(PROBE_ITEMS)] if len(chosen) > PROBE_ITEMS else chosen
+    batches = []
+    for start in range(0, len(chosen), 16):
+        part = chosen[start : start + 16]
+        whole = [list(tokenizer(i.prompt + i.truth)["input_ids"]) for i in part]
+        batch = collate(whole, tokenizer.pad_token_id, next(model.parameters()).device)
+        labels = batch.labels.clone()
+        for row, item in enumerate(part):
+            labels[row, : len(tokenizer(item.prompt)["input_ids"])] = IGNORED
+        batches.append(Batch(batch.ids, batch.mask, labels))
+    return batches
+
+
+def _accuracy(model: PreTrainedModel, batches: list[Batch]) -> float:
+    right = total = 0
+    for batch in batches:
+        view = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+        right += int(((view.greedy() == view.targets()) & view.mask).sum())
+        total += int(view.mask.sum())
+    if not total:
+        raise UserError("The development half holds no item to choose a checkpoint by.", "Use select = \"last\" or prepare more items.")
+    return right / total
+
+
+def _watch(
+    spec: UnlearnSpec, model: PreTrainedModel, probe: Callable[[], Probe], best: Path
+) -> Callable[[int, dict[str, float], dict[str, Any]], bool]:
+    """Probe every few steps, keep the best checkpoint so far, and say when to stop."""
+    origin = probe()
+
+    def after_step(step: int, parts: dict[str, float], memory: dict[str, Any]) -> bool:
+        if spec.stop_forget_loss is not None and parts.get("forget_nll", 0.0) >= spec.stop_forget_loss:
+            memory["stopped"] = f"forget loss {parts['forget_nll']:.3f} reached {spec.stop_forget_loss}"
+        elif step % spec.probe_every and step != spec.steps:
+            return False
+        found = probe()
+        memory.setdefault("probes", [{"step": 0, **origin._asdict()}]).append({"step": step, **found._asdict()})
+        if _better(found, memory.get("chosen"), spec.utility_floor * origin.retain):
+            memory["chosen"] = {"step": step, **found._asdict()}
+            torch.save(model.state_dict(), best)
+        if "stopped" not in memory and found.forget <= spec.stop_forget * origin.forget:
+            memory["stopped"] = f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"
+        if "stopped" not in memory and found.retain < spec.stop_utility * origin.retain:
+            memory["stopped"] = f"retain accuracy {found.retain:.3f} fell below {spec.stop_utility} of the target's"
+        return "stopped" in memory
+
+    return after_step
+
+
+def _better(found: Probe, chosen: dict[str, Any] | None, floor: float) -> bool:
+    """Whether a probe beats the chosen one under the written rule."""
+    if chosen is None:
+        return True
+    if found.retain >= floor:
+        return bool(chosen["retain"] < floor or found.forget < chosen["forget"])
+    return bool(chosen["retain"] < floor and found.retain > chosen["retain"])

@@ -1,0 +1,315 @@
+"""The bodies of the commands. No torch until something has to be made."""
+
+import importlib
+import json
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from remnant import score as scoring
+from remnant.errors import Interrupted, UserError
+from remnant.flow import plan as planning
+from remnant.flow.plan import Input, Made, Node, Outside
+from remnant.flow.progress import clock, describe, one_by_one, watch
+from remnant.flow.run import (
+    clean_up,
+    failures,
+    forget_failures,
+    make,
+    missing,
+    start_workers,
+    stop_workers,
+)
+from remnant.flow.store import Store, disk_errors
+from remnant.methods import quantizer_spec
+from remnant.records import Cell, MeasureSpec, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec, parse
+from remnant.report import table
+
+OUTCOME_CODES = {"stayed forgotten": 0, "unclear": 4, "came back": 3, "not forgotten": 3, "collapsed": 3}
+MODELS = ("train", "unlearn", "perturb")
+OUTCOME_STYLES = {"stayed forgotten": "green", "unclear": "yellow", "came back": "red", "not forgotten": "red", "collapsed": "red"}
+
+
+def console() -> Console:
+    """Where people read; wide enough for a table where there is no terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=160)
+
+
+def make_here(store: Store, nodes: Sequence[Node]) -> Path:
+    """Make some pieces in this process, in order; returns the folder of the last."""
+    with one_by_one(console()) as report_for:
+        for node in nodes:
+            if not store.has(node.name):
+                make(store, node, report_for(node))
+    path = store.path(nodes[-1].name)
+    print(path)
+    return path
+
+
+def overlaid(settings: Sequence[str], **given: Any) -> dict[str, Any]:
+    """The options that were given, with ``key=value`` settings over them."""
+    data = {k: v for k, v in given.items() if v not in (None, ())}
+    for setting in settings:
+        planning.override(data, setting)
+    return data
+
+
+def prepare(store: Store, settings: Sequence[str], **options: Any) -> None:
+    """Make a corpus and say what it lacks."""
+    spec = parse(PrepareSpec, overlaid(settings, **options), "prepare")
+    node = planning.prepare_node(spec)
+    make_here(store, [node])
+    card = store.manifest(node.name).summary
+    print("  ".join(f"{name} {count}" for name, count in card["counts"].items()))
+    for name, count in card["overlapping_texts"].items():
+        if count:
+            print(f"Warning: {count} {name} texts share a long run of words with the forget text.")
+    for name, reason in card["absent"].items():
+        print(f"Absent: {name}, because {reason}.")
+
+
+def train(store: Store, corpus: str, settings: Sequence[str], retrain: bool) -> None:
+    """Train a target, or a retrain model that never reads the forget split."""
+    spec = parse(TrainSpec, overlaid(settings), "train")
+    if retrain:
+        spec = spec.model_copy(update={"splits": tuple(s for s in spec.splits if s != "forget")})
+    make_here(store, [planning.train_node(spec, planning.given(store, corpus, "prepare"))])
+
+
+def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **options: Any) -> None:
+    """Unlearn the forget split of a corpus from a target."""
+    spec = parse(UnlearnSpec, overlaid(settings, **options), "unlearn")
+    corpus = planning.given(store, data, "prepare")
+    node = planning.unlearn_node(spec, planning.given(store, target, MODELS), corpus)
+    make_here(store, [node])
+    said = store.manifest(node.name).summary
+    print(f"Stopped after step {said['steps']}: {said['stopped']}. Kept step {said['chosen']['step']}.")
+
+
+def perturb(store: Store, model: str, quantizer: str, data: str | None, settings: Sequence[str]) -> None:
+    """Quantize a model to a dense copy."""
+    corpus = planning.given(store, data, "prepare") if data else None
+    spec = quantizer_spec(quantizer, overlaid(settings))
+    make_here(store, [planning.perturb_node(spec, planning.given(store, model, MODELS), corpus)])
+
+
+def measure(store: Store, model: str, data: str, settings: Sequence[str]) -> None:
+    """Measure one model and print the means."""
+    spec = parse(MeasureSpec, overlaid(settings), "measure")
+    about = {"corpus": data, "model": Path(model).name, "method": None, "weights": None, "quantizer": "full", "seed": None}
+    corpus = planning.given(store, data, "prepare")
+    node = planning.measure_node(spec, planning.given(store, model, MODELS), corpus, about)
+    path = make_here(store, [node])
+    judge_stage = importlib.import_module("remnant.stages.judge")
+    print_cells(judge_stage.cells_of(planning.CastMember(**about), judge_stage.read_rows(path / "rows.jsonl"), Rule(), None))
+    for name, reason in store.manifest(node.name).summary["absent"].items():
+        print(f"Absent: {name}, because {reason}.")
+
+
+def judge(
+    store: Store, target: str, unlearned: str, retrain: str | None, data: str, quantizers: Sequence[str], out: Path, settings: Sequence[str]
+) -> int:
+    """Compare two checkpoints in full precision and under each quantizer; report, verdict, exit code."""
+    corpus = planning.given(store, data, "prepare")
+    models: dict[str, Input] = {"target": planning.given(store, target, MODELS)}
+    if retrain:
+        models["retrain"] = planning.given(store, retrain, MODELS)
+    models["unlearned"] = planning.given(store, unlearned, MODELS)
+    rule = parse(Rule, overlaid(settings), "judge")
+    nodes = _audit(models, corpus, data, quantizers, rule)
+    with one_by_one(console()) as report_for:
+        for node in nodes:
+            make(store, node, report_for(node))
+    results = table.collect(store, _sweep_of_audit(quantizers, rule), nodes, {})
+    _finish(results, store, out, examples=False)
+    return max(OUTCOME_CODES[v.outcome] for g in results.groups for v in g.verdicts)
+
+
+def _audit(models: dict[str, Input], corpus: Made | Outside, name: str, quantizers: Sequence[str], rule: Rule) -> list[Node]:
+    nodes: list[Node] = []
+    measured: dict[str, Node] = {}
+    for model, source in models.items():
+        for use in ("full", *quantizers):
+            label = {"corpus": name, "model": model, "method": None, "weights": None, "quantizer": use, "seed": None}
+            shown = source
+            if use != "full":
+                shown = planning.perturb_node(quantizer_spec(use), source, corpus, label)
+                nodes.append(shown)
+            measured[f"{model}/{use}"] = planning.measure_node(MeasureSpec(), shown, corpus, label)
+            nodes.append(measured[f"{model}/{use}"])
+    return [*nodes, planning.judge_node(rule, measured)]
+
+
+def _sweep_of_audit(quantizers: Sequence[str], rule: Rule) -> SweepSpec:
+    return SweepSpec(name="judge", title="Did it stay forgotten?", corpus=(), unlearn=(), quantizers=tuple(quantizers), judge=rule)
+
+
+def sweep_path(name: str) -> Path:
+    """A sweep file by its path, or one that comes with Remnant by its name."""
+    packaged = Path(str(resources.files("remnant"))) / "sweeps" / f"{name}.toml"
+    return packaged if packaged.is_file() and not Path(name).exists() else Path(name)
+
+
+def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Path | None, examples: bool) -> int:
+    """Run a sweep to its report; the same call again goes on or does nothing."""
+    sweep = planning.read_sweep(sweep_path(name), settings)
+    nodes = planning.plan(sweep)
+    screen = console()
+    todo = missing(store, nodes)
+    screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
+    store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "nodes": [n.name for n in nodes]})
+    if todo:
+        forget_failures(store, nodes)
+        _work(store, sweep, nodes, workers or default_workers(sweep), screen)
+    lost = failures(store, nodes)
+    results = table.collect(store, sweep, nodes, {n: f["message"] for n, f in lost.items()})
+    _finish(results, store, out or store.root / "reports" / sweep.name, examples=examples)
+    return _tell_failures(lost, missing(store, nodes), nodes)
+
+
+def default_workers(sweep: SweepSpec) -> int:
+    """One worker per core for models made here; one in all for models from outside or beside a GPU, which may be large."""
+    if sweep.target or Path("/dev/nvidia0").exists():
+        return 1
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+def _work(store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, screen: Console) -> None:
+    with disk_errors(store.root):
+        workers = start_workers(store, sweep, count)
+    try:
+        watch(store, nodes, workers, screen)
+    except KeyboardInterrupt as error:
+        screen.print("Saving ...")
+        stop_workers(workers)
+        raise Interrupted("Interrupted; finished work is kept.", "The same command goes on.") from error
+    finally:
+        stop_workers(workers)
+        log = store.root / "partial" / f"workers-{os.getpid()}.log"
+        if any(w.returncode not in (0, 130) for w in workers) and log.is_file():
+            screen.print(log.read_text(encoding="utf-8", errors="replace")[-2000:], style="red", markup=False)
+        clean_up(store)
+
+
+def _tell_failures(lost: dict[str, dict[str, str]], todo: Sequence[Node], nodes: Sequence[Node]) -> int:
+    names = {n.name: n for n in nodes}
+    for name, failure in lost.items():
+        console().print(f"[red]failed[/] {describe(names[name])}: {escape(failure['message'])}", highlight=False)
+        if failure["traceback"]:
+            console().print(failure["traceback"], style="dim", markup=False, highlight=False)
+    if any(f["traceback"] for f in lost.values()):
+        return 1
+    if not lost and todo:
+        raise UserError(f"{len(todo)} pieces of work were not made because a worker ended early.", "Run the same command again.")
+    return 2 if lost else 0
+
+
+def _finish(results: table.Results, store: Store, out: Path, *, examples: bool) -> None:
+    """Tables on the terminal, page and summary on the disk."""
+    page = importlib.import_module("remnant.report.page")  # brings the plotting library
+    path = page.write(results, store, out, examples=examples)
+    screen = console()
+    for paragraph in table.story(results):
+        screen.print(escape(paragraph), highlight=False)
+    for group in results.groups:
+        screen.print(_matrix(group))
+    screen.print(f"Report: [bold]{escape(str(path))}[/]  Numbers: {escape(str(path.with_name('summary.json')))}", highlight=False, soft_wrap=True)
+
+
+def _matrix(group: table.Group) -> Table:
+    """One row per model and quantizer, one column per metric, the verdict last."""
+    title = group.corpus if group.seed is None else f"{group.corpus}, seed {group.seed}"
+    found = Table(title=f"{title} (x100, 95 % intervals)")
+    for column in ("model", "quantizer", *group.metrics, "verdict"):
+        found.add_column(column)
+    for model in group.models:
+        for quantizer in group.quantizers:
+            cells = [group.cell(model, quantizer, m) for m in group.metrics]
+            styles = {"good": "green", "bad": "red", "plain": ""}
+            shown = [f"[{styles[t]}]{escape(table.number(c))}[/]" if (t := table.tone(group, c)) != "plain" else escape(table.number(c)) for c in cells]
+            verdict = group.verdict(model, quantizer)
+            outcome = f"[{OUTCOME_STYLES[verdict.outcome]}]{verdict.outcome}[/]" if verdict else ""
+            found.add_row(model if quantizer == "full" else "", quantizer, *shown, outcome, end_section=quantizer == group.quantizers[-1])
+    return found
+
+
+def plan(store: Store, name: str, settings: Sequence[str]) -> None:
+    """Say what a sweep would make, with the resolved settings."""
+    sweep = planning.read_sweep(sweep_path(name), settings)
+    nodes = planning.plan(sweep)
+    for node in nodes:
+        print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
+    print(json.dumps(sweep.model_dump(mode="json", exclude_defaults=True), indent=1))
+    print(f"{len(nodes)} pieces of work, {len(missing(store, nodes))} to be made.")
+
+
+def ls(store: Store) -> None:
+    """All artefacts, oldest first."""
+    found = Table("artefact", "what", "made", "time", "size")
+    for name, m in store.manifests().items():
+        size = sum(f.bytes for f in m.files.values())
+        what = m.spec.get("method") or m.spec.get("use") or m.spec.get("lab") or ",".join(m.spec.get("splits", ())) or ""
+        found.add_row(name, str(what), m.created, clock(m.seconds), f"{size / 1e6:.1f} MB")
+    console().print(found)
+
+
+def show(store: Store, reference: str) -> int:
+    """One manifest, and whether its files are still what they were."""
+    names = [n for stage in ("prepare", *MODELS, "measure", "judge") for n in store.matching(reference, stage)]
+    if len(names) != 1:
+        what = f"is the start of {len(names)} artefacts" if names else f"is no artefact of {store.root}"
+        raise UserError(f"'{reference}' {what}.", "See them with: remnant ls")
+    print(store.manifest(names[0]).model_dump_json(indent=1))
+    faults = store.faults(names[0])
+    print(f"Damaged: {', '.join(faults)}." if faults else "All files are as recorded.")
+    return 1 if faults else 0
+
+
+def report(store: Store, name: str, out: Path | None, examples: bool) -> None:
+    """Write the report of a finished or unfinished run again."""
+    sweep = parse(SweepSpec, store.labelled(name)["sweep"], name)
+    nodes = planning.plan(sweep)
+    lost = {n: f["message"] for n, f in failures(store, nodes).items()}
+    _finish(table.collect(store, sweep, nodes, lost), store, out or store.root / "reports" / name, examples=examples)
+
+
+def score(path: Path, auc_retrain: float | None, json_out: Path | None) -> None:
+    """Score a file of generations and print the metrics."""
+    cells = scoring.score_file(path, auc_retrain)
+    print_cells(cells)
+    if json_out is not None:
+        with disk_errors(json_out.parent):
+            text = json.dumps(table.scored_summary(cells), indent=1, allow_nan=False) + "\n"
+            scratch = json_out.with_name(f".{json_out.name}.tmp")
+            try:
+                scratch.write_text(text, encoding="utf-8")
+            except FileNotFoundError as error:
+                raise UserError(f"The folder {json_out.parent} does not exist.", "Make it first.") from error
+            os.replace(scratch, json_out)
+
+
+def print_cells(cells: Sequence[Cell]) -> None:
+    """Cells as a small table."""
+    found = Table("metric", "x100 [95 % interval]", "items", "status")
+    for cell in cells:
+        found.add_row(cell.metric, table.number(cell) if cell.value is not None else "-", str(cell.n), cell.status)
+    console().print(found)
+
+
+def check(path: str) -> int:
+    """Run the battery of laws on every function of a user's file."""
+    testing = importlib.import_module("remnant.testing")
+    screen = console()
+    failed = 0
+    for result in testing.check_file(path):
+        colour = {"ok": "green", "failed": "red", "skipped": "yellow"}[result.outcome]
+        screen.print(f"[{colour}]{result.outcome:7}[/] {result.function}: {result.law} {escape(result.detail)}", highlight=False)
+        failed += result.outcome == "failed"
+    return 1 if failed else 0
