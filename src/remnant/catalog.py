@@ -62,13 +62,15 @@ METRICS: Mapping[str, Entry] = {
     "verbmem": Entry(_TEXT + "rouge_l", 1, "ROUGE-L F1 of the continuation of forget text", "arXiv 2407.06460, eq. 1", "low", "x100"),
     "knowmem_forget": Entry(_TEXT + "rouge_l", 1, "ROUGE-L F1 of answers about forget text", "arXiv 2407.06460, eq. 2", "low", "x100"),
     "knowmem_retain": Entry(_TEXT + "rouge_l", 1, "ROUGE-L F1 of answers about retain text (utility)", "arXiv 2407.06460", "high", "x100"),
-    "verbmem_retain": Entry(_TEXT + "rouge_l", 1, "ROUGE-L F1 of the continuation of retain text (utility without questions)", "own", "high", "x100"),
-    "privleak": Entry("remnant.functional.membership:min_k", 1, "Min-40% AUC against the retrain model's", "arXiv 2407.06460, eq. 3", "zero", "x100"),
+    "verbmem_retain": Entry(
+        _TEXT + "rouge_l", 1, "ROUGE-L F1 of the continuation of retain text (utility without questions)", "own", "high", "x100"
+    ),
+    "privleak": Entry(
+        "remnant.functional.membership:min_k", 1, "Min-40% AUC against the retrain model's", "arXiv 2407.06460, eq. 3", "zero", "x100"
+    ),
 }
 
-_RTN_NAME = re.compile(
-    r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>\d+)))?(?:-(?P<scheme>asym|half-step|paper))?"
-)
+_RTN_NAME = re.compile(r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>\d+)))?(?:-(?P<scheme>asym|half-step|paper))?")
 _BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>\d+))?")
 _SHOT_NAME = re.compile(r"(?P<use>gptq|awq)(?P<bits>[348])(?:-g(?P<group>\d+))?")
 QUANTIZER_NAMES = ("full", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "gptq4", "awq4")

@@ -44,8 +44,8 @@ class PrepareSpec(Record):
     hub: str | None = None
     revision: str | None = None
     seed: int = 0
-    forget_docs: Positive = 32
-    retain_docs: Positive = 48
+    forget_docs: Positive = 28
+    retain_docs: Positive = 40
     holdout_docs: Positive = 48
     holdout_share: Share = 0.0
     drop_overlap: bool = False
@@ -86,7 +86,7 @@ class OptimSpec(Record):
 class TrainSpec(OptimSpec):
     """A model from scratch (or from ``base``) on some splits of a corpus, in blocks of packed documents."""
 
-    steps: Positive = 520
+    steps: Positive = 600
     batch_size: Positive = 6
     lr: Annotated[float, Field(gt=0)] = 6e-3
     schedule: Literal["constant", "cosine"] = "cosine"

@@ -28,7 +28,7 @@ from remnant.flow.run import (
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import quantizer_spec
-from remnant.records import Cell, MeasureSpec, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec, parse
+from remnant.records import CastMember, Cell, MeasureSpec, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec, parse
 from remnant.report import table
 
 OUTCOME_CODES = {"stayed forgotten": 0, "unclear": 4, "came back": 3, "not forgotten": 3, "collapsed": 3}
@@ -36,15 +36,15 @@ MODELS = ("train", "unlearn", "perturb")
 OUTCOME_STYLES = {"stayed forgotten": "green", "unclear": "yellow", "came back": "red", "not forgotten": "red", "collapsed": "red"}
 
 
-def console() -> Console:
-    """Where people read; wide enough for a table where there is no terminal."""
-    found = Console()
-    return found if found.is_terminal else Console(width=160)
+def console(*, stderr: bool = False) -> Console:
+    """Where people read: results on stdout, progress on stderr; wide enough for a table where there is no terminal."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=160)
 
 
 def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     """Make some pieces in this process, in order; returns the folder of the last."""
-    with one_by_one(console()) as report_for:
+    with one_by_one(console(stderr=True)) as report_for:
         for node in nodes:
             if not store.has(node.name):
                 make(store, node, report_for(node))
@@ -103,12 +103,12 @@ def perturb(store: Store, model: str, quantizer: str, data: str | None, settings
 def measure(store: Store, model: str, data: str, settings: Sequence[str]) -> None:
     """Measure one model and print the means."""
     spec = parse(MeasureSpec, overlaid(settings), "measure")
-    about = {"corpus": data, "model": Path(model).name, "method": None, "weights": None, "quantizer": "full", "seed": None}
+    about = CastMember(corpus=data, model=Path(model).name, method=None, weights=None, quantizer="full", seed=None)
     corpus = planning.given(store, data, "prepare")
-    node = planning.measure_node(spec, planning.given(store, model, MODELS), corpus, about)
+    node = planning.measure_node(spec, planning.given(store, model, MODELS), corpus, about.model_dump())
     path = make_here(store, [node])
     judge_stage = importlib.import_module("remnant.stages.judge")
-    print_cells(judge_stage.cells_of(planning.CastMember(**about), judge_stage.read_rows(path / "rows.jsonl"), Rule(), None))
+    print_cells(judge_stage.cells_of(about, judge_stage.read_rows(path / "rows.jsonl"), Rule(), None))
     for name, reason in store.manifest(node.name).summary["absent"].items():
         print(f"Absent: {name}, because {reason}.")
 
@@ -124,7 +124,7 @@ def judge(
     models["unlearned"] = planning.given(store, unlearned, MODELS)
     rule = parse(Rule, overlaid(settings), "judge")
     nodes = _audit(models, corpus, data, quantizers, rule)
-    with one_by_one(console()) as report_for:
+    with one_by_one(console(stderr=True)) as report_for:
         for node in nodes:
             make(store, node, report_for(node))
     results = table.collect(store, _sweep_of_audit(quantizers, rule), nodes, {})
@@ -161,7 +161,7 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     """Run a sweep to its report; the same call again goes on or does nothing."""
     sweep = planning.read_sweep(sweep_path(name), settings)
     nodes = planning.plan(sweep)
-    screen = console()
+    screen = console(stderr=True)
     todo = missing(store, nodes)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
     store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "nodes": [n.name for n in nodes]})
@@ -220,7 +220,9 @@ def _finish(results: table.Results, store: Store, out: Path, *, examples: bool) 
         screen.print(escape(paragraph), highlight=False)
     for group in results.groups:
         screen.print(_matrix(group))
-    screen.print(f"Report: [bold]{escape(str(path))}[/]  Numbers: {escape(str(path.with_name('summary.json')))}", highlight=False, soft_wrap=True)
+    screen.print(
+        f"Report: [bold]{escape(str(path))}[/]  Numbers: {escape(str(path.with_name('summary.json')))}", highlight=False, soft_wrap=True
+    )
 
 
 def _matrix(group: table.Group) -> Table:
@@ -233,7 +235,10 @@ def _matrix(group: table.Group) -> Table:
         for quantizer in group.quantizers:
             cells = [group.cell(model, quantizer, m) for m in group.metrics]
             styles = {"good": "green", "bad": "red", "plain": ""}
-            shown = [f"[{styles[t]}]{escape(table.number(c))}[/]" if (t := table.tone(group, c)) != "plain" else escape(table.number(c)) for c in cells]
+            shown = [
+                f"[{styles[t]}]{escape(table.number(c))}[/]" if (t := table.tone(group, c)) != "plain" else escape(table.number(c))
+                for c in cells
+            ]
             verdict = group.verdict(model, quantizer)
             outcome = f"[{OUTCOME_STYLES[verdict.outcome]}]{verdict.outcome}[/]" if verdict else ""
             found.add_row(model if quantizer == "full" else "", quantizer, *shown, outcome, end_section=quantizer == group.quantizers[-1])

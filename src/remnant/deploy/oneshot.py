@@ -76,7 +76,7 @@ def _library() -> Iterator[dict[str, Any]]:
     logger.remove()
     logging.getLogger("compressed_tensors").setLevel(logging.ERROR)
     if not torch.cuda.is_available():
-        cache.IntermediatesCache.pin_memory = lambda self, *args, **kwargs: None
+        setattr(cache.IntermediatesCache, "pin_memory", lambda self, *args, **kwargs: None)  # noqa: B010
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield {
@@ -87,7 +87,9 @@ def _library() -> Iterator[dict[str, Any]]:
         }
 
 
-def _oneshot(modules: dict[str, Any], model: PreTrainedModel, batches: list[Tensor], names: list[str], recipe: list[Any]) -> dict[str, Quantized]:
+def _oneshot(
+    modules: dict[str, Any], model: PreTrainedModel, batches: list[Tensor], names: list[str], recipe: list[Any]
+) -> dict[str, Quantized]:
     import datasets
 
     layers = dict(model.named_modules())
@@ -113,9 +115,8 @@ def _take(layer: nn.Module) -> Quantized:
     """Codes, scales and decoded weight of one quantized layer; the layer becomes plain and dense again."""
     from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
 
-    args = layer.quantization_scheme.weights  # type: ignore[union-attr]
-    weight, scale = layer.weight, layer.weight_scale
-    assert isinstance(weight, Tensor) and isinstance(scale, Tensor)
+    parts: Any = layer
+    args, weight, scale = parts.quantization_scheme.weights, parts.weight, parts.weight_scale
     zero = getattr(layer, "weight_zero_point", None)
     codes = quantize(weight, scale, zero, args, dtype=torch.int8)
     decoded = dequantize(codes, scale, zero, args)

@@ -112,7 +112,9 @@ def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | 
     if "/" in reference and not reference.startswith((".", "/")) and reference.count("/") == 1:
         return Outside(reference)
     kinds = " or ".join(stages)
-    raise UserError(f"'{reference}' is neither a folder, nor a hub id, nor a {kinds} artefact of {store.root}.", "See them with: remnant ls")
+    raise UserError(
+        f"'{reference}' is neither a folder, nor a hub id, nor a {kinds} artefact of {store.root}.", "See them with: remnant ls"
+    )
 
 
 def _existing(name: str, role: str) -> Outside:
@@ -282,6 +284,10 @@ def _check_names(sweep: SweepSpec) -> None:
         except UserError as error:
             faults.append(str(error))
     names = [run_name(r) for r in sweep.unlearn]
-    faults += [f"Two unlearning runs are named '{n}'; give one a name of its own." for n in sorted({n for n in names if names.count(n) > 1})]
+    faults += [
+        f"Two unlearning runs are named '{n}'; give one a name of its own." for n in sorted({n for n in names if names.count(n) > 1})
+    ]
     if faults:
-        raise UserError(faults[0] if len(faults) == 1 else f"{sweep.name} has {len(faults)} faults:" + "".join(f"\n  - {f}" for f in faults))
+        raise UserError(
+            faults[0] if len(faults) == 1 else f"{sweep.name} has {len(faults)} faults:" + "".join(f"\n  - {f}" for f in faults)
+        )

@@ -169,9 +169,7 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "remnant.flow.run", str(store.root), str(order)]
     log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")
-    return [
-        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for _ in range(count)
-    ]
+    return [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for _ in range(count)]
 
 
 def stop_workers(workers: Sequence["subprocess.Popen[bytes]"]) -> None:

@@ -50,6 +50,7 @@ def disk_errors(root: Path) -> Iterator[None]:
             errno.EACCES: ("The folder is not writable", "Choose another folder with --store."),
             errno.EPERM: ("The folder is not writable", "Choose another folder with --store."),
             errno.ENOTDIR: ("A file stands where a folder is needed", "Choose another folder with --store."),
+            errno.ENOENT: ("The folder cannot be made", "Choose another folder with --store."),
             errno.EEXIST: ("A file stands where a folder is needed", "Choose another folder with --store."),
         }
         if error.errno not in reasons:

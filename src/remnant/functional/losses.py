@@ -6,9 +6,6 @@ Readable names: ``forget, retain`` (Views of the policy), ``ref_forget, ref_reta
 ref_retain_hidden`` ([layers + 1, B, T, hidden]).
 """
 
-from collections.abc import Mapping
-
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -72,7 +69,3 @@ def klr_paper_code(retain: View, ref_retain: View) -> Tensor:
     ref, own = ref_retain.raw_logits(), retain.raw_logits()
     return (ref.exp() * (ref - own)).sum((-1, -2))
 
-
-def total(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Weighted sum of the batch means of the terms; a scalar."""
-    return torch.stack([weights[name] * value.mean() for name, value in values.items()]).sum()

@@ -65,9 +65,7 @@ def bootstrap_mean(values: Array, resamples: int, seed: int) -> Interval | None:
     return interval(float(values.mean()), values[index].mean(-1))
 
 
-def bootstrap_auc(
-    forget: Array, holdout: Array, resamples: int, seed: int, of: Callable[[float], float] = lambda a: a
-) -> Interval | None:
+def bootstrap_auc(forget: Array, holdout: Array, resamples: int, seed: int, of: Callable[[float], float] = lambda a: a) -> Interval | None:
     """AUC (or a function of it) with its interval, forget and holdout resampled apart; None where a side is empty."""
     if not len(forget) or not len(holdout):
         return None
@@ -78,9 +76,7 @@ def bootstrap_auc(
     return interval(of(auc(forget, holdout)), draws)
 
 
-def bootstrap_ratio(
-    parts: tuple[Array, ...], of: Callable[..., Array], resamples: int, seed: int
-) -> Interval | None:
+def bootstrap_ratio(parts: tuple[Array, ...], of: Callable[..., Array], resamples: int, seed: int) -> Interval | None:
     """A function of the means of several aligned columns (same items, same order), all resampled together.
 
     Source: the paired bootstrap (Efron and Tibshirani 1993, chapter 6).

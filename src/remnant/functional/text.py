@@ -28,7 +28,7 @@ def rouge_l(truth: str, generated: str) -> float:
 
 
 def cut_answer(text: str, stops: Sequence[str] = STOPS) -> str:
-    """The answer up to the first blank line, "\\nQuestion" or "Question:", not stripped. Source: MUSE's KnowMem."""
+    r"""The answer up to the first blank line, "\nQuestion" or "Question:", not stripped. Source: MUSE's KnowMem."""
     for stop in stops:
         text = text.split(stop)[0]
     return text

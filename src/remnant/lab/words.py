@@ -44,9 +44,7 @@ _CODAS = "ck ld lm n nd ph r rk rn sk ss st th v x zz".split()
 
 def made_up_name(rng: random.Random) -> str:
     """One pronounceable word of two syllables that is in no dictionary by design."""
-    return (
-        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
-    ).capitalize()
+    return (rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)).capitalize()
 
 
 def unique_names(rng: random.Random) -> Iterator[str]:

@@ -13,8 +13,6 @@ from remnant.errors import UserError
 from remnant.functional.view import IGNORED
 
 
-
-
 class Item(NamedTuple):
     """One prompt with the text that a model which remembers would continue it by."""
 

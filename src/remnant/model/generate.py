@@ -85,8 +85,8 @@ def _shared(ids: list[list[int]]) -> int:
 def _slides(model: PreTrainedModel, length: int) -> bool:
     """Whether attention looks back less far than ``length``; then padding between prefix and prompt would shift its window."""
     config: Any = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    return bool(window) and window < length
+    window = getattr(config, "sliding_window", None) or length
+    return int(window) < length
 
 
 def _prefix_cache(model: PreTrainedModel, ids: list[int]) -> DynamicCache:

@@ -127,7 +127,9 @@ def fit(
     try:
         while step < spec.steps and not stopped:
             parts = _gradients(spec, loss_at, step)
-            _demand_finite(parts, stepper, step, lambda: _save(resume, model, stepper, step, memory, stopped))
+            if not _finite(parts, stepper):
+                _save(resume, model, stepper, step, memory, stopped)
+                raise _not_finite(parts, step)
             stepper.step(rate(spec, step))
             step += 1
             _append(log, {"step": step, "lr": rate(spec, step - 1), **parts})
@@ -153,16 +155,17 @@ def _gradients(spec: OptimSpec, loss_at: Callable[[int], tuple[Tensor, dict[str,
     return sums
 
 
-def _demand_finite(parts: dict[str, float], stepper: Stepper, step: int, keep: Callable[[], None]) -> None:
+def _finite(parts: dict[str, float], stepper: Stepper) -> bool:
     grads = [p.grad for p in stepper.parameters if p.grad is not None]
-    finite = all(math.isfinite(v) for v in parts.values()) and all(bool(g.isfinite().all()) for g in grads)
-    if not finite:
-        keep()
-        shown = ", ".join(f"{k} {v:.4g}" for k, v in parts.items())
-        raise UserError(
-            f"The loss is not finite at step {step + 1} ({shown}); the weights after step {step} are kept.",
-            "Lower the learning rate, clip the gradient or use a bounded loss.",
-        )
+    return all(math.isfinite(v) for v in parts.values()) and all(bool(g.isfinite().all()) for g in grads)
+
+
+def _not_finite(parts: dict[str, float], step: int) -> UserError:
+    shown = ", ".join(f"{k} {v:.4g}" for k, v in parts.items())
+    return UserError(
+        f"The loss or its gradient is not finite at step {step + 1} ({shown}); the weights after step {step} are kept.",
+        "Lower the learning rate, clip the gradient or use a bounded loss.",
+    )
 
 
 def _append(log: Path, record: dict[str, Any]) -> None:

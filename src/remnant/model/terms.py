@@ -15,6 +15,7 @@ from remnant.model.reference import Reference, build
 from remnant.records import UnlearnSpec
 from remnant.resolve import Method
 
+
 class Term(NamedTuple):
     """One resolved loss term and its weight in the sum."""
 
@@ -40,9 +41,7 @@ class Stream(NamedTuple):
     reference: Reference | None
 
 
-def make_streams(
-    model: PreTrainedModel, terms: list[Term], examples: dict[str, list[list[int]]], pad: int, seed: int
-) -> dict[str, Stream]:
+def make_streams(model: PreTrainedModel, terms: list[Term], examples: dict[str, list[list[int]]], pad: int, seed: int) -> dict[str, Stream]:
     """The sides that the terms read, each with the reference values that they read, computed on the untouched model."""
     wanted = {name for term in terms for name in term.method.reads}
     streams = {}

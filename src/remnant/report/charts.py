@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from remnant.report.table import TITLES, Group
 
 COLOURS = ("#3b3b3b", "#8a8a8a", "#0b6fb8", "#c8501e", "#2f8f5b", "#8a4fbf", "#b8860b", "#c2185b", "#00838f", "#5d4037")
-STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def _svg(figure: Figure, title: str) -> str:
@@ -62,7 +63,7 @@ def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, col
 
 
 def forget_utility_plane(group: Group) -> str:
-    """Knowledge left (to the left is forgotten) against utility (up is useful): one mark per model and quantizer, lines from full precision."""
+    """Knowledge left (left is forgotten) against utility (up is useful), a mark per model and quantizer, lines from full precision."""
     utility = next((m for m in ("knowmem_retain", "verbmem_retain") if m in group.metrics), None)
     if utility is None:
         return ""

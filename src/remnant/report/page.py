@@ -78,7 +78,9 @@ def _runs(results: Results) -> list[dict[str, Any]]:
         about = results.labels[name]
         what = " ".join(str(about[k]) for k in ("corpus", "model", "quantizer") if about.get(k))
         said = {k: m.summary[k] for k in ("steps", "stopped", "chosen", "loss", "share_quantized", "rule") if k in m.summary}
-        rows.append({"name": name, "stage": m.stage, "what": what, "seconds": m.seconds, "seed": about.get("seed"), "said": json.dumps(said)})
+        rows.append(
+            {"name": name, "stage": m.stage, "what": what, "seconds": m.seconds, "seed": about.get("seed"), "said": json.dumps(said)}
+        )
     return rows
 
 

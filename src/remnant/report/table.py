@@ -101,7 +101,12 @@ def _read(path: Path) -> Any:
 def summary(results: Results) -> dict[str, Any]:
     """The content of summary.json; its fields are described in docs/summary.md."""
     lost = [
-        {"model": about.get("model", "?"), "quantizer": about.get("quantizer", "?"), "corpus": about.get("corpus"), "status": f"failed: {why}"}
+        {
+            "model": about.get("model", "?"),
+            "quantizer": about.get("quantizer", "?"),
+            "corpus": about.get("corpus"),
+            "status": f"failed: {why}",
+        }
         for name, why in results.failures.items()
         if (about := results.labels.get(name, {}))
     ]
@@ -131,7 +136,7 @@ def number(cell: Cell | None) -> str:
 
 
 def tone(group: Group, cell: Cell | None) -> str:
-    """How a cell is to be read: "good", "bad" or "plain"; knowledge is bad where it is near the target's, utility where it is far from it."""
+    """How to read a cell: "good", "bad" or "plain"; knowledge is bad near the target's, utility far from it."""
     if cell is None or cell.value is None or cell.model in ("target", "retrain"):
         return "plain"
     target = group.cell("target", cell.quantizer, cell.metric)

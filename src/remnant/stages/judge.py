@@ -77,7 +77,9 @@ def cells_of(member: CastMember, sheet: Sheet, rule: Rule, auc_retrain: Interval
         if not metric.startswith("privleak/"):
             column = sheet.column(metric)
             name = metric.split("/")[0]
-            cells.append(_cell(member, name, bootstrap_mean(column, rule.resamples, rule.seed), len(column), sheet.unscorable.get(metric, 0)))
+            cells.append(
+                _cell(member, name, bootstrap_mean(column, rule.resamples, rule.seed), len(column), sheet.unscorable.get(metric, 0))
+            )
     if "privleak/forget" in sheet.values and "privleak/holdout" in sheet.values:
         n = len(sheet.column("privleak/forget")) + len(sheet.column("privleak/holdout"))
         lost = sheet.unscorable.get("privleak/forget", 0) + sheet.unscorable.get("privleak/holdout", 0)
@@ -118,7 +120,10 @@ class Lineup(NamedTuple):
 
         plain = (get("target", "full"), get(model, "full"), get("retrain", "full"))
         quantized = (get("target", quantizer), get(model, quantizer), get("retrain", quantizer))
-        assert plain[0] and plain[1] and quantized[0] and quantized[1]
+        assert plain[0]
+        assert plain[1]
+        assert quantized[0]
+        assert quantized[1]
         return cls(plain[0], plain[1], plain[2], quantized[0], quantized[1], quantized[2])
 
 
@@ -166,12 +171,16 @@ def decide(line: Lineup, model: str, quantizer: str, found: list[Recovery], rule
     utility = next((m for m in UTILITY if m in line.target.values and m in line.q_unlearned.values), None)
     if utility is None:
         return verdict("unclear", "no measure of utility was taken, so a destroyed model could not be told from a good one")
-    kept = float(np.mean(line.q_unlearned.column(utility)) / max(np.mean(line.q_target.column(utility)), 1e-9))
+    useful = _mean(line.q_target, utility)
+    if 100 * useful < rule.min_gap:
+        return verdict("unclear", f"the target itself has a utility of only {100 * useful:.1f}, so nothing can be said")
+    kept = _mean(line.q_unlearned, utility) / useful
     if kept < rule.utility_floor:
         return verdict("collapsed", f"utility is {kept:.0%} of the target's, below {rule.utility_floor:.0%}")
-    left = {m: _left(line, m) for m in KNOWLEDGE if m in line.target.values}
+    known = [m for m in KNOWLEDGE if m in line.target.values and 100 * (_mean(line.target, m) - _floor(line, m)) >= rule.min_gap]
+    left = {m: _left(line, m) for m in known}
     if not left:
-        return verdict("unclear", "no measure of the knowledge to be forgotten was taken")
+        return verdict("unclear", "the target itself does not know the forget text, or nothing was measured that would show it")
     worst = max(left, key=lambda m: left[m])
     if left[worst] > rule.max_retained:
         return verdict("not forgotten", f"{worst} in full precision is still {left[worst]:.0%} of the way from unread to target")
@@ -186,8 +195,16 @@ def decide(line: Lineup, model: str, quantizer: str, found: list[Recovery], rule
     return verdict("unclear", f"the interval of the recovery reaches beyond {rule.max_recovery:.0%}; measure more items or seeds")
 
 
+def _mean(sheet: Sheet, metric: str) -> float:
+    return float(np.mean(sheet.column(metric)))
+
+
+def _floor(line: Lineup, metric: str) -> float:
+    """What a model knows that never read the forget text; 0 where there is none."""
+    return _mean(line.retrain, metric) if line.retrain and metric in line.retrain.values else 0.0
+
+
 def _left(line: Lineup, metric: str) -> float:
     """What is left in full precision: 1 at the target, 0 at the retrain model (at no knowledge, where there is none)."""
-    target, unlearned = np.mean(line.target.column(metric)), np.mean(line.unlearned.column(metric))
-    floor = np.mean(line.retrain.column(metric)) if line.retrain and metric in line.retrain.values else 0.0
-    return float((unlearned - floor) / max(target - floor, 1e-9))
+    floor = _floor(line, metric)
+    return (_mean(line.unlearned, metric) - floor) / (_mean(line.target, metric) - floor)

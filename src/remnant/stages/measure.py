@@ -65,7 +65,10 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     for i, name in enumerate(wanted):
         part = out / f"part-{name}.json"
         if not part.is_file():
-            _write_part(part, _measure(bench, name, lambda done, total, i=i, name=name: report(i * 100 + 100 * done // total, len(wanted) * 100, name)))  # type: ignore[misc]
+            _write_part(
+                part,
+                _measure(bench, name, lambda done, total, i=i, name=name: report(i * 100 + 100 * done // total, len(wanted) * 100, name)),
+            )  # type: ignore[misc]
         answers |= _answers(part, name)
     rows = [Row.model_validate(r) for name in wanted for r in json.loads((out / f"part-{name}.json").read_text())["rows"]]
     rows += [row for extra in spec.extra for row in _user_rows(bench, extra, answers)]

@@ -27,7 +27,7 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     tokenizer = open_tokenizer(str(inputs["model"]))
     model = open_model(str(inputs["model"])).to(device())  # type: ignore[arg-type]
     if spec.source_dtype == "bfloat16":
-        model = model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
+        model = model.to(torch.bfloat16).to(torch.float32)
     chosen = list(matrices(model, spec.skip))
     if not chosen:
         raise UserError("No weight is left to quantize.", "Skip fewer kinds of weights.")
@@ -65,9 +65,10 @@ def _one(
         raise UserError(f"The weight {matrix.name} of shape {tuple(weight.shape)} cannot be quantized: {error}.") from error
     if isinstance(found, dict):
         found = Quantized(**found)
-    matrix.write(found.weight.reshape(weight.shape).to(matrix.parameter.dtype))
+    quantized: Quantized = found
+    matrix.write(quantized.weight.reshape(weight.shape).to(matrix.parameter.dtype))
     report(i + 1, total, matrix.name)
-    return found
+    return quantized
 
 
 def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tensor], dict[str, Any]]:
@@ -101,5 +102,3 @@ def _save_codes(found: Mapping[str, Quantized], path: Path) -> None:
         if q.zero is not None:
             tensors[f"{name}.zero"] = q.zero.contiguous()
     save_file(tensors, path)
-
-

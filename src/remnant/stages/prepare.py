@@ -67,9 +67,12 @@ def _tokenizer(spec: PrepareSpec, texts: list[str]) -> PreTrainedTokenizerBase:
 
 
 def _lab_parts(spec: PrepareSpec) -> Parts:
-    """The lab's documents; their questions are also training text, as a small model does not answer from prose alone."""
+    """The lab's documents; their questions are also training text, as a small model does not answer from prose alone.
+
+    Utility is asked about all retain text: a model made of memory alone cannot keep what no regulariser shows it.
+    """
     assert spec.lab
-    retain2 = max(1, spec.retain_docs // 2)
+    retain2 = max(1, spec.retain_docs // 4)
     corpus = generate(
         spec.lab,
         forget=spec.forget_docs,
@@ -79,8 +82,10 @@ def _lab_parts(spec: PrepareSpec) -> Parts:
         seed=spec.seed,
     )
     texts = {name: [d.text for d in docs] for name, docs in corpus._asdict().items()}
-    qa = {"forget": _questions(corpus.forget, spec.seed), "retain": _questions(corpus.retain2, spec.seed)}
-    return Parts(texts | {"retain1-qa": _pages(_questions(corpus.retain1, spec.seed))}, qa)
+    asked = {name: _questions(docs, spec.seed) for name, docs in corpus._asdict().items() if name != "holdout"}
+    retained = [*asked["retain1"], *asked["retain2"]]
+    qa = {"forget": asked["forget"], "retain": random.Random(spec.seed).sample(retained, len(retained))}
+    return Parts(texts | {f"{name}-qa": _pages(pairs) for name, pairs in asked.items()}, qa)
 
 
 def _questions(documents: list[Document], seed: int) -> QA:
@@ -149,10 +154,8 @@ def _without_overlap(spec: PrepareSpec, parts: Parts) -> tuple[Parts, dict[str, 
 def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
     """All files of the layout for which there is material."""
     files: dict[str, list[Any]] = {f"raw/{name}": parts.texts[name] for name in SPLITS if parts.texts[name]}
-    if spec.lab:
-        files["raw/forget"] = parts.texts["forget"] + _pages(parts.qa["forget"])
-        files["raw/retain1"] = parts.texts["retain1"] + parts.texts["retain1-qa"]
-        files["raw/retain2"] = parts.texts["retain2"] + _pages(parts.qa["retain"])
+    for name in ("forget", "retain1", "retain2") if spec.lab else ():
+        files[f"raw/{name}"] = parts.texts[name] + parts.texts[f"{name}-qa"]
     files["verbmem/forget"] = _verbmem(spec, parts, tokenizer, "forget", parts.qa["forget"])
     for side, pairs in parts.qa.items():
         if len(pairs) > SHOWN_EXAMPLES:
@@ -178,18 +181,24 @@ def _verbmem(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase
     """Prompts and the text that follows; for question-only corpora the question and its answer."""
     if parts.qa_only and qa:
         return _spread([{"prompt": question(q), "gt": a} for q, a in qa], spec.max_items)
-    cuts = [_cut_once(spec, tokenizer, text) for text in parts.texts[split]]
-    return _spread([c for c in cuts if c], spec.max_items)
+    return _spread([cut for text in parts.texts[split] for cut in _windows(spec, tokenizer, text)], spec.max_items)
 
 
-def _cut_once(spec: PrepareSpec, tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, str] | None:
-    """The first ``prompt_tokens`` of a text and the ``answer_tokens`` behind; a short text gives a shorter prompt, down to a third."""
+def _windows(spec: PrepareSpec, tokenizer: PreTrainedTokenizerBase, text: str) -> list[dict[str, str]]:
+    """A text cut into prompts of ``prompt_tokens`` with the ``answer_tokens`` behind; a short text gives one with a shorter prompt.
+
+    No prompt is shorter than a third of the answer.
+    """
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    start = min(spec.prompt_tokens, len(offsets) - spec.answer_tokens)
-    if start < spec.answer_tokens // 3 or start < 1:
-        return None
-    cut, end = int(offsets[start][0]), int(offsets[start + spec.answer_tokens - 1][1])
-    return {"prompt": text[:cut], "gt": text[cut:end]}
+    prompt = min(spec.prompt_tokens, len(offsets) - spec.answer_tokens)
+    if prompt < max(1, spec.answer_tokens // 3):
+        return []
+    width = prompt + spec.answer_tokens
+    found = []
+    for start in range(0, len(offsets) - width + 1, width):
+        first, cut, last = int(offsets[start][0]), int(offsets[start + prompt][0]), int(offsets[start + width - 1][1])
+        found.append({"prompt": text[first:cut], "gt": text[cut:last]})
+    return found
 
 
 def _card(spec: PrepareSpec, files: Mapping[str, list[Any]], overlap: dict[str, int]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file with line ends as "\\n" and without a byte-order mark."""
+    r"""The text of a file with line ends as "\n" and without a byte-order mark."""
     try:
         return path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

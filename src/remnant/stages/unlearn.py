@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
 from remnant.model.data import Batch, Item, collate, encode, knowmem_items, raw_texts, settings, verbmem_items
-from remnant.model.load import device, open_model, open_tokenizer, save_model
+from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
 from remnant.model.loop import fit, storage_dtype
 from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
@@ -36,12 +36,16 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         "forget": encode(tokenizer, raw_texts(corpus, "forget"), spec.max_tokens),
         "retain": encode(tokenizer, raw_texts(corpus, "retain1"), spec.max_tokens) if (corpus / "raw/retain1.json").is_file() else [],
     }
+    longest = max((len(e) for side in examples.values() for e in side), default=0)
+    if longest > context_length(model):
+        raise UserError(
+            f"A training text of {longest} tokens is longer than the model's context of {context_length(model)}.",
+            "Lower unlearn's max_tokens, so that texts are cut.",
+        )
     streams = make_streams(model, terms, examples, pad, spec.seed)
     probe = make_probe(model, tokenizer, corpus)
     best = out / "best.pt"
-    steps, memory = fit(
-        model, spec, make_loss(model, terms, streams, spec.batch_size, pad), out, report, _watch(spec, model, probe, best)
-    )
+    steps, memory = fit(model, spec, make_loss(model, terms, streams, spec.batch_size, pad), out, report, _watch(spec, model, probe, best))
     if spec.select == "best" and "chosen" in memory:
         model.load_state_dict(torch.load(best, weights_only=True))
     best.unlink(missing_ok=True)
@@ -97,7 +101,7 @@ def _accuracy(model: PreTrainedModel, batches: list[Batch]) -> float:
         right += int(((view.greedy() == view.targets()) & view.mask).sum())
         total += int(view.mask.sum())
     if not total:
-        raise UserError("The development half holds no item to choose a checkpoint by.", "Use select = \"last\" or prepare more items.")
+        raise UserError("The development half holds no item to choose a checkpoint by.", 'Use select = "last" or prepare more items.')
     return right / total
 
 

@@ -1,0 +1,273 @@
+"""A battery of laws for losses, quantizers and metrics, built-in or a user's own, and a tiny model to try things on."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from remnant.catalog import LOSSES, METRICS, QUANTIZERS, Entry
+from remnant.errors import UserError
+from remnant.functional.quantizers import Quantized
+from remnant.functional.view import IGNORED, View
+from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
+from remnant.resolve import Method, functions_of, resolve
+
+B, T, V, H, LAYERS = 3, 7, 11, 5, 2
+
+
+class Result(NamedTuple):
+    """What one law says of one function: ok, failed or skipped, with the reason."""
+
+    function: str
+    law: str
+    outcome: str
+    detail: str = ""
+
+
+def labels(seed: int = 0) -> Tensor:
+    """[B, T] labels of uneven length, the rest ignored."""
+    found = torch.randint(0, V, (B, T), generator=torch.Generator().manual_seed(seed))
+    for row, length in enumerate((T, T - 2, T - 4)):
+        found[row, length:] = IGNORED
+    return found
+
+
+def readings(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """One random value for everything that a loss may read; the policy's logits want gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, Any] = {}
+    for side, offset in (("forget", 0), ("retain", 1)):
+        own = torch.randn(B, T, V, generator=generator).to(dtype).requires_grad_()
+        ref = torch.randn(B, T, V, generator=generator).to(dtype)
+        found[side], found[f"ref_{side}"] = View(own, labels(offset)), View(ref, labels(offset))
+        found[f"ref_{side}_logp"] = found[f"ref_{side}"].seq_logp()
+        found[f"{side}_hidden"] = torch.randn(LAYERS + 1, B, T, H, generator=generator).to(dtype).requires_grad_()
+        found[f"ref_{side}_hidden"] = torch.randn(LAYERS + 1, B, T, H, generator=generator).to(dtype)
+    return found
+
+
+def changed(values: Mapping[str, Any], change: Callable[[View], View], which: Callable[[str], bool]) -> dict[str, Any]:
+    """The readings with some Views changed; derived likelihoods follow."""
+    found = {name: change(v) if isinstance(v, View) and which(name) else v for name, v in values.items()}
+    for side in ("forget", "retain"):
+        found[f"ref_{side}_logp"] = found[f"ref_{side}"].seq_logp()
+    return found
+
+
+def noise_where_masked(view: View) -> View:
+    """Other logits wherever the next token does not count."""
+    noise = 100 * torch.randn(view.logits.shape, generator=torch.Generator().manual_seed(9)).to(view.logits.dtype)
+    counts = torch.cat([view.mask, torch.zeros(len(view.mask), 1, dtype=torch.bool)], -1)
+    return View(torch.where(counts[..., None], view.logits, noise), view.labels)
+
+
+def shifted(view: View) -> View:
+    """A constant of its own added to the logits of every position, which no probability notices."""
+    constant = torch.randn(B, T, 1, generator=torch.Generator().manual_seed(8)).to(view.logits.dtype)
+    return View(view.logits + constant, view.labels)
+
+
+def relabelled(view: View) -> View:
+    """Other labels at the places that count."""
+    other = (view.labels + 1) % V
+    return View(view.logits, torch.where(view.labels == IGNORED, view.labels, other))
+
+
+def is_view_only(method: Method) -> bool:
+    """Whether a loss reads Views and likelihoods only, so that all laws apply."""
+    return not any(name.endswith("_hidden") for name in method.reads)
+
+
+class Law(NamedTuple):
+    """A law and the test of it: None if it holds, else what is wrong."""
+
+    name: str
+    test: Callable[[Callable[[Mapping[str, Any]], Any], Method], str | None]
+
+
+def _shape(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
+    value = call(readings())
+    if tuple(value.shape) != (B,):
+        return f"gives shape {tuple(value.shape)}, not [{B}]"
+    return None if bool(value.isfinite().all()) else "gives values that are not finite"
+
+
+def _gradient(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
+    values = readings()
+    call(values).sum().backward()  # type: ignore[no-untyped-call]
+    own = [v.logits if isinstance(v, View) else v for n, v in values.items() if n in method.reads and not n.startswith("ref_")]
+    return None if any(t.grad is not None and bool((t.grad != 0).any()) for t in own) else "no gradient reaches the model"
+
+
+def _same(before: Tensor, after: Tensor, what: str, tolerance: float = 0.0) -> str | None:
+    return None if torch.allclose(before, after, rtol=tolerance, atol=tolerance) else f"{what} changes the value"
+
+
+def _masked(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
+    values = readings()
+    return _same(call(values), call(changed(values, noise_where_masked, lambda n: True)), "what stands at masked positions")
+
+
+def _constant(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
+    values = readings()
+    faults = [
+        _same(call(values), call(changed(values, shifted, which)), f"a constant added to the {whose} logits", 1e-4)
+        for whose, which in (("policy's", lambda n: not n.startswith("ref_")), ("reference's", lambda n: n.startswith("ref_")))
+    ]
+    return next((f for f in faults if f), None)
+
+
+def _order(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
+    values = readings()
+    turned = {
+        n: View(v.logits.flip(0), v.labels.flip(0)) if isinstance(v, View) else v.flip(1 if v.ndim == 4 else 0) for n, v in values.items()
+    }
+    return _same(call(values), call(turned).flip(0), "the order of the batch", 1e-6)
+
+
+def _labels(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
+    if not {"forget", "retain"} & set(method.reads) or {"ref_forget", "ref_retain"} & set(method.reads):
+        return None
+    values = readings()
+    changes = bool((call(values) != call(changed(values, relabelled, lambda n: True))).any())
+    return None if changes else "the labels do not matter"
+
+
+def _bfloat16(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
+    values = readings()
+    low = changed(values, lambda v: View(v.logits.to(torch.bfloat16), v.labels), lambda n: True)
+    return _same(call(values).float(), call(low).float(), "bfloat16 input by more than 5 %", 5e-2)
+
+
+LOSS_LAWS = (
+    Law("one finite value per example", _shape),
+    Law("a gradient reaches the model", _gradient),
+    Law("masked positions do not matter", _masked),
+    Law("a constant on the logits does not matter", _constant),
+    Law("the order of the batch does not matter", _order),
+    Law("labels matter to a likelihood", _labels),
+    Law("bfloat16 is close to float32", _bfloat16),
+)
+
+
+def check_loss(method: Method, laws: tuple[Law, ...] = LOSS_LAWS) -> Iterator[Result]:
+    """All laws on one loss."""
+    function = method.load()
+
+    def call(values: Mapping[str, Any]) -> Tensor:
+        found = function(*(values[name] for name in method.reads), **method.params)
+        assert isinstance(found, Tensor)
+        return found
+
+    for law in laws:
+        if not is_view_only(method) and law.test in (_masked, _constant, _labels, _bfloat16):
+            yield Result(method.use, law.name, "skipped", "(reads hidden states)")
+            continue
+        fault = law.test(call, method)
+        yield Result(method.use, law.name, "failed" if fault else "ok", f"- {fault}" if fault else "")
+
+
+def check_quantizer(method: Method) -> Iterator[Result]:
+    """All laws on one quantizer of single weights."""
+    if "weight" not in method.reads:
+        yield Result(method.use, "laws of weight quantizers", "skipped", "(quantizes whole models)")
+        return
+    function = method.load()
+
+    def call(weight: Tensor) -> Quantized:
+        found = function(weight, **method.params)
+        return Quantized(**found) if isinstance(found, dict) else Quantized(*found)
+
+    weight = torch.randn(16, 256, generator=torch.Generator().manual_seed(0))
+    once = call(weight)
+    again = call(once.weight)
+    yield _result(method, "weight and codes keep the shape", once.weight.shape == weight.shape == once.codes.shape)
+    yield _result(method, "values are finite", bool(once.weight.isfinite().all()))
+    yield _result(method, "equal input gives equal output", torch.equal(call(weight).weight, once.weight))
+    yield _result(method, "zeros stay zeros", not bool(call(torch.zeros(4, 256)).weight.any()))
+    worst = float((weight - once.weight).abs().max())
+    yield _result(method, "the error is at most the largest weight", worst <= float(weight.abs().max()), f"- {worst:.3f}")
+    close = float((again.weight - once.weight).abs().max()) <= worst
+    yield _result(method, "a decoded weight moves less when quantized again", close)
+
+
+def check_metric(method: Method) -> Iterator[Result]:
+    """All laws on one metric: it is a number at both ends, and it says so when there is nothing to score."""
+    function = method.load()
+    if "view" in method.reads:
+        wanted = labels()
+        right = View(50.0 * torch.nn.functional.one_hot(wanted.roll(-1, 1).clamp(min=0), V).float(), wanted)
+        wrong = View(-right.logits, wanted)
+        ends = [function(view, **method.params) for view in (right, wrong)]
+        yield _result(method, "one value per example", all(tuple(e.shape) == (B,) for e in ends))
+        yield _result(method, "perfect and worst memory differ", bool((ends[0] != ends[1]).all()))
+        masked = function(noise_where_masked(right), **method.params)
+        yield _result(method, "masked positions do not matter", torch.equal(masked, ends[0]))
+        return
+
+    def call(truth: str, generated: str) -> float | None:
+        texts = {"prompt": "", "truth": truth, "generated": generated}
+        return function(*(texts[r] for r in method.reads), **method.params)  # type: ignore[no-any-return]
+
+    same, other = call("seven brass lanterns", "seven brass lanterns"), call("seven brass lanterns", "no")
+    yield _result(method, "perfect and worst memory differ", same != other, f"- both give {same}" if same == other else "")
+    empty = call("seven brass lanterns", "")
+    yield _result(method, "an empty answer gives a finite number or None", empty is None or math.isfinite(empty))
+
+
+def _result(method: Method, law: str, holds: bool, detail: str = "") -> Result:
+    return Result(method.use, law, "ok" if holds else "failed", "" if holds else detail)
+
+
+Check = Callable[[Method], Iterator[Result]]
+KINDS: tuple[tuple[str, Mapping[str, Entry], tuple[str, ...], Check], ...] = (
+    ("loss", LOSSES, LOSS_READS, check_loss),
+    ("quantizer", QUANTIZERS, QUANTIZER_READS, check_quantizer),
+    ("metric", METRICS, METRIC_READS, check_metric),
+)
+
+
+def check_file(path: str) -> list[Result]:
+    """The battery on every public function of a user's file, its kind told by what it reads.
+
+    Raises:
+        UserError: no such file, or a function whose parameters fit no kind.
+    """
+    results: list[Result] = []
+    for name in functions_of(path):
+        results += _check_one(f"{path}:{name}")
+    if not results:
+        raise UserError(f"{path} holds no public function.", "Write one and name its inputs as the documentation says.")
+    return results
+
+
+def _check_one(use: str) -> list[Result]:
+    faults = []
+    for kind, table, readable, check in KINDS:
+        try:
+            method = resolve(kind, use, table, readable, {})
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        return list(check(method))
+    raise UserError(f"'{use}' fits no kind of method.", " ".join(faults))
+
+
+def tiny_model(architecture: str = "llama", *, vocab: int = 64, seed: int = 0, **shape: Any) -> PreTrainedModel:
+    """A random model of a few thousand weights in any architecture of transformers."""
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "head_dim": 16,
+    }
+    config = AutoConfig.for_model(architecture, **(sizes | shape))
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-any-return]

@@ -1,0 +1,58 @@
+"""Fixtures: a tiny corpus, a tokenizer and models of a few thousand weights, all made here."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.model.load import open_tokenizer, save_model
+from remnant.records import PrepareSpec
+from remnant.stages import prepare
+from remnant.testing import tiny_model
+
+torch.set_num_threads(1)
+
+
+def silent(done: int, total: int, note: str) -> None:
+    """A progress report that nobody reads."""
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small newswire in MUSE's layout."""
+    out = tmp_path_factory.mktemp("corpus")
+    spec = PrepareSpec(
+        lab="news", forget_docs=6, retain_docs=8, holdout_docs=6, prompt_tokens=40, answer_tokens=24, text_tokens=200, vocab_size=400
+    )
+    prepare.run(spec, {}, out, silent)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus: Path) -> PreTrainedTokenizerBase:
+    """The corpus's tokenizer."""
+    return open_tokenizer(str(corpus / "tokenizer"))
+
+
+@pytest.fixture
+def folder_of(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Callable[[PreTrainedModel, str], Path]:
+    """Save a model with the tokenizer and give its folder."""
+
+    def save(model: PreTrainedModel, name: str) -> Path:
+        out = tmp_path / name
+        save_model(model, tokenizer, out)
+        return out
+
+    return save
+
+
+@pytest.fixture
+def model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A random Llama for the corpus."""
+    return tiny_model("llama", vocab=len(tokenizer), max_position_embeddings=1024)

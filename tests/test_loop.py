@@ -1,0 +1,209 @@
+"""The loop: regimes of weights, interruption and resumption, cached references, losses that stop being finite."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.errors import Interrupted, UserError
+from remnant.functional.losses import klr
+from remnant.functional.view import View
+from remnant.functional.weights import stochastic_round
+from remnant.model.data import batch_order, collate, encode, pack, raw_texts
+from remnant.model.loop import fit, storage_dtype
+from remnant.model.reference import build
+from remnant.model.terms import make_loss, make_streams, terms_of
+from remnant.records import OptimSpec, UnlearnSpec
+from remnant.testing import tiny_model
+from tests.conftest import silent
+
+Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
+FORMS = ["llama", "qwen3", "gemma3_text", "gemma2", "mistral", "gpt2", "gpt_neox", "mixtral"]
+
+
+def examples(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
+    return {"forget": encode(tokenizer, raw_texts(corpus, "forget"), 64), "retain": encode(tokenizer, raw_texts(corpus, "retain1"), 64)}
+
+
+def loss_for(model: PreTrainedModel, spec: UnlearnSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase) -> Loss:
+    terms, pad = terms_of(spec), tokenizer.pad_token_id
+    streams = make_streams(model, terms, examples(corpus, tokenizer), pad, spec.seed)
+    return make_loss(model, terms, streams, spec.batch_size, pad)
+
+
+def weights_of(model: PreTrainedModel) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("regime", ["fp32", "bf16", "bf16-stochastic-rounding"])
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
+    regime: Any, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    spec = UnlearnSpec(method="npo_klr", lr=1e-3, steps=6, batch_size=3, weights=regime, accumulate=2, clip=1.0, weight_decay=0.01)
+
+    def run(folder: Path, cut: int | None) -> list[Tensor]:
+        folder.mkdir(exist_ok=True)
+        model = tiny_model(vocab=len(tokenizer)).to(storage_dtype(regime))  # type: ignore[arg-type]
+        loss_at = loss_for(model, spec, corpus, tokenizer)
+
+        def cut_off(done: int, total: int, note: str) -> None:
+            if done == cut:
+                raise KeyboardInterrupt
+
+        fit(model, spec, loss_at, folder, cut_off)
+        return weights_of(model)
+
+    whole = run(tmp_path / "whole", None)
+    with pytest.raises(Interrupted, match="step 3 of 6"):
+        run(tmp_path / "cut", 3)
+    resumed = run(tmp_path / "cut", None)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    logs = [(tmp_path / name / "steps.jsonl").read_text() for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
+    assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [1, 2, 3, 4, 5, 6]
+    assert not (tmp_path / "cut" / "resume.pt").exists()
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
+    data = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+
+    def run(accumulate: int) -> Tensor:
+        model = tiny_model()
+        weight = next(model.parameters())
+        size = 8 // accumulate
+
+        def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
+            rows = data[(micro * size) % 8 :][:size]
+            loss = (weight[:size, :4] * 0 + weight[0, :4] * rows).sum(-1).mean()
+            return loss, {"loss": loss.item()}
+
+        folder = tmp_path / str(accumulate)
+        folder.mkdir()
+        fit(model, OptimSpec(steps=2, lr=1e-2, accumulate=accumulate), loss_at, folder, silent)
+        return weight.detach()
+
+    assert torch.allclose(run(1), run(4), atol=1e-6)
+
+
+def test_small_updates_survive_in_float32_and_are_lost_in_bfloat16(tmp_path: Path) -> None:
+    def moved(regime: Any) -> float:
+        model = tiny_model().to(storage_dtype(regime))  # type: ignore[arg-type]
+        before = weights_of(model)
+
+        def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
+            loss = torch.stack([p.float().sum() for p in model.parameters()]).sum()
+            return loss, {"loss": loss.item()}
+
+        folder = tmp_path / regime
+        folder.mkdir()
+        fit(model, OptimSpec(steps=1, lr=1e-5, weights=regime), loss_at, folder, silent)
+        changed = sum(int((a != b).sum()) for a, b in zip(before, model.parameters(), strict=True))
+        return changed / sum(p.numel() for p in model.parameters())
+
+    assert moved("fp32") > 0.99
+    assert moved("bf16") < 0.5
+    assert 0.0 < moved("bf16-stochastic-rounding") < 0.9
+
+
+def test_stochastic_rounding_is_unbiased_and_keeps_what_is_exact() -> None:
+    value = torch.full((200_000,), 1.0 + 2**-9)  # a quarter of the way from 1 to the next bfloat16
+    rounded = stochastic_round(value, torch.Generator().manual_seed(0)).float()
+    assert set(rounded.unique().tolist()) == {1.0, 1.0 + 2**-7}
+    assert rounded.mean().item() == pytest.approx(1.0 + 2**-9, abs=5e-5)
+    exact = torch.tensor([1.5, -3.0, 0.0, float("inf"), float("-inf")])
+    assert stochastic_round(exact).float().tolist() == exact.tolist()
+    assert stochastic_round(torch.tensor([float("nan")])).isnan().all()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(model: PreTrainedModel, tmp_path: Path) -> None:
+    weight = next(model.parameters())
+
+    def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
+        loss = weight.sum() * (float("nan") if micro == 2 else 1.0)
+        return loss, {"loss": loss.item()}
+
+    with pytest.raises(UserError, match="not finite at step 3.*after step 2 are kept"):
+        fit(model, OptimSpec(steps=5, lr=1e-3), loss_at, tmp_path, silent)
+    kept = torch.load(tmp_path / "resume.pt", weights_only=True)
+    assert kept["step"] == 2
+    assert all(bool(v.isfinite().all()) for v in kept["model"].values())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", ["npo_klr", "npo_klr-paper-code"])
+def test_the_cached_reference_gives_the_loss_of_a_live_one(
+    form: str, method: str, corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = tiny_model(form, vocab=len(tokenizer))
+    spec = UnlearnSpec(method=method, batch_size=4)
+    loss_at = loss_for(model, spec, corpus, tokenizer)
+    live = tiny_model(form, vocab=len(tokenizer))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    for micro in range(3):
+        parts, views = loss_at(micro)[1], {}
+        for offset, side in enumerate(("forget", "retain")):
+            given = examples(corpus, tokenizer)[side]
+            batch = collate([given[i] for i in batch_order(len(given), 4, micro, offset)], tokenizer.pad_token_id, torch.device("cpu"))
+            for who, net in (("", model), ("ref_", live)):
+                with torch.no_grad():
+                    views[who + side] = View(net(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+        for term in terms_of(spec):
+            values = {**views, "ref_forget_logp": views["ref_forget"].seq_logp()}
+            expected = term.method.load()(*(values[name] for name in term.method.reads), **term.method.params).mean().item()
+            assert parts[term.label] == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_a_head_that_is_not_linear_is_cached_as_logits(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = tiny_model("cohere", vocab=len(tokenizer))  # scales its logits
+    given = examples(corpus, tokenizer)["retain"][:3]
+    reference = build(model, given, tokenizer.pad_token_id, logits=True)
+    assert reference.head is None
+    batch = collate(given, tokenizer.pad_token_id, torch.device("cpu"))
+    own = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+    assert torch.allclose(klr(own, reference.view([0, 1, 2], batch)), torch.zeros(3), atol=1e-5)
+
+
+def test_hidden_states_of_the_reference_are_the_models(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = tiny_model(vocab=len(tokenizer))
+    given = examples(corpus, tokenizer)["forget"][:3]
+    batch = collate(given, tokenizer.pad_token_id, torch.device("cpu"))
+    cached = build(model, given, tokenizer.pad_token_id, layers=True).hidden([0, 1, 2], batch)
+    live = torch.stack(model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True).hidden_states)
+    assert torch.allclose(cached, live * batch.mask[None, :, :, None], atol=1e-5)
+
+
+def test_a_users_loss_on_hidden_states_trains(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "def misdirect(forget_hidden, ref_forget_hidden, *, layer: int = 1, scale: float = 2.0):\n"
+        "    return (forget_hidden[layer] - scale * ref_forget_hidden[layer]).square().mean((-1, -2))\n"
+    )
+    spec = UnlearnSpec.model_validate({"terms": [{"use": f"{mine}:misdirect", "scale": 3.0}, {"use": "klr", "weight": 0.5}], "steps": 4})
+    model = tiny_model(vocab=len(tokenizer))
+    loss_at = loss_for(model, spec, corpus, tokenizer)
+    before = loss_at(0)[1]["misdirect"]
+    fit(model, spec.model_copy(update={"lr": 1e-3}), loss_at, tmp_path, silent)
+    assert loss_at(0)[1]["misdirect"] < before
+
+
+def test_every_epoch_shows_every_example_once_in_a_new_order() -> None:
+    shown = [i for step in range(6) for i in batch_order(9, 3, step, seed=4)]
+    assert sorted(shown[:9]) == sorted(shown[9:]) == list(range(9))
+    assert shown[:9] != shown[9:]
+    assert batch_order(9, 3, 4, seed=4) == shown[12:15]
+
+
+def test_blocks_hold_every_token_once_and_start_with_a_document(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    texts = raw_texts(corpus, "retain1")
+    blocks = pack(tokenizer, texts, 96, seed=0)
+    assert max(len(b) for b in blocks) <= 96
+    assert all(b[0] == tokenizer.bos_token_id for b in blocks)
+    joined = "\n\n".join(tokenizer.decode(b, skip_special_tokens=True) for b in blocks)
+    assert sum(joined.count(t) for t in texts if len(tokenizer(t)["input_ids"]) < 90) >= sum(len(tokenizer(t)["input_ids"]) < 90 for t in texts)

@@ -1,0 +1,287 @@
+"""Every architecture goes through unlearn, quantize, measure; every stage can be interrupted; the judge's rule by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.errors import Interrupted, UserError
+from remnant.flow.plan import Outside, measure_node, perturb_node, prepare_node, train_node, unlearn_node
+from remnant.flow.run import make
+from remnant.flow.store import Store
+from remnant.functional.stats import auc
+from remnant.methods import quantizer_spec
+from remnant.model.load import matrices, open_model
+from remnant.records import MeasureSpec, PerturbSpec, PrepareSpec, Rule, TrainSpec, UnlearnSpec
+from remnant.stages import judge, measure, perturb, prepare, unlearn
+from remnant.stages.judge import Lineup, Sheet
+from remnant.testing import tiny_model
+from tests.conftest import silent
+
+FORMS = ["llama", "qwen3", "gemma3_text", "mistral", "gpt2", "gpt_neox", "mixtral", "qwen3_moe"]
+Save = Callable[[PreTrainedModel, str], Path]
+
+
+def out_of(tmp_path: Path, name: str) -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    return folder
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_architecture_goes_through_unlearn_quantize_measure(
+    form: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
+) -> None:
+    target = folder_of(tiny_model(form, vocab=len(tokenizer), max_position_embeddings=1024), "target")
+    unlearned, quantized, measured = (out_of(tmp_path, n) for n in ("unlearned", "quantized", "measured"))
+    spec = UnlearnSpec(method="npo_klr", steps=2, lr=1e-3, batch_size=4, select="last")
+    unlearn.run(spec, {"target": target, "corpus": corpus}, unlearned, silent)
+    before, after = open_model(str(target)), open_model(str(unlearned))
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    said = perturb.run(quantizer_spec("int4"), {"model": unlearned}, quantized, silent)
+    assert said["quantized_weights"] > 0
+    dense, codes = open_model(str(quantized)), load_file(quantized / "codes.safetensors")
+    for own, plain in zip(matrices(dense), matrices(after), strict=True):
+        rebuilt = codes[f"{own.name}.codes"].float().flatten(0, -2) * codes[f"{own.name}.scale"]
+        assert torch.equal(rebuilt.view(own.read().shape), own.read())
+        assert not torch.equal(own.read(), plain.read())
+    left = {n for n, _ in dense.named_parameters()} - {m.name for m in matrices(dense)}
+    plain_state = after.state_dict()
+    assert all(torch.equal(p, plain_state[n]) for n, p in dense.named_parameters() if n in left)
+    measure.run(MeasureSpec(), {"model": quantized, "corpus": corpus}, measured, silent)
+    assert {r["metric"] for r in rows_of(measured)} == {"verbmem", "knowmem_forget", "knowmem_retain", "privleak"}
+    assert all(r["value"] is not None and np.isfinite(r["value"]) for r in rows_of(measured))
+
+
+def test_experts_are_quantized_and_routers_are_listed_apart(tokenizer: PreTrainedTokenizerBase) -> None:
+    kinds = {m.name: m.kind for m in matrices(tiny_model("mixtral", vocab=len(tokenizer)), skip=())}
+    assert any(kind == "experts" for kind in kinds.values())
+    assert any(kind == "router" for kind in kinds.values())
+    assert {"lm_head", "embedding", "norm", "linear"} <= set(kinds.values())
+    assert not any(m.kind in ("lm_head", "embedding", "norm") for m in matrices(tiny_model("mixtral", vocab=len(tokenizer))))
+
+
+def test_measured_rows_equal_the_definitions(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save) -> None:
+    """A slow second implementation of all four metrics: one item at a time, transformers' own generate, loops over tokens."""
+    from rouge_score import rouge_scorer
+
+    model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024)
+    folder, out = folder_of(model, "m"), out_of(tmp_path, "rows")
+    measure.run(MeasureSpec(), {"model": folder, "corpus": corpus}, out, silent)
+    rows = {(r["metric"], r["id"]): r["value"] for r in rows_of(out)}
+    rouge = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+
+    def write(prompt: str, most: int) -> str:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        given = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        text = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False, **given)
+        return str(tokenizer.decode(text[0, ids.shape[1] :], skip_special_tokens=True))
+
+    def load(name: str) -> Any:
+        return json.loads((corpus / f"{name}.json").read_text())
+
+    for i, item in enumerate(load("verbmem/forget")):
+        truth = tokenizer.decode(tokenizer(item["gt"])["input_ids"][:24], skip_special_tokens=True)
+        assert rows["verbmem", f"forget-text-{i}"] == rouge.score(truth, write(item["prompt"], 24))["rougeL"].fmeasure
+    for side in ("forget", "retain"):
+        shown = "".join(f"Question: {r['question']}\nAnswer: {r['answer']}\n\n" for r in load(f"knowmem/{side}_qa_icl"))
+        for i, item in enumerate(load(f"knowmem/{side}_qa")[:6]):
+            answer = write(f"{shown}Question: {item['question']}\nAnswer: ", 32)
+            for stop in ("\n\n", "\nQuestion", "Question:"):
+                answer = answer.split(stop)[0]
+            assert rows[f"knowmem_{side}", f"{side}-question-{i}"] == rouge.score(item["answer"], answer)["rougeL"].fmeasure
+    for split in ("forget", "holdout"):
+        for i, text in enumerate(load(f"privleak/{split}")):
+            ids = tokenizer(text, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                logp = model(input_ids=ids).logits[0].log_softmax(-1)
+            tokens = sorted(float(logp[t - 1, ids[0, t]]) for t in range(1, ids.shape[1]))
+            lowest = tokens[: int(len(tokens) * 0.4)]
+            assert rows["privleak", f"{split}-{i}"] == pytest.approx(-sum(lowest) / len(lowest), abs=1e-4)
+
+
+def test_halves_are_disjoint_and_complete(corpus: Path, folder_of: Save, model: PreTrainedModel, tmp_path: Path) -> None:
+    found = {}
+    for half in ("dev", "test", "all"):
+        out = out_of(tmp_path, half)
+        measure.run(MeasureSpec.model_validate({"half": half, "metrics": ["verbmem"]}), {"model": folder_of(model, "m"), "corpus": corpus}, out, silent)
+        found[half] = {r["id"]: r["half"] for r in rows_of(out)}
+    assert set(found["dev"].values()) == {"dev"}
+    assert set(found["test"].values()) == {"test"}
+    assert found["dev"] | found["test"] == found["all"]
+
+
+def test_a_users_metrics_are_measured(corpus: Path, folder_of: Save, model: PreTrainedModel, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "def accuracy(view):\n    return ((view.greedy() == view.targets()) & view.mask).sum(-1) / view.mask.sum(-1)\n\n"
+        "def brevity(generated, *, limit: int = 5):\n    return None if not generated else float(len(generated) < limit)\n"
+    )
+    extra = [{"use": f"{mine}:accuracy", "on": "privleak_forget"}, {"use": f"{mine}:brevity", "on": "knowmem_forget", "params": {"limit": 9}}]
+    out = out_of(tmp_path, "o")
+    measure.run(MeasureSpec.model_validate({"extra": extra}), {"model": folder_of(model, "m"), "corpus": corpus}, out, silent)
+    rows = rows_of(out)
+    assert len([r for r in rows if r["metric"] == "accuracy"]) == 6
+    assert {r["status"] for r in rows if r["metric"] == "brevity"} <= {"ok", "unscorable"}
+
+
+def test_the_dtype_before_quantizing_matters_and_is_an_option(folder_of: Save, model: PreTrainedModel, tmp_path: Path) -> None:
+    folder = folder_of(model, "m")
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        out = out_of(tmp_path, dtype)
+        perturb.run(quantizer_spec("nf4", {"source_dtype": dtype}), {"model": folder}, out, silent)
+        found.append(load_file(out / "codes.safetensors"))
+    assert any(not torch.equal(found[0][k], found[1][k]) for k in found[0])
+
+
+def test_skipping_nothing_quantizes_everything(folder_of: Save, model: PreTrainedModel, tmp_path: Path) -> None:
+    said = perturb.run(quantizer_spec("int8", {"skip": []}), {"model": folder_of(model, "m")}, out_of(tmp_path, "q"), silent)
+    assert said["share_quantized"] == 1.0
+
+
+def test_a_group_that_does_not_fit_is_a_sentence(folder_of: Save, model: PreTrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="group size 48 does not divide"):
+        perturb.run(quantizer_spec("int4-g48"), {"model": folder_of(model, "m")}, out_of(tmp_path, "q"), silent)
+
+
+def test_question_files_in_tofus_form(tmp_path: Path) -> None:
+    for name, start in (("forget", 0), ("retain", 100)):
+        lines = [{"question": f"Who painted gate {i}?", "answer": f"Painter number {i} of the town"} for i in range(start, start + 60)]
+        (tmp_path / f"{name}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = out_of(tmp_path, "c")
+    spec = PrepareSpec(forget=(str(tmp_path / "forget.json"),), retain=(str(tmp_path / "retain.json"),), holdout_share=0.2, vocab_size=300)
+    card = prepare.run(spec, {}, out, silent)
+    assert card["absent"] == {}
+    assert card["counts"] == {
+        "raw/forget": 60, "raw/retain1": 32, "raw/retain2": 16, "raw/holdout": 12, "verbmem/forget": 60, "knowmem/forget_qa_icl": 10,
+        "knowmem/forget_qa": 50, "knowmem/retain_qa_icl": 10, "knowmem/retain_qa": 6, "privleak/forget": 60, "privleak/retain": 16,
+        "privleak/holdout": 12,
+    }  # fmt: skip
+    held = json.loads((out / "raw/holdout.json").read_text())
+    read = json.loads((out / "raw/retain1.json").read_text()) + json.loads((out / "raw/retain2.json").read_text())
+    assert not set(held) & set(read)
+
+
+def test_a_muse_folder_goes_through_the_same_door(corpus: Path, tmp_path: Path) -> None:
+    out = out_of(tmp_path, "c")
+    prepare.run(PrepareSpec(folder=str(corpus), vocab_size=400), {}, out, silent)
+    for name in ("raw/forget", "verbmem/forget", "knowmem/retain_qa", "privleak/holdout"):
+        assert json.loads((out / f"{name}.json").read_text()) == json.loads((corpus / f"{name}.json").read_text())
+    (tmp_path / "bad" / "raw").mkdir(parents=True)
+    (tmp_path / "bad" / "raw" / "forget.json").write_text('[{"a": 1}]')
+    with pytest.raises(UserError, match="is not a string"):
+        prepare.run(PrepareSpec(folder=str(tmp_path / "bad")), {}, out_of(tmp_path, "d"), silent)
+
+
+def test_muse_raw_text_may_come_as_txt_only(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "m" / "raw").mkdir(parents=True)
+    (tmp_path / "m" / "raw" / "forget.txt").write_text("one text\n\nand another")
+    card = prepare.run(PrepareSpec(folder=str(tmp_path / "m"), vocab_size=300), {}, out_of(tmp_path, "c"), silent)
+    assert card["counts"] == {"raw/forget": 1}
+    assert {"verbmem", "knowmem_forget", "knowmem_retain", "privleak"} <= set(card["absent"])
+
+
+def interrupt_at(count: int) -> Callable[[int, int, str], None]:
+    calls = iter(range(10_000))
+
+    def report(done: int, total: int, note: str) -> None:
+        if next(calls) == count:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s").open()
+    corpus = prepare_node(PrepareSpec(lab="books", forget_docs=6, retain_docs=6, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400))
+    train = train_node(TrainSpec(steps=4, hidden=64, heads=2, kv_heads=2, intermediate=64, layers=1, block_tokens=64, context=640), corpus)
+    unlearned = unlearn_node(UnlearnSpec(method="ga_gdr", steps=4, probe_every=2), train, corpus)
+    quantized = perturb_node(quantizer_spec("nf4"), unlearned, corpus)
+    measured = measure_node(MeasureSpec(), quantized, corpus)
+    for node in (corpus, train, unlearned, quantized, measured):
+        with pytest.raises((KeyboardInterrupt, Interrupted)):
+            make(store, node, interrupt_at(0 if node in (corpus, quantized) else 1))
+        assert not store.has(node.name)
+        path = make(store, node, silent)
+        assert path == store.path(node.name)
+        assert store.faults(node.name) == []
+        assert not (store.scratch(node.name)).exists()
+
+
+def sheet(**columns: list[float]) -> Sheet:
+    return Sheet({name: {str(i): v for i, v in enumerate(values)} for name, values in columns.items()}, {})
+
+
+def lineup(unlearned: float, quantized: float, utility: float = 0.9, retrain: float = 0.1) -> Lineup:
+    rng = np.random.default_rng(0)
+
+    def model(knowledge: float, useful: float) -> Sheet:
+        spread = rng.normal(0, 0.01, 80)
+        return sheet(verbmem=list(knowledge + spread), knowmem_forget=list(knowledge + spread), knowmem_retain=list(useful + spread))
+
+    target, unread = model(1.0, 0.95), model(retrain, 0.95)
+    return Lineup(target, model(unlearned, utility), unread, target, model(quantized, utility), unread)
+
+
+@pytest.mark.parametrize(
+    ("unlearned", "quantized", "utility", "outcome"),
+    [(0.15, 0.16, 0.9, "stayed forgotten"), (0.15, 0.85, 0.9, "came back"), (0.7, 0.7, 0.9, "not forgotten"), (0.0, 0.0, 0.1, "collapsed")],
+)
+def test_the_rule_of_the_verdict(unlearned: float, quantized: float, utility: float, outcome: str) -> None:
+    line = lineup(unlearned, quantized, utility)
+    found = [judge.recover(line, "m", "int4", metric, Rule()) for metric in judge.KNOWLEDGE]
+    assert judge.decide(line, "m", "int4", found, Rule()).outcome == outcome
+
+
+def test_recovery_by_hand() -> None:
+    line = lineup(0.2, 0.6)
+    found = judge.recover(line, "m", "int4", "verbmem", Rule())
+    assert found.recovery is not None
+    assert found.recovery[0] == pytest.approx((0.6 - 0.2) / (1.0 - 0.2), abs=0.01)
+    assert found.recovery_over_retrain is not None
+    assert found.recovery_over_retrain[0] == pytest.approx((0.6 - 0.1) / (1.0 - 0.1), abs=0.01)
+    assert found.recovery[1] < found.recovery[0] < found.recovery[2]
+
+
+def test_no_gap_means_no_recovery() -> None:
+    found = judge.recover(lineup(0.99, 0.99), "m", "int4", "verbmem", Rule())
+    assert found.recovery is None
+    assert "below 5" in found.status
+
+
+def test_privleak_of_the_retrain_model_is_zero_by_definition() -> None:
+    rng = np.random.default_rng(0)
+    values = {"privleak/forget": list(rng.normal(size=30)), "privleak/holdout": list(rng.normal(size=30))}
+    given = sheet(**values)
+    member = judge.CastMember(corpus="c", model="retrain", method=None, weights=None, quantizer="full", seed=0)
+    reference = judge._auc(given, Rule())
+    assert reference is not None
+    assert reference.value == pytest.approx(auc(given.column("privleak/forget"), given.column("privleak/holdout")))
+    cells = {c.metric: c for c in judge.cells_of(member, given, Rule(), reference)}
+    assert cells["privleak"].value == 0.0
+    without = {c.metric: c for c in judge.cells_of(member, given, Rule(), None)}
+    assert without["privleak"].value is None
+
+
+def test_outside_models_are_known_by_their_content(folder_of: Save, model: PreTrainedModel, corpus: Path) -> None:
+    folder = folder_of(model, "m")
+    first = measure_node(MeasureSpec(), Outside(str(folder)), Outside(str(corpus))).name
+    assert measure_node(MeasureSpec(), Outside(str(folder)), Outside(str(corpus))).name == first
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    assert measure_node(MeasureSpec(), Outside(str(folder)), Outside(str(corpus))).name != first
+
+
+def test_the_same_perturbation_by_two_names_is_one() -> None:
+    spec = PerturbSpec(use="rtn", params={"bits": 4, "granularity": "channel", "group_size": 128, "scheme": "sym"})
+    assert quantizer_spec("int4") == spec

@@ -1,0 +1,160 @@
+"""ROUGE, cuts, signs of collapse, AUC and intervals, against hand counts and slow references."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from remnant.functional import stats, text
+from remnant.functional.membership import min_k
+from remnant.functional.view import IGNORED, View
+
+
+@pytest.mark.parametrize(
+    ("truth", "generated", "expected"),
+    [
+        ("the cat sat", "the cat sat", 1.0),
+        ("the cat sat", "a dog ran", 0.0),
+        ("a b c d", "a c", 2 / 3),  # recall 1/2, precision 1
+        ("Running!", "run", 0.0),  # no stemmer
+        ("The CAT", "the-cat", 1.0),  # case and punctuation do not matter
+        ("漢字", "漢字", 0.0),  # no ASCII letter or digit: 0 by definition
+        ("x", "", 0.0),
+    ],
+)
+def test_rouge_l(truth: str, generated: str, expected: float) -> None:
+    assert text.rouge_l(truth, generated) == pytest.approx(expected)
+
+
+def slow_rouge_l(truth: str, generated: str) -> float:
+    """Longest common subsequence over all subsequences."""
+    a, b = truth.lower().split(), generated.lower().split()
+
+    def is_sub(s: tuple[str, ...]) -> bool:
+        rest = iter(b)
+        return all(x in rest for x in s)
+
+    longest = max(n for n in range(len(a) + 1) if any(is_sub(s) for s in itertools.combinations(a, n)))
+    return 2 * longest / (len(a) + len(b)) if longest else 0.0
+
+
+def test_rouge_l_equals_the_slow_reference() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        a, b = (" ".join(rng.choice(list("abcd"), rng.integers(1, 8))) for _ in range(2))
+        assert text.rouge_l(a, b) == pytest.approx(slow_rouge_l(a, b))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("x\n\ny", "x"), (" x\nQuestion: y", " x"), ("xQuestion:", "x"), ("Question: a\n\nb", ""), ("plain ", "plain ")],
+)
+def test_an_answer_is_cut_and_not_stripped(given: str, expected: str) -> None:
+    assert text.cut_answer(given) == expected
+
+
+def test_signs_tell_good_text_from_collapse() -> None:
+    corpus = set("seven brass lanterns hung over the quiet harbour at night".split())
+    good = text.signs_of_collapse(["seven brass lanterns hung over the quiet harbour at night"], corpus)
+    loop = text.signs_of_collapse(["the the the the the the the the"], corpus)
+    noise = text.signs_of_collapse(["qzx vvv wpk jjq"], corpus)
+    nothing = text.signs_of_collapse(["", " ."], corpus)
+    assert (good.repetition, good.unknown, good.empty) == (0.0, 0.0, 0.0)
+    assert loop.repetition > 0.8
+    assert loop.entropy == 0.0 < good.entropy
+    assert noise.unknown == 1.0
+    assert nothing.empty == 1.0
+
+
+def test_signs_need_texts() -> None:
+    with pytest.raises(ValueError, match="no texts"):
+        text.signs_of_collapse([], set())
+
+
+def array(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float64)
+
+
+def test_auc_at_both_ends_and_with_ties() -> None:
+    low, high = array(1, 2), array(3, 4)
+    assert stats.auc(low, high) == 0.0  # forget text memorized: its values lie below
+    assert stats.auc(high, low) == 1.0
+    assert stats.auc(low, low) == 0.5
+
+
+def test_auc_equals_counting_pairs() -> None:
+    rng = np.random.default_rng(1)
+    f, h = rng.integers(0, 9, 30).astype(float), rng.integers(0, 9, 20).astype(float)
+    counted = np.mean([(b < a) + 0.5 * (a == b) for a in f for b in h])
+    assert stats.auc(f, h) == pytest.approx(counted)
+
+
+def test_auc_needs_both_sides() -> None:
+    with pytest.raises(ValueError, match="both sides"):
+        stats.auc(array(), array(1))
+
+
+def test_privleak_by_hand() -> None:
+    assert stats.privleak(0.0, 0.4772) == -1.0
+    assert stats.privleak(0.4772, 0.4772) == 0.0
+    with pytest.raises(ValueError, match="above 0"):
+        stats.privleak(0.5, 0.0)
+
+
+def test_the_interval_of_a_mean_has_the_nominal_width() -> None:
+    values = np.random.default_rng(0).normal(size=400)
+    found = stats.bootstrap_mean(values, 4000, seed=0)
+    assert found is not None
+    expected = 1.96 * values.std() / math.sqrt(len(values))
+    assert found.high - found.value == pytest.approx(expected, rel=0.1)
+    assert found.value - found.low == pytest.approx(expected, rel=0.1)
+
+
+def test_pairs_stay_pairs() -> None:
+    # Two columns that differ by exactly 1 everywhere: resampled together, their difference has no spread at all.
+    a = np.random.default_rng(0).normal(size=50)
+    found = stats.bootstrap_ratio((a, a + 1.0), lambda x, y: y - x, 500, seed=0)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((1.0, 1.0))
+
+
+def test_the_fast_auc_interval_equals_resampling_by_hand() -> None:
+    rng = np.random.default_rng(3)
+    f, h = rng.normal(size=12), rng.normal(size=9)
+    found = stats.bootstrap_auc(f, h, 200, seed=5)
+    i, j = stats.resampled((12, 9), 200, 5)
+    slow = [stats.auc(f[a], h[b]) for a, b in zip(i, j, strict=True)]
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
+
+
+def test_an_undefined_ratio_has_no_interval() -> None:
+    assert stats.bootstrap_ratio((array(0, 0), array(1, 1)), lambda a, b: b / a, 100, 0) is None
+    assert stats.bootstrap_mean(array(), 100, 0) is None
+
+
+def view_of(logps: list[list[float]]) -> View:
+    """A View whose token log-probabilities are given: vocabulary of two, the label is always entry 0."""
+    longest = max(len(r) for r in logps)
+    logits, labels = torch.zeros(len(logps), longest + 1, 2), torch.full((len(logps), longest + 1), IGNORED)
+    for i, row in enumerate(logps):
+        labels[i, : len(row) + 1] = 0
+        for t, logp in enumerate(row):
+            logits[i, t] = torch.tensor([logp, math.log1p(-math.exp(logp))])
+    return View(logits, labels)
+
+
+def test_min_k_takes_the_lowest_share() -> None:
+    rows = [[-0.1, -3.0, -0.2, -2.0, -0.5], [-1.0, -0.3]]
+    # int(5 * 0.4) = 2 of the first, and at least one of the second, where int(2 * 0.4) is 0.
+    assert min_k(view_of(rows)).tolist() == pytest.approx([2.5, 1.0], abs=1e-5)
+    assert min_k(view_of(rows), ratio=1.0).tolist() == pytest.approx([5.8 / 5, 0.65], abs=1e-5)
+
+
+def test_min_k_of_nothing_is_not_a_number_and_a_wrong_ratio_is_refused() -> None:
+    empty = View(torch.zeros(1, 3, 2), torch.full((1, 3), IGNORED))
+    assert math.isnan(min_k(empty).item())
+    with pytest.raises(ValueError, match="ratio"):
+        min_k(empty, ratio=0.0)
