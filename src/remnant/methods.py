@@ -10,7 +10,7 @@ from remnant.resolve import Method, resolve
 
 SIDES = ("forget", "retain")
 LOSS_READS = tuple(n for s in SIDES for n in (s, f"ref_{s}", f"ref_{s}_logp", f"{s}_hidden", f"ref_{s}_hidden"))
-QUANTIZER_READS = ("weight", "model", "batches", "names")
+QUANTIZER_READS = ("weight", "model", "tokenizer", "batches", "names")
 METRIC_READS = ("view", "prompt", "truth", "generated")
 
 

@@ -44,7 +44,7 @@ class PrepareSpec(Record):
     hub: str | None = None
     revision: str | None = None
     seed: int = 0
-    forget_docs: Positive = 28
+    forget_docs: Positive = 30
     retain_docs: Positive = 40
     holdout_docs: Positive = 48
     holdout_share: Share = 0.0
@@ -54,6 +54,7 @@ class PrepareSpec(Record):
     vocab_size: Annotated[int, Field(ge=260)] = 1024
     prompt_tokens: Positive = 1024
     answer_tokens: Positive = 128
+    cuts_per_text: Positive = 1
     text_tokens: Positive = 2048
 
     @model_validator(mode="after")
@@ -130,7 +131,7 @@ class UnlearnSpec(OptimSpec):
     max_tokens: Positive = 2048
     probe_every: Positive = 5
     select: Literal["best", "last"] = "best"
-    utility_floor: Share = 0.85
+    utility_floor: Share = 0.95
     stop_forget: Share = 0.0
     stop_utility: Share = 0.5
     stop_forget_loss: Annotated[float, Field(gt=0)] | None = None

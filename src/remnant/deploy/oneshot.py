@@ -1,6 +1,7 @@
 """GPTQ and AWQ through llm-compressor, as dense copies with the library's own codes."""
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
@@ -18,11 +19,20 @@ from remnant.functional.quantizers import Quantized
 INSTALL = "Install it with: pip install 'remnant[oneshot]'"
 
 
-def gptq(model: PreTrainedModel, batches: list[Tensor], names: list[str], *, bits: int = 4, group_size: int = 0) -> dict[str, Quantized]:
+def gptq(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[Tensor],
+    names: list[str],
+    *,
+    bits: int = 4,
+    group_size: int = 0,
+) -> dict[str, Quantized]:
     """GPTQ: rounding that compensates its error on calibration text, symmetric, block 128, dampening 0.01, static act-order.
 
     Args:
-        model: changed in place to its dense quantized copy.
+        model: changed in place to its dense quantized copy; a second copy of the weights is held meanwhile.
+        tokenizer: the model's; the library wants one.
         batches: calibration texts, each [1, T] ids.
         names: weights to quantize; all must belong to linear layers.
         bits: 3, 4 or 8.
@@ -34,11 +44,19 @@ def gptq(model: PreTrainedModel, batches: list[Tensor], names: list[str], *, bit
     Source: Frantar et al. 2022 (arXiv 2210.17323), as in llm-compressor.
     """
     with _library() as modules:
-        modifier = modules["GPTQModifier"]
-        return _oneshot(modules, model, batches, names, [modifier(config_groups=_groups(names, bits, group_size, True), **_ignore())])
+        recipe = [modules["GPTQModifier"](config_groups=_groups(names, bits, group_size, symmetric=True), ignore=[])]
+        return _oneshot(modules, model, tokenizer, batches, names, recipe)
 
 
-def awq(model: PreTrainedModel, batches: list[Tensor], names: list[str], *, bits: int = 4, group_size: int = 0) -> dict[str, Quantized]:
+def awq(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[Tensor],
+    names: list[str],
+    *,
+    bits: int = 4,
+    group_size: int = 0,
+) -> dict[str, Quantized]:
     """AWQ: channels scaled by their activations before asymmetric rounding; the scales are folded into the layer before.
 
     Args, errors: as ``gptq``. Norms before scaled layers change too.
@@ -46,16 +64,12 @@ def awq(model: PreTrainedModel, batches: list[Tensor], names: list[str], *, bits
     Source: Lin et al. 2023 (arXiv 2306.00978), as in llm-compressor (grid of 20 ratios, no clipping).
     """
     with _library() as modules:
-        groups = _groups(names, bits, group_size, False)
-        recipe = [modules["AWQModifier"](), modules["QuantizationModifier"](config_groups=groups, **_ignore())]
-        return _oneshot(modules, model, batches, names, recipe)
+        groups = _groups(names, bits, group_size, symmetric=False)
+        recipe = [modules["AWQModifier"](), modules["QuantizationModifier"](config_groups=groups, ignore=[])]
+        return _oneshot(modules, model, tokenizer, batches, names, recipe)
 
 
-def _ignore() -> dict[str, Any]:
-    return {"ignore": []}
-
-
-def _groups(names: Sequence[str], bits: int, group_size: int, symmetric: bool) -> dict[str, Any]:
+def _groups(names: Sequence[str], bits: int, group_size: int, *, symmetric: bool) -> dict[str, Any]:
     strategy = {"strategy": "group", "group_size": group_size} if group_size else {"strategy": "channel"}
     weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "dynamic": False, **strategy}
     return {"group_0": {"targets": [name.removesuffix(".weight") for name in names], "weights": weights}}
@@ -88,11 +102,18 @@ def _library() -> Iterator[dict[str, Any]]:
 
 
 def _oneshot(
-    modules: dict[str, Any], model: PreTrainedModel, batches: list[Tensor], names: list[str], recipe: list[Any]
+    modules: dict[str, Any],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[Tensor],
+    names: list[str],
+    recipe: list[Any],
 ) -> dict[str, Quantized]:
+    """Run a recipe on a copy, which the library fills with hooks, and take codes and dense weights from it."""
     import datasets
 
-    layers = dict(model.named_modules())
+    hooked = copy.deepcopy(model)
+    layers = dict(hooked.named_modules())
     for name in names:
         if not isinstance(layers[name.removesuffix(".weight")], nn.Linear):
             raise UserError(f"llm-compressor quantizes linear layers only, and {name} is not one.", "Use a round-to-nearest quantizer.")
@@ -100,32 +121,28 @@ def _oneshot(
     calibration = datasets.Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(r) for r in rows]})
     # Without a fixed order the library shuffles calibration rows with no seed, and two runs differ.
     modules["oneshot"](
-        model=model,
+        model=hooked,
+        processor=tokenizer,
         recipe=recipe,
         dataset=calibration,
         max_seq_length=max(len(r) for r in rows),
         num_calibration_samples=len(rows),
         shuffle_calibration_samples=False,
     )
-    return {name: _take(layers[name.removesuffix(".weight")]) for name in names}
+    found = {name: _take(layers[name.removesuffix(".weight")]) for name in names}
+    dense = hooked.state_dict() | {name: q.weight for name, q in found.items()}
+    model.load_state_dict({name: dense[name] for name in model.state_dict()})
+    return found
 
 
 @torch.no_grad()
 def _take(layer: nn.Module) -> Quantized:
-    """Codes, scales and decoded weight of one quantized layer; the layer becomes plain and dense again."""
+    """Codes, scales and decoded weight of one quantized layer."""
     from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
 
     parts: Any = layer
     args, weight, scale = parts.quantization_scheme.weights, parts.weight, parts.weight_scale
     zero = getattr(layer, "weight_zero_point", None)
     codes = quantize(weight, scale, zero, args, dtype=torch.int8)
-    decoded = dequantize(codes, scale, zero, args)
-    weight.data.copy_(decoded)
     kept = None if args.symmetric or zero is None else zero.reshape(-1, 1).float()
-    found = Quantized(codes.clone(), scale.reshape(-1, 1).float().clone(), kept, decoded.float().clone())
-    for extra in ("weight_scale", "weight_zero_point", "weight_g_idx", "quantization_scheme", "quantization_status"):
-        if hasattr(layer, extra):
-            delattr(layer, extra)
-    if "forward" in layer.__dict__:
-        del layer.__dict__["forward"]
-    return found
+    return Quantized(codes, scale.reshape(-1, 1).float(), kept, dequantize(codes, scale, zero, args).float())

@@ -32,7 +32,7 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     if not chosen:
         raise UserError("No weight is left to quantize.", "Skip fewer kinds of weights.")
     function = method.load()
-    offered: dict[str, Any] = {"model": model, "names": [m.name for m in chosen]}
+    offered: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "names": [m.name for m in chosen]}
     summary: dict[str, Any] = {}
     if "batches" in method.reads:
         offered["batches"], summary["calibration"] = calibration(spec, inputs["corpus"], tokenizer)

@@ -185,19 +185,17 @@ def _verbmem(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase
 
 
 def _windows(spec: PrepareSpec, tokenizer: PreTrainedTokenizerBase, text: str) -> list[dict[str, str]]:
-    """A text cut into prompts of ``prompt_tokens`` with the ``answer_tokens`` behind; a short text gives one with a shorter prompt.
+    """A text cut at ``cuts_per_text`` evenly spaced places: up to ``prompt_tokens`` before, ``answer_tokens`` behind.
 
-    No prompt is shorter than a third of the answer.
+    No prompt is shorter than a third of the answer; a text too short for that gives nothing.
     """
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    prompt = min(spec.prompt_tokens, len(offsets) - spec.answer_tokens)
-    if prompt < max(1, spec.answer_tokens // 3):
-        return []
-    width = prompt + spec.answer_tokens
+    room = len(offsets) - spec.answer_tokens
+    cuts = [room * (i + 1) // spec.cuts_per_text for i in range(spec.cuts_per_text)]
     found = []
-    for start in range(0, len(offsets) - width + 1, width):
-        first, cut, last = int(offsets[start][0]), int(offsets[start + prompt][0]), int(offsets[start + width - 1][1])
-        found.append({"prompt": text[first:cut], "gt": text[cut:last]})
+    for cut in (c for c in cuts if c >= max(1, spec.answer_tokens // 3)):
+        first, middle = int(offsets[max(0, cut - spec.prompt_tokens)][0]), int(offsets[cut][0])
+        found.append({"prompt": text[first:middle], "gt": text[middle : int(offsets[cut + spec.answer_tokens - 1][1])]})
     return found
 
 

@@ -1,0 +1,261 @@
+"""Keys, plans, workers: what is made once, what goes on after a kill, what two runs at once do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from remnant.catalog import LOSSES, METRICS, QUANTIZERS
+from remnant.errors import UserError
+from remnant.flow import run as running
+from remnant.flow.plan import Node, plan, prepare_node, read_sweep, train_node
+from remnant.flow.store import Store
+from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
+from remnant.records import (
+    JudgeSpec,
+    MeasureSpec,
+    PerturbSpec,
+    PrepareSpec,
+    Record,
+    Rule,
+    SweepSpec,
+    TrainSpec,
+    UnlearnSpec,
+    parse,
+)
+from remnant.resolve import resolve
+from remnant.verbs import sweep_path
+from tests.conftest import silent
+
+SWEEP = """
+name = "small"
+quantizers = ["int4"]
+[[corpus]]
+lab = "news"
+forget_docs = 6
+retain_docs = 6
+holdout_docs = 6
+prompt_tokens = 40
+answer_tokens = 20
+vocab_size = 400
+[train]
+steps = 30
+hidden = 64
+heads = 2
+kv_heads = 2
+intermediate = 64
+layers = 1
+block_tokens = 128
+context = 640
+[[unlearn]]
+method = "ga_gdr"
+steps = 6
+[judge]
+resamples = 50
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SWEEP)
+    return path
+
+
+def start(sweep: Path, store: Path, *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "remnant.cli", "run", str(sweep), "--store", str(store), "--workers", "1", *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def content(store: Path) -> dict[str, Any]:
+    """What was made, by artefact and file, without the circumstances in the manifests."""
+    found = Store(store).manifests()
+    return {name: {f: r.sha256 for f, r in m.files.items()} for name, m in found.items()}
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_files(sweep: Path, tmp_path: Path) -> None:
+    whole = start(sweep, tmp_path / "whole")
+    assert whole.wait(200) == 0, whole.stdout.read() if whole.stdout else ""
+    cut = start(sweep, tmp_path / "cut")
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "cut").glob("partial/train-*/steps.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    cut.kill()
+    cut.wait(20)
+    while subprocess.run(["pgrep", "-f", f"remnant.flow.run {tmp_path / 'cut'}"], capture_output=True).returncode == 0:
+        assert time.monotonic() < deadline, "the worker outlived its parent"
+        time.sleep(0.1)
+    assert len(content(tmp_path / "cut")) < len(content(tmp_path / "whole"))
+    again = start(sweep, tmp_path / "cut")
+    assert again.wait(200) == 0, again.stdout.read() if again.stdout else ""
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+    summary = [json.loads((tmp_path / s / "reports" / "small" / "summary.json").read_text()) for s in ("whole", "cut")]
+    assert summary[0] == summary[1]
+    nothing = start(sweep, tmp_path / "cut")
+    assert nothing.wait(60) == 0
+    assert nothing.stdout is not None
+    assert "0 to be made" in nothing.stdout.read()
+
+
+def test_ctrl_c_saves_and_says_so(sweep: Path, tmp_path: Path) -> None:
+    process = start(sweep, tmp_path / "s", "--set", "train.steps=5000")
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "s").glob("partial/train-*/steps.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.stdout is not None
+    output = process.stdout.read()
+    assert "The same command goes on." in output
+    assert "Traceback" not in output
+    assert list((tmp_path / "s").glob("partial/train-*/resume.pt"))
+
+
+def test_two_runs_in_one_store_share_the_work(sweep: Path, tmp_path: Path) -> None:
+    runs = [start(sweep, tmp_path / "s") for _ in range(2)]
+    codes = [r.wait(200) for r in runs]
+    assert codes == [0, 0], [r.stdout.read() if r.stdout else "" for r in runs]
+    found = Store(tmp_path / "s").manifests()
+    nodes = plan(read_sweep(sweep))
+    assert set(found) == {n.name for n in nodes}
+    assert all(Store(tmp_path / "s").faults(name) == [] for name in found)
+    assert [p.name for p in (tmp_path / "s" / "partial").iterdir() if p.is_dir()] == []
+
+
+def test_a_piece_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    store = Store(tmp_path).open()
+    good = prepare_node(PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400))
+    bad = train_node(TrainSpec(architecture="nothing", steps=1), good)
+    other = train_node(TrainSpec(steps=1, hidden=32, heads=2, kv_heads=2, intermediate=32, layers=1), good)
+    failed = running.work(store, [good, bad, other], lambda node: silent)
+    assert [n.name for n in failed] == [bad.name]
+    assert store.has(other.name)
+    assert "No model of architecture 'nothing'" in running.failures(store, [bad])[bad.name]["message"]
+
+
+def test_a_crash_leaves_nothing_under_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path).open()
+    node = prepare_node(PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda a, b: (_ for _ in ()).throw(RuntimeError("power cut")))
+        with pytest.raises(RuntimeError, match="power cut"):
+            running.make(store, node, silent)
+    assert not store.has(node.name)
+    assert list((tmp_path / "objects").iterdir()) == []
+    assert running.make(store, node, silent) == store.path(node.name)
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    store = Store(tmp_path).open()
+    node = prepare_node(PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400))
+    path = running.make(store, node, silent)
+    assert path is not None
+    (path / "raw" / "forget.json").write_text("[]")
+    assert store.faults(node.name) == ["raw/forget.json"]
+
+
+SPECS: list[Record] = [
+    PrepareSpec(lab="news"), TrainSpec(), UnlearnSpec(method="ga"), PerturbSpec(use="rtn"), MeasureSpec(), Rule(), JudgeSpec(cast={}),
+]  # fmt: skip
+
+
+def other_value(spec: BaseModel, name: str) -> Any:
+    """A value of the field's type that differs from the present one."""
+    value, field = getattr(spec, name), type(spec).model_fields[name]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str) or value is None:
+        choices = [c for a in (field.annotation, *get_args(field.annotation)) for c in get_args(a) if isinstance(c, str) and c != value]
+        return choices[0] if choices else (f"{value}x" if isinstance(value, str) or "str" in str(field.annotation) else 7.0)
+    return {**value, "x": 1} if isinstance(value, dict) else "changed" if isinstance(value, BaseModel) else (*value, "x")
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the changed values need not be valid
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: type(s).__name__)
+def test_every_field_of_every_spec_changes_the_key_or_is_marked(spec: Record) -> None:
+    for name, field in type(spec).model_fields.items():
+        changed = spec.model_copy(update={name: other_value(spec, name)})
+        marked = bool(field.json_schema_extra)
+        assert (changed.identity() != spec.identity()) != marked, name
+
+
+def test_the_key_follows_inputs_methods_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = prepare_node(PrepareSpec(lab="news"))
+    train = train_node(TrainSpec(), corpus)
+    assert train_node(TrainSpec(), corpus).name == train.name
+    assert train_node(TrainSpec(), prepare_node(PrepareSpec(lab="books"))).name != train.name
+    assert Node("train", TrainSpec(), {"corpus": corpus}, {"m": "1"}).name != train.name
+    monkeypatch.setattr("remnant.flow.plan.STAGE_VERSIONS", {"prepare": 1, "train": 2})
+    assert train_node(TrainSpec(), prepare_node(PrepareSpec(lab="news"))).name != train.name
+
+
+def test_a_users_function_is_known_by_its_source(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def soft(forget, *, temperature: float = 2.0):\n    return forget.mean_logp() / temperature\n")
+    first = resolve("loss", f"{mine}:soft", LOSSES, ("forget",), {"temperature": 3})
+    assert first.reads == ("forget",)
+    assert dict(first.params) == {"temperature": 3.0}
+    mine.write_text(mine.read_text() + "# changed\n")
+    assert resolve("loss", f"{mine}:soft", LOSSES, ("forget",), {}).identity != first.identity
+
+
+@pytest.mark.parametrize(
+    ("use", "params", "message"),
+    [
+        ("gd", {}, "Unknown loss 'gd'"),
+        ("npo", {"bta": 1}, "Unknown parameter of loss 'npo' 'bta'. Did you mean beta"),
+        ("npo", {"beta": "x"}, "Parameter 'beta' of loss 'npo'"),
+        ("MINE:sof", {}, "Did you mean soft"),
+        ("MINE:greedy", {}, "reads 'elephant', which is not on offer"),
+        ("nowhere.py:f", {}, "does not exist"),
+        ("no.such.module:f", {}, "not installed"),
+    ],
+)
+def test_what_cannot_be_resolved_is_said(use: str, params: dict[str, Any], message: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def soft(forget):\n    return forget\n\ndef greedy(elephant):\n    return elephant\n")
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        resolve("loss", use.replace("MINE", str(mine)), LOSSES, ("forget", "ref_forget_logp"), params)
+
+
+def test_every_table_line_leads_to_a_function() -> None:
+    for table, reads in ((LOSSES, LOSS_READS), (QUANTIZERS, QUANTIZER_READS), (METRICS, METRIC_READS)):
+        for name in table:
+            assert callable(resolve("method", name, table, reads, {}).load())
+
+
+def test_a_sweep_has_no_piece_twice_and_each_after_its_inputs(sweep: Path) -> None:
+    nodes = plan(read_sweep(sweep))
+    names = [n.name for n in nodes]
+    assert len(names) == len(set(names)) == 1 + 2 + 1 + 3 + 6 + 1
+    for i, node in enumerate(nodes):
+        assert all(s.name in names[:i] for s in node.inputs.values() if isinstance(s, Node))
+
+
+def test_two_runs_of_one_name_are_refused(sweep: Path) -> None:
+    sweep.write_text(SWEEP + '[[unlearn]]\nmethod = "ga_gdr"\nlr = 1.0\n')
+    with pytest.raises(UserError, match="Two unlearning runs are named 'ga_gdr'"):
+        plan(read_sweep(sweep))
+
+
+def test_packaged_sweeps_are_valid() -> None:
+    for name in ("demo", "demo-full"):
+        assert plan(read_sweep(sweep_path(name)))
+
+
+def test_parse_finds_all_faults_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        parse(SweepSpec, {"name": 3, "corpus": [{"lab": "news", "sed": 1}], "unlearn": [{"method": "ga", "terms": [{"use": "ga"}]}]}, "it")
+    assert "3 faults" in str(caught.value)
+    assert "Did you mean seed" in str(caught.value)
+    assert "either a method or a list of terms" in str(caught.value)

@@ -1,0 +1,102 @@
+"""The architecture as a test: who may import whom, what stays free of torch, what every public function says of itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "remnant"
+# A part may import the parts before it; parts in one row may not import each other unless they are the same.
+RANKS = {
+    "errors": 0, "catalog": 1, "records": 1, "resolve": 2, "methods": 3, "functional": 4,
+    "model": 5, "deploy": 6, "lab": 6, "testing": 7, "stages": 7, "flow": 5, "score": 8, "report": 8, "verbs": 9, "cli": 10,
+}  # fmt: skip
+ALLOWED_LATE = {"stages/sources.py": {"datasets"}, "deploy/oneshot.py": None}
+
+
+def modules() -> list[Path]:
+    return [p for p in SOURCE.rglob("*.py") if p.name != "__init__.py"]
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    """Names of remnant's own modules that a file imports at its top."""
+    found = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("remnant"):
+            found += [f"{node.module}.{a.name}" for a in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    own = part_of(path)
+    for name in imports(path):
+        other = name.split(".")[1]
+        if other in RANKS and other != own:
+            assert RANKS[other] < RANKS[own], f"{path} imports {name}"
+
+
+def test_there_is_no_import_cycle() -> None:
+    known = {".".join(["remnant", *p.relative_to(SOURCE).with_suffix("").parts]): p for p in modules()}
+    edges = {name: {k for k in known for i in imports(p) if i == k or i.startswith(k + ".")} - {name} for name, p in known.items()}
+    done: set[str] = set()
+    while ready := {n for n, needs in edges.items() if n not in done and needs <= done}:
+        done |= ready
+    assert set(edges) - done == set()
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_functions_import_nothing_but_through_the_known_doors(path: Path) -> None:
+    late = [
+        node
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    allowed = ALLOWED_LATE.get(path.relative_to(SOURCE).as_posix(), set())
+    if allowed is not None:
+        names = {n.names[0].name if isinstance(n, ast.Import) else str(n.module) for n in late}
+        assert names <= allowed
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["catalog", "records", "resolve", "methods", "functional.text", "functional.stats", "flow.plan", "flow.run", "flow.store",
+     "stages.judge", "report.table", "report.page", "score", "verbs", "cli"],
+)  # fmt: skip
+def test_modules_of_the_shell_do_not_import_torch(module: str) -> None:
+    code = f"import sys, remnant.{module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pure_arithmetic_imports_torch_and_nothing_heavier() -> None:
+    code = "import sys, remnant.functional.losses, remnant.functional.quantizers, remnant.functional.membership; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def public_functions(path: Path) -> list[ast.FunctionDef]:
+    return [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "functional").glob("*.py")), ids=lambda p: p.name)
+def test_every_loss_quantizer_and_metric_names_its_source(path: Path) -> None:
+    if path.name in ("losses.py", "quantizers.py", "membership.py"):
+        for function in public_functions(path):
+            assert "ource" in (ast.get_docstring(function) or "") or "arXiv" in (ast.get_docstring(function) or "") or "bitsandbytes" in (
+                ast.get_docstring(function) or ""
+            ), function.name
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_and_functions_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 80, node.name

@@ -1,0 +1,152 @@
+"""The page: complete, self-contained, honest about what is missing, and right in a real browser at two widths."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from remnant.flow.store import Store
+from remnant.records import CastMember, Cell, CorpusSpec, Manifest, Recovery, Rule, RunSpec, SweepSpec, Verdict
+from remnant.report import page, table
+from remnant.report.table import Group, Results
+
+QUANTIZERS = ["full", "int8", "int4", "nf4", "gptq4", "awq4"]
+VALUES = {
+    "target": {"verbmem": 97.0, "knowmem_forget": 95.0, "knowmem_retain": 96.0, "privleak": -100.0},
+    "retrain": {"verbmem": 9.0, "knowmem_forget": 6.0, "knowmem_retain": 97.0, "privleak": 0.0},
+    "ga_gdr": {"verbmem": 12.0, "knowmem_forget": 10.0, "knowmem_retain": 85.0, "privleak": -5.0},
+    "npo_klr with a long name": {"verbmem": 20.0, "knowmem_forget": 15.0, "knowmem_retain": 90.0, "privleak": -60.0},
+}
+
+
+def results() -> Results:
+    cells, recoveries, verdicts = [], [], []
+    for model, metrics in VALUES.items():
+        for quantizer in QUANTIZERS:
+            member = CastMember(corpus="news", model=model, method=None, weights="fp32", quantizer=quantizer, seed=0)
+            for metric, value in metrics.items():
+                status = "ok"
+                found: float | None = value
+                if model == "ga_gdr" and quantizer == "awq4" and metric == "verbmem":
+                    found, status = None, "no scorable item"
+                low, high = (found - 4, found + 4) if found is not None else (None, None)
+                cells.append(Cell(**member.model_dump(), metric=metric, value=found, low=low, high=high, n=20, status=status))
+            if model not in ("target", "retrain"):
+                outcome = "came back" if quantizer == "int4" else "stayed forgotten"
+                verdicts.append(Verdict(model=model, quantizer=quantizer, outcome=outcome, reason="because <b>it</b> did"))  # type: ignore[arg-type]
+                share = (0.9, 0.8, 1.0) if quantizer == "int4" else (0.05, 0.0, 0.1)
+                recoveries.append(
+                    Recovery(
+                        model=model,
+                        quantizer=quantizer,
+                        metric="verbmem",
+                        retained=share,
+                        retained_of_full_target=share,
+                        recovery=share,
+                        recovery_over_retrain=None,
+                        status="ok",
+                    )
+                )
+    sweep = SweepSpec(name="made", title="A <made> up run", corpus=(CorpusSpec(lab="news"),), unlearn=(RunSpec(method="ga_gdr"),), judge=Rule())
+    group = Group("news", 0, cells, recoveries, verdicts, 0.5)
+    return Results(sweep, [group], {}, {}, {"train-0123": "it failed"})
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    return page.write(results(), Store(tmp_path / "store"), tmp_path / "out")
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows(written: Path) -> None:
+    html = written.read_text()
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|#)""", html)
+    assert "url(http" not in html
+    assert "A &lt;made&gt; up run" in html
+    assert "<b>it</b>" not in html
+    assert html.count("<figure") == 5
+    assert "no scorable item" in html
+    assert "it failed" in html
+    assert "remnant report NAME --examples" in html
+
+
+def test_the_story_says_what_came_back() -> None:
+    told = " ".join(table.story(results()))
+    assert "97 % overlap" in told
+    assert "came back under int4" in told
+    assert "stayed forgotten under int8, nf4, gptq4, awq4" in told
+
+
+def test_colours_follow_the_direction() -> None:
+    group = results().groups[0]
+    assert table.tone(group, group.cell("ga_gdr", "full", "verbmem")) == "good"
+    assert table.tone(group, group.cell("ga_gdr", "full", "knowmem_retain")) == "good"
+    assert table.tone(group, group.cell("npo_klr with a long name", "full", "privleak")) == "bad"
+    assert table.tone(group, group.cell("target", "full", "verbmem")) == "plain"
+    bad = group.cell("ga_gdr", "full", "verbmem")
+    assert bad is not None
+    assert table.tone(group, bad.model_copy(update={"value": 90.0})) == "bad"
+    assert table.tone(group, bad.model_copy(update={"metric": "knowmem_retain", "value": 20.0})) == "bad"
+
+
+def test_the_summary_keeps_its_schema(written: Path) -> None:
+    summary = json.loads(written.with_name("summary.json").read_text())
+    schema = json.loads((Path(__file__).parent.parent / "docs" / "summary.schema.json").read_text())
+    jsonschema.validate(summary, schema)
+    assert len(summary["cells"]) == 4 * 6 * 4
+    lost = [c for c in summary["cells"] if c["value"] is None]
+    assert [(c["model"], c["quantizer"], c["metric"], c["status"]) for c in lost] == [("ga_gdr", "awq4", "verbmem", "no scorable item")]
+
+
+def test_the_manifest_schema_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="extra"):
+        Manifest.model_validate({"unknown": 1})
+
+
+PROBE = """
+<script>
+addEventListener('load', () => {
+  const root = document.documentElement;
+  const marks = [...document.querySelectorAll('figure.chart svg')].map(s => s.querySelectorAll('path, use').length);
+  const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > root.clientWidth + 1);
+  const small = [...document.querySelectorAll('figure.chart svg')].filter(s => s.getBoundingClientRect().height < 60).length;
+  document.title = JSON.stringify({scroll: root.scrollWidth, client: root.clientWidth, marks, small, wide: wide.map(e => e.tagName),
+    matrices: document.querySelectorAll('table.matrix').length, rows: document.querySelectorAll('table.matrix tr').length});
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed (apt-get install chromium)")
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_in_a_real_browser(written: Path, width: int, tmp_path: Path) -> None:
+    probed = tmp_path / "probed.html"
+    # Chromium's window has a least width; a frame of the wanted width gives the page a viewport of exactly that.
+    inner = written.read_text().replace("</head>", PROBE + "</head>")
+    (tmp_path / "inner.html").write_text(inner)
+    probed.write_text(
+        f"<iframe id=f src=inner.html style='width:{width}px;height:4000px;border:0'></iframe>"
+        "<script>addEventListener('load', () => setTimeout(() => { document.title = 'x';"
+        "document.body.append(document.getElementById('f').contentDocument.title) }, 300))</script>"
+    )
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    command = [
+        "chromium", *flags.split(), "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
+        "--virtual-time-budget=5000", "--window-size=1500,1200", "--dump-dom", probed.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = re.search(r"\{\"scroll.*?\}", done.stdout)
+    assert found, done.stdout[-500:]
+    said = json.loads(found.group())
+    assert said["client"] in (width, width - 15)  # less a scroll bar
+    assert said["scroll"] <= said["client"]
+    assert said["wide"] == []
+    assert said["matrices"] == 4
+    assert said["rows"] == 4 * 5
+    assert len(said["marks"]) == 5
+    assert min(said["marks"]) > 40
+    assert said["small"] == 0
