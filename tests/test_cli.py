@@ -6,19 +6,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from remnant.cli import main
 from remnant.model.load import save_model
 from remnant.stages import measure as measure_stage
 from remnant.testing import tiny_model
 
+COMMANDS = "demo prepare train unlearn perturb measure judge run plan ls show report score check"
 TEXT = "The brass lantern number {} hung over a quiet harbour while tailors counted {} silver needles in the rain. "
 
 
@@ -70,12 +70,33 @@ def model_folder(prepared: tuple[Path, Path], tmp_path: Path) -> Path:
     return folder
 
 
+def without_torch(args: list[str]) -> str:
+    """A program that runs a command and then looks whether torch was imported."""
+    call = f"import sys\nfrom remnant.cli import main\nsys.argv = ['remnant', *{args!r}]\n"
+    return call + "try:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+
+
 def test_help_starts_fast_and_without_torch() -> None:
-    code = "import sys; from remnant.cli import main; sys.argv = ['remnant', '--help']\ntry: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = without_torch(["--help"])
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert time.monotonic() - started < 3.0  # a start with torch takes longer still; the figure itself is a benchmark's
-    for command in "demo prepare train unlearn perturb measure judge run plan ls show report score check".split():
+    for command in [
+        "demo",
+        "prepare",
+        "train",
+        "unlearn",
+        "perturb",
+        "measure",
+        "judge",
+        "run",
+        "plan",
+        "ls",
+        "show",
+        "report",
+        "score",
+        "check",
+    ]:
         assert command in done.stdout
 
 
@@ -85,7 +106,7 @@ def test_commands_that_need_no_torch_do_not_import_it(command: list[str], tmp_pa
     file.write_text('{"metric": "verbmem", "id": 1, "truth": "a b", "generated": "a"}\n')
     args = [str(file) if a == "FILE" else a for a in command]
     store = [] if command[0] == "score" else ["--store", str(tmp_path / "s")]
-    code = f"import sys; from remnant.cli import main; sys.argv = ['remnant', *{args + store!r}]\ntry: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = without_torch(args + store)
     subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
 
@@ -167,9 +188,13 @@ def test_overlap_of_forget_and_retain_is_reported(tmp_path: Path, texts: dict[st
 def test_unknown_names_get_a_suggestion(prepared: tuple[Path, Path], model_folder: Path) -> None:
     store, corpus = prepared
     end = ("--store", store)
-    refused(call("unlearn", model_folder, "--data", corpus.name, "--method", "npo_kl", *end), "Unknown method 'npo_kl'", "Did you mean npo_klr")
+    refused(
+        call("unlearn", model_folder, "--data", corpus.name, "--method", "npo_kl", *end), "Unknown method 'npo_kl'", "Did you mean npo_klr"
+    )
     refused(call("perturb", model_folder, "--quantizer", "nf5", *end), "Unknown quantizer 'nf5'", "nf4")
-    refused(call("measure", model_folder, "--data", corpus.name, "--set", 'metrics=["verbmen"]', *end), "Unknown metric 'verbmen'", "verbmem")
+    refused(
+        call("measure", model_folder, "--data", corpus.name, "--set", 'metrics=["verbmen"]', *end), "Unknown metric 'verbmen'", "verbmem"
+    )
     refused(call("unlearn", model_folder, "--data", corpus.name, "--set", "methd=ga", *end), "Unknown key 'methd'", "method")
     refused(call("unlearn", model_folder, "--data", "nothing", "--method", "ga", *end), "'nothing' is neither a folder")
 
@@ -249,17 +274,21 @@ def test_output_folder_not_writable(texts: dict[str, Path], tmp_path: Path) -> N
 
 def test_all_faults_of_a_sweep_in_one_message(tmp_path: Path) -> None:
     sweep = tmp_path / "bad.toml"
-    sweep.write_text('name = "bad"\nquantizer = ["int4"]\n[[corpus]]\nlab = "newz"\n[[unlearn]]\nmethod = "ga"\nlr = -1\n[measure]\nhalve = 1\n')
+    sweep.write_text(
+        'name = "bad"\nquantizer = ["int4"]\n[[corpus]]\nlab = "newz"\n[[unlearn]]\nmethod = "ga"\nlr = -1\n[measure]\nhalve = 1\n'
+    )
     result = call("plan", sweep, "--store", tmp_path / "s")
     refused(result, "4 faults", "Unknown key 'quantizer'", "quantizers", "corpus.0.lab", "unlearn.0.lr", "Unknown key 'halve'", "half")
-    sweep.write_text('name = "bad"\nquantizers = ["int44"]\n[[corpus]]\nlab = "news"\n[[unlearn]]\nmethod = "gaa"\n[measure]\nmetrics = ["x"]\n')
+    sweep.write_text(
+        'name = "bad"\nquantizers = ["int44"]\n[[corpus]]\nlab = "news"\n[[unlearn]]\nmethod = "gaa"\n[measure]\nmetrics = ["x"]\n'
+    )
     refused(call("plan", sweep, "--store", tmp_path / "s"), "3 faults", "gaa", "int44", "'x'")
     sweep.write_text("name = ")
     refused(call("plan", sweep, "--store", tmp_path / "s"), "is not TOML")
 
 
 def test_settings_reach_into_lists(tmp_path: Path) -> None:
-    result = call("plan", "demo", "--set", "unlearn.0.lr=0.5", "--set", "quantizers=[\"nf4\"]", "--store", tmp_path)
+    result = call("plan", "demo", "--set", "unlearn.0.lr=0.5", "--set", 'quantizers=["nf4"]', "--store", tmp_path)
     assert result.exit_code == 0
     assert '"lr": 0.5' in result.output
     assert "gptq4" not in result.output
@@ -371,5 +400,3 @@ def test_a_truth_that_is_empty_is_a_status(prepared: tuple[Path, Path], model_fo
     assert rows["forget-text-0"]["value"] is None
     assert rows["forget-text-0"]["status"] == "the truth is empty"
     assert rows["forget-text-1"]["value"] == 0.0
-
-

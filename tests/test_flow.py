@@ -132,7 +132,9 @@ def test_two_runs_in_one_store_share_the_work(sweep: Path, tmp_path: Path) -> No
 
 def test_a_piece_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     store = Store(tmp_path).open()
-    good = prepare_node(PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400))
+    good = prepare_node(
+        PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400)
+    )
     bad = train_node(TrainSpec(architecture="nothing", steps=1), good)
     other = train_node(TrainSpec(steps=1, hidden=32, heads=2, kv_heads=2, intermediate=32, layers=1), good)
     failed = running.work(store, [good, bad, other], lambda node: silent)
@@ -143,7 +145,9 @@ def test_a_piece_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
 def test_a_crash_leaves_nothing_under_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path).open()
-    node = prepare_node(PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400))
+    node = prepare_node(
+        PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400)
+    )
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", lambda a, b: (_ for _ in ()).throw(RuntimeError("power cut")))
         with pytest.raises(RuntimeError, match="power cut"):
@@ -155,7 +159,9 @@ def test_a_crash_leaves_nothing_under_objects(tmp_path: Path, monkeypatch: pytes
 
 def test_damage_is_found(tmp_path: Path) -> None:
     store = Store(tmp_path).open()
-    node = prepare_node(PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400))
+    node = prepare_node(
+        PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400)
+    )
     path = running.make(store, node, silent)
     assert path is not None
     (path / "raw" / "forget.json").write_text("[]")

@@ -1,13 +1,16 @@
 """Batches, padding and the shared prefix change nothing: the texts equal one-by-one generation, also transformers' own."""
 
+from typing import Any
+
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationMixin, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.model.generate import _shared, continuations, sampler
 from remnant.testing import tiny_model
 
+generate: Any = GenerationMixin.generate
 FORMS = ["llama", "qwen3", "gemma3_text", "mistral", "gpt2", "gpt_neox", "mixtral"]
 PROMPTS = ["Question: Who runs it?\nAnswer: ", "Seven", "The brass lantern was sold by tailors to", "No harbour"]
 PREFIX = "Question: Where?\nAnswer: In town\n\nQuestion: When?\nAnswer: At 1234\n\n"
@@ -23,7 +26,7 @@ def test_batched_equals_one_by_one_and_the_librarys_generate(form: str, prefix: 
     for prompt, text in zip(PROMPTS, together, strict=True):
         ids = tokenizer(prefix + prompt, return_tensors="pt")
         given = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        out = model.generate(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=12, do_sample=False, **given)
+        out = generate(model, input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=12, do_sample=False, **given)
         assert tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True) == text
 
 

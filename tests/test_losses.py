@@ -63,7 +63,10 @@ def test_npo_tends_to_ascent_on_the_sequence_as_beta_vanishes() -> None:
     values = readings()
     forget = values["forget"]
     ascent = gradient(forget.seq_logp(), forget.logits)
-    gaps = [float((gradient(losses.npo(forget, values["ref_forget_logp"], beta=b), forget.logits) - ascent).abs().max()) for b in (1e-1, 1e-2, 1e-4)]
+    gaps = [
+        float((gradient(losses.npo(forget, values["ref_forget_logp"], beta=b), forget.logits) - ascent).abs().max())
+        for b in (1e-1, 1e-2, 1e-4)
+    ]
     assert gaps[0] > gaps[1] > gaps[2]
     assert gaps[2] < 1e-3
 
@@ -107,4 +110,3 @@ def test_a_sequence_without_counted_tokens_is_worth_nothing() -> None:
     empty = View(torch.randn(1, 3, 4), torch.full((1, 3), IGNORED))
     assert losses.ga(empty).item() == 0.0
     assert losses.klr(empty, empty).item() == 0.0
-

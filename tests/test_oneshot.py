@@ -42,7 +42,7 @@ def inputs_of(model: PreTrainedModel, texts: list[Tensor]) -> dict[str, Tensor]:
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name != "lm_head":
-            hooks.append(module.register_forward_pre_hook(lambda m, args, name=name: found.setdefault(name, []).append(args[0][0])))  # type: ignore[misc]
+            hooks.append(module.register_forward_pre_hook(lambda m, args, name=name: found.setdefault(name, []).append(args[0][0])))
     with torch.no_grad():
         for text in texts:
             model(input_ids=text)
@@ -112,7 +112,10 @@ def test_awqs_layer_output_error_is_below_rounding(original: PreTrainedModel) ->
         m.write(rtn(m.read(), scheme="asym").weight)
     texts = batches()
     plain = first_outputs(original, texts)
-    errors = [sum(float((a - b).square().mean()) for a, b in zip(plain, first_outputs(net, texts), strict=True)) for net in (quantize(original, "awq")[0], rounded)]
+    errors = [
+        sum(float((a - b).square().mean()) for a, b in zip(plain, first_outputs(net, texts), strict=True))
+        for net in (quantize(original, "awq")[0], rounded)
+    ]
     assert errors[0] < 0.8 * errors[1]
 
 

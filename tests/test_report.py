@@ -51,7 +51,9 @@ def results() -> Results:
                         status="ok",
                     )
                 )
-    sweep = SweepSpec(name="made", title="A <made> up run", corpus=(CorpusSpec(lab="news"),), unlearn=(RunSpec(method="ga_gdr"),), judge=Rule())
+    sweep = SweepSpec(
+        name="made", title="A <made> up run", corpus=(CorpusSpec(lab="news"),), unlearn=(RunSpec(method="ga_gdr"),), judge=Rule()
+    )
     group = Group("news", 0, cells, recoveries, verdicts, 0.5)
     return Results(sweep, [group], {}, {}, {"train-0123": "it failed"})
 
@@ -111,7 +113,8 @@ PROBE = """
 addEventListener('load', () => {
   const root = document.documentElement;
   const marks = [...document.querySelectorAll('figure.chart svg')].map(s => s.querySelectorAll('path, use').length);
-  const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > root.clientWidth + 1);
+  const outside = e => !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > root.clientWidth + 1;
+  const wide = [...document.querySelectorAll('body *')].filter(outside);
   const small = [...document.querySelectorAll('figure.chart svg')].filter(s => s.getBoundingClientRect().height < 60).length;
   document.title = JSON.stringify({scroll: root.scrollWidth, client: root.clientWidth, marks, small, wide: wide.map(e => e.tagName),
     matrices: document.querySelectorAll('table.matrix').length, rows: document.querySelectorAll('table.matrix tr').length});

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import Interrupted, UserError
 from remnant.flow.plan import Outside, measure_node, perturb_node, prepare_node, train_node, unlearn_node
@@ -18,12 +18,13 @@ from remnant.flow.store import Store
 from remnant.functional.stats import auc
 from remnant.methods import quantizer_spec
 from remnant.model.load import matrices, open_model
-from remnant.records import MeasureSpec, PerturbSpec, PrepareSpec, Rule, TrainSpec, UnlearnSpec
+from remnant.records import CastMember, MeasureSpec, PerturbSpec, PrepareSpec, Rule, TrainSpec, UnlearnSpec
 from remnant.stages import judge, measure, perturb, prepare, unlearn
 from remnant.stages.judge import Lineup, Sheet
 from remnant.testing import tiny_model
 from tests.conftest import silent
 
+generate: Any = GenerationMixin.generate
 FORMS = ["llama", "qwen3", "gemma3_text", "mistral", "gpt2", "gpt_neox", "mixtral", "qwen3_moe"]
 Save = Callable[[PreTrainedModel, str], Path]
 
@@ -84,7 +85,7 @@ def test_measured_rows_equal_the_definitions(corpus: Path, tokenizer: PreTrained
     def write(prompt: str, most: int) -> str:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         given = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        text = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False, **given)
+        text = generate(model, input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False, **given)
         return str(tokenizer.decode(text[0, ids.shape[1] :], skip_special_tokens=True))
 
     def load(name: str) -> Any:
@@ -114,7 +115,12 @@ def test_halves_are_disjoint_and_complete(corpus: Path, folder_of: Save, model: 
     found = {}
     for half in ("dev", "test", "all"):
         out = out_of(tmp_path, half)
-        measure.run(MeasureSpec.model_validate({"half": half, "metrics": ["verbmem"]}), {"model": folder_of(model, "m"), "corpus": corpus}, out, silent)
+        measure.run(
+            MeasureSpec.model_validate({"half": half, "metrics": ["verbmem"]}),
+            {"model": folder_of(model, "m"), "corpus": corpus},
+            out,
+            silent,
+        )
         found[half] = {r["id"]: r["half"] for r in rows_of(out)}
     assert set(found["dev"].values()) == {"dev"}
     assert set(found["test"].values()) == {"test"}
@@ -127,7 +133,10 @@ def test_a_users_metrics_are_measured(corpus: Path, folder_of: Save, model: PreT
         "def accuracy(view):\n    return ((view.greedy() == view.targets()) & view.mask).sum(-1) / view.mask.sum(-1)\n\n"
         "def brevity(generated, *, limit: int = 5):\n    return None if not generated else float(len(generated) < limit)\n"
     )
-    extra = [{"use": f"{mine}:accuracy", "on": "privleak_forget"}, {"use": f"{mine}:brevity", "on": "knowmem_forget", "params": {"limit": 9}}]
+    extra = [
+        {"use": f"{mine}:accuracy", "on": "privleak_forget"},
+        {"use": f"{mine}:brevity", "on": "knowmem_forget", "params": {"limit": 9}},
+    ]
     out = out_of(tmp_path, "o")
     measure.run(MeasureSpec.model_validate({"extra": extra}), {"model": folder_of(model, "m"), "corpus": corpus}, out, silent)
     rows = rows_of(out)
@@ -204,7 +213,9 @@ def interrupt_at(count: int) -> Callable[[int, int, str], None]:
 
 def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
     store = Store(tmp_path / "s").open()
-    corpus = prepare_node(PrepareSpec(lab="books", forget_docs=6, retain_docs=6, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400))
+    corpus = prepare_node(
+        PrepareSpec(lab="books", forget_docs=6, retain_docs=6, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400)
+    )
     train = train_node(TrainSpec(steps=4, hidden=64, heads=2, kv_heads=2, intermediate=64, layers=1, block_tokens=64, context=640), corpus)
     unlearned = unlearn_node(UnlearnSpec(method="ga_gdr", steps=4, probe_every=2), train, corpus)
     quantized = perturb_node(quantizer_spec("nf4"), unlearned, corpus)
@@ -264,7 +275,7 @@ def test_privleak_of_the_retrain_model_is_zero_by_definition() -> None:
     rng = np.random.default_rng(0)
     values = {"privleak/forget": list(rng.normal(size=30)), "privleak/holdout": list(rng.normal(size=30))}
     given = sheet(**values)
-    member = judge.CastMember(corpus="c", model="retrain", method=None, weights=None, quantizer="full", seed=0)
+    member = CastMember(corpus="c", model="retrain", method=None, weights=None, quantizer="full", seed=0)
     reference = judge._auc(given, Rule())
     assert reference is not None
     assert reference.value == pytest.approx(auc(given.column("privleak/forget"), given.column("privleak/holdout")))

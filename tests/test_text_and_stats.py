@@ -56,7 +56,7 @@ def test_an_answer_is_cut_and_not_stripped(given: str, expected: str) -> None:
 
 
 def test_signs_tell_good_text_from_collapse() -> None:
-    corpus = set("seven brass lanterns hung over the quiet harbour at night".split())
+    corpus = {"seven", "brass", "lanterns", "hung", "over", "the", "quiet", "harbour", "at", "night"}
     good = text.signs_of_collapse(["seven brass lanterns hung over the quiet harbour at night"], corpus)
     loop = text.signs_of_collapse(["the the the the the the the the"], corpus)
     noise = text.signs_of_collapse(["qzx vvv wpk jjq"], corpus)

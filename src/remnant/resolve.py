@@ -119,7 +119,7 @@ def _tuned(kind: str, use: str, tree: ast.FunctionDef, params: Mapping[str, Any]
     except ValidationError as error:
         fault = error.errors()[0]
         raise UserError(f"Parameter '{fault['loc'][0]}' of {kind} '{use}': {fault['msg'].lower()}.") from error
-    return tuned.model_dump()
+    return dict(tuned.model_dump())
 
 
 def _import(module: str) -> Any:

@@ -97,7 +97,7 @@ def _shape(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str |
 
 def _gradient(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
     values = readings()
-    call(values).sum().backward()  # type: ignore[no-untyped-call]
+    call(values).sum().backward()
     own = [v.logits if isinstance(v, View) else v for n, v in values.items() if n in method.reads and not n.startswith("ref_")]
     return None if any(t.grad is not None and bool((t.grad != 0).any()) for t in own) else "no gradient reaches the model"
 

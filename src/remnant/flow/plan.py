@@ -16,6 +16,7 @@ from remnant.records import (
     CastMember,
     JudgeSpec,
     MeasureSpec,
+    MetricSpec,
     PerturbSpec,
     PrepareSpec,
     Record,
@@ -134,8 +135,7 @@ def train_node(spec: TrainSpec, corpus: Input, label: Mapping[str, Any] | None =
 def unlearn_node(spec: UnlearnSpec, target: Input, corpus: Input, label: Mapping[str, Any] | None = None) -> Node:
     """A model unlearned from a target."""
     plain = UnlearnSpec.model_validate(spec.model_dump(exclude={"name"}))
-    methods = {t.use: loss(t).identity for t in term_specs(plain)}
-    return Node("unlearn", plain, {"target": target, "corpus": corpus}, methods, label or {})
+    return Node("unlearn", plain, {"target": target, "corpus": corpus}, _losses(plain), label or {})
 
 
 def perturb_node(spec: PerturbSpec, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None) -> Node:
@@ -273,10 +273,16 @@ def run_name(run: RunSpec) -> str:
     return run.name or (method if run.weights == "fp32" else f"{method} {run.weights}")
 
 
+def _losses(spec: UnlearnSpec) -> dict[str, str]:
+    """Identity of every loss of a run."""
+    return {t.use: loss(t).identity for t in term_specs(spec)}
+
+
 def _check_names(sweep: SweepSpec) -> None:
-    checks: list[Callable[[], object]] = [partial(lambda r: [loss(t) for t in term_specs(r)], run) for run in sweep.unlearn]
+    named: tuple[str | MetricSpec, ...] = (*sweep.measure.metrics, *sweep.measure.extra)
+    checks: list[Callable[[], object]] = [partial(_losses, run) for run in sweep.unlearn]
     checks += [partial(quantizer_spec, q, sweep.perturb) for q in sweep.quantizers if q != "full"]
-    checks += [partial(metric, m) for m in (*sweep.measure.metrics, *sweep.measure.extra)]
+    checks += [partial(metric, m) for m in named]
     faults = []
     for check in checks:
         try:

@@ -68,4 +68,3 @@ def klr_paper_code(retain: View, ref_retain: View) -> Tensor:
     """
     ref, own = ref_retain.raw_logits(), retain.raw_logits()
     return (ref.exp() * (ref - own)).sum((-1, -2))
-

@@ -73,7 +73,7 @@ def open_tokenizer(source: str) -> PreTrainedTokenizerBase:
         raise UserError(f"The tokenizer of {source} cannot be opened: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:

@@ -149,7 +149,7 @@ def _gradients(spec: OptimSpec, loss_at: Callable[[int], tuple[Tensor, dict[str,
     sums: dict[str, float] = {}
     for micro in range(spec.accumulate):
         loss, parts = loss_at(step * spec.accumulate + micro)
-        (loss / spec.accumulate).backward()  # type: ignore[no-untyped-call]
+        (loss / spec.accumulate).backward()
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value / spec.accumulate
     return sums

@@ -65,10 +65,7 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     for i, name in enumerate(wanted):
         part = out / f"part-{name}.json"
         if not part.is_file():
-            _write_part(
-                part,
-                _measure(bench, name, lambda done, total, i=i, name=name: report(i * 100 + 100 * done // total, len(wanted) * 100, name)),
-            )  # type: ignore[misc]
+            _write_part(part, _measure(bench, name, _within(report, name, i, len(wanted))))
         answers |= _answers(part, name)
     rows = [Row.model_validate(r) for name in wanted for r in json.loads((out / f"part-{name}.json").read_text())["rows"]]
     rows += [row for extra in spec.extra for row in _user_rows(bench, extra, answers)]
@@ -80,6 +77,11 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     generated = [a.generated for name in answers for a in answers[name] if name.startswith("verbmem")]
     signs = signs_of_collapse(generated, vocabulary)._asdict() if generated else {}
     return {"absent": absent, "rows": len(rows), "signs": signs, "half": spec.half, "decoding": spec.decoding}
+
+
+def _within(report: Report, name: str, place: int, parts: int) -> Callable[[int, int], None]:
+    """The report of one metric as a part of the whole, in hundredths of a metric."""
+    return lambda done, total: report(100 * place + 100 * done // total, 100 * parts, name)
 
 
 def _raw(corpus: Path, split: str) -> list[str]:

@@ -1,0 +1,43 @@
+# Everything runs inside .venv; a stamp file says that it is complete.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+# Two busy threads on one core are slower than one; workers share the cores by themselves.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo demo-full test test-all lint types bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[oneshot,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/remnant demo
+
+demo-full: setup
+	$(BIN)/remnant demo --full
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-all: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu'
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/cached_reference.py
+
+clean:
+	rm -rf $(VENV) runs judgement build src/*.egg-info
