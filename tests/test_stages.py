@@ -174,7 +174,7 @@ def test_question_files_in_tofus_form(tmp_path: Path) -> None:
     assert card["absent"] == {}
     assert card["counts"] == {
         "raw/forget": 60, "raw/retain1": 32, "raw/retain2": 16, "raw/holdout": 12, "verbmem/forget": 60, "knowmem/forget_qa_icl": 10,
-        "knowmem/forget_qa": 50, "knowmem/retain_qa_icl": 10, "knowmem/retain_qa": 6, "privleak/forget": 60, "privleak/retain": 16,
+        "knowmem/forget_qa": 50, "knowmem/retain_qa_icl": 10, "knowmem/retain_qa": 38, "privleak/forget": 60, "privleak/retain": 16,
         "privleak/holdout": 12,
     }  # fmt: skip
     held = json.loads((out / "raw/holdout.json").read_text())

@@ -123,7 +123,6 @@ def _chunked(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase
     second = range(RETAIN2_EVERY - 1, len(retain), RETAIN2_EVERY)
     texts["retain2"] = [retain[i] for i in second]
     texts["retain1"] = [t for i, t in enumerate(retain) if i not in second] or retain
-    retain_qa = [retain_qa[i] for i in second] if parts.qa_only else retain_qa
     return Parts(texts, parts.qa | {"retain": retain_qa}, parts.qa_only)
 
 
@@ -156,14 +155,14 @@ def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) ->
     files: dict[str, list[Any]] = {f"raw/{name}": parts.texts[name] for name in SPLITS if parts.texts[name]}
     for name in ("forget", "retain1", "retain2") if spec.lab else ():
         files[f"raw/{name}"] = parts.texts[name] + parts.texts[f"{name}-qa"]
-    files["verbmem/forget"] = _verbmem(spec, parts, tokenizer, "forget", parts.qa["forget"])
+    files["verbmem/forget"] = _verbmem(spec, parts, tokenizer, ("forget",), parts.qa["forget"])
     for side, pairs in parts.qa.items():
         if len(pairs) > SHOWN_EXAMPLES:
             records = [{"question": q, "answer": a} for q, a in pairs]
             files[f"knowmem/{side}_qa_icl"] = records[:SHOWN_EXAMPLES]
             files[f"knowmem/{side}_qa"] = _spread(records[SHOWN_EXAMPLES:], spec.max_items)
     if "knowmem/retain_qa" not in files:
-        files["verbmem/retain"] = _verbmem(spec, parts, tokenizer, "retain2", [])
+        files["verbmem/retain"] = _verbmem(spec, parts, tokenizer, ("retain1", "retain2"), [])
     for split, name in (("forget", "forget"), ("retain", "retain2"), ("holdout", "holdout")):
         if parts.texts[name]:
             files[f"privleak/{split}"] = _spread(parts.texts[name], spec.max_items)
@@ -177,11 +176,11 @@ def _spread(rows: list[Any], most: int) -> list[Any]:
     return rows if len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]
 
 
-def _verbmem(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase, split: str, qa: QA) -> list[dict[str, str]]:
+def _verbmem(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...], qa: QA) -> list[dict[str, str]]:
     """Prompts and the text that follows; for question-only corpora the question and its answer."""
     if parts.qa_only and qa:
         return _spread([{"prompt": question(q), "gt": a} for q, a in qa], spec.max_items)
-    return _spread([cut for text in parts.texts[split] for cut in _windows(spec, tokenizer, text)], spec.max_items)
+    return _spread([cut for split in splits for text in parts.texts[split] for cut in _windows(spec, tokenizer, text)], spec.max_items)
 
 
 def _windows(spec: PrepareSpec, tokenizer: PreTrainedTokenizerBase, text: str) -> list[dict[str, str]]:
