@@ -103,3 +103,8 @@ def test_files_and_functions_stay_small(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 80, node.name
+
+
+def test_the_methods_page_is_up_to_date() -> None:
+    script = SOURCE.parent.parent / "scripts" / "methods_page.py"
+    assert subprocess.run([sys.executable, str(script), "--check"]).returncode == 0, "run: python scripts/methods_page.py"

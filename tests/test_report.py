@@ -116,7 +116,8 @@ addEventListener('load', () => {
   const outside = e => !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > root.clientWidth + 1;
   const wide = [...document.querySelectorAll('body *')].filter(outside);
   const small = [...document.querySelectorAll('figure.chart svg')].filter(s => s.getBoundingClientRect().height < 60).length;
-  document.title = JSON.stringify({scroll: root.scrollWidth, client: root.clientWidth, marks, small, wide: wide.map(e => e.tagName),
+  const tall = [...document.querySelectorAll('th')].filter(e => e.getBoundingClientRect().height > 70 && !e.closest('.verdicts')).length;
+  document.title = JSON.stringify({scroll: root.scrollWidth, client: root.clientWidth, marks, small, tall, wide: wide.map(e => e.tagName),
     matrices: document.querySelectorAll('table.matrix').length, rows: document.querySelectorAll('table.matrix tr').length});
 });
 </script>
@@ -153,3 +154,4 @@ def test_the_page_in_a_real_browser(written: Path, width: int, tmp_path: Path) -
     assert len(said["marks"]) == 5
     assert min(said["marks"]) > 40
     assert said["small"] == 0
+    assert said["tall"] == 0

@@ -122,12 +122,22 @@ class TermSpec(Record):
         return {k: v for k, v in data.items() if k in own} | {"params": {k: v for k, v in data.items() if k not in own}}
 
 
+class SureSpec(Record):
+    """SURE: only the units most salient for the forget text move. Source: arXiv 2410.16454, eqs. 4-6."""
+
+    percentile: Annotated[float, Field(ge=0, le=100)] = 90.0
+    unit: Literal["module", "layer", "row", "weight"] = "module"
+    scaled: bool = False
+    also: tuple[Literal["lm_head", "embedding", "norm"], ...] = ()
+
+
 class UnlearnSpec(OptimSpec):
     """One unlearning run: a method (or own terms), when to stop and which checkpoint to keep."""
 
     method: str | None = None
     terms: tuple[TermSpec, ...] = ()
     alpha: Annotated[float, Field(ge=0)] = 1.0
+    sure: SureSpec | None = None
     max_tokens: Positive = 2048
     probe_every: Positive = 5
     select: Literal["best", "last"] = "best"

@@ -1,4 +1,4 @@
-"""Rules on weights: how a value is rounded when it is stored."""
+"""Rules on weights: how a value is rounded when it is stored, and which of them may move."""
 
 import torch
 from torch import Tensor
@@ -17,3 +17,20 @@ def stochastic_round(weight: Tensor, generator: torch.Generator | None = None) -
     noise = torch.randint(0, 1 << 16, weight.shape, dtype=torch.int32, device=weight.device, generator=generator)
     rounded = ((bits + noise) & -65536).view(torch.float32)
     return torch.where(weight.isfinite(), rounded, weight).to(torch.bfloat16)
+
+
+def at_least_percentile(scores: Tensor, percentile: float) -> Tensor:
+    """True where a score is at least the given percentile of all scores (linear interpolation). Bool, shape of ``scores``.
+
+    At 0 everything is True; at 100 only the largest. Raises ValueError outside 0 to 100 or without scores.
+
+    Source: Zhang et al. 2024 (arXiv 2410.16454), eq. 5.
+    """
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"the percentile must be 0 to 100, not {percentile}")
+    if not scores.numel():
+        raise ValueError("no scores")
+    flat = scores.flatten().double().sort().values
+    place = percentile / 100 * (len(flat) - 1)
+    low, high = flat[int(place)], flat[min(int(place) + 1, len(flat) - 1)]
+    return scores.double() >= low + (high - low) * (place - int(place))

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from remnant.errors import Interrupted, UserError
 from remnant.functional.weights import stochastic_round
 from remnant.model.load import matrices
+from remnant.model.parts import Part
 from remnant.records import OptimSpec
 
 Report = Callable[[int, int, str], None]
@@ -24,41 +25,59 @@ SAVE_SECONDS = 30.0
 
 @dataclass
 class Stepper:
-    """Moves parameters by AdamW in one of three regimes.
+    """Moves parts of parameters by AdamW in one of three regimes; everything else stays as it is, bit for bit.
 
-    ``fp32``: parameters and state are float32. ``bf16``: parameters and state are bfloat16, as in the paper's code; updates below
+    ``fp32``: weights and state are float32. ``bf16``: weights and state are bfloat16, as in the paper's code; updates below
     half a unit in the last place are lost. ``bf16-stochastic-rounding``: stored in bfloat16, each step taken in float32 from the
     stored values and rounded stochastically.
+
+    A part that is not a whole parameter, and every part under stochastic rounding, is moved as a copy and written back, so that
+    neither optimiser state nor any update exists outside the parts.
     """
 
-    parameters: list[nn.Parameter]
+    parts: list[Part]
     spec: OptimSpec
-    shadows: list[nn.Parameter] = field(init=False)
+    moved: list[nn.Parameter] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     noise: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
-        stochastic = self.spec.weights == "bf16-stochastic-rounding"
-        self.shadows = [nn.Parameter(p.detach().float()) for p in self.parameters] if stochastic else []
-        moved: Iterable[nn.Parameter] = self.shadows or self.parameters
+        self.moved = [nn.Parameter(self._working(p)) if self._copied(p) else p.parameter for p in self.parts]
         betas = (0.9, self.spec.beta2)
-        self.optimizer = torch.optim.AdamW(moved, lr=self.spec.lr, weight_decay=self.spec.weight_decay, betas=betas)
-        self.noise = torch.Generator(device=self.parameters[0].device).manual_seed(self.spec.seed)
+        self.optimizer = torch.optim.AdamW(self.moved, lr=self.spec.lr, weight_decay=self.spec.weight_decay, betas=betas)
+        self.noise = torch.Generator(device=self.moved[0].device).manual_seed(self.spec.seed)
+
+    @property
+    def _stochastic(self) -> bool:
+        return self.spec.weights == "bf16-stochastic-rounding"
+
+    def _copied(self, part: Part) -> bool:
+        return self._stochastic or part.index is not None
+
+    def _working(self, part: Part) -> Tensor:
+        return part.read().float() if self._stochastic else part.read().clone()
 
     def step(self, lr: float) -> None:
         """Apply the gathered gradients and clear them."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        copies = [(own, part) for own, part in zip(self.moved, self.parts, strict=True) if self._copied(part)]
+        for own, part in copies:
+            own.data.copy_(part.read())
+            grad = part.gradient()
+            own.grad = None if grad is None else grad.to(own.dtype)
         if self.spec.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.clip)
-        for shadow, stored in zip(self.shadows, self.parameters, strict=bool(self.shadows)):
-            shadow.data.copy_(stored.data)
-            shadow.grad = stored.grad.float() if stored.grad is not None else None
+            torch.nn.utils.clip_grad_norm_(self.moved, self.spec.clip)
         self.optimizer.step()
-        for shadow, stored in zip(self.shadows, self.parameters, strict=bool(self.shadows)):
-            stored.data.copy_(stochastic_round(shadow.data, self.noise))
-        for parameter in self.parameters:
-            parameter.grad = None
+        for own, part in copies:
+            part.write(stochastic_round(own.data, self.noise) if self._stochastic else own.data)
+            part.parameter.grad = own.grad = None
+        for own in self.moved:
+            own.grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients of all parts that have one."""
+        return [g for g in (p.gradient() for p in self.parts) if g is not None]
 
     def state(self) -> dict[str, Any]:
         """Everything but the weights that the next step depends on."""
@@ -75,14 +94,18 @@ def storage_dtype(weights: str) -> torch.dtype:
     return torch.float32 if weights == "fp32" else torch.bfloat16
 
 
-def trainable(model: PreTrainedModel, which: str) -> list[nn.Parameter]:
-    """The parameters that may move; all others are frozen."""
+def everything(model: PreTrainedModel, which: str) -> list[Part]:
+    """All parameters, or the matrices that a quantizer would touch, as parts that may move."""
     chosen = [m.parameter for m in matrices(model)] if which == "matrices" else list(model.parameters())
+    return [Part(parameter) for parameter in chosen]
+
+
+def _release(model: nn.Module, parts: list[Part]) -> None:
+    """Gradients for the parameters that parts belong to, and for no others."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    for parameter in chosen:
-        parameter.requires_grad_(True)
-    return chosen
+    for part in parts:
+        part.parameter.requires_grad_(True)
 
 
 def rate(spec: OptimSpec, step: int) -> float:
@@ -102,6 +125,7 @@ def fit(
     folder: Path,
     report: Report,
     after_step: Callable[[int, dict[str, float], dict[str, Any]], bool] = lambda step, parts, memory: False,
+    moving: list[Part] | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Run the steps, resuming from ``folder`` where an earlier call was cut off.
 
@@ -112,6 +136,7 @@ def fit(
         folder: receives steps.jsonl and, while running, resume.pt.
         report: called with (steps done, steps in all, note).
         after_step: called with the step, its parts and a JSON-like memory that is kept across resumption; True stops.
+        moving: the parts that may move; by default what ``spec.train_only`` says.
 
     Returns:
         Steps done and the memory.
@@ -120,7 +145,9 @@ def fit(
         UserError: the loss or a gradient is not finite; the weights keep their last finite values in resume.pt.
         Interrupted: Ctrl-C; the state is saved.
     """
-    stepper = Stepper(trainable(model, spec.train_only), spec)
+    parts_that_move = everything(model, spec.train_only) if moving is None else moving
+    _release(model, parts_that_move)
+    stepper = Stepper(parts_that_move, spec)
     resume, log = folder / "resume.pt", folder / "steps.jsonl"
     step, memory, stopped = _load(resume, model, stepper, log)
     saved = time.monotonic()
@@ -156,8 +183,7 @@ def _gradients(spec: OptimSpec, loss_at: Callable[[int], tuple[Tensor, dict[str,
 
 
 def _finite(parts: dict[str, float], stepper: Stepper) -> bool:
-    grads = [p.grad for p in stepper.parameters if p.grad is not None]
-    return all(math.isfinite(v) for v in parts.values()) and all(bool(g.isfinite().all()) for g in grads)
+    return all(math.isfinite(v) for v in parts.values()) and all(bool(g.isfinite().all()) for g in stepper.gradients())
 
 
 def _not_finite(parts: dict[str, float], step: int) -> UserError:

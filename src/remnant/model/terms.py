@@ -1,6 +1,6 @@
 """From the names of loss terms to the loss of a micro-step: only what some term reads is computed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -83,6 +83,22 @@ def make_loss(
         return total, parts
 
     return loss_at
+
+
+def forget_losses(model: PreTrainedModel, terms: list[Term], streams: dict[str, Stream], batch_size: int, pad: int) -> Iterator[Tensor]:
+    """The forget loss over the whole forget set in parts whose sum is its mean per text: every text once, in order."""
+    forget = [term for term in terms if all("forget" in name for name in term.method.reads)]
+    if not forget:
+        raise UserError("SURE needs a term that reads forget text only.", "Give such a term beside the others.")
+    wanted = {name for term in forget for name in term.method.reads}
+    stream = streams["forget"]
+    total = len(stream.examples)
+    for start in range(0, total, batch_size):
+        indices = list(range(start, min(start + batch_size, total)))
+        batch = collate([stream.examples[i] for i in indices], pad, next(model.parameters()).device)
+        values = _read(model, "forget", stream, indices, batch, wanted)
+        losses = [t.weight * t.method.load()(*(values[n] for n in t.method.reads), **t.method.params).sum() for t in forget]
+        yield torch.stack(losses).sum() / total
 
 
 def _read(model: PreTrainedModel, side: str, stream: Stream, indices: list[int], batch: Batch, wanted: set[str]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from remnant.functional.view import IGNORED, View
 from remnant.model.data import Batch, Item, collate, encode, knowmem_items, raw_texts, settings, verbmem_items
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
 from remnant.model.loop import fit, storage_dtype
-from remnant.model.terms import make_loss, make_streams, terms_of
+from remnant.model.sure import find
+from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
 
 PROBE_ITEMS = 48
@@ -44,13 +45,17 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         )
     streams = make_streams(model, terms, examples, pad, spec.seed)
     probe = make_probe(model, tokenizer, corpus)
-    best = out / "best.pt"
-    steps, memory = fit(model, spec, make_loss(model, terms, streams, spec.batch_size, pad), out, report, _watch(spec, model, probe, best))
+    saliency = find(model, spec.sure, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)) if spec.sure else None
+    best, loss_at = out / "best.pt", make_loss(model, terms, streams, spec.batch_size, pad)
+    moving = saliency.moving if saliency else None
+    steps, memory = fit(model, spec, loss_at, out, report, _watch(spec, model, probe, best), moving)
     if spec.select == "best" and "chosen" in memory:
         model.load_state_dict(torch.load(best, weights_only=True))
     best.unlink(missing_ok=True)
     save_model(model, tokenizer, out)
     summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": memory.get("chosen", {"step": steps})}
+    if saliency:
+        summary["sure"] = saliency.summary
     return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
 
 

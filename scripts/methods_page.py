@@ -1,0 +1,61 @@
+"""Write docs/methods.md from the catalogue; with --check, only say whether it is up to date."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from remnant.catalog import LOSSES, METHODS, METRICS, QUANTIZERS, Entry
+
+PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
+
+
+def table(entries: Mapping[str, Entry]) -> str:
+    """One Markdown table."""
+    lines = ["| name | what it is | source | version |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {e.meaning} | {e.source} | {e.version} |" for name, e in entries.items())])
+
+
+def page() -> str:
+    """The whole page."""
+    methods = "\n".join(f"| `{name}` | {' + '.join(f'`{t}`' for t in terms)} |" for name, terms in METHODS.items())
+    return f"""# Methods
+
+Made by `python scripts/methods_page.py` from `src/remnant/catalog.py`. The docstring behind each name gives formula, shapes, range and what
+differs from the source. Names ending in `-paper-code` repeat the formulas of the code released with arXiv 2410.16454, which are not those
+of the paper; they are there for comparison only, and the tests show which laws they break.
+
+## Unlearning methods: lists of loss terms
+
+The first term reads forget text, the second retain text; the second is weighted by `alpha`.
+
+| name | terms |
+|---|---|
+{methods}
+
+## Loss terms
+
+{table(LOSSES)}
+
+## Quantizers
+
+Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`, each with `-asym`, `-half-step` or `-paper` for the scale;
+`nf4`, `fp4` and `nf4-b128` for another block; `gptq4`, `awq4`, `gptq3-g128`. What the scales are stands in the docstring of `rtn`.
+
+{table(QUANTIZERS)}
+
+## Metrics
+
+{table(METRICS)}
+"""
+
+
+def main() -> int:
+    """Write or check the page."""
+    if "--check" in sys.argv:
+        return int(not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page())
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

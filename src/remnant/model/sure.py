@@ -1,0 +1,157 @@
+"""SURE: find the modules that matter most for the forget text, so that only they move.
+
+Units: ``module`` is each attention head's slice of q, k, v and o (key and value heads where they are shared) and each MLP projection;
+``layer`` is all of a block; ``row`` is one output row; ``weight`` is one number.
+
+Source: Zhang et al. 2024 (arXiv 2410.16454), eqs. 4-6: s_i = norm of the gradient of the forget loss at the target's weights, m_i = 1 where
+s_i is at least the percentile gamma of all s. The released code differs: rows, per mini-batch, and its mask is never applied.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from remnant.errors import UserError
+from remnant.functional.weights import at_least_percentile
+from remnant.model.load import Matrix, matrices
+from remnant.model.parts import Part
+from remnant.records import SureSpec
+
+_ROWS = re.compile(r"\.(q_proj|k_proj|v_proj)\.weight$")
+_COLUMNS = re.compile(r"\.o_proj\.weight$")
+_BLOCK = re.compile(r"^(.*?\.\d+)\.")
+
+
+class Unit(NamedTuple):
+    """One module in the sense of the paper: some parts of weights that move or stand still together."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+
+class Saliency(NamedTuple):
+    """Which parts may move, and what the choice was made from."""
+
+    moving: list[Part]
+    summary: dict[str, Any]
+
+
+def find(model: PreTrainedModel, spec: SureSpec, loss_over_all: Callable[[], Iterable[Tensor]]) -> Saliency:
+    """Score all units by the gradient of the forget loss over the whole forget set, and choose.
+
+    Args:
+        model: the target, before any step; its gradients are cleared afterwards.
+        spec: unit, percentile, scaling, which kinds of weights.
+        loss_over_all: gives the loss of one part of the forget set after the other, their sum being the loss of all of it.
+
+    Raises:
+        UserError: no weight of the wanted kinds, or attention that is not four projections.
+    """
+    chosen = list(matrices(model, skip=tuple({"lm_head", "embedding", "norm"} - set(spec.also))))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for matrix in chosen:
+        matrix.parameter.requires_grad_(True)
+    for loss in loss_over_all():
+        loss.backward()
+    found = _fine(chosen, spec) if spec.unit in ("row", "weight") else _coarse(model, chosen, spec)
+    for matrix in chosen:
+        matrix.parameter.grad = None
+    return found
+
+
+def _coarse(model: PreTrainedModel, chosen: list[Matrix], spec: SureSpec) -> Saliency:
+    """Whole slices: one number per unit, gradients reduced and freed one matrix after the other."""
+    squares: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    members: dict[str, list[Part]] = {}
+    for matrix in chosen:
+        for unit in units_of(model, matrix, spec.unit):
+            for part in unit.parts:
+                grad = part.gradient()
+                squares[unit.name] = squares.get(unit.name, 0.0) + (float(grad.float().square().sum()) if grad is not None else 0.0)
+                sizes[unit.name] = sizes.get(unit.name, 0) + part.read().numel()
+                members.setdefault(unit.name, []).append(part)
+        matrix.parameter.grad = None
+    scores = torch.tensor([squares[n] ** 0.5 / (sizes[n] ** 0.5 if spec.scaled else 1.0) for n in squares])
+    mask = at_least_percentile(scores, spec.percentile)
+    moving = [part for name, keep in zip(squares, mask.tolist(), strict=True) if keep for part in members[name]]
+    top = sorted(zip(squares, scores.tolist(), strict=True), key=lambda pair: -pair[1])[:10]
+    return Saliency(moving, _summary(spec, len(scores), int(mask.sum()), moving, chosen) | {"most_salient": top})
+
+
+def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
+    """Rows or single weights: one tensor of scores per matrix, one threshold over all of them."""
+    scores = [_row_norms(m) if spec.unit == "row" else _gradient(m).abs() for m in chosen]
+    if spec.scaled and spec.unit == "row":
+        scores = [s / m.read().shape[-1] ** 0.5 for s, m in zip(scores, chosen, strict=True)]
+    mask = at_least_percentile(torch.cat([s.flatten() for s in scores]), spec.percentile)
+    moving, start = [], 0
+    for matrix, score in zip(chosen, scores, strict=True):
+        own = mask[start : start + score.numel()].view(score.shape)
+        start += score.numel()
+        if bool(own.any()):
+            index = own.T if matrix.transposed and spec.unit == "weight" else own
+            moving.append(Part(matrix.parameter, (slice(None), own) if matrix.transposed and spec.unit == "row" else (index,)))
+    return Saliency(moving, _summary(spec, mask.numel(), int(mask.sum()), moving, chosen))
+
+
+def _gradient(matrix: Matrix) -> Tensor:
+    """The gradient as [..., out, in]."""
+    grad = matrix.parameter.grad
+    grad = torch.zeros_like(matrix.parameter) if grad is None else grad
+    return (grad.T if matrix.transposed else grad).float()
+
+
+def _row_norms(matrix: Matrix) -> Tensor:
+    gradient = _gradient(matrix)
+    return gradient.abs() if gradient.ndim == 1 else gradient.norm(dim=-1)
+
+
+def _summary(spec: SureSpec, units: int, masked: int, moving: list[Part], chosen: list[Matrix]) -> dict[str, Any]:
+    weights = sum(p.read().numel() for p in moving)
+    return {
+        "unit": spec.unit,
+        "units": units,
+        "moving_units": masked,
+        "moving_weights": weights,
+        "share_of_weights": weights / sum(m.parameter.numel() for m in chosen),
+    }
+
+
+def units_of(model: PreTrainedModel, matrix: Matrix, unit: str) -> Iterator[Unit]:
+    """The units that one weight belongs to: slices per head, whole projections, or its block.
+
+    Raises:
+        UserError: attention in one fused projection, which has no slices per head of its own.
+    """
+    if unit == "layer":
+        block = _BLOCK.match(matrix.name)
+        yield Unit(block[1] if block else matrix.name, (Part(matrix.parameter),))
+        return
+    rows, columns = _ROWS.search(matrix.name), _COLUMNS.search(matrix.name)
+    if re.search(r"(query_key_value|c_attn|qkv_proj)\.weight$", matrix.name):
+        raise UserError(f"{matrix.name} fuses query, key and value, so heads cannot be told apart.", 'Use unit = "row" or "layer".')
+    if not rows and not columns:
+        yield Unit(matrix.name, (Part(matrix.parameter),))
+        return
+    size = _head_size(model)
+    length = matrix.read().shape[0] if rows else matrix.read().shape[1]
+    for head, start in enumerate(range(0, length, size)):
+        span = slice(start, start + size)
+        index = (span,) if rows else (slice(None), span)
+        yield Unit(f"{matrix.name}[head {head}]", (Part(matrix.parameter, index),))
+
+
+def _head_size(model: PreTrainedModel) -> int:
+    config: Any = model.config.get_text_config()
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def parameters_of(parts: Iterable[Part]) -> list[nn.Parameter]:
+    """The parameters that some parts belong to, each once."""
+    return list({id(p.parameter): p.parameter for p in parts}.values())
