@@ -90,6 +90,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(sweep: Path, tmp_path
         time.sleep(0.05)
     cut.kill()
     cut.wait(20)
+    deadline = time.monotonic() + 60
     while subprocess.run(["pgrep", "-f", f"remnant.flow.run {tmp_path / 'cut'}"], capture_output=True).returncode == 0:
         assert time.monotonic() < deadline, "the worker outlived its parent"
         time.sleep(0.1)
@@ -101,6 +102,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(sweep: Path, tmp_path
     assert summary[0] == summary[1]
     nothing = start(sweep, tmp_path / "cut")
     assert nothing.wait(60) == 0
+    report = [sys.executable, "-m", "remnant.cli", "report", "small", "--store", str(tmp_path / "cut"), "--examples"]
+    subprocess.run(report, check=True, capture_output=True)
+    assert json.loads((tmp_path / "cut" / "reports" / "small" / "summary.json").read_text()) == summary[0]
+    assert "Left out" not in (tmp_path / "cut" / "reports" / "small" / "report.html").read_text()
     assert nothing.stdout is not None
     assert "0 to be made" in nothing.stdout.read()
 

@@ -28,9 +28,12 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide what the result is, ready for hashing."""
+        """The fields that decide what the result is, ready for hashing.
+
+        None is left out, so that an optional field that is added later leaves the keys of what was made before as they are.
+        """
         dropped = {n for n, f in type(self).model_fields.items() if isinstance(f.json_schema_extra, dict) and f.json_schema_extra}
-        return self.model_dump(mode="json", exclude=dropped)
+        return self.model_dump(mode="json", exclude=dropped, exclude_none=True)
 
 
 class PrepareSpec(Record):
@@ -270,6 +273,14 @@ class Manifest(Record):
     dirty: bool | None
     device: str
     peak_memory_mb: float
+
+
+class Piece(Record):
+    """One piece of work of a run, as its name is kept: enough to find its artefact and to say what it is."""
+
+    name: str
+    stage: Stage
+    label: dict[str, Any]
 
 
 class Row(Record):

@@ -28,7 +28,7 @@ from remnant.flow.run import (
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import quantizer_spec
-from remnant.records import CastMember, Cell, MeasureSpec, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec, parse
+from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec, parse
 from remnant.report import table
 
 OUTCOME_CODES = {"stayed forgotten": 0, "unclear": 4, "came back": 3, "not forgotten": 3, "collapsed": 3}
@@ -127,7 +127,7 @@ def judge(
     with one_by_one(console(stderr=True)) as report_for:
         for node in nodes:
             make(store, node, report_for(node))
-    results = table.collect(store, _sweep_of_audit(quantizers, rule), nodes, {})
+    results = table.collect(store, _sweep_of_audit(quantizers, rule), [n.piece for n in nodes], {})
     _finish(results, store, out, examples=False)
     return max(OUTCOME_CODES[v.outcome] for g in results.groups for v in g.verdicts)
 
@@ -164,12 +164,12 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     screen = console(stderr=True)
     todo = missing(store, nodes)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
-    store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "nodes": [n.name for n in nodes]})
+    store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "pieces": [n.piece.model_dump(mode="json") for n in nodes]})
     if todo:
         forget_failures(store, nodes)
         _work(store, sweep, nodes, workers or default_workers(sweep), screen)
     lost = failures(store, nodes)
-    results = table.collect(store, sweep, nodes, {n: f["message"] for n, f in lost.items()})
+    results = table.collect(store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()})
     _finish(results, store, out or store.root / "reports" / sweep.name, examples=examples)
     return _tell_failures(lost, missing(store, nodes), nodes)
 
@@ -279,10 +279,11 @@ def show(store: Store, reference: str) -> int:
 
 def report(store: Store, name: str, out: Path | None, examples: bool) -> None:
     """Write the report of a finished or unfinished run again."""
-    sweep = parse(SweepSpec, store.labelled(name)["sweep"], name)
-    nodes = planning.plan(sweep)
-    lost = {n: f["message"] for n, f in failures(store, nodes).items()}
-    _finish(table.collect(store, sweep, nodes, lost), store, out or store.root / "reports" / name, examples=examples)
+    kept = store.labelled(name)
+    sweep = parse(SweepSpec, kept["sweep"], name)
+    pieces = [parse(Piece, piece, name) for piece in kept["pieces"]]
+    lost = {n: f["message"] for n, f in failures(store, pieces).items()}
+    _finish(table.collect(store, sweep, pieces, lost), store, out or store.root / "reports" / name, examples=examples)
 
 
 def score(path: Path, auc_retrain: float | None, json_out: Path | None) -> None:

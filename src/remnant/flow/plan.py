@@ -18,6 +18,7 @@ from remnant.records import (
     MeasureSpec,
     MetricSpec,
     PerturbSpec,
+    Piece,
     PrepareSpec,
     Record,
     Rule,
@@ -57,6 +58,11 @@ class Node:
     def name(self) -> str:
         """Folder name in the store: stage and 16 digits of the digest."""
         return f"{self.stage}-{self.digest[:16]}"
+
+    @property
+    def piece(self) -> Piece:
+        """What is kept of this node under the name of a run."""
+        return Piece(name=self.name, stage=self.stage, label=dict(self.label))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
 from remnant.flow.plan import Node, Outside, plan
 from remnant.flow.store import Store, disk_errors, write_progress
-from remnant.records import Manifest, SweepSpec
+from remnant.records import Manifest, Piece, SweepSpec
 
 Report = Callable[[int, int, str], None]
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "rouge-score", "llmcompressor", "compressed-tensors")
@@ -149,7 +149,7 @@ def _note_failure(store: Store, node: Node, message: str, trace: str) -> None:
     (scratch / "error.json").write_text(json.dumps({"message": message, "traceback": trace}), encoding="utf-8")
 
 
-def failures(store: Store, nodes: Sequence[Node]) -> dict[str, dict[str, str]]:
+def failures(store: Store, nodes: Sequence[Node | Piece]) -> dict[str, dict[str, str]]:
     """Message and traceback of the pieces that failed, by name."""
     paths = {n.name: store.scratch(n.name) / "error.json" for n in nodes}
     return {name: json.loads(p.read_text(encoding="utf-8")) for name, p in paths.items() if p.is_file()}

@@ -32,11 +32,11 @@ def write(results: Results, store: Store, out: Path, *, examples: bool = False) 
         summary = json.dumps(table.summary(results), indent=1, allow_nan=False) + "\n"
         (out / "summary.json").write_text(summary, encoding="utf-8")
         page = out / "report.html"
-        page.write_text(_render(results, _examples(results, store) if examples else []), encoding="utf-8")
+        page.write_text(_render(results, _examples(results, store) if examples else None), encoding="utf-8")
     return page
 
 
-def _render(results: Results, examples: list[dict[str, Any]]) -> str:
+def _render(results: Results, examples: list[dict[str, Any]] | None) -> str:
     environment = Environment(loader=PackageLoader("remnant", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["number"] = table.number
     return environment.get_template("page.html.j2").render(

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from remnant.catalog import METRICS
-from remnant.flow.plan import Node
 from remnant.flow.store import Store
-from remnant.records import Cell, Manifest, Recovery, SweepSpec, Verdict
+from remnant.records import Cell, Manifest, Piece, Recovery, SweepSpec, Verdict
 
 SUMMARY_SCHEMA = 1
 SHOWN_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain", "verbmem_retain", "privleak")
@@ -72,14 +71,14 @@ class Results:
     failures: dict[str, str]
 
 
-def collect(store: Store, sweep: SweepSpec, nodes: Sequence[Node], failures: dict[str, str]) -> Results:
+def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: dict[str, str]) -> Results:
     """Read what is finished of a run; cells of pieces that failed are kept with their status."""
-    done = {n.name: store.manifest(n.name) for n in nodes if store.has(n.name)}
+    done = {p.name: store.manifest(p.name) for p in pieces if store.has(p.name)}
     groups = []
-    for node in nodes:
-        if node.stage != "judge" or node.name not in done:
+    for piece in pieces:
+        if piece.stage != "judge" or piece.name not in done:
             continue
-        folder = store.path(node.name)
+        folder = store.path(piece.name)
         cells = [Cell.model_validate(c) for c in _read(folder / "cells.json")]
         groups.append(
             Group(
@@ -88,10 +87,10 @@ def collect(store: Store, sweep: SweepSpec, nodes: Sequence[Node], failures: dic
                 cells=cells,
                 recoveries=[Recovery.model_validate(r) for r in _read(folder / "recovery.json")],
                 verdicts=[Verdict.model_validate(v) for v in _read(folder / "verdicts.json")],
-                auc_retrain=done[node.name].summary.get("auc_retrain"),
+                auc_retrain=done[piece.name].summary.get("auc_retrain"),
             )
         )
-    return Results(sweep, groups, done, {n.name: dict(n.label) for n in nodes}, failures)
+    return Results(sweep, groups, done, {p.name: p.label for p in pieces}, failures)
 
 
 def _read(path: Path) -> Any:
