@@ -38,6 +38,7 @@ types: setup
 bench: setup
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/cached_reference.py
+	$(BIN)/python benchmarks/sure_step.py
 
 clean:
 	rm -rf $(VENV) runs judgement build src/*.egg-info

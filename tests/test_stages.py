@@ -201,6 +201,33 @@ def test_muse_raw_text_may_come_as_txt_only(corpus: Path, tmp_path: Path) -> Non
     assert {"verbmem", "knowmem_forget", "knowmem_retain", "privleak"} <= set(card["absent"])
 
 
+def test_a_hub_data_set_goes_through_the_same_door(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is out of reach in tests: a stand-in answers with rows of the published form, one configuration a folder."""
+
+    def load_dataset(name: str, config: str, *, split: str, revision: str | None) -> list[Any]:
+        assert (name, revision) == ("muse-bench/MUSE-News", "506bd5b")
+        path = corpus / config / f"{split}.json"
+        if not path.is_file():
+            raise ValueError("no such split")
+        rows = json.loads(path.read_text())
+        return [{"text": r} if isinstance(r, str) else r for r in rows]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    out = out_of(tmp_path, "c")
+    prepare.run(PrepareSpec(hub="muse-bench/MUSE-News", revision="506bd5b", vocab_size=400), {}, out, silent)
+    for name in ("raw/forget", "verbmem/forget", "knowmem/retain_qa", "privleak/holdout"):
+        assert json.loads((out / f"{name}.json").read_text()) == json.loads((corpus / f"{name}.json").read_text())
+
+
+def test_a_hub_out_of_reach_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(UserError, match="muse-bench/MUSE-News cannot be opened"):
+        prepare.run(PrepareSpec(hub="muse-bench/MUSE-News"), {}, out_of(tmp_path, "c"), silent)
+
+
 def interrupt_at(count: int) -> Callable[[int, int, str], None]:
     calls = iter(range(10_000))
 

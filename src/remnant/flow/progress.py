@@ -17,6 +17,8 @@ from remnant.flow.store import Store
 # Seconds of one piece of work on the lab's default model, until the store holds measured times of this run.
 GUESS = {"prepare": 3.0, "train": 180.0, "unlearn": 60.0, "perturb": 6.0, "measure": 8.0, "judge": 3.0}
 STALE_SECONDS = 60.0
+# Where nobody sees a moving bar (a log), a line this often.
+LINE_SECONDS = 15.0
 
 
 def describe(node: Node) -> str:
@@ -67,6 +69,7 @@ def _state(scratch: Path) -> dict[str, float] | None:
 def watch(store: Store, nodes: Sequence[Node], workers: Sequence["subprocess.Popen[bytes]"], console: Console) -> None:
     """Show the progress until all workers have ended."""
     total, seen = len(nodes), {n.name for n in nodes if store.has(n.name)}
+    last_line = time.monotonic()
     with _bars(console) as bars:
         overall = bars.add_task("all", total=total, completed=len(seen), left="")
         running: dict[str, TaskID] = {}
@@ -76,8 +79,18 @@ def watch(store: Store, nodes: Sequence[Node], workers: Sequence["subprocess.Pop
             bars.update(overall, completed=total - len(todo), left=f"{total - len(todo)}/{total} done, about {left} left")
             _announce(store, nodes, seen, left, bars.console)
             _show_running(store, todo, running, bars)
+            if not bars.console.is_terminal and time.monotonic() - last_line > LINE_SECONDS:
+                last_line = time.monotonic()
+                _line(store, todo, f"{total - len(todo)}/{total} done, about {left} left", bars.console)
             time.sleep(POLL_SECONDS)
         _announce(store, nodes, seen, "0:00", bars.console)
+
+
+def _line(store: Store, todo: Sequence[Node], overall: str, console: Console) -> None:
+    """What is being done, in one line, for a log."""
+    active = [(node, state) for node in todo if (state := _state(store.scratch(node.name))) and time.time() - state["time"] < STALE_SECONDS]
+    parts = [f"{describe(node)} {state['done']}/{state['total']}" for node, state in active]
+    console.print(f"     {'; '.join(parts) or 'starting'} [dim]({overall})[/]", highlight=False)
 
 
 def _announce(store: Store, nodes: Sequence[Node], seen: set[str], left: str, console: Console) -> None:

@@ -1,0 +1,105 @@
+"""SURE's step against the plain step of the same method, and against masks kept in a dictionary per row as the released code does it.
+
+One model, one process, in turns. The last line is one JSON object: sure_over_plain (seconds per step, below 1 is faster than plain),
+paper_code_over_sure, saliency_seconds (once per run) and saliency_memory_ratio (gradient memory at its peak over one copy of the weights).
+"""
+
+import json
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+
+from remnant.model.loop import Stepper, everything
+from remnant.model.sure import find
+from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
+from remnant.records import UnlearnSpec
+from remnant.testing import tiny_model
+
+ROUNDS = 5
+EXAMPLES, LENGTH, BATCH = 32, 256, 8
+SHAPE = {
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+}
+
+
+def dictionary_mask(model: torch.nn.Module, percentile: float) -> None:
+    """Norm of every row's gradient in a dictionary, percentile over the list, gradients of the other rows set to zero."""
+    norms = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            for row, value in enumerate(parameter.grad.reshape(len(parameter.grad), -1).norm(dim=-1).numpy()):
+                norms[name, row] = float(value)
+    limit = np.percentile(list(norms.values()), percentile)
+    masks = {key: 1.0 if value >= limit else 0.0 for key, value in norms.items()}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            for row in range(len(parameter.grad)):
+                parameter.grad[row] *= masks[name, row]
+
+
+def main() -> None:
+    """Time the three kinds of step in turns."""
+    model = tiny_model(vocab=2048, **SHAPE)
+    generator = torch.Generator().manual_seed(0)
+    texts = {s: torch.randint(4, 2048, (EXAMPLES, LENGTH), generator=generator).tolist() for s in ("forget", "retain")}
+    spec = UnlearnSpec.model_validate({"method": "npo_klr", "lr": 1e-5, "batch_size": BATCH, "sure": {"percentile": 90}})
+    assert spec.sure
+    terms = terms_of(spec)
+    streams = make_streams(model, terms, texts, 0, 0)
+    loss_at = make_loss(model, terms, streams, BATCH, 0)
+    started = time.perf_counter()
+    found = find(model, spec.sure, lambda: forget_losses(model, terms, streams, BATCH, 0))
+    saliency_seconds = time.perf_counter() - started
+    gradients = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n)
+    plain, sure = Stepper(everything(model, "all"), spec), Stepper(found.moving, spec)
+    moving = {id(p.parameter) for p in found.moving}
+
+    def allow(which: Callable[[torch.nn.Parameter], bool]) -> None:
+        for parameter in model.parameters():
+            parameter.requires_grad_(which(parameter))
+            parameter.grad = None
+
+    def one(kind: str, micro: int) -> float:
+        allow((lambda p: id(p) in moving) if kind == "sure" else (lambda p: True))
+        started = time.perf_counter()
+        loss_at(micro)[0].backward()
+        if kind == "paper":
+            dictionary_mask(model, 90)
+        (sure if kind == "sure" else plain).step(1e-5)
+        return time.perf_counter() - started
+
+    times: dict[str, list[float]] = {"plain": [], "sure": [], "paper": []}
+    for micro in range(ROUNDS + 1):
+        for kind, seconds in times.items():
+            took = one(kind, micro)
+            if micro:  # the first round warms up
+                seconds.append(took)
+    middle = {kind: median(seconds) for kind, seconds in times.items()}
+    for kind, seconds in middle.items():
+        print(f"{kind:6} {seconds:.3f} s a step")
+    print(
+        f"mask: {found.summary['moving_units']} of {found.summary['units']} modules, {found.summary['share_of_weights']:.1%} of the weights"
+    )
+    print(
+        json.dumps(
+            {
+                "sure_over_plain": round(middle["sure"] / middle["plain"], 3),
+                "paper_code_over_sure": round(middle["paper"] / middle["sure"], 3),
+                "saliency_seconds": round(saliency_seconds, 2),
+                "saliency_memory_ratio": round(gradients / sum(p.numel() for p in model.parameters()), 3),
+                "threads": torch.get_num_threads(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
