@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -106,6 +107,30 @@ def test_the_summary_keeps_its_schema(written: Path) -> None:
 def test_the_manifest_schema_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="extra"):
         Manifest.model_validate({"unknown": 1})
+
+
+def test_signs_of_collapse_are_flagged_against_the_target() -> None:
+    def measured(**found: float) -> Manifest:
+        circumstances: dict[str, Any] = {
+            "created": "",
+            "command": "",
+            "packages": {},
+            "commit": None,
+            "dirty": None,
+            "device": "",
+            "peak_memory_mb": 0.0,
+        }
+        return Manifest(
+            key="", digest="", stage="measure", stage_version=1, spec={}, inputs={}, methods={}, files={}, seconds=0.0,
+            summary={"signs": {"empty": 0.0, "repetition": 0.0, "entropy": 4.0, "unknown": 0.0} | found}, **circumstances,
+        )  # fmt: skip
+
+    made = {"t": measured(), "good": measured(entropy=3.5), "loop": measured(repetition=0.9, entropy=0.5), "noise": measured(unknown=0.8)}
+    labels = {n: {"corpus": "news", "model": "target" if n == "t" else n, "quantizer": "full"} for n in made}
+    base = results()
+    found = {r["model"]: r["flags"] for r in table.signs(Results(base.sweep, base.groups, made, labels, {}))}
+    assert found == {"target": [], "good": [], "loop": ["repetition", "entropy"], "noise": ["unknown"]}
+    assert "loop full (repetition, entropy)" in table.story(Results(base.sweep, base.groups, made, labels, {}))[-1]
 
 
 PROBE = """

@@ -244,8 +244,8 @@ def _measured(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str,
     models = _models(sweep, corpus, name, seed)
     nodes: dict[str, Node] = {}
     for model, (source, about) in models.items():
-        for use in ("full", *sweep.quantizers):
-            short = use if isinstance(use, str) else use.use
+        for use in ("full", *(q for q in sweep.quantizers if q != "full")):
+            short = use if isinstance(use, str) else " ".join([use.use, *(f"{k}={v}" for k, v in use.params.items())])
             label = about | {"quantizer": short}
             shown = source
             if use != "full":

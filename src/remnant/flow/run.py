@@ -26,6 +26,8 @@ from remnant.records import Manifest, Piece, SweepSpec
 
 Report = Callable[[int, int, str], None]
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "rouge-score", "llmcompressor", "compressed-tensors")
+# A worker's own command line says nothing; this variable hands it the user's.
+COMMAND = "REMNANT_COMMAND"
 POLL_SECONDS = 0.25
 WRITE_SECONDS = 0.5
 
@@ -72,13 +74,17 @@ def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
         summary=summary,
         seconds=round(seconds, 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=" ".join(["remnant", *sys.argv[1:]]),
+        command=os.environ.get(COMMAND, _command()),
         packages=_packages(),
         commit=commit,
         dirty=dirty,
         device=_device(),
         peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     )
+
+
+def _command() -> str:
+    return " ".join(["remnant", *sys.argv[1:]])
 
 
 def _packages() -> dict[str, str]:
@@ -166,7 +172,12 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
     order = store.root / "partial" / f"sweep-{os.getpid()}.json"
     order.write_text(sweep.model_dump_json(), encoding="utf-8")
     threads = max(1, len(os.sched_getaffinity(0)) // count)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | {
+        COMMAND: _command(),
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     command = [sys.executable, "-m", "remnant.flow.run", str(store.root), str(order)]
     log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")
     return [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for _ in range(count)]

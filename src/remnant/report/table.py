@@ -176,7 +176,9 @@ def _target_signs(results: Results, about: dict[str, Any]) -> dict[str, float]:
 
 def story(results: Results) -> list[str]:
     """What was found, in plain sentences, one paragraph per corpus and seed."""
-    return [paragraph for group in results.groups for paragraph in _tell(group)]
+    told = [paragraph for group in results.groups for paragraph in _tell(group)]
+    flagged = [f"{s['corpus']} {s['model']} {s['quantizer']} ({', '.join(s['flags'])})" for s in signs(results) if s["flags"]]
+    return [*told, f"Signs of collapse in what is written: {'; '.join(flagged)}."] if flagged else told
 
 
 def _tell(group: Group) -> list[str]:

@@ -136,9 +136,13 @@ def _chunks(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> list[st
 def _without_overlap(spec: PrepareSpec, parts: Parts) -> tuple[Parts, dict[str, int]]:
     """Count the texts that share a long run of words with forget text; holdout text must not."""
     known = {gram for text in parts.texts["forget"] for gram in ngrams(words(text), OVERLAP_WORDS)}
-    texts, counts = dict(parts.texts), {}
+
+    def is_clean(text: str) -> bool:
+        return known.isdisjoint(ngrams(words(text), OVERLAP_WORDS))
+
+    texts, qa, counts = dict(parts.texts), dict(parts.qa), {}
     for name in SPLITS[1:]:
-        clean = [t for t in texts[name] if known.isdisjoint(ngrams(words(t), OVERLAP_WORDS))]
+        clean = [t for t in texts[name] if is_clean(t)]
         counts[name] = len(texts[name]) - len(clean)
         if counts[name] and name == "holdout" and not spec.drop_overlap:
             raise UserError(
@@ -147,7 +151,9 @@ def _without_overlap(spec: PrepareSpec, parts: Parts) -> tuple[Parts, dict[str, 
             )
         if spec.drop_overlap:
             texts[name] = clean
-    return Parts(texts, parts.qa, parts.qa_only), counts
+    if spec.drop_overlap and parts.qa_only:
+        qa["retain"] = [pair for pair in qa["retain"] if is_clean(*_pages([pair]))]
+    return Parts(texts, qa, parts.qa_only), counts
 
 
 def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
