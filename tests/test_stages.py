@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import Interrupted, UserError
-from remnant.flow.plan import Outside, measure_node, perturb_node, prepare_node, train_node, unlearn_node
+from remnant.flow.plan import Outside, judge_node, measure_node, perturb_node, prepare_node, train_node, unlearn_node
 from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.functional.stats import auc
@@ -246,8 +246,11 @@ def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
     train = train_node(TrainSpec(steps=4, hidden=64, heads=2, kv_heads=2, intermediate=64, layers=1, block_tokens=64, context=640), corpus)
     unlearned = unlearn_node(UnlearnSpec(method="ga_gdr", steps=4, probe_every=2), train, corpus)
     quantized = perturb_node(quantizer_spec("nf4"), unlearned, corpus)
-    measured = measure_node(MeasureSpec(), quantized, corpus)
-    for node in (corpus, train, unlearned, quantized, measured):
+    about = {"corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0}
+    measured = measure_node(MeasureSpec(), quantized, corpus, about | {"model": "unlearned"})
+    known = measure_node(MeasureSpec(), train, corpus, about | {"model": "target"})
+    judged = judge_node(Rule(resamples=20), {"a": known, "b": measured})
+    for node in (corpus, train, unlearned, quantized, measured, known, judged):
         with pytest.raises((KeyboardInterrupt, Interrupted)):
             make(store, node, interrupt_at(0 if node in (corpus, quantized) else 1))
         assert not store.has(node.name)
