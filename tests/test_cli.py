@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from transformers import PreTrainedTokenizerBase
 
+from remnant import verbs
 from remnant.cli import main
 from remnant.model.load import save_model
 from remnant.stages import measure as measure_stage
@@ -144,10 +145,23 @@ def test_a_whole_chain_by_hand(prepared: tuple[Path, Path], model_folder: Path, 
     assert "verbmem_retain" in measured.output
     out = tmp_path / "judgement"
     judged = call("judge", model_folder, folder, "--data", key, "-q", "int4", "--out", out, "--store", store)
-    assert judged.exit_code == 4, judged.output  # a random model knows nothing, so nothing can be said
-    assert json.loads((out / "summary.json").read_text())["cells"]
+    outcomes = {v["outcome"] for v in json.loads((out / "summary.json").read_text())["verdicts"]}
+    assert judged.exit_code == verbs.exit_code(outcomes) != 0, judged.output  # a random model has forgotten nothing
     assert call("show", key, "--store", store).exit_code == 0
     assert folder.rsplit("/", 1)[1] in call("ls", "--store", store).output
+
+
+def test_one_failure_decides_the_exit_code() -> None:
+    assert verbs.exit_code({"stayed forgotten"}) == 0
+    assert verbs.exit_code({"stayed forgotten", "unclear"}) == 4
+    for bad in ("came back", "not forgotten", "collapsed"):
+        assert verbs.exit_code({"stayed forgotten", "unclear", bad}) == 3
+
+
+def test_an_artefact_is_the_same_by_folder_and_by_name(prepared: tuple[Path, Path], model_folder: Path) -> None:
+    store, corpus = prepared
+    by_folder = call("measure", model_folder, "--data", corpus, "--store", store).stdout.splitlines()[0]
+    assert call("measure", model_folder, "--data", corpus.name, "--store", store).stdout.splitlines()[0] == by_folder
 
 
 def test_missing_file(tmp_path: Path, texts: dict[str, Path]) -> None:

@@ -31,7 +31,7 @@ from remnant.methods import quantizer_spec
 from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec, parse
 from remnant.report import table
 
-OUTCOME_CODES = {"stayed forgotten": 0, "unclear": 4, "came back": 3, "not forgotten": 3, "collapsed": 3}
+STAYED, NOT, UNCLEAR = 0, 3, 4
 MODELS = ("train", "unlearn", "perturb")
 OUTCOME_STYLES = {"stayed forgotten": "green", "unclear": "yellow", "came back": "red", "not forgotten": "red", "collapsed": "red"}
 
@@ -129,7 +129,14 @@ def judge(
             make(store, node, report_for(node))
     results = table.collect(store, _sweep_of_audit(quantizers, rule), [n.piece for n in nodes], {})
     _finish(results, store, out, examples=False)
-    return max(OUTCOME_CODES[v.outcome] for g in results.groups for v in g.verdicts)
+    return exit_code({v.outcome for g in results.groups for v in g.verdicts})
+
+
+def exit_code(outcomes: set[str]) -> int:
+    """0 if all stayed forgotten; 3 if anything came back, was not forgotten or collapsed; else 4."""
+    if outcomes <= {"stayed forgotten"}:
+        return STAYED
+    return UNCLEAR if outcomes <= {"stayed forgotten", "unclear"} else NOT
 
 
 def _audit(models: dict[str, Input], corpus: Made | Outside, name: str, quantizers: Sequence[str], rule: Rule) -> list[Node]:

@@ -108,7 +108,10 @@ def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | 
     Raises:
         UserError: nothing fits.
     """
-    if Path(reference).exists():
+    path = Path(reference)
+    if path.resolve().parent == (store.root / "objects").resolve() and store.has(path.name):
+        return Made(path.name, store.manifest(path.name).digest)
+    if path.exists():
         return Outside(reference)
     stages = (stage,) if isinstance(stage, str) else stage
     found = [n for s in stages for n in store.matching(reference, s)]
