@@ -23,10 +23,10 @@ demo-full: setup
 	$(BIN)/remnant demo --full
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-all: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not gpu'
 
 lint: setup
 	$(BIN)/ruff check

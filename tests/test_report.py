@@ -141,7 +141,7 @@ addEventListener('load', () => {
   const outside = e => !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > root.clientWidth + 1;
   const wide = [...document.querySelectorAll('body *')].filter(outside);
   const small = [...document.querySelectorAll('figure.chart svg')].filter(s => s.getBoundingClientRect().height < 60).length;
-  const tall = [...document.querySelectorAll('th')].filter(e => e.getBoundingClientRect().height > 70 && !e.closest('.verdicts')).length;
+  const tall = [...document.querySelectorAll('th')].filter(e => e.getBoundingClientRect().height > 120 && !e.closest('.verdicts')).length;
   document.title = JSON.stringify({scroll: root.scrollWidth, client: root.clientWidth, marks, small, tall, wide: wide.map(e => e.tagName),
     matrices: document.querySelectorAll('table.matrix').length, rows: document.querySelectorAll('table.matrix tr').length});
 });
