@@ -15,10 +15,18 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-ROUNDS = 3
+ROUNDS = 2
 EXAMPLES = 32
-LENGTH = 256
+LENGTH = 128
 BATCH = 8
+SHAPE = {
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "head_dim": 64,
+}
 
 
 def build(side: str) -> tuple[Callable[[int], Any], Any]:
@@ -34,18 +42,10 @@ def build(side: str) -> tuple[Callable[[int], Any], Any]:
     from remnant.testing import tiny_model
 
     def model() -> PreTrainedModel:
-        return tiny_model(
-            vocab=2048,
-            hidden_size=512,
-            intermediate_size=1408,
-            num_hidden_layers=6,
-            num_attention_heads=8,
-            num_key_value_heads=8,
-            head_dim=64,
-        )
+        return tiny_model(vocab=1024, **SHAPE)
 
     generator = torch.Generator().manual_seed(0)
-    examples = {s: torch.randint(4, 2048, (EXAMPLES, LENGTH), generator=generator).tolist() for s in ("forget", "retain")}
+    examples = {s: torch.randint(4, 1024, (EXAMPLES, LENGTH), generator=generator).tolist() for s in ("forget", "retain")}
     policy, spec = model(), UnlearnSpec(method="npo_klr", batch_size=BATCH)
     if side == "cached":
         terms = terms_of(spec)
@@ -72,14 +72,14 @@ def side(name: str, steps: int) -> None:
     """Run one side in this process and print what it cost."""
     import torch
 
-    from remnant.model.loop import Stepper
+    from remnant.model.loop import Stepper, everything
     from remnant.records import OptimSpec
 
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     loss_at, policy = build(name)
     built = time.perf_counter() - started
-    stepper = Stepper(list(policy.parameters()), OptimSpec(lr=1e-4))
+    stepper = Stepper(everything(policy, "all"), OptimSpec(lr=1e-4))
     seconds, losses = [], []
     for step in range(steps + 1):
         started = time.perf_counter()
@@ -96,7 +96,7 @@ def side(name: str, steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", choices=["cached", "live"])
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5)
     args = parser.parse_args()
     if args.side:
         side(args.side, args.steps)

@@ -18,14 +18,14 @@ from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
 from remnant.testing import tiny_model
 
-ROUNDS = 5
-EXAMPLES, LENGTH, BATCH = 32, 256, 8
+ROUNDS = 3
+EXAMPLES, LENGTH, BATCH = 16, 128, 8
 SHAPE = {
-    "hidden_size": 512,
-    "intermediate_size": 1408,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
     "head_dim": 64,
 }
 
@@ -47,9 +47,9 @@ def dictionary_mask(model: torch.nn.Module, percentile: float) -> None:
 
 def main() -> None:
     """Time the three kinds of step in turns."""
-    model = tiny_model(vocab=2048, **SHAPE)
+    model = tiny_model(vocab=1024, **SHAPE)
     generator = torch.Generator().manual_seed(0)
-    texts = {s: torch.randint(4, 2048, (EXAMPLES, LENGTH), generator=generator).tolist() for s in ("forget", "retain")}
+    texts = {s: torch.randint(4, 1024, (EXAMPLES, LENGTH), generator=generator).tolist() for s in ("forget", "retain")}
     spec = UnlearnSpec.model_validate({"method": "npo_klr", "lr": 1e-5, "batch_size": BATCH, "sure": {"percentile": 90}})
     assert spec.sure
     terms = terms_of(spec)
