@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from remnant.functional.flips import Sums, expected_noise, sums, survival
+from remnant.functional.flips import expected_noise, sums
 from remnant.functional.quantizers import Quantized, rtn
+from remnant.functional.survival import Sums, survival
 
 
 def quantized(weight: torch.Tensor, step: float = 1.0) -> Quantized:
@@ -24,24 +25,29 @@ def test_by_hand() -> None:
     found = of(target, unlearned)
     assert (found.weights, found.changed, found.same_code, found.erased) == (4, 3, 3, 1)
     said = survival(found)
+    assert said.gain is not None
     assert said.gain == pytest.approx(0.4 / (0.16 + 0.16 + 0.04), rel=1e-5)
     assert said.cosine == pytest.approx(0.4 / 0.6, rel=1e-5)
     assert said.same_codes == 0.75
     assert said.in_zero_bin == pytest.approx(1 / 3)
+    assert said.update_over_scale == pytest.approx(1 / 3)
+    assert said.changed == 0.75
+    residual = [0 - said.gain * 0.4, 1 - said.gain * 0.4, 0 - said.gain * 0.2]
+    assert said.signal_to_noise == pytest.approx(said.gain * 0.6 / sum(r * r for r in residual) ** 0.5, rel=1e-5)
 
 
 def test_both_ends() -> None:
     weight = torch.linspace(-0.4, 0.4, 9)[None]
     erased = survival(of(weight, weight + 0.05))
     assert (erased.gain, erased.same_codes, erased.in_zero_bin) == (0.0, 1.0, 1.0)
-    assert math.isnan(erased.cosine)
+    assert erased.cosine is None
     whole = survival(of(weight, weight + 3.0))
     assert whole.gain == pytest.approx(1.0)
     assert whole.cosine == pytest.approx(1.0)
     assert whole.same_codes == 0.0
     nothing = survival(of(weight, weight))
-    assert math.isnan(nothing.gain)
-    assert math.isnan(nothing.in_zero_bin)
+    assert nothing.gain is None
+    assert nothing.in_zero_bin is None
 
 
 def test_sums_of_parts_add_up_to_the_whole() -> None:

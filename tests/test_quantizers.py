@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from remnant import levels
 from remnant.functional import quantizers
 from remnant.functional.quantizers import Quantized
 
@@ -148,13 +149,13 @@ def test_float_grids_equal_bitsandbytes_bit_for_bit(name: str, shape: tuple[int,
     assert torch.equal(found.weight, functional.dequantize_4bit(packed, state))
 
 
-@pytest.mark.parametrize(("name", "levels"), [("nf4", quantizers.NF4_LEVELS), ("fp4", quantizers.FP4_LEVELS)])
-def test_float_grids_take_the_nearest_level(name: str, levels: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(("name", "known"), [("nf4", levels.NF4_LEVELS), ("fp4", levels.FP4_LEVELS)])
+def test_float_grids_take_the_nearest_level(name: str, known: tuple[float, ...]) -> None:
     weight = weights(2, 64)
     found = getattr(quantizers, name)(weight)
     for w, d in zip(weight.flatten().tolist(), found.weight.flatten().tolist(), strict=True):
         amax = float(weight[0 if w in weight[0].tolist() else 1].abs().max())
-        assert abs(w - d) <= min(abs(w - level * amax) for level in levels) + 1e-6
+        assert abs(w - d) <= min(abs(w - level * amax) for level in known) + 1e-6
     assert math.isclose(float(found.weight.abs().max()), float(weight.abs().max()))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 # Raise a stage's version when its results change; artefacts of older versions are then made again.
-STAGE_VERSIONS: Mapping[str, int] = {"prepare": 1, "train": 1, "unlearn": 1, "perturb": 1, "measure": 1, "judge": 1}
+STAGE_VERSIONS: Mapping[str, int] = {"prepare": 1, "train": 1, "unlearn": 1, "perturb": 1, "measure": 1, "explain": 1, "judge": 1}
 
 Better = Literal["low", "high", "zero", "none"]
 
@@ -53,6 +53,9 @@ QUANTIZERS: Mapping[str, Entry] = {
     "rtn": Entry(_QUANT + "rtn", 1, "round to nearest on an integer grid", "arXiv 2410.16454, section 4"),
     "nf4": Entry(_QUANT + "nf4", 1, "4-bit NormalFloat in blocks", "arXiv 2305.14314"),
     "fp4": Entry(_QUANT + "fp4", 1, "4-bit float (e2m1) in blocks", "bitsandbytes"),
+    "fp8": Entry(_QUANT + "fp8", 1, "8-bit float (e4m3) with a scale per row", "arXiv 2209.05433"),
+    "q8_0": Entry(_QUANT + "q8_0", 1, "GGUF's 8-bit blocks of 32", "llama.cpp, ggml-quants.c"),
+    "q4_0": Entry(_QUANT + "q4_0", 1, "GGUF's 4-bit blocks of 32", "llama.cpp, ggml-quants.c"),
     "gptq": Entry("remnant.deploy.oneshot:gptq", 1, "error-compensating rounding on calibration text", "arXiv 2210.17323"),
     "awq": Entry("remnant.deploy.oneshot:awq", 1, "activation-aware scaling, then rounding", "arXiv 2306.00978"),
 }
@@ -72,8 +75,12 @@ METRICS: Mapping[str, Entry] = {
 
 _RTN_NAME = re.compile(r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>\d+)))?(?:-(?P<scheme>asym|half-step|paper))?")
 _BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>\d+))?")
+_FIXED_NAMES: Mapping[str, int] = {"fp8": 0, "q8_0": 32, "q4_0": 32}
 _SHOT_NAME = re.compile(r"(?P<use>gptq|awq)(?P<bits>[348])(?:-g(?P<group>\d+))?")
-QUANTIZER_NAMES = ("full", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "gptq4", "awq4")
+QUANTIZER_NAMES = (
+    "full", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "fp8", "q8_0", "q4_0",
+    "gptq4", "awq4",
+)  # fmt: skip
 
 
 def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
@@ -85,6 +92,8 @@ def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
         return "rtn", params | {"granularity": match["granularity"] or "channel"}
     if match := _BLOCK_NAME.fullmatch(name):
         return match["use"], {"block": int(match["block"] or 64)}
+    if name in _FIXED_NAMES:
+        return name, {"block": _FIXED_NAMES[name]}
     if match := _SHOT_NAME.fullmatch(name):
         return match["use"], {"bits": int(match["bits"]), "group_size": int(match["group"] or 0)}
     return None

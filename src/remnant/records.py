@@ -11,7 +11,7 @@ from remnant.errors import UserError, unknown
 
 SCHEMA = 1
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
-Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "judge"]
+Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "explain", "judge"]
 Half = Literal["all", "dev", "test"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -83,6 +83,8 @@ class OptimSpec(Record):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     clip: Annotated[float, Field(gt=0)] | None = None
     weights: Weights = "fp32"
+    compute: Literal["fp32"] | None = None
+    count_lost: bool = False
     train_only: Literal["all", "matrices"] = "all"
     seed: int = 0
 
@@ -107,6 +109,7 @@ class TrainSpec(OptimSpec):
     kv_heads: Positive = 4
     intermediate: Positive = 384
     context: Positive = 512
+    init_std: Annotated[float, Field(gt=0)] | None = None
 
 
 class TermSpec(Record):
@@ -166,6 +169,10 @@ class PerturbSpec(Record):
     calibration_samples: Positive = 32
     calibration_tokens: Positive = 256
     seed: int = 0
+
+
+class ExplainSpec(Record):
+    """What a quantizer left of an update: nothing to choose."""
 
 
 class MetricSpec(Record):

@@ -1,5 +1,7 @@
 """From a sweep to a graph of pieces of work, each with a key made of everything that decides its result. No torch."""
 
+import itertools
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from remnant.methods import loss, metric, quantizer, quantizer_spec, term_specs
 from remnant.records import (
     SCHEMA,
     CastMember,
+    ExplainSpec,
     JudgeSpec,
     MeasureSpec,
     MetricSpec,
@@ -164,6 +167,12 @@ def measure_node(spec: MeasureSpec, model: Input, corpus: Input, label: Mapping[
     return Node("measure", spec, {"model": model, "corpus": corpus}, methods, label or {})
 
 
+def explain_node(target: Input, unlearned: Input, q_target: Input, q_unlearned: Input, label: Mapping[str, Any] | None = None) -> Node:
+    """What a quantizer left of an update."""
+    inputs = {"target": target, "unlearned": unlearned, "q_target": q_target, "q_unlearned": q_unlearned}
+    return Node("explain", ExplainSpec(), inputs, label=label or {})
+
+
 def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
     """A sweep file with ``a.b=c`` settings laid over it; all faults in one message.
 
@@ -178,7 +187,34 @@ def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
         raise UserError(f"{path} is not TOML: {error}.") from error
     for setting in settings:
         override(data, setting)
+    if isinstance(data.get("unlearn"), list):
+        data["unlearn"] = [run for table in data["unlearn"] for run in expanded(table)]
     return parse(SweepSpec, data, str(path))
+
+
+def expanded(table: Any) -> list[Any]:
+    """One unlearning table as several: every combination of the lists under its ``grid``, ``{key}`` in its name filled in.
+
+    A key of the grid may reach inside ("sure.percentile"); a name without that key gets "key value" behind it.
+    """
+    if not isinstance(table, dict) or not isinstance(table.get("grid"), dict):
+        return [table]
+    fixed = {k: v for k, v in table.items() if k != "grid"}
+    lists = {k: v if isinstance(v, list) else [v] for k, v in table["grid"].items()}
+    runs = []
+    for values in itertools.product(*lists.values()):
+        run = json.loads(json.dumps(fixed))
+        name = str(fixed.get("name", ""))
+        for key, value in zip(lists, values, strict=True):
+            *path, last = key.split(".")
+            inner = run
+            for part in path:
+                inner = inner.setdefault(part, {})
+            inner[last] = value
+            place = "{" + key + "}"
+            name = name.replace(place, str(value)) if place in name else f"{name} {value if key == 'method' else f'{last} {value}'}"
+        runs.append(run | {"name": name.strip()})
+    return runs
 
 
 def override(data: dict[str, Any], setting: str) -> None:
@@ -230,9 +266,21 @@ def plan(sweep: SweepSpec) -> list[Node]:
         corpus = prepare_node(corpus_spec, {"corpus": name})
         for seed in sweep.seeds:
             measured = _measured(sweep, corpus, name, seed)
-            for node in (*measured.values(), judge_node(sweep.judge, measured)):
+            for node in (*measured.values(), judge_node(sweep.judge, measured), *explained(measured)):
                 _collect(node, found)
     return list(found.values())
+
+
+def explained(measured: Mapping[str, Node]) -> list[Node]:
+    """For every quantized unlearned model among some measured ones: what is left of its update."""
+    shown = {(n.label["model"], n.label["quantizer"]): n.inputs["model"] for n in measured.values()}
+    return [
+        explain_node(
+            shown["target", "full"], shown[model, "full"], shown["target", quantizer], source, measured[f"{model}/{quantizer}"].label
+        )
+        for (model, quantizer), source in shown.items()
+        if quantizer != "full" and model not in ("target", "retrain")
+    ]
 
 
 def _collect(node: Input, found: dict[str, Node]) -> None:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from remnant.levels import FP4_LEVELS, NF4_LEVELS
+
 
 class Quantized(NamedTuple):
     """A quantized weight. ``scale`` and ``zero`` have one entry per block, [blocks, 1]; ``weight`` is float32, decoded."""
@@ -84,17 +86,6 @@ def _quantized(weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None
     return Quantized(codes.to(torch.int8).reshape(weight.shape), scale, zero, decoded.reshape(weight.shape))
 
 
-# The 16 levels of NormalFloat as published with QLoRA (arXiv 2305.14314, appendix E), code 0 first.
-NF4_LEVELS = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
-# e2m1 scaled to a maximum of one, in the code order of bitsandbytes: sign in the highest bit.
-_FP4_MAGNITUDES = (0.0, 0.0625 / 12, 8 / 12, 1.0, 4 / 12, 6 / 12, 2 / 12, 3 / 12)
-FP4_LEVELS = (*_FP4_MAGNITUDES, *(-m for m in _FP4_MAGNITUDES))
-
-
 def nf4(weight: Tensor, *, block: int = 64) -> Quantized:
     """4-bit NormalFloat: the nearest of 16 fixed levels times the largest magnitude of a block of consecutive entries.
 
@@ -124,3 +115,41 @@ def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quanti
     codes = code_of[index]
     decoded = (ordered[index] * scale).flatten()[: flat.numel()].view(weight.shape)
     return Quantized(codes.to(torch.int8).flatten()[: flat.numel()].view(weight.shape), scale, None, decoded)
+
+
+def fp8(weight: Tensor, *, block: int = 0) -> Quantized:
+    """8-bit float e4m3 (four significant bits, largest 448) times amax / 448 of a row (``block`` 0) or of a block of entries.
+
+    Codes are the bits of torch's float8_e4m3fn. Source: Micikevicius et al. 2022 (arXiv 2209.05433), table 1.
+    """
+    blocks = _blocks(weight.float(), "group" if block else "channel", block)
+    scale = _safe(blocks.abs().amax(-1, keepdim=True) / 448)
+    rounded = (blocks / scale).to(torch.float8_e4m3fn)
+    return _quantized(weight, rounded.view(torch.int8), scale, None, rounded.float() * scale)
+
+
+def q8_0(weight: Tensor, *, block: int = 32) -> Quantized:
+    """GGUF's Q8_0: codes round(w / s) with s = amax / 127 of a block, decoded with s kept as float16.
+
+    Source: llama.cpp, quantize_row_q8_0_ref (rounds halves away from zero).
+    """
+    blocks = _blocks(weight.float(), "group", block)
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    scaled = blocks * torch.where(scale > 0, 1 / _safe(scale), torch.zeros_like(scale))
+    codes = scaled.sign() * (scaled.abs() + 0.5).floor()
+    kept = scale.half().float()
+    return _quantized(weight, codes, kept, None, codes * kept)
+
+
+def q4_0(weight: Tensor, *, block: int = 32) -> Quantized:
+    """GGUF's Q4_0: the entry of largest magnitude m of a block gets code -8, s = m / -8 is kept as float16 and may be negative.
+
+    Source: llama.cpp, quantize_row_q4_0_ref (codes there are 0 to 15, here less 8).
+    """
+    blocks = _blocks(weight.float(), "group", block)
+    at = blocks.abs().argmax(-1, keepdim=True)
+    scale = blocks.gather(-1, at) / -8
+    inverse = torch.where(scale != 0, 1 / torch.where(scale == 0, torch.ones_like(scale), scale), torch.zeros_like(scale))
+    codes = (blocks * inverse + 8.5).trunc().clamp(max=15) - 8
+    kept = scale.half().float()
+    return _quantized(weight, codes, kept, None, codes * kept)

@@ -29,6 +29,8 @@ def fresh_model(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrain
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+    if spec.init_std is not None:
+        shape["initializer_range"] = spec.init_std
     try:
         config = AutoConfig.for_model(spec.architecture, **shape)
         torch.manual_seed(spec.seed)

@@ -31,8 +31,9 @@ class Stepper:
     half a unit in the last place are lost. ``bf16-stochastic-rounding``: stored in bfloat16, each step taken in float32 from the
     stored values and rounded stochastically.
 
-    A part that is not a whole parameter, and every part under stochastic rounding, is moved as a copy and written back, so that
-    neither optimiser state nor any update exists outside the parts.
+    A part that is not a whole parameter, and every part that is stepped in another dtype than its parameter has, is moved as a copy
+    and written back, so that neither optimiser state nor any update exists outside the parts. With ``compute = fp32`` the parameters
+    are float32 tensors that hold bfloat16 values: the forward pass is exact, gradients are rounded, and the step is the same.
     """
 
     parts: list[Part]
@@ -40,6 +41,7 @@ class Stepper:
     moved: list[nn.Parameter] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     noise: torch.Generator = field(init=False)
+    lost: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.moved = [nn.Parameter(self._working(p)) if self._copied(p) else p.parameter for p in self.parts]
@@ -52,10 +54,15 @@ class Stepper:
         return self.spec.weights == "bf16-stochastic-rounding"
 
     def _copied(self, part: Part) -> bool:
-        return self._stochastic or part.index is not None
+        return self.spec.count_lost or part.index is not None or part.parameter.dtype != self._dtype
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The dtype in which steps are taken."""
+        return torch.bfloat16 if self.spec.weights == "bf16" else torch.float32
 
     def _working(self, part: Part) -> Tensor:
-        return part.read().float() if self._stochastic else part.read().clone()
+        return part.read().to(self._dtype, copy=True)
 
     def step(self, lr: float) -> None:
         """Apply the gathered gradients and clear them."""
@@ -69,9 +76,16 @@ class Stepper:
         if self.spec.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.moved, self.spec.clip)
         self.optimizer.step()
+        stayed = due = 0
         for own, part in copies:
-            part.write(stochastic_round(own.data, self.noise) if self._stochastic else own.data)
+            stepped = stochastic_round(own.data, self.noise) if self._stochastic else own.data
+            if self.spec.count_lost and own.grad is not None:
+                wanted = own.grad != 0
+                due += int(wanted.sum())
+                stayed += int((wanted & (stepped == part.read())).sum())
+            part.write(stepped)
             part.parameter.grad = own.grad = None
+        self.lost = stayed / due if due else 0.0
         for own in self.moved:
             own.grad = None
 
@@ -87,6 +101,12 @@ class Stepper:
         """The inverse of ``state``."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.set_state(state["noise"])
+
+
+def in_regime(model: PreTrainedModel, spec: OptimSpec) -> PreTrainedModel:
+    """The model with its weights rounded to the dtype in which they are kept, in the dtype in which it computes."""
+    model.to(storage_dtype(spec.weights))  # type: ignore[arg-type]
+    return model.float() if spec.compute == "fp32" else model
 
 
 def storage_dtype(weights: str) -> torch.dtype:
@@ -159,7 +179,7 @@ def fit(
                 raise _not_finite(parts, step)
             stepper.step(rate(spec, step))
             step += 1
-            _append(log, {"step": step, "lr": rate(spec, step - 1), **parts})
+            _append(log, {"step": step, "lr": rate(spec, step - 1), **parts} | ({"lost": stepper.lost} if spec.count_lost else {}))
             stopped = after_step(step, parts, memory)
             report(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
             if time.monotonic() - saved > SAVE_SECONDS:

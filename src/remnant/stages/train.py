@@ -14,7 +14,7 @@ from remnant.functional.view import View
 from remnant.lab.shapes import fresh_model
 from remnant.model.data import collate, pack, raw_texts
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
-from remnant.model.loop import fit, storage_dtype
+from remnant.model.loop import fit, in_regime, storage_dtype
 from remnant.records import TrainSpec
 
 
@@ -23,7 +23,7 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable
     corpus = inputs["corpus"]
     tokenizer = open_tokenizer(spec.base or str(corpus / "tokenizer"))
     model = open_model(spec.base) if spec.base else fresh_model(spec, tokenizer)
-    model = model.to(device(), storage_dtype(spec.weights)).eval()  # type: ignore[arg-type]
+    model = in_regime(model.to(device()), spec).eval()  # type: ignore[arg-type]
     if spec.block_tokens > context_length(model):
         raise UserError(
             f"Blocks of {spec.block_tokens} tokens are longer than the model's context of {context_length(model)}.",
@@ -33,6 +33,7 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable
     losses: list[float] = []
     loss_at = _loss(model, tokenizer, texts, spec, losses)
     steps, _ = fit(model, spec, loss_at, out, report)
+    model.to(storage_dtype(spec.weights))
     save_model(model, tokenizer, out)
     return {"steps": steps, "loss": losses[-1] if losses else None, "parameters": sum(p.numel() for p in model.parameters())}
 

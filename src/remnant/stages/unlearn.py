@@ -1,5 +1,6 @@
 """unlearn: target + loss terms -> unlearned model, the checkpoint chosen on the development half by a written rule."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
 from remnant.model.data import Batch, Item, collate, encode, knowmem_items, raw_texts, settings, verbmem_items
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
-from remnant.model.loop import fit, storage_dtype
+from remnant.model.loop import fit, in_regime, storage_dtype
 from remnant.model.sure import find
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
@@ -30,7 +31,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     """Unlearn and save the chosen checkpoint; the summary says which, and why the run stopped."""
     target, corpus = inputs["target"], inputs["corpus"]
     tokenizer = open_tokenizer(str(target))
-    model = open_model(str(target)).to(device(), storage_dtype(spec.weights))  # type: ignore[arg-type]
+    model = in_regime(open_model(str(target)).to(device()), spec)  # type: ignore[arg-type]
     pad = tokenizer.pad_token_id
     terms = terms_of(spec)
     examples = {
@@ -48,15 +49,25 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     saliency = find(model, spec.sure, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)) if spec.sure else None
     best, loss_at = out / "best.pt", make_loss(model, terms, streams, spec.batch_size, pad)
     moving = saliency.moving if saliency else None
-    steps, memory = fit(model, spec, loss_at, out, report, _watch(spec, model, probe, best), moving)
+    forget_loss = make_forget_loss(model, examples["forget"], spec.batch_size, pad)
+    steps, memory = fit(model, spec, loss_at, out, report, _watch(spec, model, probe, forget_loss, best), moving)
     if spec.select == "best" and "chosen" in memory:
         model.load_state_dict(torch.load(best, weights_only=True))
     best.unlink(missing_ok=True)
+    model.to(storage_dtype(spec.weights))  # type: ignore[arg-type]
     save_model(model, tokenizer, out)
     summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": memory.get("chosen", {"step": steps})}
+    if spec.count_lost:
+        summary["lost_updates"] = _mean_of(out / "steps.jsonl", "lost")
     if saliency:
         summary["sure"] = saliency.summary
     return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
+
+
+def _mean_of(log: Path, name: str) -> float:
+    """The mean of one entry of the step log."""
+    values: list[float] = [json.loads(line)[name] for line in log.read_text(encoding="utf-8").splitlines()]
+    return sum(values) / len(values)
 
 
 def rule_text(spec: UnlearnSpec) -> str:
@@ -110,17 +121,31 @@ def _accuracy(model: PreTrainedModel, batches: list[Batch]) -> float:
     return right / total
 
 
+def make_forget_loss(model: PreTrainedModel, examples: list[list[int]], batch_size: int, pad: int) -> Callable[[], float]:
+    """The cross entropy of the whole forget set, in nats per token, averaged over texts as the loss terms do."""
+    ordered = sorted(examples, key=len)
+    where = next(model.parameters()).device
+    batches = [collate(ordered[i : i + batch_size], pad, where) for i in range(0, len(ordered), batch_size)]
+
+    @torch.no_grad()
+    def forget_loss() -> float:
+        views = (View(model(input_ids=b.ids, attention_mask=b.mask).logits, b.labels) for b in batches)
+        return -sum(float(view.mean_logp().sum()) for view in views) / len(ordered)
+
+    return forget_loss
+
+
 def _watch(
-    spec: UnlearnSpec, model: PreTrainedModel, probe: Callable[[], Probe], best: Path
+    spec: UnlearnSpec, model: PreTrainedModel, probe: Callable[[], Probe], forget_loss: Callable[[], float], best: Path
 ) -> Callable[[int, dict[str, float], dict[str, Any]], bool]:
     """Probe every few steps, keep the best checkpoint so far, and say when to stop."""
     origin = probe()
 
     def after_step(step: int, parts: dict[str, float], memory: dict[str, Any]) -> bool:
-        if spec.stop_forget_loss is not None and parts.get("forget_nll", 0.0) >= spec.stop_forget_loss:
-            memory["stopped"] = f"forget loss {parts['forget_nll']:.3f} reached {spec.stop_forget_loss}"
-        elif step % spec.probe_every and step != spec.steps:
+        if step % spec.probe_every and step != spec.steps:
             return False
+        if spec.stop_forget_loss is not None and (loss := forget_loss()) >= spec.stop_forget_loss:
+            memory["stopped"] = f"the forget loss {loss:.3f} reached {spec.stop_forget_loss}"
         found = probe()
         memory.setdefault("probes", [{"step": 0, **origin._asdict()}]).append({"step": step, **found._asdict()})
         if _better(found, memory.get("chosen"), spec.utility_floor * origin.retain):

@@ -1,0 +1,1 @@
+"""How much of an update will survive quantization, from two checkpoints alone. No torch."""

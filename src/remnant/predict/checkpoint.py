@@ -1,0 +1,115 @@
+"""Read weights of a checkpoint on disk (safetensors, one file or sharded) piece by piece, without building a model."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remnant.errors import UserError
+from remnant.predict.kernels import widen
+
+Floats = NDArray[np.float32]
+BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+_NOT_QUANTIZED = re.compile(r"(embed|wte|wpe|lm_head|norm|\bln_|layernorm|router|\bgate\.weight|\.bias$)", re.IGNORECASE)
+_CONV1D = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
+
+
+class Entry(NamedTuple):
+    """Where one weight lies: file, first byte, dtype of the header (F32, BF16, F16, ...) and shape."""
+
+    file: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class Checkpoint:
+    """The index of a folder of safetensors. Opens files only to read; holds no weights.
+
+    Raises:
+        UserError: no folder, no safetensors, a missing shard, a file that is damaged or cut short.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: dict[str, Entry] = {}
+        for file in _shards(folder):
+            self.entries |= _header(file)
+        self.transposed = _conv1d(folder)
+
+    def matrices(self) -> list[str]:
+        """Names of the weights that quantizers usually touch: two or more dimensions, no embedding, head, norm or router."""
+        return [n for n, e in self.entries.items() if len(e.shape) > 1 and not _NOT_QUANTIZED.search(n)]
+
+    def turned(self, name: str) -> bool:
+        """Whether the weight is stored as [in, out] (GPT-2)."""
+        return self.transposed and bool(_CONV1D.search(name))
+
+    def read(self, name: str) -> Floats:
+        """One whole weight as float32 [..., out, in]."""
+        entry = self.entries[name]
+        flat = np.empty(entry.size, np.float32)
+        self.read_into(name, 0, flat, np.empty(entry.size * BYTES[entry.dtype], np.uint8))
+        weight = flat.reshape(entry.shape)
+        return np.ascontiguousarray(weight.T) if self.turned(name) else weight
+
+    def read_into(self, name: str, first: int, out: Floats, scratch: NDArray[np.uint8]) -> None:
+        """Fill ``out`` with the entries from ``first`` on; ``scratch`` takes the bytes as they are on the disk."""
+        entry = self.entries[name]
+        width = BYTES[entry.dtype]
+        raw = out.view(np.uint8) if entry.dtype == "F32" else scratch[: out.size * width]
+        with entry.file.open("rb", buffering=0) as file:
+            read = os.preadv(file.fileno(), [raw.data], entry.offset + first * width)
+        if read != raw.size:
+            raise UserError(f"{entry.file} is cut short inside {name}.", "Copy or download the checkpoint again.")
+        if entry.dtype == "BF16":
+            widen(raw.view(np.uint16), out.view(np.uint32))
+        elif entry.dtype == "F16":
+            out[:] = raw.view(np.float16)
+
+
+def _shards(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"The checkpoint {folder} is not a folder.", "Give a folder with *.safetensors in it.")
+    index = folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("*.safetensors"))
+    if index.is_file():
+        files = sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    files = [f for f in files if f.name != "codes.safetensors"]
+    if not files:
+        raise UserError(f"The folder {folder} has no *.safetensors.", "Save the model again with save_pretrained.")
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"The shard {file.name} of {folder} is missing.", "Copy or download the checkpoint again.")
+    return files
+
+
+def _header(file: Path) -> dict[str, Entry]:
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if not 0 < length <= size - 8:
+                raise ValueError("its header is longer than the file")
+            header: dict[str, Any] = json.loads(opened.read(length))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged or no safetensors file ({error}).", "Copy or download the checkpoint again.") from error
+    header.pop("__metadata__", None)
+    entries = {n: Entry(file, 8 + length + e["data_offsets"][0], e["dtype"], tuple(e["shape"])) for n, e in header.items()}
+    if max((8 + length + e["data_offsets"][1] for e in header.values()), default=0) > size:
+        raise UserError(f"{file} is cut short.", "Copy or download the checkpoint again.")
+    return entries
+
+
+def _conv1d(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "gpt2"

@@ -1,0 +1,45 @@
+"""explain: target, unlearned model and the quantized copies of both -> what the quantizer left of the update, weight by weight."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from remnant.functional.flips import sums
+from remnant.functional.quantizers import Quantized
+from remnant.functional.survival import Sums, survival
+from remnant.predict.checkpoint import Checkpoint
+from remnant.records import ExplainSpec
+
+
+def run(spec: ExplainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Write layers.json, one record per quantized weight; the summary holds the survival of the whole update.
+
+    Reads one weight at a time from the four models and builds none. Works for every quantizer, since it compares dense copies.
+    Weights that the files name otherwise than the model in memory does (experts of some architectures) are listed as missing.
+    """
+    models = {role: Checkpoint(inputs[role]) for role in ("target", "unlearned", "q_target", "q_unlearned")}
+    there = _names(inputs["q_target"])
+    names = [name for name in there if all(name in model.entries for model in models.values())]
+    whole, layers = Sums(), []
+    for i, name in enumerate(names):
+        plain = {role: torch.from_numpy(models[role].read(name)) for role in ("target", "unlearned")}
+        found = sums(plain["target"], plain["unlearned"], *(_quantized(inputs[r], models[r], name) for r in ("q_target", "q_unlearned")))
+        whole = whole.plus(found)
+        layers.append({"name": name, **survival(found)._asdict()})
+        report(i + 1, len(names), name)
+    (out / "layers.json").write_text(json.dumps(layers, indent=1) + "\n", encoding="utf-8")
+    return survival(whole)._asdict() | {"missing": sorted(set(there) - set(names))}
+
+
+def _names(folder: Path) -> list[str]:
+    with safe_open(folder / "codes.safetensors", "pt") as file:
+        return [key.removesuffix(".codes") for key in file.keys() if key.endswith(".codes")]  # noqa: SIM118
+
+
+def _quantized(folder: Path, model: Checkpoint, name: str) -> Quantized:
+    with safe_open(folder / "codes.safetensors", "pt") as file:
+        return Quantized(file.get_tensor(f"{name}.codes"), file.get_tensor(f"{name}.scale"), None, torch.from_numpy(model.read(name)))
