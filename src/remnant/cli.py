@@ -159,6 +159,19 @@ def judge(target: str, unlearned: str, retrain: str | None, data: str, quantizer
 
 
 @main.command()
+@click.argument("target", type=Path)
+@click.argument("unlearned", type=Path)
+@click.option(
+    "-q", "--quantizer", "quantizers", multiple=True, help="A grid (int4, int4-g128, int4-tensor, nf4, fp8, q4_0 ...); may be repeated."
+)
+@click.option("--out", type=Path, default=Path("prediction"), show_default=True, help="Folder of the report.")
+@_guarded
+def predict(target: Path, unlearned: Path, quantizers: tuple[str, ...], out: Path) -> Any:
+    """Forecast from two checkpoints alone what quantization will bring back. No GPU, no data, no torch."""
+    return _verbs().predict(target, unlearned, quantizers, out)
+
+
+@main.command()
 @click.argument("sweep")
 @click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
 @click.option("--out", type=Path, help="Folder of the report.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from remnant.catalog import LOSSES, METHODS, METRICS, QUANTIZER_NAMES, QUANTIZERS, quantizer_params
-from remnant.errors import unknown
+from remnant.errors import UserError, unknown
 from remnant.records import MetricSpec, PerturbSpec, TermSpec, UnlearnSpec, parse
 from remnant.resolve import Method, resolve
 
@@ -24,7 +24,10 @@ def term_specs(spec: UnlearnSpec) -> tuple[TermSpec, ...]:
         return spec.terms
     if spec.method not in METHODS:
         raise unknown("method", spec.method, METHODS)
-    return tuple(TermSpec(use=use, weight=(1.0, spec.alpha)[i], params={}) for i, use in enumerate(METHODS[spec.method]))
+    if spec.beta is not None and not any(use.startswith("npo") for use in METHODS[spec.method]):
+        raise UserError(f"'{spec.method}' has no beta.", "Only methods with NPO read it; leave it out.")
+    own = {use: {"beta": spec.beta} if use.startswith("npo") and spec.beta is not None else {} for use in METHODS[spec.method]}
+    return tuple(TermSpec(use=use, weight=(1.0, spec.alpha)[i], params=own[use]) for i, use in enumerate(METHODS[spec.method]))
 
 
 def loss(term: TermSpec) -> Method:

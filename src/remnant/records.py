@@ -143,8 +143,10 @@ class UnlearnSpec(OptimSpec):
     method: str | None = None
     terms: tuple[TermSpec, ...] = ()
     alpha: Annotated[float, Field(ge=0)] = 1.0
+    beta: Annotated[float, Field(gt=0)] | None = None
     sure: SureSpec | None = None
     max_tokens: Positive = 2048
+    pack_tokens: Positive | None = None
     probe_every: Positive = 5
     select: Literal["best", "last"] = "best"
     utility_floor: Share = 0.95
@@ -329,6 +331,22 @@ class Recovery(Record):
     recovery: tuple[float, float, float] | None
     recovery_over_retrain: tuple[float, float, float] | None
     status: str
+
+
+class Surviving(Record):
+    """What one quantizer left of the update of one unlearned model; the ratios of ``functional/survival.py``, None where undefined."""
+
+    corpus: str
+    model: str
+    quantizer: str
+    seed: int | None
+    gain: float | None
+    cosine: float | None
+    signal_to_noise: float | None
+    same_codes: float | None
+    in_zero_bin: float | None
+    update_over_scale: float | None
+    changed: float | None
 
 
 class Verdict(Record):

@@ -16,7 +16,7 @@ from remnant import score as scoring
 from remnant.errors import Interrupted, UserError
 from remnant.flow import plan as planning
 from remnant.flow.plan import Input, Made, Node, Outside
-from remnant.flow.progress import clock, describe, one_by_one, watch
+from remnant.flow.progress import clock, counting, describe, one_by_one, watch
 from remnant.flow.run import (
     clean_up,
     failures,
@@ -28,6 +28,10 @@ from remnant.flow.run import (
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import quantizer_spec
+from remnant.predict.checkpoint import Checkpoint
+from remnant.predict.forecast import calibration
+from remnant.predict.grids import DEFAULT, grid
+from remnant.predict.stream import survey
 from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec, parse
 from remnant.report import table
 
@@ -130,6 +134,26 @@ def judge(
     results = table.collect(store, _sweep_of_audit(quantizers, rule), [n.piece for n in nodes], {})
     _finish(results, store, out, examples=False)
     return exit_code({v.outcome for g in results.groups for v in g.verdicts})
+
+
+def predict(target: Path, unlearned: Path, quantizers: Sequence[str], out: Path) -> None:
+    """Say from two checkpoints alone which grids will bring back what was unlearned."""
+    grids = [grid(name) for name in quantizers or DEFAULT]
+    models = Checkpoint(target), Checkpoint(unlearned)
+    with counting(console(stderr=True), "Reading both checkpoints") as report:
+        sums = survey(*models, grids, report)
+    prediction = importlib.import_module("remnant.report.prediction")  # brings the plotting library
+    found = prediction.predict(str(target), str(unlearned), sums, calibration())
+    page = prediction.write(found, out)
+    shown = Table("grid", "forecast of recovery", "gain", "cosine", "equal codes", "in the zero bin")
+    for name, s in found.whole.items():
+        f = found.forecasts[name]
+        colour = "yellow" if f is None or f.low <= 0.2 < f.high else "red" if f.low > 0.2 else "green"
+        told = f"[{colour}]{f.recovery:.2f} \\[{f.low:.2f}, {f.high:.2f}][/]" if f else "-"
+        shown.add_row(name, told, *("-" if x is None else f"{x:.2f}" for x in (s.gain, s.cosine, s.same_codes, s.in_zero_bin)))
+    console().print(shown)
+    console().print(escape(found.verdict), highlight=False)
+    console().print(f"Report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True)
 
 
 def exit_code(outcomes: set[str]) -> int:

@@ -1,5 +1,6 @@
 """What a run looks like while it goes on: a bar with the time left, and what every worker is doing."""
 
+import functools
 import json
 import subprocess
 import time
@@ -15,8 +16,10 @@ from remnant.flow.run import POLL_SECONDS, missing
 from remnant.flow.store import Store
 
 # Seconds of one piece of work on the lab's default model, until the store holds measured times of this run.
-GUESS = {"prepare": 3.0, "train": 180.0, "unlearn": 60.0, "perturb": 6.0, "measure": 8.0, "judge": 3.0}
+GUESS = {"prepare": 3.0, "train": 180.0, "unlearn": 60.0, "perturb": 6.0, "measure": 8.0, "explain": 0.5, "judge": 3.0}
 STALE_SECONDS = 60.0
+# Looking at so many pieces takes about a tenth of a second; a larger run is looked at less often.
+MANY = 2000
 # Where nobody sees a moving bar (a log), a line this often.
 LINE_SECONDS = 15.0
 
@@ -41,7 +44,7 @@ def seconds_left(store: Store, nodes: Sequence[Node], todo: Sequence[Node], work
     times: dict[str, list[float]] = {}
     for node in nodes:
         if store.has(node.name):
-            times.setdefault(node.stage, []).append(store.manifest(node.name).seconds)
+            times.setdefault(node.stage, []).append(_seconds(store, node.name))
     left = {}
     for node in todo:
         known = times.get(node.stage)
@@ -52,6 +55,12 @@ def seconds_left(store: Store, nodes: Sequence[Node], todo: Sequence[Node], work
         before = [longest.get(s.name, 0.0) for s in node.inputs.values() if isinstance(s, Node)]
         longest[node.name] = left.get(node.name, 0.0) + max(before, default=0.0)
     return max(sum(left.values()) / max(1, workers), max(longest.values(), default=0.0))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _seconds(store: Store, name: str) -> float:
+    """How long a finished piece took; read once, since it never changes."""
+    return store.manifest(name).seconds
 
 
 def _share(scratch: Path) -> float:
@@ -82,7 +91,7 @@ def watch(store: Store, nodes: Sequence[Node], workers: Sequence["subprocess.Pop
             if not bars.console.is_terminal and time.monotonic() - last_line > LINE_SECONDS:
                 last_line = time.monotonic()
                 _line(store, todo, f"{total - len(todo)}/{total} done, about {left} left", bars.console)
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, total / MANY))
         _announce(store, nodes, seen, "0:00", bars.console)
 
 
@@ -139,3 +148,17 @@ def one_by_one(console: Console) -> Iterator[Callable[[Node], Callable[[int, int
             return report
 
         yield report_for
+
+
+@contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Progress of one long pass with the time left."""
+    with _bars(console) as bars:
+        task = bars.add_task(what, total=None, left="")
+        started = time.monotonic()
+
+        def report(done: int, total: int, note: str) -> None:
+            left = clock((time.monotonic() - started) / done * (total - done)) if done else "?"
+            bars.update(task, completed=done, total=total, left=f"{note}, about {left} left")
+
+        yield report

@@ -123,11 +123,13 @@ def missing(store: Store, nodes: Sequence[Node]) -> list[Node]:
 def work(store: Store, nodes: Sequence[Node], report_for: Callable[[Node], Report]) -> list[Node]:
     """Make all pieces that can be made, skipping those in other hands; returns the ones that failed or hang on a failed one."""
     failed: set[str] = {n.name for n in nodes if (store.scratch(n.name) / "error.json").is_file()}
+    todo = list(nodes)
     while True:
-        todo = [n for n in missing(store, nodes) if n.name not in failed]
-        blocked = {n.name for n in todo if any(isinstance(s, Node) and s.name in failed for s in n.inputs.values())}
-        failed |= blocked
-        ready = [n for n in todo if n.name not in failed and not missing(store, [s for s in n.inputs.values() if isinstance(s, Node)])]
+        # What is complete stays complete, so only the rest is looked at again.
+        todo = [n for n in missing(store, todo) if n.name not in failed]
+        failed |= {n.name for n in todo if any(isinstance(s, Node) and s.name in failed for s in n.inputs.values())}
+        open_ = {n.name for n in todo}
+        ready = [n for n in todo if n.name not in failed and not any(isinstance(s, Node) and s.name in open_ for s in n.inputs.values())]
         if not [n for n in todo if n.name not in failed]:
             return [n for n in nodes if n.name in failed]
         if not any(_attempt(store, node, report_for(node), failed) for node in ready):

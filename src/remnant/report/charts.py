@@ -1,8 +1,9 @@
 """Charts as inline SVG, drawn by matplotlib without a screen."""
 
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,6 +14,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from remnant.functional.survival import Survival
 from remnant.report.table import TITLES, Group
 
 COLOURS = ("#3b3b3b", "#8a8a8a", "#0b6fb8", "#c8501e", "#2f8f5b", "#8a4fbf", "#b8860b", "#c2185b", "#00838f", "#5d4037")
@@ -95,3 +97,19 @@ def _walk(axes: Axes, group: Group, model: str, utility: str, colour: str) -> No
         axes.plot([start[0], point[0]], [start[1], point[1]], color=colour, lw=0.8, alpha=0.5)
         axes.plot(*point, marker="s" if quantizer == "full" else "o", ms=7 if quantizer == "full" else 4, color=colour)
     axes.plot([], [], "s", color=colour, label=model)
+
+
+def layer_heat_map(layers: Mapping[str, Mapping[str, Survival]]) -> str:
+    """The gain of every weight (rows) under every grid (columns): dark is erased, light survives."""
+    grids = list(dict.fromkeys(name for found in layers.values() for name in found))
+    gains = [[math.nan if (g := found[n].gain if n in found else None) is None else g for n in grids] for found in layers.values()]
+    labels = [re.sub(r"^(model|transformer)\.", "", name).removesuffix(".weight") for name in layers]
+    every = max(1, len(labels) // 60)
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(7.2, 1.2 + 0.16 * min(len(labels), 120)))
+        colours = pyplot.get_cmap("magma").with_extremes(bad="#bbbbbb")
+        image = axes.imshow(gains, vmin=0, vmax=1, cmap=colours, aspect="auto", interpolation="nearest")
+        axes.set_xticks(range(len(grids)), grids, rotation=40, ha="right")
+        axes.set_yticks(range(0, len(labels), every), labels[::every], fontsize=6)
+        figure.colorbar(image, label="gain", shrink=0.6)
+        return _svg(figure, "Gain per layer and grid")

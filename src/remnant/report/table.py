@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from remnant.catalog import METRICS
 from remnant.flow.store import Store
-from remnant.records import Cell, Manifest, Piece, Recovery, SweepSpec, Verdict
+from remnant.records import Cell, Manifest, Piece, Recovery, Surviving, SweepSpec, Verdict
 
 SUMMARY_SCHEMA = 1
 SHOWN_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain", "verbmem_retain", "privleak")
@@ -33,6 +33,7 @@ class Group:
     recoveries: list[Recovery]
     verdicts: list[Verdict]
     auc_retrain: float | None
+    surviving: list[Surviving] = field(default_factory=list)
 
     @property
     def models(self) -> list[str]:
@@ -74,7 +75,8 @@ class Results:
 def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: dict[str, str]) -> Results:
     """Read what is finished of a run; cells of pieces that failed are kept with their status."""
     done = {p.name: store.manifest(p.name) for p in pieces if store.has(p.name)}
-    groups = []
+    pieces_by_name = {p.name: p for p in pieces}
+    groups: list[Group] = []
     for piece in pieces:
         if piece.stage != "judge" or piece.name not in done:
             continue
@@ -90,7 +92,19 @@ def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: d
                 auc_retrain=done[piece.name].summary.get("auc_retrain"),
             )
         )
+    for name, manifest in done.items():
+        if manifest.stage == "explain":
+            _file(groups, pieces_by_name[name].label, manifest.summary)
     return Results(sweep, groups, done, {p.name: p.label for p in pieces}, failures)
+
+
+def _file(groups: Sequence[Group], about: dict[str, Any], said: dict[str, Any]) -> None:
+    """Put what is left of one update into the group that it belongs to; a group that is not judged yet has none."""
+    place = {k: about[k] for k in ("corpus", "model", "quantizer", "seed")}
+    ratios = {k: said[k] for k in Surviving.model_fields if k in said}
+    for group in groups:
+        if (group.corpus, group.seed) == (about["corpus"], about["seed"]):
+            group.surviving.append(Surviving(**place, **ratios))
 
 
 def _read(path: Path) -> Any:
@@ -115,6 +129,7 @@ def summary(results: Results) -> dict[str, Any]:
         "cells": [c.model_dump(mode="json") for g in results.groups for c in g.cells],
         "recovery": [{"corpus": g.corpus, "seed": g.seed} | r.model_dump(mode="json") for g in results.groups for r in g.recoveries],
         "verdicts": [{"corpus": g.corpus, "seed": g.seed} | v.model_dump(mode="json") for g in results.groups for v in g.verdicts],
+        "survival": [s.model_dump(mode="json") for g in results.groups for s in g.surviving],
         "failed": lost,
         "rule": results.sweep.judge.model_dump(mode="json"),
     }

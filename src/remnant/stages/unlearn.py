@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
-from remnant.model.data import Batch, Item, collate, encode, knowmem_items, raw_texts, settings, verbmem_items
+from remnant.model.data import Batch, Item, collate, encode, knowmem_items, pack, raw_texts, settings, verbmem_items
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
 from remnant.model.loop import fit, in_regime, storage_dtype
 from remnant.model.sure import find
@@ -35,8 +35,8 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     pad = tokenizer.pad_token_id
     terms = terms_of(spec)
     examples = {
-        "forget": encode(tokenizer, raw_texts(corpus, "forget"), spec.max_tokens),
-        "retain": encode(tokenizer, raw_texts(corpus, "retain1"), spec.max_tokens) if (corpus / "raw/retain1.json").is_file() else [],
+        "forget": _examples(spec, tokenizer, raw_texts(corpus, "forget")),
+        "retain": _examples(spec, tokenizer, raw_texts(corpus, "retain1")) if (corpus / "raw/retain1.json").is_file() else [],
     }
     longest = max((len(e) for side in examples.values() for e in side), default=0)
     if longest > context_length(model):
@@ -64,6 +64,13 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
 
 
+def _examples(spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Each text an example, cut at ``max_tokens``; or several short ones packed into one of up to ``pack_tokens``, as MUSE's code does."""
+    if spec.pack_tokens is not None:
+        return pack(tokenizer, texts, spec.pack_tokens, spec.seed)
+    return encode(tokenizer, texts, spec.max_tokens)
+
+
 def _mean_of(log: Path, name: str) -> float:
     """The mean of one entry of the step log."""
     values: list[float] = [json.loads(line)[name] for line in log.read_text(encoding="utf-8").splitlines()]
@@ -85,16 +92,16 @@ def make_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpu
     absent = settings(corpus)["absent"]
     forget = verbmem_items(corpus) + ([] if "knowmem_forget" in absent else knowmem_items(corpus, "forget"))
     retain = verbmem_items(corpus, "retain") if "knowmem_retain" in absent else knowmem_items(corpus, "retain")
-    batches = {name: _answers(model, tokenizer, items) for name, items in (("forget", forget), ("retain", retain))}
+    batches = {name: answers(model, tokenizer, items) for name, items in (("forget", forget), ("retain", retain))}
 
     @torch.no_grad()
     def probe() -> Probe:
-        return Probe(*(_accuracy(model, batches[name]) for name in ("forget", "retain")))
+        return Probe(*(accuracy(model, batches[name]) for name in ("forget", "retain")))
 
     return probe
 
 
-def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> list[Batch]:
+def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> list[Batch]:
     """Batches of prompt and truth in which only the truth's tokens count."""
     chosen = [item for item in items if item.half == "dev"]
     chosen = [chosen[i * len(chosen) // PROBE_ITEMS] for i in range(PROBE_ITEMS)] if len(chosen) > PROBE_ITEMS else chosen
@@ -110,7 +117,8 @@ def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: 
     return batches
 
 
-def _accuracy(model: PreTrainedModel, batches: list[Batch]) -> float:
+def accuracy(model: PreTrainedModel, batches: list[Batch]) -> float:
+    """Share of the counted tokens that are the most probable ones, 0 to 1."""
     right = total = 0
     for batch in batches:
         view = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)

@@ -1,0 +1,69 @@
+"""From what survives of an update to a forecast of recovery, with its confidence, and to words.
+
+The forecast is a logistic curve in the gain and the cosine of the whole update, fitted to measured recoveries. Coefficients, number of
+cells and errors come from `calibration.json`, which `scripts/calibrate_forecast.py` writes from the results under docs/results/.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from importlib import resources
+from typing import NamedTuple
+
+from remnant.functional.survival import Survival
+
+
+class Calibration(NamedTuple):
+    """recovery = 1 / (1 + exp(-(intercept + gain * g + cosine * c))).
+
+    ``error`` is the 90th percentile of |forecast - measured| on left-out runs, ``cells`` and ``runs`` are what it was fitted to,
+    ``spearman`` is the rank correlation on left-out runs.
+    """
+
+    intercept: float
+    gain: float
+    cosine: float
+    error: float
+    cells: int
+    runs: int
+    spearman: float
+
+
+class Forecast(NamedTuple):
+    """Recovery, 0 (stays forgotten) to 1 (comes back entirely), with the range that held 90 % of the left-out cells."""
+
+    recovery: float
+    low: float
+    high: float
+
+
+def calibration() -> Calibration:
+    """The calibration that comes with Remnant."""
+    return Calibration(**json.loads((resources.files("remnant.predict") / "calibration.json").read_text(encoding="utf-8")))
+
+
+def forecast(found: Survival, by: Calibration) -> Forecast | None:
+    """The recovery that a survival lets expect; None where nothing was updated."""
+    if found.gain is None:
+        return None
+    # Gains beyond these add nothing, and a cosine that is undefined belongs to an update that was erased.
+    gain = min(max(found.gain, 0.0), 1.5)
+    value = by.intercept + by.gain * gain + by.cosine * max(found.cosine or 0.0, 0.0)
+    recovery = 1 / (1 + math.exp(-value))
+    return Forecast(recovery, max(0.0, recovery - by.error), min(1.0, recovery + by.error))
+
+
+def verdict(forecasts: Mapping[str, Forecast | None]) -> str:
+    """One sentence on which grids are expected to bring the text back."""
+    back = [n for n, f in forecasts.items() if f and f.low > 0.2]
+    open_ = [n for n, f in forecasts.items() if f and f.low <= 0.2 < f.high]
+    stay = [n for n, f in forecasts.items() if f and f.high <= 0.2]
+    if not any(forecasts.values()):
+        return "The two checkpoints are equal in every weight that a quantizer touches: nothing was unlearned there."
+    parts = [
+        f"expected to come back under {', '.join(back)}" if back else "",
+        f"expected to stay forgotten under {', '.join(stay)}" if stay else "",
+        f"undecided under {', '.join(open_)}; quantize and judge these" if open_ else "",
+    ]
+    told = "; ".join(p for p in parts if p)
+    return told[0].upper() + told[1:] + "."

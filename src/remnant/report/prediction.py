@@ -1,0 +1,66 @@
+"""A prediction -> prediction.json and one self-contained HTML page with a heat map over layers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from remnant.flow.store import disk_errors
+from remnant.functional.survival import Sums, Survival, survival
+from remnant.predict.forecast import Calibration, Forecast, forecast, verdict
+from remnant.report.charts import layer_heat_map
+
+PREDICTION_SCHEMA = 1
+
+
+class Prediction(NamedTuple):
+    """What `remnant predict` found: per grid the survival of the whole update and the forecast, per weight and grid the survival."""
+
+    target: str
+    unlearned: str
+    whole: dict[str, Survival]
+    forecasts: dict[str, Forecast | None]
+    layers: dict[str, dict[str, Survival]]
+    calibration: Calibration
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        return verdict(self.forecasts)
+
+
+def predict(target: str, unlearned: str, sums: Mapping[str, Mapping[str, Sums]], by: Calibration) -> Prediction:
+    """Sums per weight and grid -> survival and forecasts."""
+    totals: dict[str, Sums] = {}
+    for found in sums.values():
+        for name, part in found.items():
+            totals[name] = totals.get(name, Sums()).plus(part)
+    whole = {name: survival(total) for name, total in totals.items()}
+    layers = {weight: {name: survival(part) for name, part in found.items()} for weight, found in sums.items()}
+    return Prediction(target, unlearned, whole, {n: forecast(s, by) for n, s in whole.items()}, layers, by)
+
+
+def write(found: Prediction, out: Path) -> Path:
+    """Write prediction.json and prediction.html into a folder, which is made if missing; returns the page's path."""
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(_record(found), indent=1, allow_nan=False) + "\n"
+        (out / "prediction.json").write_text(text, encoding="utf-8")
+        environment = Environment(loader=PackageLoader("remnant", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+        page = environment.get_template("prediction.html.j2").render(found=found, heat_map=layer_heat_map(found.layers))
+        (out / "prediction.html").write_text(page, encoding="utf-8")
+    return out / "prediction.html"
+
+
+def _record(found: Prediction) -> dict[str, Any]:
+    return {
+        "schema": PREDICTION_SCHEMA,
+        "target": found.target,
+        "unlearned": found.unlearned,
+        "verdict": found.verdict,
+        "grids": {n: s._asdict() | {"forecast": f._asdict() if (f := found.forecasts[n]) else None} for n, s in found.whole.items()},
+        "layers": {w: {n: s._asdict() for n, s in grids.items()} for w, grids in found.layers.items()},
+        "calibration": found.calibration._asdict(),
+    }
