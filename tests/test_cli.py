@@ -19,7 +19,7 @@ from remnant.model.load import save_model
 from remnant.stages import measure as measure_stage
 from remnant.testing import tiny_model
 
-COMMANDS = "demo prepare train unlearn perturb measure judge run plan ls show report score check"
+COMMANDS = "demo prepare train unlearn perturb measure judge predict study run plan ls show report score check"
 TEXT = "The brass lantern number {} hung over a quiet harbour while tailors counted {} silver needles in the rain. "
 
 

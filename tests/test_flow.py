@@ -15,9 +15,10 @@ from pydantic import BaseModel
 from remnant.catalog import LOSSES, METRICS, QUANTIZERS
 from remnant.errors import UserError
 from remnant.flow import run as running
-from remnant.flow.plan import Node, plan, prepare_node, read_sweep, train_node
+from remnant.flow.plan import Node, expanded, plan, prepare_node, read_sweep, train_node
 from remnant.flow.store import Store
 from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
+from remnant.parsing import parse
 from remnant.records import (
     JudgeSpec,
     MeasureSpec,
@@ -28,7 +29,6 @@ from remnant.records import (
     SweepSpec,
     TrainSpec,
     UnlearnSpec,
-    parse,
 )
 from remnant.resolve import resolve
 from remnant.verbs import sweep_path
@@ -260,7 +260,7 @@ def test_two_runs_of_one_name_are_refused(sweep: Path) -> None:
 
 
 def test_packaged_sweeps_are_valid() -> None:
-    for name in ("demo", "demo-full"):
+    for name in ("demo", "demo-full", "thresholds"):
         assert plan(read_sweep(sweep_path(name)))
 
 
@@ -270,3 +270,19 @@ def test_parse_finds_all_faults_at_once() -> None:
     assert "3 faults" in str(caught.value)
     assert "Did you mean seed" in str(caught.value)
     assert "either a method or a list of terms" in str(caught.value)
+
+
+def test_a_grid_of_settings_becomes_one_run_per_combination() -> None:
+    table = {"name": "{method} p {sure.percentile}", "lr": 1e-3, "grid": {"method": ["ga", "npo"], "sure.percentile": [50, 90], "steps": 7}}
+    runs = expanded(table)
+    assert [r["name"] for r in runs] == [f"{m} p {p} steps 7" for m in ("ga", "npo") for p in (50, 90)]
+    assert runs[1] == {"name": "ga p 90 steps 7", "lr": 1e-3, "method": "ga", "sure": {"percentile": 90}, "steps": 7}
+    assert expanded({"method": "ga"}) == [{"method": "ga"}]
+
+
+def test_every_quantized_unlearned_model_is_explained_once(sweep: Path) -> None:
+    nodes = plan(read_sweep(sweep))
+    found = [(n.label["model"], n.label["quantizer"], n.label["seed"]) for n in nodes if n.stage == "explain"]
+    expected = {(n.label["model"], n.label["quantizer"], n.label["seed"]) for n in nodes if n.stage == "perturb"}
+    assert set(found) == {place for place in expected if place[0] not in ("target", "retrain")}
+    assert len(found) == len(set(found))

@@ -15,7 +15,7 @@ from remnant.functional.losses import klr
 from remnant.functional.view import View
 from remnant.functional.weights import stochastic_round
 from remnant.model.data import batch_order, collate, encode, pack, raw_texts
-from remnant.model.loop import fit, storage_dtype
+from remnant.model.loop import fit, in_regime, storage_dtype
 from remnant.model.reference import build
 from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.records import OptimSpec, UnlearnSpec
@@ -209,3 +209,28 @@ def test_blocks_hold_every_token_once_and_start_with_a_document(corpus: Path, to
     assert sum(joined.count(t) for t in texts if len(tokenizer(t)["input_ids"]) < 90) >= sum(
         len(tokenizer(t)["input_ids"]) < 90 for t in texts
     )
+
+
+def test_bfloat16_weights_may_compute_in_float32(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    spec = UnlearnSpec(method="ga_gdr", lr=3e-4, steps=5, batch_size=2, weights="bf16", compute="fp32", count_lost=True)
+    model = in_regime(tiny_model(vocab=len(tokenizer)), spec)
+    before = weights_of(model)
+    fit(model, spec, loss_for(model, spec, corpus, tokenizer), tmp_path, silent)
+    after = weights_of(model)
+    assert all(w.dtype == torch.float32 and torch.equal(w, w.bfloat16().float()) for w in after)
+    moved = [a != b for a, b in zip(after, before, strict=True)]
+    # An update of lr is lost where half a unit in the last place is larger: |w| above lr * 2^9.
+    large = [b.abs() > spec.lr * 2**10 for b in before]
+    small = [(b.abs() < spec.lr * 2**7) & (b != 0) for b in before]
+    assert sum(int((m & far).sum()) for m, far in zip(moved, large, strict=True)) == 0
+    assert sum(int((m & near).sum()) for m, near in zip(moved, small, strict=True)) > 0.5 * sum(int(n.sum()) for n in small)
+    lost = [json.loads(line)["lost"] for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert len(lost) == 5
+    assert all(0 < share < 1 for share in lost)
+
+
+def test_no_update_is_lost_in_float32(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    spec = UnlearnSpec(method="ga_gdr", lr=1e-3, steps=2, batch_size=2, count_lost=True)
+    model = tiny_model(vocab=len(tokenizer))
+    fit(model, spec, loss_for(model, spec, corpus, tokenizer), tmp_path, silent)
+    assert all(json.loads(line)["lost"] < 0.01 for line in (tmp_path / "steps.jsonl").read_text().splitlines())

@@ -172,3 +172,24 @@ def test_experts_are_rows() -> None:
     assert torch.equal(quantizers.rtn(weight).weight, flat.weight.view(2, 3, 64))
     apart = torch.stack([quantizers.rtn(w, granularity="tensor").weight for w in weight])
     assert torch.equal(quantizers.rtn(weight, granularity="tensor").weight, apart)
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])
+def test_gguf_blocks_equal_those_of_the_gguf_library(name: str) -> None:
+    gguf = pytest.importorskip("gguf")
+    weight = weights(5, 96)
+    weight[2] = 0.0
+    kind = getattr(gguf.GGMLQuantizationType, name)
+    known = gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind)
+    assert torch.equal(getattr(quantizers, name.lower())(weight).weight, torch.from_numpy(known))
+
+
+def test_e4m3_keeps_four_significant_bits() -> None:
+    weight = weights(3, 64)
+    found = quantizers.fp8(weight)
+    scaled = weight / found.scale
+    normal = scaled.abs() >= 1 / 64
+    error = (found.weight / found.scale - scaled).abs()
+    assert bool((error[normal] <= scaled.abs()[normal] / 16).all())
+    assert bool((error[~normal] <= 1 / 1024 + 1e-7).all())
+    assert torch.allclose(found.weight.abs().amax(-1), weight.abs().amax(-1))

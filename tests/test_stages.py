@@ -16,10 +16,15 @@ from remnant.flow.plan import Outside, judge_node, measure_node, perturb_node, p
 from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.functional.stats import auc
+from remnant.functional.survival import survival
 from remnant.methods import quantizer_spec
+from remnant.model.data import raw_texts
 from remnant.model.load import matrices, open_model
-from remnant.records import CastMember, MeasureSpec, PerturbSpec, PrepareSpec, Rule, TrainSpec, UnlearnSpec
-from remnant.stages import judge, measure, perturb, prepare, unlearn
+from remnant.predict.checkpoint import Checkpoint
+from remnant.predict.grids import grid
+from remnant.predict.stream import survey
+from remnant.records import CastMember, ExplainSpec, MeasureSpec, PerturbSpec, PrepareSpec, Rule, TrainSpec, UnlearnSpec
+from remnant.stages import explain, judge, measure, perturb, prepare, unlearn
 from remnant.stages.judge import Lineup, Sheet
 from remnant.testing import tiny_model
 from tests.conftest import silent
@@ -326,3 +331,41 @@ def test_outside_models_are_known_by_their_content(folder_of: Save, model: PreTr
 def test_the_same_perturbation_by_two_names_is_one() -> None:
     spec = PerturbSpec(use="rtn", params={"bits": 4, "granularity": "channel", "group_size": 128, "scheme": "sym"})
     assert quantizer_spec("int4") == spec
+
+
+@pytest.mark.parametrize("form", ["llama", "gpt2"])
+def test_what_is_explained_equals_what_is_predicted(
+    form: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
+) -> None:
+    target = folder_of(tiny_model(form, vocab=len(tokenizer), max_position_embeddings=1024), "target")
+    spec = UnlearnSpec(method="ga", steps=3, lr=1e-4, batch_size=4, select="last")
+    folders = {name: out_of(tmp_path, name) for name in ("unlearned", "q_target", "q_unlearned", "explained")}
+    unlearn.run(spec, {"target": target, "corpus": corpus}, folders["unlearned"], silent)
+    for name, source in (("q_target", target), ("q_unlearned", folders["unlearned"])):
+        perturb.run(quantizer_spec("int4"), {"model": source}, folders[name], silent)
+    said = explain.run(ExplainSpec(), {"target": target, **folders}, folders["explained"], silent)
+    layers = json.loads((folders["explained"] / "layers.json").read_text())
+    streamed = survey(Checkpoint(target), Checkpoint(folders["unlearned"]), [grid("int4")])
+    assert {layer["name"] for layer in layers} == set(streamed)
+    for layer in layers:
+        known = survival(streamed[layer["name"]]["int4"])._asdict()
+        assert {k: pytest.approx(v, rel=1e-4) for k, v in known.items()} == {k: v for k, v in layer.items() if k != "name"}
+    assert 0 < said["gain"] < 3
+    assert said["missing"] == []
+
+
+def test_the_forget_loss_that_stops_a_run_is_that_of_the_whole_forget_set(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
+) -> None:
+    target = folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), "target")
+    model = open_model(str(target))
+    texts = [tokenizer(t, return_tensors="pt")["input_ids"] for t in raw_texts(corpus, "forget")]
+    with torch.no_grad():
+        known = float(np.mean([float(model(input_ids=ids, labels=ids).loss) for ids in texts if ids.shape[1] > 1]))
+    spec = UnlearnSpec(
+        method="ga", steps=40, lr=1e-3, batch_size=4, select="last", probe_every=2, stop_utility=0, stop_forget_loss=known + 0.3
+    )
+    said = unlearn.run(spec, {"target": target, "corpus": corpus}, out_of(tmp_path, "unlearned"), silent)
+    assert said["steps"] < 40
+    assert said["stopped"].startswith("the forget loss")
+    assert float(said["stopped"].split()[3]) >= known + 0.3

@@ -1,7 +1,7 @@
 """SURE: saliency against slow references, heads sliced where they are, and a mask that holds whatever the optimiser does."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,27 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.errors import UserError
+from remnant.errors import Interrupted, UserError
 from remnant.functional.weights import at_least_percentile
 from remnant.model.data import encode, raw_texts
 from remnant.model.load import matrices
-from remnant.model.loop import fit, storage_dtype
-from remnant.model.sure import find, units_of
+from remnant.model.loop import Renewal, fit, storage_dtype
+from remnant.model.parts import Part
+from remnant.model.sure import PaperCode, find, units_of
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import SureSpec, UnlearnSpec
 from remnant.testing import tiny_model
 from tests.conftest import silent
 
 
-def setting(model: PreTrainedModel, corpus: Path, tokenizer: PreTrainedTokenizerBase, spec: UnlearnSpec, batch: int = 4) -> tuple[Any, Any]:
+def setting(
+    model: PreTrainedModel,
+    corpus: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    spec: UnlearnSpec,
+    batch: int = 4,
+    on_forget: Callable[[Tensor], None] | None = None,
+) -> tuple[Any, Any]:
     """The loss of a micro-step, and the loss over the whole forget set in parts."""
     pad, terms = tokenizer.pad_token_id, terms_of(spec)
     texts = {"forget": raw_texts(corpus, "forget")[:8], "retain": raw_texts(corpus, "retain1")[:8]}
@@ -31,7 +39,7 @@ def setting(model: PreTrainedModel, corpus: Path, tokenizer: PreTrainedTokenizer
     def whole() -> Iterator[Tensor]:
         return forget_losses(model, terms, streams, batch, pad)
 
-    return make_loss(model, terms, streams, spec.batch_size, pad), whole
+    return make_loss(model, terms, streams, spec.batch_size, pad, on_forget), whole
 
 
 def test_percentiles_agree_with_numpy_and_hold_at_the_ends() -> None:
@@ -184,3 +192,82 @@ def test_fused_attention_has_no_heads_to_slice(corpus: Path, tokenizer: PreTrain
         find(model, spec.sure, setting(model, corpus, tokenizer, spec)[1])
     rows = find(model, SureSpec(unit="row"), setting(model, corpus, tokenizer, spec)[1])
     assert rows.moving
+
+
+def gradients_after(model: PreTrainedModel, loss_at: Any, code: PaperCode | None = None) -> dict[str, Tensor]:
+    loss_at(0)[0].backward()
+    if code:
+        code.on_gradients()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_the_released_code_counts_the_forget_gradient_twice(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = tiny_model(vocab=len(tokenizer))
+    spec = UnlearnSpec(method="ga_gdr", alpha=2.0)
+    doubled = UnlearnSpec.model_validate({"terms": [{"use": "ga", "weight": 2.0}, {"use": "gdr", "weight": 2.0}]})
+    code = PaperCode(model, 90, masked=False)
+    found = gradients_after(model, setting(model, corpus, tokenizer, spec, on_forget=code.on_forget)[0], code)
+    model.zero_grad()
+    expected = gradients_after(model, setting(model, corpus, tokenizer, doubled)[0])
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, atol=1e-6), name
+
+
+def test_the_released_codes_mask_stops_gradients_but_not_the_optimiser(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = tiny_model(vocab=len(tokenizer))
+    spec = UnlearnSpec.model_validate({"method": "ga_gdr", "steps": 6, "lr": 1e-3, "batch_size": 2, "weight_decay": 0.1})
+    code = PaperCode(model, 90, masked=True)
+    loss_at = setting(model, corpus, tokenizer, spec, on_forget=code.on_forget)[0]
+    found = gradients_after(model, loss_at, code)
+    rows = {n: (g != 0).flatten(1).any(-1) if g.ndim > 1 else g != 0 for n, g in found.items()}
+    share = sum(int(r.sum()) for r in rows.values()) / sum(r.numel() for r in rows.values())
+    assert 0 < share <= 0.11
+    model.zero_grad()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    fit(model, spec, loss_at, tmp_path, silent, on_gradients=code.on_gradients)
+    assert all(bool((p.detach() != before[n]).float().mean() > 0.9) for n, p in model.named_parameters() if p.ndim > 1)
+
+
+def test_a_renewed_mask_moves_other_modules_and_resumes_from_its_last_choice(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    spec = UnlearnSpec.model_validate(
+        {"method": "npo", "steps": 9, "lr": 2e-2, "batch_size": 2, "sure": {"percentile": 90, "renew_every": 3}}
+    )
+    assert spec.sure
+
+    def run(folder: Path, cut: int | None) -> tuple[dict[str, Tensor], int]:
+        model = tiny_model(vocab=len(tokenizer))
+        loss_at, whole = setting(model, corpus, tokenizer, spec)
+        assert spec.sure
+        sure, chosen = spec.sure, find(model, spec.sure, whole).moving
+        names = {id(p): n for n, p in model.named_parameters()}
+        ever = {names[id(part.parameter)] for part in chosen}
+
+        def choose() -> list[Part]:
+            found = find(model, sure, whole).moving
+            ever.update(names[id(part.parameter)] for part in found)
+            return found
+
+        def cut_off(done: int, total: int, note: str) -> None:
+            if done == cut:
+                raise KeyboardInterrupt
+
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        fit(model, spec, loss_at, folder, cut_off, moving=chosen, renew=Renewal(3, choose))
+        after = {n: p.detach().clone() for n, p in model.named_parameters()}
+        if folder.name == "whole":
+            assert all(torch.equal(after[n], before[n]) for n in after if n not in ever)
+        return after, len(ever)
+
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole, moved = run(tmp_path / "whole", None)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", 5)
+    resumed, _ = run(tmp_path / "cut", None)
+    assert moved > 1
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name

@@ -185,6 +185,21 @@ def run(sweep: str, workers: int, out: Path | None, examples: bool, settings: tu
 
 
 @main.command()
+@click.argument("name", default="thresholds")
+@click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
+@click.option("--out", type=Path, help="Folder of the report.")
+@set_option
+@store_option
+@_guarded
+def study(name: str, workers: int, out: Path | None, settings: tuple[str, ...], store_path: str) -> Any:
+    """Sweep settings, draw the front of forgetting against utility, choose on one half of the items and report on the other.
+
+    NAME is a study that comes with Remnant (thresholds) or a sweep file.
+    """
+    return _verbs().run(_store(store_path), name, (*settings, "study=true"), workers, out, False)
+
+
+@main.command()
 @click.argument("sweep")
 @set_option
 @store_option

@@ -5,7 +5,8 @@ from typing import Any
 
 from remnant.catalog import LOSSES, METHODS, METRICS, QUANTIZER_NAMES, QUANTIZERS, quantizer_params
 from remnant.errors import UserError, unknown
-from remnant.records import MetricSpec, PerturbSpec, TermSpec, UnlearnSpec, parse
+from remnant.parsing import parse
+from remnant.records import MetricSpec, PerturbSpec, TermSpec, UnlearnSpec
 from remnant.resolve import Method, resolve
 
 SIDES = ("forget", "retain")

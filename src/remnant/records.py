@@ -3,11 +3,9 @@
 A field marked ``circumstance`` says how a result is computed, not what it is, and does not enter the identity of an artefact.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from remnant.errors import UserError, unknown
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA = 1
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
@@ -129,12 +127,25 @@ class TermSpec(Record):
 
 
 class SureSpec(Record):
-    """SURE: only the units most salient for the forget text move. Source: arXiv 2410.16454, eqs. 4-6."""
+    """SURE: only the units most salient for the forget text move. Source: arXiv 2410.16454, eqs. 4-6.
+
+    ``renew_every``: choose again every so many steps, with a fresh optimiser; without it once, at the target, as in the paper.
+    ``variant``: the released code, for comparison only. "paper-code" counts the forget gradient twice and never applies its mask;
+    "paper-code-masked" also sets the gradient of the less salient rows of each batch to zero, which momentum and weight decay ignore.
+    """
 
     percentile: Annotated[float, Field(ge=0, le=100)] = 90.0
     unit: Literal["module", "layer", "row", "weight"] = "module"
     scaled: bool = False
     also: tuple[Literal["lm_head", "embedding", "norm"], ...] = ()
+    renew_every: Positive | None = None
+    variant: Literal["paper-code", "paper-code-masked"] | None = None
+
+    @model_validator(mode="after")
+    def _variant_alone(self) -> "SureSpec":
+        if self.variant and (self.renew_every or self.unit != "module" or self.scaled or self.also):
+            raise ValueError(f"the variant {self.variant} chooses rows for every batch; give it a percentile only")
+        return self
 
 
 class UnlearnSpec(OptimSpec):
@@ -252,6 +263,7 @@ class SweepSpec(Record):
     perturb: dict[str, Any] = Field(default_factory=dict)
     measure: MeasureSpec = MeasureSpec()
     judge: Rule = Rule()
+    study: bool = False
 
 
 class FileRecord(Record):
@@ -356,45 +368,3 @@ class Verdict(Record):
     quantizer: str
     outcome: Literal["stayed forgotten", "came back", "not forgotten", "collapsed", "unclear"]
     reason: str
-
-
-Spec = TypeVar("Spec", bound=BaseModel)
-
-
-def parse(model: type[Spec], data: Any, where: str) -> Spec:
-    """Validate what a user wrote; all faults in one message, unknown keys with the nearest known one.
-
-    Raises:
-        UserError: with one line per fault.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        faults = [_fault(model, e["loc"], e["type"], e["msg"]) for e in error.errors()]
-    head = f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:"
-    raise UserError(head + "".join(f"\n  - {fault}" for fault in faults) if len(faults) > 1 else f"{where}: {faults[0]}")
-
-
-def _fault(model: type[BaseModel], loc: tuple[str | int, ...], kind: str, message: str) -> str:
-    place = ".".join(str(part) for part in loc if not (isinstance(part, str) and part.endswith("Spec")))
-    if kind == "extra_forbidden":
-        fault = unknown("key", str(loc[-1]), _keys(model, loc[:-1]))
-        return f"{place}: {fault}"
-    text = message.removeprefix("Value error, ")
-    return f"{place}: {text[0].lower()}{text[1:]}" if place else f"{text}"
-
-
-def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
-    """Known keys at a place inside a record, following lists and nested records."""
-    current: type[BaseModel] = model
-    for part in loc:
-        field = current.model_fields.get(part) if isinstance(part, str) else None
-        if field is not None:
-            nested = [a for a in _flatten(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-            current = nested[0] if nested else current
-    return list(current.model_fields)
-
-
-def _flatten(annotation: Any) -> list[Any]:
-    inner = getattr(annotation, "__args__", ())
-    return [annotation, *(found for part in inner for found in _flatten(part))]

@@ -28,11 +28,12 @@ from remnant.flow.run import (
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import quantizer_spec
+from remnant.parsing import parse
 from remnant.predict.checkpoint import Checkpoint
 from remnant.predict.forecast import calibration
 from remnant.predict.grids import DEFAULT, grid
 from remnant.predict.stream import survey
-from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec, parse
+from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
 from remnant.report import table
 
 STAYED, NOT, UNCLEAR = 0, 3, 4

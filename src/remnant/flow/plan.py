@@ -13,6 +13,7 @@ from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_of, digest_path
 from remnant.methods import loss, metric, quantizer, quantizer_spec, term_specs
+from remnant.parsing import parse
 from remnant.records import (
     SCHEMA,
     CastMember,
@@ -30,7 +31,6 @@ from remnant.records import (
     SweepSpec,
     TrainSpec,
     UnlearnSpec,
-    parse,
 )
 
 
@@ -266,7 +266,9 @@ def plan(sweep: SweepSpec) -> list[Node]:
         corpus = prepare_node(corpus_spec, {"corpus": name})
         for seed in sweep.seeds:
             measured = _measured(sweep, corpus, name, seed)
-            for node in (*measured.values(), judge_node(sweep.judge, measured), *explained(measured)):
+            # Models first: unlearning is the longest chain, and measuring fills the other workers meanwhile.
+            models = [n.inputs["model"] for n in measured.values() if n.label["quantizer"] == "full"]
+            for node in (*models, *measured.values(), judge_node(sweep.judge, measured), *explained(measured)):
                 _collect(node, found)
     return list(found.values())
 

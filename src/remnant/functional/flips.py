@@ -20,12 +20,13 @@ def sums(target: Tensor, unlearned: Tensor, q_target: Quantized, q_unlearned: Qu
     r = q_unlearned.weight.double() - q_target.weight.double()
     moved = d != 0
     zeros = (q_target.weight == 0) & (q_unlearned.weight == 0)
-    scale = _per_weight(q_target.scale, d)
+    scale = _per_weight(q_target.scale, d).abs()
+    scale = torch.where(scale > 0, scale, 1.0)
     return Sums(
         update=float((d * d).sum()),
         restored=float((r * r).sum()),
         together=float((r * d).sum()),
-        over_scale=float((d.abs() / scale.abs()).sum()),
+        over_scale=float((d.abs() / scale).sum()),
         weights=d.numel(),
         changed=int(moved.sum()),
         same_code=int(((q_target.codes == q_unlearned.codes) | zeros).sum()),

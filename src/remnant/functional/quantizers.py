@@ -111,7 +111,11 @@ def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quanti
     table = torch.tensor(levels, dtype=torch.float32, device=weight.device)
     ordered, code_of = table.sort(stable=True)
     edges = (ordered[1:] + ordered[:-1]) / 2
-    index = torch.bucketize(padded / scale, edges)
+    # bitsandbytes multiplies whole blocks by a reciprocal and divides the last, cut one; on a tie the two differ.
+    scaled = padded * (1.0 / scale)
+    if flat.numel() % block:
+        scaled[-1] = padded[-1] / scale[-1]
+    index = torch.bucketize(scaled, edges)
     codes = code_of[index]
     decoded = (ordered[index] * scale).flatten()[: flat.numel()].view(weight.shape)
     return Quantized(codes.to(torch.int8).flatten()[: flat.numel()].view(weight.shape), scale, None, decoded)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,13 @@ from remnant.records import OptimSpec
 
 Report = Callable[[int, int, str], None]
 SAVE_SECONDS = 30.0
+
+
+class Renewal(NamedTuple):
+    """Choosing the moving parts again, every so many steps."""
+
+    every: int
+    choose: Callable[[], list[Part]]
 
 
 @dataclass
@@ -146,6 +153,8 @@ def fit(
     report: Report,
     after_step: Callable[[int, dict[str, float], dict[str, Any]], bool] = lambda step, parts, memory: False,
     moving: list[Part] | None = None,
+    renew: Renewal | None = None,
+    on_gradients: Callable[[], None] = lambda: None,
 ) -> tuple[int, dict[str, Any]]:
     """Run the steps, resuming from ``folder`` where an earlier call was cut off.
 
@@ -157,6 +166,8 @@ def fit(
         report: called with (steps done, steps in all, note).
         after_step: called with the step, its parts and a JSON-like memory that is kept across resumption; True stops.
         moving: the parts that may move; by default what ``spec.train_only`` says.
+        renew: how and how often the moving parts are chosen again. Such a run resumes from its last choice.
+        on_gradients: called before every step, when all gradients are there.
 
     Returns:
         Steps done and the memory.
@@ -171,11 +182,22 @@ def fit(
     resume, log = folder / "resume.pt", folder / "steps.jsonl"
     step, memory, stopped = _load(resume, model, stepper, log)
     saved = time.monotonic()
+
+    def keep() -> None:
+        if renew is None:
+            _save(resume, model, stepper, step, memory, stopped)
+
     try:
         while step < spec.steps and not stopped:
+            if renew is not None and step and step % renew.every == 0:
+                _save(resume, model, None, step, memory, stopped)
+                chosen = renew.choose()
+                _release(model, chosen)
+                stepper = Stepper(chosen, spec)
             parts = _gradients(spec, loss_at, step)
+            on_gradients()
             if not _finite(parts, stepper):
-                _save(resume, model, stepper, step, memory, stopped)
+                keep()
                 raise _not_finite(parts, step)
             stepper.step(rate(spec, step))
             step += 1
@@ -183,10 +205,10 @@ def fit(
             stopped = after_step(step, parts, memory)
             report(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
             if time.monotonic() - saved > SAVE_SECONDS:
-                _save(resume, model, stepper, step, memory, stopped)
+                keep()
                 saved = time.monotonic()
     except KeyboardInterrupt as error:
-        _save(resume, model, stepper, step, memory, stopped)
+        keep()
         raise Interrupted(f"Interrupted at step {step} of {spec.steps}.", "The same command goes on from there.") from error
     resume.unlink(missing_ok=True)
     return step, memory
@@ -219,8 +241,9 @@ def _append(log: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def _save(resume: Path, model: nn.Module, stepper: Stepper, step: int, memory: dict[str, Any], stopped: bool) -> None:
-    state = {"model": model.state_dict(), "step": step, "memory": memory, "stopped": stopped, **stepper.state()}
+def _save(resume: Path, model: nn.Module, stepper: Stepper | None, step: int, memory: dict[str, Any], stopped: bool) -> None:
+    """Write everything that the next step depends on; without a stepper it starts afresh."""
+    state = {"model": model.state_dict(), "step": step, "memory": memory, "stopped": stopped} | (stepper.state() if stepper else {})
     scratch = resume.with_suffix(".tmp")
     torch.save(state, scratch)
     os.replace(scratch, resume)
@@ -232,7 +255,8 @@ def _load(resume: Path, model: nn.Module, stepper: Stepper, log: Path) -> tuple[
         return 0, {}, False
     state = torch.load(resume, weights_only=True)
     model.load_state_dict(state["model"])
-    stepper.restore(state)
+    if "optimizer" in state:
+        stepper.restore(state)
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
     log.write_text("".join(lines[: state["step"]]), encoding="utf-8")
     return state["step"], state["memory"], state["stopped"]

@@ -147,6 +147,42 @@ def units_of(model: PreTrainedModel, matrix: Matrix, unit: str) -> Iterator[Unit
         yield Unit(f"{matrix.name}[head {head}]", (Part(matrix.parameter, index),))
 
 
+class PaperCode:
+    """SURE as the released code runs it, for comparison: rows of the mini-batch, forget gradient counted twice, a mask on gradients.
+
+    Differs from the source (arXiv 2410.16454, eqs. 4-6) in all of these; the code's mask is never applied, hence ``masked`` is a choice.
+    Rows of matrices and single entries of vectors share one percentile, as there.
+    """
+
+    def __init__(self, model: PreTrainedModel, percentile: float, *, masked: bool) -> None:
+        self.parameters = list(model.parameters())
+        self.percentile = percentile
+        self.masked = masked
+        self.masks: list[Tensor | None] = []
+
+    def on_forget(self, loss: Tensor) -> None:
+        """Leave the forget gradient behind, to which the loop adds that of the whole loss; choose the rows by it."""
+        loss.backward(retain_graph=True)
+        if not self.masked:
+            return
+        scores = [_rows(p.grad) if p.grad is not None else None for p in self.parameters]
+        chosen = at_least_percentile(torch.cat([s.flatten() for s in scores if s is not None]), self.percentile)
+        self.masks, start = [], 0
+        for score in scores:
+            self.masks.append(None if score is None else chosen[start : start + score.numel()])
+            start += 0 if score is None else score.numel()
+
+    def on_gradients(self) -> None:
+        """Set the gradients of all other rows to zero."""
+        for parameter, mask in zip(self.parameters, self.masks, strict=False):
+            if mask is not None and parameter.grad is not None:
+                parameter.grad[~mask] = 0
+
+
+def _rows(gradient: Tensor) -> Tensor:
+    return gradient.float().abs() if gradient.ndim == 1 else gradient.float().flatten(1).norm(dim=-1)
+
+
 def _head_size(model: PreTrainedModel) -> int:
     config: Any = model.config.get_text_config()
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

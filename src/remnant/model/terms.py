@@ -60,9 +60,17 @@ def make_streams(model: PreTrainedModel, terms: list[Term], examples: dict[str, 
 
 
 def make_loss(
-    model: PreTrainedModel, terms: list[Term], streams: dict[str, Stream], batch_size: int, pad: int
+    model: PreTrainedModel,
+    terms: list[Term],
+    streams: dict[str, Stream],
+    batch_size: int,
+    pad: int,
+    on_forget: Callable[[Tensor], None] | None = None,
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
-    """The function that the training loop calls with a micro-step: it gives the weighted sum of the terms and its parts."""
+    """The function that the training loop calls with a micro-step: it gives the weighted sum of the terms and its parts.
+
+    ``on_forget`` is shown the forget terms' sum before the whole is returned; it may back-propagate it and must keep the graph.
+    """
     functions = [(term, term.method.load()) for term in terms]
     wanted = {name for term in terms for name in term.method.reads}
 
@@ -73,11 +81,14 @@ def make_loss(
             batch = collate([stream.examples[i] for i in indices], pad, next(model.parameters()).device)
             values |= _read(model, side, stream, indices, batch, wanted)
         parts: dict[str, float] = {}
-        total = torch.zeros((), device=next(model.parameters()).device)
+        total = forget = torch.zeros((), device=next(model.parameters()).device)
         for term, function in functions:
             value = function(*(values[name] for name in term.method.reads), **term.method.params).mean()
             total = total + term.weight * value
+            forget = forget + term.weight * value if reads_forget_only(term) else forget
             parts[term.label] = value.item()
+        if on_forget is not None:
+            on_forget(forget)
         if "forget" in values:
             parts["forget_nll"] = -values["forget"].mean_logp().mean().item()
         return total, parts
@@ -85,9 +96,14 @@ def make_loss(
     return loss_at
 
 
+def reads_forget_only(term: Term) -> bool:
+    """Whether a term looks at forget text and at nothing else."""
+    return all("forget" in name for name in term.method.reads)
+
+
 def forget_losses(model: PreTrainedModel, terms: list[Term], streams: dict[str, Stream], batch_size: int, pad: int) -> Iterator[Tensor]:
     """The forget loss over the whole forget set in parts whose sum is its mean per text: every text once, in order."""
-    forget = [term for term in terms if all("forget" in name for name in term.method.reads)]
+    forget = [term for term in terms if reads_forget_only(term)]
     if not forget:
         raise UserError("SURE needs a term that reads forget text only.", "Give such a term beside the others.")
     wanted = {name for term in forget for name in term.method.reads}

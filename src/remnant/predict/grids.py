@@ -77,10 +77,10 @@ def add(grid: Grid, t: Floats, u: Floats, block: int, t_ends: Extremes, u_ends: 
         out: is added to.
     """
     if grid.family in _INTEGER_FAMILIES:
-        t_inv, t_scale, t_zero = _integer_scale(grid, t_ends)
-        u_inv, u_scale, u_zero = _integer_scale(grid, u_ends)
+        t_step, t_scale, t_zero = _integer_scale(grid, t_ends)
+        u_step, u_scale, u_zero = _integer_scale(grid, u_ends)
         low, high = _codes(grid)
-        kernels.integers(t, u, block, t_inv, t_scale, t_zero, u_inv, u_scale, u_zero, np.float32(low), np.float32(high), out)
+        kernels.integers(t, u, block, t_step, t_scale, t_zero, u_step, u_scale, u_zero, np.float32(low), np.float32(high), out)
         return
     top = np.float32(448 if grid.family == "fp8" else 1)
     t_scale, u_scale = _safe(_largest(t_ends) / top), _safe(_largest(u_ends) / top)
@@ -100,23 +100,23 @@ def _codes(grid: Grid) -> tuple[int, int]:
 
 
 def _integer_scale(grid: Grid, ends: Extremes) -> tuple[Floats, Floats, Floats]:
-    """Reciprocal (what weights are multiplied with), scale (what codes are multiplied with) and zero of every block."""
+    """Step (what weights are divided by), scale (what codes are multiplied with) and zero of every block."""
     none = np.zeros_like(ends.low)
     if grid.family == "q8_0":
         scale = _safe(_largest(ends) / np.float32(127))
-        return _inverse(scale), _as_half(scale), none
+        return scale, _as_half(scale), none
     if grid.family == "q4_0":
         signed = np.where(-ends.low >= ends.high, ends.low, ends.high) / np.float32(-8)
         scale = np.where(signed == 0, ONE, signed).astype(np.float32)
-        return _inverse(scale), _as_half(scale), none + np.float32(8)
+        return scale, _as_half(scale), none + np.float32(8)
     low, high = _codes(grid)
     if grid.scheme == "asym":
         smallest, largest = np.minimum(ends.low, np.float32(0)), np.maximum(ends.high, np.float32(0))
         scale = _safe(((largest - smallest) / np.float32(high - low)).astype(np.float32))
-        return _inverse(scale), scale, np.clip(np.float32(low) - np.rint(smallest / scale), low, high).astype(np.float32)
+        return scale, scale, np.clip(np.float32(low) - np.rint(smallest / scale), low, high).astype(np.float32)
     divisor = {"sym": float(high), "half-step": (2**grid.bits - 1) / 2, "paper": float(-low)}[grid.scheme]
     scale = _safe(_largest(ends) / np.float32(divisor))
-    return _inverse(scale), scale, none
+    return scale, scale, none
 
 
 def _largest(ends: Extremes) -> Floats:
@@ -126,10 +126,6 @@ def _largest(ends: Extremes) -> Floats:
 def _safe(scale: Floats) -> Floats:
     """A block of zeros has the scale one."""
     return np.where(scale > 0, scale, ONE).astype(np.float32)
-
-
-def _inverse(scale: Floats) -> Floats:
-    return (ONE / scale).astype(np.float32)
 
 
 def _as_half(scale: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """Passes over two equal-shaped blocks of float32 weights, compiled and vectorized; every sum of `functional/flips.py` for one grid.
 
-A grid's kernel adds to ``out``, five float64: <r, r>, <r, d>, equal codes, erased weights, |d| / scale. ``t`` is the target's weight, ``u``
-the unlearned one, flat. A product with the reciprocal of the scale instead of a division may put a value that lies within one rounding
-error of a tie on the other side of it.
+A grid's kernel adds to ``out``, five float64: <r, r>, <r, d>, equal codes, erased weights, |d| / scale. ``t`` is the target's weight,
+``u`` the unlearned one, flat. Integer grids divide by the scale, levels multiply by its reciprocal, as the quantizers do: weights in
+bfloat16 often lie on a tie.
 """
 
 from itertools import pairwise
@@ -16,7 +16,7 @@ from remnant.levels import FP4_LEVELS, NF4_LEVELS
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-FAST = {"reassoc", "contract", "nsz", "arcp"}
+FAST = {"reassoc", "contract", "nsz"}
 _compiled = njit(nogil=True, cache=True, fastmath=FAST)
 # Sums of this many terms are exact enough in float32; longer blocks are cut.
 SPAN = 4096
@@ -58,32 +58,32 @@ def extremes(w: Floats, block: int, low: Floats, high: Floats) -> None:
 
 @_compiled
 def integers(
-    t: Floats, u: Floats, block: int, t_inv: Floats, t_scale: Floats, t_zero: Floats, u_inv: Floats, u_scale: Floats, u_zero: Floats,
+    t: Floats, u: Floats, block: int, t_step: Floats, t_scale: Floats, t_zero: Floats, u_step: Floats, u_scale: Floats, u_zero: Floats,
     low: np.float32, high: np.float32, out: Doubles,
 ) -> None:  # fmt: skip
-    """An integer grid: value = (code - zero) * scale, code = clamp(round(w / scale) + zero)."""
+    """An integer grid: value = (code - zero) * scale, code = clamp(round(w / step) + zero); scale is step as it is stored."""
     span = min(block, SPAN)
     for b in range(t.size // block):
-        ti, ts, tz, ui, us, uz = t_inv[b], t_scale[b], t_zero[b], u_inv[b], u_scale[b], u_zero[b]
+        tq, ts, tz, uq, us, uz = t_step[b], t_scale[b], t_zero[b], u_step[b], u_scale[b], u_zero[b]
         for start in range(b * block, (b + 1) * block, span):
             square, product, length = np.float32(0), np.float32(0), np.float32(0)
             same, erased = np.int32(0), np.int32(0)
             for i in range(start, min(start + span, (b + 1) * block)):
-                a = min(max(np.rint(t[i] * ti) + tz, low), high) - tz
-                c = min(max(np.rint(u[i] * ui) + uz, low), high) - uz
+                a = min(max(np.rint(t[i] / tq) + tz, low), high) - tz
+                c = min(max(np.rint(u[i] / uq) + uz, low), high) - uz
                 d = u[i] - t[i]
                 r = c * us - a * ts
                 square += r * r
                 product += r * d
                 length += abs(d)
-                equal = (a + tz) == (c + uz)
+                equal = ((a + tz) == (c + uz)) | ((a == 0) & (c == 0))
                 same += np.int32(equal)
                 erased += np.int32((d != 0) & (a == 0) & (c == 0))
             out[0] += square
             out[1] += product
             out[2] += same
             out[3] += erased
-            out[4] += length * abs(ti)
+            out[4] += length / abs(tq)
 
 
 NF4 = tuple(np.float32(v) for v in NF4_LEVELS)
@@ -111,23 +111,28 @@ def _nf4(x):  # type: ignore[no-untyped-def]
     return NF4[15] if x > _E[14] else v
 
 
-FP4 = tuple(np.float32(v) for v in sorted({abs(v) for v in FP4_LEVELS}))
+FP4 = tuple(np.float32(v) for v in sorted({v + 0.0 for v in FP4_LEVELS}))
 _H = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(FP4))
 
 
 @njit(inline="always", fastmath=FAST)
 def _fp4(x):  # type: ignore[no-untyped-def]
     """The nearest level of the 4-bit float."""
-    m = abs(x)
     v = FP4[0]
-    v = FP4[1] if m > _H[0] else v
-    v = FP4[2] if m > _H[1] else v
-    v = FP4[3] if m > _H[2] else v
-    v = FP4[4] if m > _H[3] else v
-    v = FP4[5] if m > _H[4] else v
-    v = FP4[6] if m > _H[5] else v
-    v = FP4[7] if m > _H[6] else v
-    return v if x > 0 else -v
+    v = FP4[1] if x > _H[0] else v
+    v = FP4[2] if x > _H[1] else v
+    v = FP4[3] if x > _H[2] else v
+    v = FP4[4] if x > _H[3] else v
+    v = FP4[5] if x > _H[4] else v
+    v = FP4[6] if x > _H[5] else v
+    v = FP4[7] if x > _H[6] else v
+    v = FP4[8] if x > _H[7] else v
+    v = FP4[9] if x > _H[8] else v
+    v = FP4[10] if x > _H[9] else v
+    v = FP4[11] if x > _H[10] else v
+    v = FP4[12] if x > _H[11] else v
+    v = FP4[13] if x > _H[12] else v
+    return FP4[14] if x > _H[13] else v
 
 
 def _grid(nearest):  # type: ignore[no-untyped-def]

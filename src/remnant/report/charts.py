@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from remnant.functional.survival import Survival
+from remnant.report.pareto import Study
 from remnant.report.table import TITLES, Group
 
 COLOURS = ("#3b3b3b", "#8a8a8a", "#0b6fb8", "#c8501e", "#2f8f5b", "#8a4fbf", "#b8860b", "#c2185b", "#00838f", "#5d4037")
@@ -113,3 +114,21 @@ def layer_heat_map(layers: Mapping[str, Mapping[str, Survival]]) -> str:
         axes.set_yticks(range(0, len(labels), every), labels[::every], fontsize=6)
         figure.colorbar(image, label="gain", shrink=0.6)
         return _svg(figure, "Gain per layer and grid")
+
+
+def pareto_plane(found: Study) -> str:
+    """Knowledge left against utility left on the development half: the front as a line, the chosen setting ringed."""
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(7.2, 4.2))
+        at = {p.model: p for p in found.dev}
+        axes.scatter([p.knowledge for p in found.dev], [p.utility for p in found.dev], s=22, color="#8a8a8a", label="settings")
+        line = [at[name] for name in found.front]
+        axes.plot([p.knowledge for p in line], [p.utility for p in line], color="#0b6fb8", marker="o", markersize=5, label="front")
+        if found.chosen:
+            best = at[found.chosen]
+            axes.scatter([best.knowledge], [best.utility], s=130, facecolors="none", edgecolors="#c8501e", linewidths=2, label="chosen")
+        axes.set_xlabel("knowledge left, share of the target's, worst grid")
+        axes.set_ylabel("utility left, share")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=8)
+        return _svg(figure, "Knowledge against utility")

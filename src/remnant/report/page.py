@@ -9,7 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from remnant.catalog import METRICS
 from remnant.flow.store import Store, disk_errors
 from remnant.report import table
-from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer
+from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer, pareto_plane
+from remnant.report.pareto import Study, study
 from remnant.report.table import Group, Results
 
 WORST = 3
@@ -32,11 +33,12 @@ def write(results: Results, store: Store, out: Path, *, examples: bool = False) 
         summary = json.dumps(table.summary(results), indent=1, allow_nan=False) + "\n"
         (out / "summary.json").write_text(summary, encoding="utf-8")
         page = out / "report.html"
-        page.write_text(_render(results, _examples(results, store) if examples else None), encoding="utf-8")
+        studies = study(results, store) if results.sweep.study else []
+        page.write_text(_render(results, studies, _examples(results, store) if examples else None), encoding="utf-8")
     return page
 
 
-def _render(results: Results, examples: list[dict[str, Any]] | None) -> str:
+def _render(results: Results, studies: list[Study], examples: list[dict[str, Any]] | None) -> str:
     environment = Environment(loader=PackageLoader("remnant", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["number"] = table.number
     return environment.get_template("page.html.j2").render(
@@ -50,6 +52,7 @@ def _render(results: Results, examples: list[dict[str, Any]] | None) -> str:
         runs=_runs(results),
         packages=_packages(results),
         examples=examples,
+        studies=[(found, pareto_plane(found)) for found in studies],
         titles=table.TITLES,
         metrics=METRICS,
     )

@@ -1,19 +1,21 @@
 """unlearn: target + loss terms -> unlearned model, the checkpoint chosen on the development half by a written rule."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
 from remnant.model.data import Batch, Item, collate, encode, knowmem_items, pack, raw_texts, settings, verbmem_items
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
-from remnant.model.loop import fit, in_regime, storage_dtype
-from remnant.model.sure import find
+from remnant.model.loop import Renewal, fit, in_regime, storage_dtype
+from remnant.model.parts import Part
+from remnant.model.sure import PaperCode, find
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
 
@@ -46,11 +48,11 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         )
     streams = make_streams(model, terms, examples, pad, spec.seed)
     probe = make_probe(model, tokenizer, corpus)
-    saliency = find(model, spec.sure, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)) if spec.sure else None
-    best, loss_at = out / "best.pt", make_loss(model, terms, streams, spec.batch_size, pad)
-    moving = saliency.moving if saliency else None
-    forget_loss = make_forget_loss(model, examples["forget"], spec.batch_size, pad)
-    steps, memory = fit(model, spec, loss_at, out, report, _watch(spec, model, probe, forget_loss, best), moving)
+    rule = _sure(spec, model, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
+    best = out / "best.pt"
+    loss_at = make_loss(model, terms, streams, spec.batch_size, pad, rule.on_forget)
+    after_step = _watch(spec, model, probe, make_forget_loss(model, examples["forget"], spec.batch_size, pad), best)
+    steps, memory = fit(model, spec, loss_at, out, report, after_step, rule.moving, rule.renew, rule.on_gradients)
     if spec.select == "best" and "chosen" in memory:
         model.load_state_dict(torch.load(best, weights_only=True))
     best.unlink(missing_ok=True)
@@ -59,9 +61,30 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": memory.get("chosen", {"step": steps})}
     if spec.count_lost:
         summary["lost_updates"] = _mean_of(out / "steps.jsonl", "lost")
-    if saliency:
-        summary["sure"] = saliency.summary
+    if rule.summary:
+        summary["sure"] = rule.summary
     return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
+
+
+class _Rule(NamedTuple):
+    """What SURE, or its absence, tells the training loop."""
+
+    moving: list[Part] | None = None
+    renew: Renewal | None = None
+    on_forget: Callable[[Tensor], None] | None = None
+    on_gradients: Callable[[], None] = lambda: None
+    summary: dict[str, Any] | None = None
+
+
+def _sure(spec: UnlearnSpec, model: PreTrainedModel, forget: Callable[[], Iterable[Tensor]]) -> _Rule:
+    if spec.sure is None:
+        return _Rule()
+    if spec.sure.variant:
+        code = PaperCode(model, spec.sure.percentile, masked=spec.sure.variant == "paper-code-masked")
+        return _Rule(None, None, code.on_forget, code.on_gradients, {"variant": spec.sure.variant})
+    sure, found = spec.sure, find(model, spec.sure, forget)
+    renew = Renewal(sure.renew_every, lambda: find(model, sure, forget).moving) if sure.renew_every else None
+    return _Rule(found.moving, renew, summary=found.summary)
 
 
 def _examples(spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

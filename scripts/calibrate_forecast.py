@@ -1,0 +1,104 @@
+"""Fit the forecast of `remnant predict` to measured recoveries and test it on runs that it has not seen.
+
+Reads the summaries of finished sweeps, writes src/remnant/predict/calibration.json and prints what it wrote as one JSON line.
+
+    python scripts/calibrate_forecast.py docs/results/catastrophic-failure/summary.json
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.stats import spearmanr
+
+OUT = Path(__file__).parent.parent / "src" / "remnant" / "predict" / "calibration.json"
+# What these keep depends on calibration text, so weights alone do not tell it.
+LEFT_OUT = ("gptq", "awq")
+# A run that forgot less than this has nothing whose return could be measured.
+MIN_FORGOTTEN = 0.15
+
+
+class Case(NamedTuple):
+    """One run under one grid: what survives of its update, and the recovery that was measured."""
+
+    run: str
+    gain: float
+    cosine: float
+    recovery: float
+
+
+def cases(summary: dict[str, Any]) -> list[Case]:
+    """All grids of all runs that had forgotten something in full precision; recovery is the mean over VerMem and KnowMem."""
+    measured: dict[tuple[Any, ...], list[float]] = {}
+    for r in summary["recovery"]:
+        forgotten = r["retained"] is not None and r["recovery"] is not None
+        if forgotten:
+            measured.setdefault((r["corpus"], r["seed"], r["model"], r["quantizer"]), []).append(r["recovery"][0])
+    left = {
+        (r["corpus"], r["seed"], r["model"], r["metric"]): r["retained"][0]
+        for r in summary["recovery"]
+        if r["quantizer"] == "full" and r["retained"] is not None
+    }
+    found = []
+    for s in summary["survival"]:
+        place = (s["corpus"], s["seed"], s["model"], s["quantizer"])
+        kept = [v for (*run, _), v in left.items() if tuple(run) == place[:3]]
+        if place in measured and not s["quantizer"].startswith(LEFT_OUT) and kept and 1 - sum(kept) / len(kept) >= MIN_FORGOTTEN:
+            values = measured[place]
+            run = f"{s['corpus']} {s['model']} seed {s['seed']}"
+            found.append(Case(run, min(max(s["gain"], 0.0), 1.5), max(s["cosine"] or 0.0, 0.0), sum(values) / len(values)))
+    return found
+
+
+def fit(known: Sequence[Case]) -> tuple[float, float, float]:
+    """Intercept and slopes of the logistic curve, by least squares on recoveries cut to 0..1, with a weak pull towards 0."""
+    gain, cosine = (np.array([getattr(c, n) for c in known]) for n in ("gain", "cosine"))
+    wanted = np.clip([c.recovery for c in known], 0, 1)
+
+    def residuals(x: Any) -> Any:
+        return np.concatenate([curve(x, gain, cosine) - wanted, 0.01 * np.asarray(x)])
+
+    a, b, c = least_squares(residuals, (2.0, -4.0, 0.0)).x
+    return float(a), float(b), float(c)
+
+
+def curve(x: Sequence[float], gain: Any, cosine: Any) -> Any:
+    """The forecast."""
+    return 1 / (1 + np.exp(-(x[0] + x[1] * gain + x[2] * cosine)))
+
+
+def main() -> None:
+    """Fit on all runs but one, forecast that one, for every run; then fit on all and write."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("summaries", type=Path, nargs="+")
+    known = [c for path in arguments.parse_args().summaries for c in cases(json.loads(path.read_text(encoding="utf-8")))]
+    runs = sorted({c.run for c in known})
+    pairs = []
+    for run in runs:
+        x = fit([c for c in known if c.run != run])
+        pairs += [(float(curve(x, c.gain, c.cosine)), c.recovery) for c in known if c.run == run]
+    forecasts, measured = np.array(pairs).T
+    errors = np.abs(forecasts - np.clip(measured, 0, 1))
+    a, b, c = fit(known)
+    result = {
+        "intercept": a,
+        "gain": b,
+        "cosine": c,
+        "error": float(np.quantile(errors, 0.9)),
+        "cells": len(known),
+        "runs": len(runs),
+        "spearman": float(spearmanr(forecasts, measured).statistic),
+    }
+    result = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
+    assert all(math.isfinite(v) for v in result.values())
+    OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A study's runs as points of knowledge against utility: the front, and the setting chosen on one half of the items, told on the other."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from remnant.flow.store import Store
+from remnant.report.table import Results
+
+KNOWLEDGE = ("verbmem", "knowmem_forget")
+UTILITY = ("knowmem_retain", "verbmem_retain")
+
+Means = Mapping[str, float]
+
+
+class Point(NamedTuple):
+    """One setting, averaged over seeds, on one half of the items.
+
+    ``knowledge``: share of the target's that is left, at the quantizer where most is left; low is forgotten. ``in_full``: the same in
+    full precision. ``utility``: share of the target's that is left, at the quantizer where least is left; high is useful. ``seeds``: runs.
+    """
+
+    corpus: str
+    model: str
+    knowledge: float
+    in_full: float
+    utility: float
+    seeds: int
+
+
+class Study(NamedTuple):
+    """Points on both halves, the names on the front of the development half, and the chosen one (None where no setting is useful)."""
+
+    corpus: str
+    dev: list[Point]
+    test: list[Point]
+    front: list[str]
+    chosen: str | None
+
+    def on_test(self, model: str) -> Point:
+        """The point of a setting on the half that nothing was chosen by."""
+        return next(p for p in self.test if p.model == model)
+
+
+def study(results: Results, store: Store) -> list[Study]:
+    """One study per corpus, from the rows of all finished measurements."""
+    found = []
+    for corpus in dict.fromkeys(g.corpus for g in results.groups):
+        dev, test = (_points(results, store, corpus, half) for half in ("dev", "test"))
+        if dev and test:
+            found.append(Study(corpus, dev, test, front(dev), choose(dev, results.sweep.judge.utility_floor)))
+    return found
+
+
+def front(points: Sequence[Point]) -> list[str]:
+    """The settings that no other one beats in both knowledge and utility, the most forgetful first."""
+
+    def beaten(point: Point) -> bool:
+        return any(
+            p.knowledge <= point.knowledge and p.utility >= point.utility and (p.knowledge, p.utility) != (point.knowledge, point.utility)
+            for p in points
+        )
+
+    return [p.model for p in sorted(points, key=lambda p: p.knowledge) if not beaten(p)]
+
+
+def choose(points: Sequence[Point], floor: float) -> str | None:
+    """The setting that knows least among those whose utility is at least ``floor``; None where there is none."""
+    useful = [p for p in points if p.utility >= floor]
+    return min(useful, key=lambda p: (p.knowledge, -p.utility)).model if useful else None
+
+
+def _points(results: Results, store: Store, corpus: str, half: str) -> list[Point]:
+    means: dict[tuple[str, int | None, str], Means] = {}
+    for name, manifest in results.manifests.items():
+        about = results.labels[name]
+        if manifest.stage == "measure" and about.get("corpus") == corpus:
+            means[about["model"], about["seed"], about["quantizer"]] = _means(store.path(name) / "rows.jsonl", half)
+    target = {q: m for (model, _, q), m in means.items() if model == "target"}
+    runs: dict[str, dict[int | None, dict[str, Means]]] = {}
+    for (model, seed, quantizer), found in means.items():
+        if model not in ("target", "retrain") and quantizer in target:
+            runs.setdefault(model, {}).setdefault(seed, {})[quantizer] = found
+    return [_point(corpus, model, seeds, target) for model, seeds in runs.items() if all("full" in by for by in seeds.values())]
+
+
+def _point(corpus: str, model: str, seeds: Mapping[int | None, Mapping[str, Means]], target: Mapping[str, Means]) -> Point:
+    knowledge = [max(_left(by[q], target[q], KNOWLEDGE) for q in by) for by in seeds.values()]
+    in_full = [_left(by["full"], target["full"], KNOWLEDGE) for by in seeds.values()]
+    utility = [min(_left(by[q], target[q], UTILITY) for q in by) for by in seeds.values()]
+    n = len(seeds)
+    return Point(corpus, model, sum(knowledge) / n, sum(in_full) / n, sum(utility) / n, n)
+
+
+def _left(found: Means, target: Means, metrics: Sequence[str]) -> float:
+    """Mean over metrics of the share of the target's value; a metric that the target scores 0 on says nothing and is left out."""
+    shares = [found[m] / target[m] for m in metrics if m in found and target.get(m, 0.0) > 0]
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def _means(rows: Path, half: str) -> Means:
+    values: dict[str, list[float]] = {}
+    for line in rows.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["half"] == half and row["value"] is not None:
+            values.setdefault(row["metric"], []).append(row["value"])
+    return {metric: sum(found) / len(found) for metric, found in values.items()}
