@@ -6,7 +6,7 @@ STAMP := $(VENV)/.complete
 # Two busy threads on one core are slower than one; workers share the cores by themselves.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo demo-full test test-all lint types bench clean
+.PHONY: setup demo demo-full test test-all lint types bench gpu-check clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ bench: setup
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/cached_reference.py
 	$(BIN)/python benchmarks/sure_step.py
+	$(BIN)/python benchmarks/predict_stream.py
+
+gpu-check: setup
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
 	rm -rf $(VENV) runs judgement build src/*.egg-info

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from remnant.flow.store import Store
-from remnant.records import CastMember, Cell, CorpusSpec, Manifest, Recovery, Rule, RunSpec, SweepSpec, Verdict
+from remnant.records import CastMember, Cell, CorpusSpec, Manifest, Recovery, Rule, RunSpec, Surviving, SweepSpec, Verdict
 from remnant.report import page, table
 from remnant.report.table import Group, Results
 
@@ -55,7 +55,17 @@ def results() -> Results:
     sweep = SweepSpec(
         name="made", title="A <made> up run", corpus=(CorpusSpec(lab="news"),), unlearn=(RunSpec(method="ga_gdr"),), judge=Rule()
     )
-    group = Group("news", 0, cells, recoveries, verdicts, 0.5)
+    ratios = {
+        "gain": 0.05,
+        "cosine": 0.2,
+        "signal_to_noise": None,
+        "same_codes": 0.9,
+        "in_zero_bin": 1.0,
+        "update_over_scale": 0.1,
+        "changed": 0.2,
+    }
+    erased = Surviving(corpus="news", model="ga_gdr", quantizer="int4", seed=0, **ratios)
+    group = Group("news", 0, cells, recoveries, verdicts, 0.5, [erased])
     return Results(sweep, [group], {}, {}, {"train-0123": "it failed"})
 
 
@@ -93,6 +103,13 @@ def test_colours_follow_the_direction() -> None:
     assert bad is not None
     assert table.tone(group, bad.model_copy(update={"value": 90.0})) == "bad"
     assert table.tone(group, bad.model_copy(update={"metric": "knowmem_retain", "value": 20.0})) == "bad"
+
+
+def test_the_page_says_why_and_what_was_foretold(written: Path) -> None:
+    html = written.read_text()
+    assert "what each grid leaves of the update" in html
+    assert "From its weights alone: expected to come back under int4." in html
+    assert re.search(r'class="n bad">0.05</td>', html)
 
 
 def test_the_summary_keeps_its_schema(written: Path) -> None:

@@ -64,6 +64,7 @@ def _group(group: Group) -> dict[str, Any]:
         "tone": lambda cell: table.tone(group, cell),
         "charts": [(table.TITLES[m], knowledge_by_quantizer(group, m)) for m in group.metrics],
         "plane": forget_utility_plane(group),
+        "expected": table.expected,
         "unlearned": [m for m in group.models if m not in ("target", "retrain")],
     }
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from remnant.catalog import METRICS
 from remnant.flow.store import Store
+from remnant.functional.survival import Survival
+from remnant.predict.forecast import Forecast, calibration, forecast, verdict
 from remnant.records import Cell, Manifest, Piece, Recovery, Surviving, SweepSpec, Verdict
 
 SUMMARY_SCHEMA = 1
@@ -206,8 +208,25 @@ def _tell(group: Group) -> list[str]:
             opening += f"; a model that never read it reaches {retrain.value:.0f} %"
         lines.append(opening + ".")
     for model in (m for m in group.models if m not in ("target", "retrain")):
-        lines.append(_tell_model(group, model))
+        foretold = foretell(group, model)
+        lines.append(_tell_model(group, model) + (f" From its weights alone: {foretold}" if foretold else ""))
     return lines
+
+
+def expected(found: Surviving) -> Forecast | None:
+    """The forecast from the weights alone; None where calibration text decides, or nothing was updated."""
+    if found.quantizer.startswith(("gptq", "awq")):
+        return None
+    return forecast(Survival(**{name: getattr(found, name) for name in Survival._fields}), calibration())
+
+
+def foretell(group: Group, model: str) -> str:
+    """What the weights alone let expect of the quantizers of a model, in words; empty where nothing is known."""
+    forecasts = {s.quantizer: f for s in group.surviving if s.model == model and (f := expected(s))}
+    if not forecasts:
+        return ""
+    told = verdict(forecasts)
+    return told[0].lower() + told[1:]
 
 
 def _tell_model(group: Group, model: str) -> str:

@@ -1,0 +1,107 @@
+"""The part of the checks that needs a GPU: the same numbers as on the CPU, step times of a larger lab, and the failure in it.
+
+One command, under 25 minutes on one GPU; prints one JSON object as its last line. Where there is no GPU it says so and ends well.
+"""
+
+import argparse
+import copy
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from remnant.flow.plan import Node, plan, read_sweep
+from remnant.flow.run import make
+from remnant.flow.store import Store
+from remnant.functional import quantizers
+from remnant.model.loop import fit, in_regime
+from remnant.model.sure import find
+from remnant.records import OptimSpec, SureSpec
+from remnant.testing import tiny_model
+
+SWEEP = Path(__file__).parent / "gpu_check.toml"
+STEPS = 10
+
+
+def agreement(device: str) -> dict[str, float]:
+    """Largest difference of weights after ten float32 steps, and share of equal 4-bit codes, CPU against the device."""
+    ends = [_trained(tiny_model(vocab=256), place) for place in ("cpu", device)]
+    pairs = list(zip(ends[0].parameters(), ends[1].parameters(), strict=True))
+    codes = [(quantizers.rtn(a.data).codes, quantizers.rtn(a.data.to(device)).codes.cpu()) for a, _ in pairs if a.ndim > 1]
+    return {
+        "max_weight_difference": max(float((a - b.cpu()).abs().max()) for a, b in pairs),
+        "equal_codes": sum(int((a == b).sum()) for a, b in codes) / sum(a.numel() for a, _ in codes),
+    }
+
+
+def _loss(model: PreTrainedModel, ids: torch.Tensor) -> Any:
+    def loss_at(micro: int) -> tuple[torch.Tensor, dict[str, float]]:
+        loss = model(input_ids=ids, labels=ids).loss
+        return loss, {"loss": loss.item()}
+
+    return loss_at
+
+
+def _trained(model: PreTrainedModel, place: str) -> PreTrainedModel:
+    ids = torch.randint(0, 256, (4, 64), generator=torch.Generator().manual_seed(0)).to(place)
+    model = model.to(place)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as folder:
+        fit(model, OptimSpec(steps=10, lr=1e-3), _loss(model, ids), Path(folder), lambda *_: None)
+    return model
+
+
+def step_seconds(device: str, hidden: int, layers: int) -> dict[str, float]:
+    """Seconds of a plain bfloat16 step and of SURE's, on a larger model."""
+    shape = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": 3 * hidden, "head_dim": 64}
+    shape |= {"num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}
+    model = tiny_model(vocab=1024, **shape)
+    spec = OptimSpec(steps=STEPS, lr=1e-5, weights="bf16")
+    ids = torch.randint(0, 1024, (8, 256), generator=torch.Generator().manual_seed(0)).to(device)
+    found: dict[str, float] = {"parameters": sum(p.numel() for p in model.parameters())}
+    for name in ("plain", "sure"):
+        own = in_regime(copy.deepcopy(model).to(device), spec)  # type: ignore[arg-type]
+        loss_at = _loss(own, ids)
+        moving = find(own, SureSpec(percentile=90), lambda loss_at=loss_at: [loss_at(0)[0]]).moving if name == "sure" else None
+        begin = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            fit(own, spec, loss_at, Path(folder), lambda *_: None, moving=moving)
+        found[f"{name}_step_seconds"] = (time.perf_counter() - begin) / STEPS
+    return found
+
+
+def larger_lab(store: Store, device_note: str) -> dict[str, Any]:
+    """The failure's sweep at 100 million parameters: recovery of VerMem and KnowMem per run and grid."""
+    for node in plan(read_sweep(SWEEP)):
+        print(f"{device_note}: {node.stage} {node.label}", flush=True)
+        make(store, node, lambda done, total, note: None)
+    found: dict[str, Any] = {}
+    for node in plan(read_sweep(SWEEP)):
+        if isinstance(node, Node) and node.stage == "judge":
+            for r in json.loads((store.path(node.name) / "recovery.json").read_text(encoding="utf-8")):
+                found[f"{r['model']} {r['quantizer']} {r['metric']}"] = {"retained": r["retained"], "recovery": r["recovery"]}
+    return found
+
+
+def main() -> None:
+    """Run the three parts and print one JSON object."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--store", type=Path, default=Path("runs"))
+    given = arguments.parse_args()
+    if not torch.cuda.is_available():
+        print("There is no GPU here, so the GPU check is skipped.")
+        print(json.dumps({"skipped": "no GPU"}))
+        return
+    begin = time.perf_counter()
+    result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "agreement": agreement("cuda")}
+    result["steps"] = step_seconds("cuda", hidden=1024, layers=8)
+    result["larger_lab"] = larger_lab(Store(given.store).open(), "larger lab")
+    result["minutes"] = round((time.perf_counter() - begin) / 60, 1)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
