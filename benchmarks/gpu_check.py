@@ -33,7 +33,7 @@ def agreement(device: str) -> dict[str, float]:
     pairs = list(zip(ends[0].parameters(), ends[1].parameters(), strict=True))
     codes = [(quantizers.rtn(a.data).codes, quantizers.rtn(a.data.to(device)).codes.cpu()) for a, _ in pairs if a.ndim > 1]
     return {
-        "max_weight_difference": max(float((a - b.cpu()).abs().max()) for a, b in pairs),
+        "max_weight_difference": max(float((a.detach() - b.detach().cpu()).abs().max()) for a, b in pairs),
         "equal_codes": sum(int((a == b).sum()) for a, b in codes) / sum(a.numel() for a, _ in codes),
     }
 

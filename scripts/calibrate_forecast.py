@@ -16,11 +16,15 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
+from remnant.functional.stats import auc
+
 OUT = Path(__file__).parent.parent / "src" / "remnant" / "predict" / "calibration.json"
 # What these keep depends on calibration text, so weights alone do not tell it.
 LEFT_OUT = ("gptq", "awq")
 # A run that forgot less than this has nothing whose return could be measured.
 MIN_FORGOTTEN = 0.15
+# The judge's limit: more than this has come back.
+CAME_BACK = 0.2
 
 
 class Case(NamedTuple):
@@ -93,6 +97,7 @@ def main() -> None:
         "cells": len(known),
         "runs": len(runs),
         "spearman": float(spearmanr(forecasts, measured).statistic),
+        "separates": auc(forecasts[measured > CAME_BACK], forecasts[measured <= CAME_BACK]),
     }
     result = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
     assert all(math.isfinite(v) for v in result.values())

@@ -63,8 +63,8 @@ def test_the_stream_equals_exact_tensors(name: str, dtype: torch.dtype, tmp_path
     assert abs(found.erased - known.erased) <= ties
     assert found.update == pytest.approx(known.update, rel=1e-5)
     assert found.over_scale == pytest.approx(known.over_scale, rel=1e-3 if ties else 1e-4)
-    assert found.restored == pytest.approx(known.restored, rel=2e-3 if ties else 1e-5)
-    assert found.together == pytest.approx(known.together, rel=2e-3 if ties else 1e-5)
+    assert found.restored == pytest.approx(known.restored, rel=5e-3 if ties else 1e-5)
+    assert found.together == pytest.approx(known.together, rel=5e-3 if ties else 1e-5)
 
 
 @pytest.mark.parametrize("columns", [48, 100, 4096])
@@ -90,6 +90,16 @@ def test_shards_transposed_weights_and_what_is_left_out(tmp_path: Path) -> None:
     assert list(found) == ["h.0.mlp.c_fc.weight"]
     known = exact("int4", target, unlearned)
     assert found["h.0.mlp.c_fc.weight"]["int4"].together == pytest.approx(known.together, rel=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_cast_is_not_an_update(dtype: torch.dtype, tmp_path: Path) -> None:
+    target, _ = pair()
+    for name, kept in (("target", torch.float32), ("unlearned", dtype)):
+        checkpoint(tmp_path / name, {LAYER: target}, kept)
+    models = [Checkpoint(tmp_path / n) for n in ("target", "unlearned")]
+    assert survey(models[0], models[1], [grid("int4"), grid("int4-tensor")])[LAYER]["int4"].changed == 0
+    assert np.array_equal(models[0].read(LAYER, {torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]), target.to(dtype).float().numpy())
 
 
 def test_both_ends(tmp_path: Path) -> None:
@@ -202,7 +212,7 @@ def test_forecasts_fall_with_the_gain_and_stay_within_their_range() -> None:
 
 
 def test_the_verdict_names_every_grid_once() -> None:
-    by = Calibration(4.0, -8.0, 0.0, 0.1, 10, 2, 1.0)
+    by = Calibration(4.0, -8.0, 0.0, 0.1, 10, 2, 1.0, 1.0)
     known = {"erased": surviving(0.0, None), "survives": surviving(1.0, 1.0), "between": surviving(0.67, 0.7)}
     told = verdict({name: forecast(s, by) for name, s in known.items()})
     assert "come back under erased" in told

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remnant.errors import UserError
-from remnant.predict.kernels import widen
+from remnant.predict.kernels import narrow, widen
 
 Floats = NDArray[np.float32]
 BYTES = {"F32": 4, "BF16": 2, "F16": 2}
@@ -54,11 +54,12 @@ class Checkpoint:
         """Whether the weight is stored as [in, out] (GPT-2)."""
         return self.transposed and bool(_CONV1D.search(name))
 
-    def read(self, name: str) -> Floats:
-        """One whole weight as float32 [..., out, in]."""
+    def read(self, name: str, rounded_to: str = "F32") -> Floats:
+        """One whole weight as float32 [..., out, in], rounded to what a dtype of a header can hold."""
         entry = self.entries[name]
         flat = np.empty(entry.size, np.float32)
         self.read_into(name, 0, flat, np.empty(entry.size * BYTES[entry.dtype], np.uint8))
+        round_to(flat, entry.dtype, rounded_to)
         weight = flat.reshape(entry.shape)
         return np.ascontiguousarray(weight.T) if self.turned(name) else weight
 
@@ -75,6 +76,15 @@ class Checkpoint:
             widen(raw.view(np.uint16), out.view(np.uint32))
         elif entry.dtype == "F16":
             out[:] = raw.view(np.float16)
+
+
+def round_to(weights: Floats, stored: str, dtype: str) -> None:
+    """Round weights in place from the dtype they are stored in to a narrower one; to the same or a wider one nothing happens."""
+    if BYTES[dtype] < BYTES[stored]:
+        if dtype == "BF16":
+            narrow(weights.view(np.int32))
+        else:
+            weights[:] = weights.astype(np.float16)
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -17,7 +17,8 @@ class Calibration(NamedTuple):
     """recovery = 1 / (1 + exp(-(intercept + gain * g + cosine * c))).
 
     ``error`` is the 90th percentile of |forecast - measured| on left-out runs, ``cells`` and ``runs`` are what it was fitted to,
-    ``spearman`` is the rank correlation on left-out runs.
+    ``spearman`` is the rank correlation on left-out runs, ``separates`` the probability that a left-out cell in which more than a fifth
+    came back has a higher forecast than one in which less did (1 is perfect, 0.5 is chance).
     """
 
     intercept: float
@@ -27,6 +28,7 @@ class Calibration(NamedTuple):
     cells: int
     runs: int
     spearman: float
+    separates: float
 
 
 class Forecast(NamedTuple):

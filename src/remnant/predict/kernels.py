@@ -29,6 +29,13 @@ def widen(raw: NDArray[np.uint16], out: NDArray[np.uint32]) -> None:
         out[i] = np.uint32(raw[i]) << np.uint32(16)
 
 
+@njit(nogil=True, cache=True)
+def narrow(bits: NDArray[np.int32]) -> None:
+    """Round float32 bits in place to those that bfloat16 can hold, ties to even."""
+    for i in range(bits.size):
+        bits[i] = (bits[i] + 0x7FFF + ((bits[i] >> 16) & 1)) & -0x10000
+
+
 @_compiled
 def update(t: Floats, u: Floats, out: Doubles) -> None:
     """Add <d, d>, the sum of |d| and the number of changed weights to three float64."""

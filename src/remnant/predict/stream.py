@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from remnant.errors import UserError
 from remnant.functional.survival import Sums
 from remnant.predict import kernels
-from remnant.predict.checkpoint import BYTES, Checkpoint
+from remnant.predict.checkpoint import BYTES, Checkpoint, round_to
 from remnant.predict.grids import Extremes, Grid, add, extremes, least_common_block
 
 Floats = NDArray[np.float32]
@@ -52,7 +52,8 @@ def survey(
 ) -> dict[str, dict[str, Sums]]:
     """For every quantizable weight and every grid the sums of `functional/survival.py`.
 
-    Never holds more than a few pieces of 128k entries per thread. A grid whose group does not divide a weight's rows is left out for it.
+    A target that is stored wider than the unlearned model is rounded to its dtype first. Never holds more than a few pieces of 128k
+    entries per thread. A grid whose group does not divide a weight's rows is left out for it.
 
     Args:
         target: the model before.
@@ -127,11 +128,14 @@ def _pieces(target: Checkpoint, name: str, columns: int, grids: Sequence[Grid]) 
         yield Piece(name, first, min(rows * columns, size - first))
 
 
-def _load(scratch: Scratch, model: Checkpoint, role: str, piece: Piece) -> Floats:
+def _load(scratch: Scratch, model: Checkpoint, role: str, piece: Piece, like: Checkpoint) -> Floats:
+    """The weights of a piece, rounded to the dtype that the model they are compared with is stored in: a cast is not an update."""
+    stored, wanted = model.entries[piece.name].dtype, like.entries[piece.name].dtype
     if model.turned(piece.name):
-        return model.read(piece.name).reshape(-1)
-    out, raw = scratch.take(role, piece.size, BYTES[model.entries[piece.name].dtype])
+        return model.read(piece.name, wanted).reshape(-1)
+    out, raw = scratch.take(role, piece.size, BYTES[stored])
     model.read_into(piece.name, piece.first, out, raw)
+    round_to(out, stored, wanted)
     return out
 
 
@@ -140,12 +144,12 @@ def _whole(
 ) -> tuple[Extremes, Extremes]:
     """The extremes of a whole weight in both models: a pass of its own."""
 
-    def ends(model: Checkpoint) -> Extremes:
-        found = list(pool.map(lambda p: extremes(w := _load(scratch, model, "ends", p), w.size), pieces))
+    def ends(model: Checkpoint, like: Checkpoint) -> Extremes:
+        found = list(pool.map(lambda p: extremes(w := _load(scratch, model, "ends", p, like), w.size), pieces))
         low, high = min(f.low[0] for f in found), max(f.high[0] for f in found)
         return Extremes(np.array([low], np.float32), np.array([high], np.float32))
 
-    return ends(target), ends(unlearned)
+    return ends(target, unlearned), ends(unlearned, unlearned)
 
 
 def _piece(
@@ -158,7 +162,7 @@ def _piece(
     whole: tuple[Extremes, Extremes] | None,
 ) -> NDArray[np.float64]:
     """[grids, 8] the sums of one piece, in the order of ``Sums``."""
-    t, u = _load(scratch, target, "t", piece), _load(scratch, unlearned, "u", piece)
+    t, u = _load(scratch, target, "t", piece, unlearned), _load(scratch, unlearned, "u", piece, unlearned)
     update = np.zeros(3)
     kernels.update(t, u, update)
     sums = np.zeros((len(grids), 8))

@@ -19,6 +19,7 @@ def run(spec: ExplainSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     """Write layers.json, one record per quantized weight; the summary holds the survival of the whole update.
 
     Reads one weight at a time from the four models and builds none. Works for every quantizer, since it compares dense copies.
+    A target that is stored wider than the unlearned model is rounded to its dtype first: a cast is not an update.
     Weights that the files name otherwise than the model in memory does (experts of some architectures) are listed as missing.
     """
     models = {role: Checkpoint(inputs[role]) for role in ("target", "unlearned", "q_target", "q_unlearned")}
@@ -26,7 +27,8 @@ def run(spec: ExplainSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     names = [name for name in there if all(name in model.entries for model in models.values())]
     whole, layers = Sums(), []
     for i, name in enumerate(names):
-        plain = {role: torch.from_numpy(models[role].read(name)) for role in ("target", "unlearned")}
+        kept = models["unlearned"].entries[name].dtype
+        plain = {role: torch.from_numpy(models[role].read(name, kept)) for role in ("target", "unlearned")}
         found = sums(plain["target"], plain["unlearned"], *(_quantized(inputs[r], models[r], name) for r in ("q_target", "q_unlearned")))
         whole = whole.plus(found)
         layers.append({"name": name, **survival(found)._asdict()})
