@@ -8,7 +8,7 @@ a fresh process that only surveys. Last line: JSON.
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -88,7 +88,8 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     if given.peak_of:
         timed(tuple(given.peak_of), DEFAULT, threads)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        # Not ru_maxrss, which a child inherits from its parent.
+        print(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
         return
     with tempfile.TemporaryDirectory() as folder:
         pair = make_pair(Path(folder), given.layers)

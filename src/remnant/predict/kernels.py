@@ -16,7 +16,8 @@ from remnant.levels import FP4_LEVELS, NF4_LEVELS
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-FAST = {"reassoc", "contract", "nsz"}
+# Sums may be taken in any order, and values are taken to be numbers: `update`, which is not compiled so, finds the ones that are not.
+FAST = {"reassoc", "contract", "nsz", "nnan"}
 _compiled = njit(nogil=True, cache=True, fastmath=FAST)
 # Sums of this many terms are exact enough in float32; longer blocks are cut.
 SPAN = 4096
@@ -36,7 +37,7 @@ def narrow(bits: NDArray[np.int32]) -> None:
         bits[i] = (bits[i] + 0x7FFF + ((bits[i] >> 16) & 1)) & -0x10000
 
 
-@_compiled
+@njit(nogil=True, cache=True, fastmath=FAST - {"nnan"})
 def update(t: Floats, u: Floats, out: Doubles) -> None:
     """Add <d, d>, the sum of |d| and the number of changed weights to three float64."""
     for start in range(0, t.size, SPAN):
