@@ -21,7 +21,8 @@ from remnant.functional.survival import Survival
 from remnant.predict.forecast import calibration, forecast
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "docs" / "results" / "catastrophic-failure" / "summary.json"
+RESULTS = ROOT / "docs" / "results"
+SWEEPS = ("catastrophic-failure", "sure-ablation", "gptq-against-rounding")
 FIGURES = ROOT / "docs" / "figures"
 REGIMES = ("bf16", "fp32", "bf16 large rate", "sure")
 COLOURS = {"bf16": "#c8501e", "fp32": "#0b6fb8", "bf16 large rate": "#8a4fbf", "sure": "#2f8f5b"}
@@ -163,9 +164,11 @@ def figure_bins() -> None:
 def main() -> None:
     """Everything that the page shows."""
     figure_bins()
-    summary = json.loads(RESULTS.read_text(encoding="utf-8"))
-    tables(summary)
-    figure_recovery(summary)
+    summaries = {name: json.loads((RESULTS / name / "summary.json").read_text(encoding="utf-8")) for name in SWEEPS}
+    for i, (name, summary) in enumerate(summaries.items()):
+        print(f"{chr(10) * bool(i)}## {name}")
+        tables(summary)
+    figure_recovery(summaries["catastrophic-failure"])
 
 
 if __name__ == "__main__":
