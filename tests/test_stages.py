@@ -362,10 +362,8 @@ def test_the_forget_loss_that_stops_a_run_is_that_of_the_whole_forget_set(
     texts = [tokenizer(t, return_tensors="pt")["input_ids"] for t in raw_texts(corpus, "forget")]
     with torch.no_grad():
         known = float(np.mean([float(model(input_ids=ids, labels=ids).loss) for ids in texts if ids.shape[1] > 1]))
-    spec = UnlearnSpec(
-        method="ga", steps=40, lr=1e-3, batch_size=4, select="last", probe_every=2, stop_utility=0, stop_forget_loss=known + 0.3
-    )
+    spec = UnlearnSpec(method="ga", steps=3, lr=1e-9, batch_size=4, select="last", probe_every=1, stop_forget_loss=known / 2)
     said = unlearn.run(spec, {"target": target, "corpus": corpus}, out_of(tmp_path, "unlearned"), silent)
-    assert said["steps"] < 40
+    assert said["steps"] == 1
     assert said["stopped"].startswith("the forget loss")
-    assert float(said["stopped"].split()[3]) >= known + 0.3
+    assert float(said["stopped"].split()[3]) == pytest.approx(known, rel=1e-3)
