@@ -16,7 +16,8 @@ from remnant.functional.survival import Survival
 class Calibration(NamedTuple):
     """recovery = 1 / (1 + exp(-(intercept + gain * g + cosine * c))).
 
-    ``error`` is the 90th percentile of |forecast - measured| on left-out runs, ``cells`` and ``runs`` are what it was fitted to,
+    ``error_low`` and ``error_high`` are the 90th percentiles of |forecast - measured| on left-out runs, of forecasts below one half and
+    of the others; ``cells`` and ``runs`` are what it was fitted to,
     ``spearman`` is the rank correlation on left-out runs, ``separates`` the probability that a left-out cell in which more than a fifth
     came back has a higher forecast than one in which less did (1 is perfect, 0.5 is chance).
     """
@@ -24,7 +25,8 @@ class Calibration(NamedTuple):
     intercept: float
     gain: float
     cosine: float
-    error: float
+    error_low: float
+    error_high: float
     cells: int
     runs: int
     spearman: float
@@ -52,7 +54,8 @@ def forecast(found: Survival, by: Calibration) -> Forecast | None:
     gain = min(max(found.gain, 0.0), 1.5)
     value = by.intercept + by.gain * gain + by.cosine * max(found.cosine or 0.0, 0.0)
     recovery = 1 / (1 + math.exp(-value))
-    return Forecast(recovery, max(0.0, recovery - by.error), min(1.0, recovery + by.error))
+    error = by.error_low if recovery < 0.5 else by.error_high
+    return Forecast(recovery, max(0.0, recovery - error), min(1.0, recovery + error))
 
 
 def verdict(forecasts: Mapping[str, Forecast | None]) -> str:
