@@ -15,18 +15,12 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
+from shape import SHAPE
+
 ROUNDS = 2
 EXAMPLES = 32
 LENGTH = 128
 BATCH = 8
-SHAPE = {
-    "hidden_size": 384,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
-    "head_dim": 64,
-}
 
 
 def build(side: str) -> tuple[Callable[[int], Any], Any]:

@@ -17,17 +17,10 @@ from remnant.model.sure import find
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
 from remnant.testing import tiny_model
+from shape import SHAPE
 
 ROUNDS = 3
 EXAMPLES, LENGTH, BATCH = 16, 128, 8
-SHAPE = {
-    "hidden_size": 384,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
-    "head_dim": 64,
-}
 
 
 def dictionary_mask(model: torch.nn.Module, percentile: float) -> None:

@@ -11,9 +11,10 @@ import jsonschema
 import pytest
 
 from remnant.flow.store import Store
-from remnant.records import CastMember, Cell, CorpusSpec, Manifest, Recovery, Rule, RunSpec, Surviving, SweepSpec, Verdict
+from remnant.functional.survival import Survival
+from remnant.records import CastMember, Cell, CorpusSpec, Manifest, Recovery, Rule, RunSpec, SweepSpec, Verdict
 from remnant.report import page, table
-from remnant.report.table import Group, Results
+from remnant.report.table import Group, Results, Surviving
 
 QUANTIZERS = ["full", "int8", "int4", "nf4", "gptq4", "awq4"]
 VALUES = {
@@ -55,16 +56,7 @@ def results() -> Results:
     sweep = SweepSpec(
         name="made", title="A <made> up run", corpus=(CorpusSpec(lab="news"),), unlearn=(RunSpec(method="ga_gdr"),), judge=Rule()
     )
-    ratios = {
-        "gain": 0.05,
-        "cosine": 0.2,
-        "signal_to_noise": None,
-        "same_codes": 0.9,
-        "in_zero_bin": 1.0,
-        "update_over_scale": 0.1,
-        "changed": 0.2,
-    }
-    erased = Surviving(corpus="news", model="ga_gdr", quantizer="int4", seed=0, **ratios)
+    erased = Surviving("news", "ga_gdr", "int4", 0, Survival(0.05, 0.2, None, 0.9, 1.0, 0.1, 0.2))
     group = Group("news", 0, cells, recoveries, verdicts, 0.5, [erased])
     return Results(sweep, [group], {}, {}, {"train-0123": "it failed"})
 

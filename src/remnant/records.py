@@ -345,22 +345,6 @@ class Recovery(Record):
     status: str
 
 
-class Surviving(Record):
-    """What one quantizer left of the update of one unlearned model; the ratios of ``functional/survival.py``, None where undefined."""
-
-    corpus: str
-    model: str
-    quantizer: str
-    seed: int | None
-    gain: float | None
-    cosine: float | None
-    signal_to_noise: float | None
-    same_codes: float | None
-    in_zero_bin: float | None
-    update_over_scale: float | None
-    changed: float | None
-
-
 class Verdict(Record):
     """The judgement on one unlearned model under one quantizer, in one word and one sentence."""
 

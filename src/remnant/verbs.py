@@ -29,10 +29,6 @@ from remnant.flow.run import (
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import quantizer_spec
 from remnant.parsing import parse
-from remnant.predict.checkpoint import Checkpoint
-from remnant.predict.forecast import calibration
-from remnant.predict.grids import DEFAULT, grid
-from remnant.predict.stream import survey
 from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
 from remnant.report import table
 
@@ -139,12 +135,9 @@ def judge(
 
 def predict(target: Path, unlearned: Path, quantizers: Sequence[str], out: Path) -> None:
     """Say from two checkpoints alone which grids will bring back what was unlearned."""
-    grids = [grid(name) for name in quantizers or DEFAULT]
-    models = Checkpoint(target), Checkpoint(unlearned)
+    prediction = importlib.import_module("remnant.report.prediction")  # brings the compiler of the passes and the plotting library
     with counting(console(stderr=True), "Reading both checkpoints") as report:
-        sums = survey(*models, grids, report)
-    prediction = importlib.import_module("remnant.report.prediction")  # brings the plotting library
-    found = prediction.predict(str(target), str(unlearned), sums, calibration())
+        found = prediction.predict(target, unlearned, quantizers, report)
     page = prediction.write(found, out)
     shown = Table("grid", "forecast of recovery", "gain", "cosine", "equal codes", "in the zero bin")
     for name, s in found.whole.items():

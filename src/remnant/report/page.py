@@ -38,10 +38,15 @@ def write(results: Results, store: Store, out: Path, *, examples: bool = False) 
     return page
 
 
+def environment() -> Environment:
+    """The templates of all pages: everything escaped, nothing undefined."""
+    return Environment(loader=PackageLoader("remnant", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
 def _render(results: Results, studies: list[Study], examples: list[dict[str, Any]] | None) -> str:
-    environment = Environment(loader=PackageLoader("remnant", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["number"] = table.number
-    return environment.get_template("page.html.j2").render(
+    templates = environment()
+    templates.filters["number"] = table.number
+    return templates.get_template("page.html.j2").render(
         title=results.sweep.title or results.sweep.name,
         story=table.story(results),
         groups=[_group(g) for g in results.groups],

@@ -1,16 +1,18 @@
 """A prediction -> prediction.json and one self-contained HTML page with a heat map over layers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from remnant.flow.store import disk_errors
 from remnant.functional.survival import Sums, Survival, survival
-from remnant.predict.forecast import Calibration, Forecast, forecast, verdict
+from remnant.predict.checkpoint import Checkpoint
+from remnant.predict.forecast import Calibration, Forecast, calibration, forecast, verdict
+from remnant.predict.grids import DEFAULT, grid
+from remnant.predict.stream import survey
 from remnant.report.charts import layer_heat_map
+from remnant.report.page import environment
 
 PREDICTION_SCHEMA = 1
 
@@ -31,15 +33,18 @@ class Prediction(NamedTuple):
         return verdict(self.forecasts)
 
 
-def predict(target: str, unlearned: str, sums: Mapping[str, Mapping[str, Sums]], by: Calibration) -> Prediction:
-    """Sums per weight and grid -> survival and forecasts."""
+def predict(target: Path, unlearned: Path, quantizers: Sequence[str], report: Callable[[int, int, str], None]) -> Prediction:
+    """Read two checkpoints as a stream; survival and forecast for each quantizer, or for the default set where none is named."""
+    grids = [grid(name) for name in quantizers or DEFAULT]
+    sums = survey(Checkpoint(target), Checkpoint(unlearned), grids, report)
     totals: dict[str, Sums] = {}
     for found in sums.values():
         for name, part in found.items():
             totals[name] = totals.get(name, Sums()).plus(part)
+    by = calibration()
     whole = {name: survival(total) for name, total in totals.items()}
     layers = {weight: {name: survival(part) for name, part in found.items()} for weight, found in sums.items()}
-    return Prediction(target, unlearned, whole, {n: forecast(s, by) for n, s in whole.items()}, layers, by)
+    return Prediction(str(target), str(unlearned), whole, {n: forecast(s, by) for n, s in whole.items()}, layers, by)
 
 
 def write(found: Prediction, out: Path) -> Path:
@@ -48,8 +53,7 @@ def write(found: Prediction, out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_record(found), indent=1, allow_nan=False) + "\n"
         (out / "prediction.json").write_text(text, encoding="utf-8")
-        environment = Environment(loader=PackageLoader("remnant", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-        page = environment.get_template("prediction.html.j2").render(found=found, heat_map=layer_heat_map(found.layers))
+        page = environment().get_template("prediction.html.j2").render(found=found, heat_map=layer_heat_map(found.layers))
         (out / "prediction.html").write_text(page, encoding="utf-8")
     return out / "prediction.html"
 

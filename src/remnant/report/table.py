@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from remnant.catalog import METRICS
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
 from remnant.predict.forecast import Forecast, calibration, forecast, verdict
-from remnant.records import Cell, Manifest, Piece, Recovery, Surviving, SweepSpec, Verdict
+from remnant.records import Cell, Manifest, Piece, Recovery, SweepSpec, Verdict
 
 SUMMARY_SCHEMA = 1
 SHOWN_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain", "verbmem_retain", "privleak")
@@ -23,6 +23,16 @@ TITLES = {
 }
 # A collapsed model shows one of these; the last three are compared with the target's own values.
 LIMITS = {"empty": 0.5, "repetition": 0.3, "unknown": 0.3}
+
+
+class Surviving(NamedTuple):
+    """What one quantizer left of the update of one unlearned model."""
+
+    corpus: str
+    model: str
+    quantizer: str
+    seed: int | None
+    ratios: Survival
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,14 @@ def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: d
 def _file(groups: Sequence[Group], about: dict[str, Any], said: dict[str, Any]) -> None:
     """Put what is left of one update into the group that it belongs to; a group that is not judged yet has none."""
     place = {k: about[k] for k in ("corpus", "model", "quantizer", "seed")}
-    ratios = {k: said[k] for k in Surviving.model_fields if k in said}
+    ratios = Survival(**{k: said[k] for k in Survival._fields})
     for group in groups:
         if (group.corpus, group.seed) == (about["corpus"], about["seed"]):
-            group.surviving.append(Surviving(**place, **ratios))
+            group.surviving.append(Surviving(**place, ratios=ratios))
+
+
+def _flat(found: Surviving) -> dict[str, Any]:
+    return {k: v for k, v in found._asdict().items() if k != "ratios"} | found.ratios._asdict()
 
 
 def _read(path: Path) -> Any:
@@ -131,7 +145,7 @@ def summary(results: Results) -> dict[str, Any]:
         "cells": [c.model_dump(mode="json") for g in results.groups for c in g.cells],
         "recovery": [{"corpus": g.corpus, "seed": g.seed} | r.model_dump(mode="json") for g in results.groups for r in g.recoveries],
         "verdicts": [{"corpus": g.corpus, "seed": g.seed} | v.model_dump(mode="json") for g in results.groups for v in g.verdicts],
-        "survival": [s.model_dump(mode="json") for g in results.groups for s in g.surviving],
+        "survival": [_flat(s) for g in results.groups for s in g.surviving],
         "failed": lost,
         "rule": results.sweep.judge.model_dump(mode="json"),
     }
@@ -217,7 +231,7 @@ def expected(found: Surviving) -> Forecast | None:
     """The forecast from the weights alone; None where calibration text decides, or nothing was updated."""
     if found.quantizer.startswith(("gptq", "awq")):
         return None
-    return forecast(Survival(**{name: getattr(found, name) for name in Survival._fields}), calibration())
+    return forecast(found.ratios, calibration())
 
 
 def foretell(group: Group, model: str) -> str:
