@@ -12,10 +12,9 @@ from remnant.errors import UserError, unknown
 from remnant.predict import kernels
 
 Floats = NDArray[np.float32]
-ONE = np.float32(1)
+Doubles = NDArray[np.float64]
 # The grids of `remnant predict` where the user names none.
 DEFAULT = ("int8", "int4-tensor", "int4", "int4-g128", "int3-g128", "nf4", "fp4", "fp8", "q8_0", "q4_0")
-_INTEGER_FAMILIES = ("rtn", "q8_0", "q4_0")
 
 
 class Grid(NamedTuple):
@@ -27,16 +26,9 @@ class Grid(NamedTuple):
     bits: int = 4
     scheme: str = "sym"
 
-    def length(self, columns: int) -> int:
-        """Entries that share a scale, for the per-tensor grid those of a row (its scale is the same in all of them)."""
-        return self.block if self.block > 0 else columns
-
-
-class Extremes(NamedTuple):
-    """Smallest and largest weight of every block."""
-
-    low: Floats
-    high: Floats
+    def length(self, columns: int, size: int) -> int:
+        """Entries of a run of so many that share a scale."""
+        return {0: columns, -1: size}.get(self.block, self.block)
 
 
 def grid(name: str) -> Grid:
@@ -57,80 +49,72 @@ def grid(name: str) -> Grid:
     return Grid(name, family, int(str(params.get("block", 0))))
 
 
-def extremes(weights: Floats, block: int) -> Extremes:
-    """The extremes of every block of a flat run of weights."""
-    found = Extremes(np.empty(weights.size // block, np.float32), np.empty(weights.size // block, np.float32))
-    kernels.extremes(weights, block, found.low, found.high)
-    return found
+def extremes(weights: Floats) -> tuple[np.float32, np.float32]:
+    """The smallest and the largest of a flat run of weights."""
+    found = np.empty((2, 1), np.float32)
+    kernels.extremes(weights, found[0], found[1])
+    return found[0, 0], found[1, 0]
 
 
-def add(grid: Grid, t: Floats, u: Floats, block: int, t_ends: Extremes, u_ends: Extremes, out: NDArray[np.float64]) -> None:
+def look(t: Floats, u: Floats, block: int, update: Doubles) -> Floats:
+    """What rounding needs to know of every block, [5, blocks]: smallest and largest of the target, of the unlearned model, sum of |d|.
+
+    Args:
+        t: flat weights of the target, a whole number of blocks.
+        u: the unlearned ones.
+        block: entries that share a scale.
+        update: <d, d>, the sum of |d| and the changed weights are added to three float64.
+    """
+    known = np.empty((5, t.size // block), np.float32)
+    kernels.extremes(t, known[0], known[1])
+    kernels.extremes(u, known[2], known[3])
+    kernels.update(t, u, known[4], update)
+    return known
+
+
+def joined(known: Floats, times: int) -> Floats:
+    """The same of blocks so many times as long."""
+    wide = np.empty((5, known.shape[1] // times), np.float32)
+    kernels.join(known, wide)
+    return wide
+
+
+def add(grid: Grid, t: Floats, u: Floats, known: Floats, out: Doubles) -> None:
     """Add <r, r>, <r, d>, equal codes, erased weights and the sum of |d| / scale to five float64.
 
     Args:
         grid: which one.
         t: flat weights of the target, a whole number of blocks.
         u: the unlearned ones.
-        block: entries with one scale.
-        t_ends: smallest and largest weight of the target's blocks.
-        u_ends: of the unlearned model's.
+        known: of ``look``, of the blocks that share a scale.
         out: is added to.
     """
-    if grid.family in _INTEGER_FAMILIES:
-        t_step, t_scale, t_zero = _integer_scale(grid, t_ends)
-        u_step, u_scale, u_zero = _integer_scale(grid, u_ends)
-        low, high = _codes(grid)
-        kernels.integers(t, u, block, t_step, t_scale, t_zero, u_step, u_scale, u_zero, np.float32(low), np.float32(high), out)
-        return
-    top = np.float32(448 if grid.family == "fp8" else 1)
-    t_scale, u_scale = _safe(_largest(t_ends) / top), _safe(_largest(u_ends) / top)
-    _PASSES[grid.family](t, u, block, t_scale, u_scale, out)
+    low, high, divisor = _codes(grid)
+    pass_over = kernels.asymmetric if grid.scheme == "asym" else _PASSES[grid.family]
+    pass_over(t, u, known, np.float32(low), np.float32(high), np.float32(divisor), out)
 
 
-_PASSES: dict[str, Callable[..., None]] = {"nf4": kernels.nf4, "fp4": kernels.fp4, "fp8": kernels.fp8}
+_PASSES: dict[str, Callable[..., None]] = {
+    "rtn": kernels.integers,
+    "q8_0": kernels.q8_0,
+    "q4_0": kernels.q4_0,
+    "nf4": kernels.nf4,
+    "fp4": kernels.fp4,
+    "fp8": kernels.fp8,
+}
 
 
-def _codes(grid: Grid) -> tuple[int, int]:
+def _codes(grid: Grid) -> tuple[float, float, float]:
+    """Lowest and highest code, and what the largest weight is divided by for the step."""
     if grid.family == "q8_0":
-        return -127, 127
+        return -127, 127, 127
     if grid.family == "q4_0":
-        return 0, 15
+        return 0, 15, -8
+    if grid.family != "rtn":
+        return -1, 1, 448 if grid.family == "fp8" else 1
     top = 2 ** (grid.bits - 1) - 1
-    return (-top if grid.scheme == "sym" else -top - 1), top
-
-
-def _integer_scale(grid: Grid, ends: Extremes) -> tuple[Floats, Floats, Floats]:
-    """Step (what weights are divided by), scale (what codes are multiplied with) and zero of every block."""
-    none = np.zeros_like(ends.low)
-    if grid.family == "q8_0":
-        scale = _safe(_largest(ends) / np.float32(127))
-        return scale, _as_half(scale), none
-    if grid.family == "q4_0":
-        signed = np.where(-ends.low >= ends.high, ends.low, ends.high) / np.float32(-8)
-        scale = np.where(signed == 0, ONE, signed).astype(np.float32)
-        return scale, _as_half(scale), none + np.float32(8)
-    low, high = _codes(grid)
-    if grid.scheme == "asym":
-        smallest, largest = np.minimum(ends.low, np.float32(0)), np.maximum(ends.high, np.float32(0))
-        scale = _safe(((largest - smallest) / np.float32(high - low)).astype(np.float32))
-        return scale, scale, np.clip(np.float32(low) - np.rint(smallest / scale), low, high).astype(np.float32)
-    divisor = {"sym": float(high), "half-step": (2**grid.bits - 1) / 2, "paper": float(-low)}[grid.scheme]
-    scale = _safe(_largest(ends) / np.float32(divisor))
-    return scale, scale, none
-
-
-def _largest(ends: Extremes) -> Floats:
-    return np.maximum(-ends.low, ends.high)
-
-
-def _safe(scale: Floats) -> Floats:
-    """A block of zeros has the scale one."""
-    return np.where(scale > 0, scale, ONE).astype(np.float32)
-
-
-def _as_half(scale: Floats) -> Floats:
-    """A scale as it is stored in a GGUF file."""
-    return scale.astype(np.float16).astype(np.float32)
+    low = -top if grid.scheme == "sym" else -top - 1
+    return low, top, {"sym": top, "half-step": (2**grid.bits - 1) / 2, "paper": top + 1, "asym": top - low}[grid.scheme]
 
 
 def least_common_block(grids: list[Grid]) -> int:

@@ -1,7 +1,7 @@
 """Passes over two equal-shaped blocks of float32 weights, compiled and vectorized; every sum of `functional/flips.py` for one grid.
 
-A grid's kernel adds to ``out``, five float64: <r, r>, <r, d>, equal codes, erased weights, |d| / scale. ``t`` is the target's weight,
-``u`` the unlearned one, flat. Integer grids divide by the scale, levels multiply by its reciprocal, as the quantizers do: weights in
+``t`` is the target's weight, ``u`` the unlearned one, flat. Counts are kept in float32, which is exact over a span and leaves all of a
+loop in vectors of one width. Integer grids divide by the step, levels multiply by its reciprocal, as the quantizers do: weights in
 bfloat16 often lie on a tie.
 """
 
@@ -21,6 +21,7 @@ FAST = {"reassoc", "contract", "nsz", "nnan"}
 _compiled = njit(nogil=True, cache=True, fastmath=FAST)
 # Sums of this many terms are exact enough in float32; longer blocks are cut.
 SPAN = 4096
+ZERO, ONE = np.float32(0), np.float32(1)
 
 
 @njit(nogil=True, cache=True)
@@ -38,60 +39,112 @@ def narrow(bits: NDArray[np.int32]) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST - {"nnan"})
-def update(t: Floats, u: Floats, out: Doubles) -> None:
-    """Add <d, d>, the sum of |d| and the number of changed weights to three float64."""
-    for start in range(0, t.size, SPAN):
-        square, length, changed = np.float32(0), np.float32(0), np.int32(0)
-        for i in range(start, min(start + SPAN, t.size)):
-            d = u[i] - t[i]
-            square += d * d
-            length += abs(d)
-            changed += np.int32(d != 0)
-        out[0] += square
-        out[1] += length
-        out[2] += changed
+def update(t: Floats, u: Floats, length: Floats, out: Doubles) -> None:
+    """The sum of |d| of every block; add <d, d>, the sum of |d| and the number of changed weights to three float64."""
+    block = t.size // length.size
+    span = min(block, SPAN)
+    for b in range(length.size):
+        whole = ZERO
+        for start in range(b * block, (b + 1) * block, span):
+            stop = min(start + span, (b + 1) * block)
+            x, y = t[start:stop], u[start:stop]
+            square, distance, changed = ZERO, ZERO, ZERO
+            for i in range(x.size):
+                d = y[i] - x[i]
+                square += d * d
+                distance += abs(d)
+                changed += ONE if d != 0 else ZERO
+            out[0] += square
+            out[1] += distance
+            out[2] += changed
+            whole += distance
+        length[b] = whole
 
 
 @_compiled
-def extremes(w: Floats, block: int, low: Floats, high: Floats) -> None:
+def extremes(w: Floats, low: Floats, high: Floats) -> None:
     """Smallest and largest weight of every block."""
-    for b in range(w.size // block):
-        smallest, largest = w[b * block], w[b * block]
-        for i in range(b * block, (b + 1) * block):
-            smallest = min(smallest, w[i])
-            largest = max(largest, w[i])
+    block = w.size // low.size
+    for b in range(low.size):
+        x = w[b * block : (b + 1) * block]
+        smallest, largest = x[0], x[0]
+        for i in range(x.size):
+            smallest = x[i] if x[i] < smallest else smallest
+            largest = x[i] if x[i] > largest else largest
         low[b] = smallest
         high[b] = largest
 
 
 @_compiled
-def integers(
-    t: Floats, u: Floats, block: int, t_step: Floats, t_scale: Floats, t_zero: Floats, u_step: Floats, u_scale: Floats, u_zero: Floats,
-    low: np.float32, high: np.float32, out: Doubles,
-) -> None:  # fmt: skip
-    """An integer grid: value = (code - zero) * scale, code = clamp(round(w / step) + zero); scale is step as it is stored."""
-    span = min(block, SPAN)
-    for b in range(t.size // block):
-        tq, ts, tz, uq, us, uz = t_step[b], t_scale[b], t_zero[b], u_step[b], u_scale[b], u_zero[b]
-        for start in range(b * block, (b + 1) * block, span):
-            square, product, length = np.float32(0), np.float32(0), np.float32(0)
-            same, erased = np.int32(0), np.int32(0)
-            for i in range(start, min(start + span, (b + 1) * block)):
-                a = min(max(np.rint(t[i] / tq) + tz, low), high) - tz
-                c = min(max(np.rint(u[i] / uq) + uz, low), high) - uz
-                d = u[i] - t[i]
-                r = c * us - a * ts
-                square += r * r
-                product += r * d
-                length += abs(d)
-                equal = ((a + tz) == (c + uz)) | ((a == 0) & (c == 0))
-                same += np.int32(equal)
-                erased += np.int32((d != 0) & (a == 0) & (c == 0))
-            out[0] += square
-            out[1] += product
-            out[2] += same
-            out[3] += erased
-            out[4] += length / abs(tq)
+def join(short: Floats, wide: Floats) -> None:
+    """What is known of longer blocks, from what is known of short ones."""
+    times = short.shape[1] // wide.shape[1]
+    for b in range(wide.shape[1]):
+        a, c, d, e, length = short[0, b * times], short[1, b * times], short[2, b * times], short[3, b * times], ZERO
+        for i in range(b * times, (b + 1) * times):
+            a, c = min(a, short[0, i]), max(c, short[1, i])
+            d, e = min(d, short[2, i]), max(e, short[3, i])
+            length += short[4, i]
+        wide[0, b], wide[1, b], wide[2, b], wide[3, b], wide[4, b] = a, c, d, e, length
+
+
+@njit(inline="always", fastmath=FAST)
+def _kept(x, cut, normal, least):  # type: ignore[no-untyped-def]
+    """Without so many bits of the mantissa, ties to even; below ``normal`` a multiple of ``least``, as floats with few exponents are."""
+    size = abs(x)
+    bits = np.float32(size).view(np.int32)
+    even = np.int32((bits >> np.int32(cut)) & np.int32(1))
+    near = np.int32((bits + np.int32((1 << (cut - 1)) - 1) + even) & np.int32(-(1 << cut))).view(np.float32)
+    v = np.rint(size * np.float32(1 / least)) * np.float32(least) if size < np.float32(normal) else near
+    return -v if x < 0 else v
+
+
+@njit(inline="always", fastmath=FAST)
+def _half(x):  # type: ignore[no-untyped-def]
+    """As a scale is stored in a GGUF file."""
+    return _kept(x, 13, 2.0**-14, 2.0**-24)
+
+
+# Scales: from a block's smallest and largest weight the step (what weights are divided by), the scale (what codes are multiplied with)
+# and the zero. A block of zeros has the step one.
+
+
+@njit(inline="always", fastmath=FAST)
+def _symmetric(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
+    step = max(-smallest, largest) / divisor
+    step = step if step > 0 else ONE
+    return step, step, ZERO
+
+
+@njit(inline="always", fastmath=FAST)
+def _asymmetric(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
+    smallest, largest = min(smallest, ZERO), max(largest, ZERO)
+    step = (largest - smallest) / divisor
+    step = step if step > 0 else ONE
+    return step, step, min(max(low - np.rint(smallest / step), low), high)
+
+
+@njit(inline="always", fastmath=FAST)
+def _q8_0(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
+    step, _, zero = _symmetric(smallest, largest, low, high, divisor)
+    return step, _half(step), zero
+
+
+@njit(inline="always", fastmath=FAST)
+def _q4_0(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
+    step = (smallest if -smallest >= largest else largest) / divisor
+    step = step if step != 0 else ONE
+    return step, _half(step), np.float32(8)
+
+
+# Codes: a weight over the step, rounded to what the grid holds, as a multiple of the scale.
+
+
+@njit(inline="always", fastmath=FAST)
+def _integer(w, step, zero, low, high):  # type: ignore[no-untyped-def]
+    x = np.rint(w / step) + zero
+    x = x if x > low else low
+    return (x if x < high else high) - zero
 
 
 NF4 = tuple(np.float32(v) for v in NF4_LEVELS)
@@ -99,8 +152,9 @@ _E = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(NF4))
 
 
 @njit(inline="always", fastmath=FAST)
-def _nf4(x):  # type: ignore[no-untyped-def]
+def _nf4(w, step, zero, low, high):  # type: ignore[no-untyped-def]
     """The nearest level of NormalFloat; written out, since a loop over levels is not vectorized."""
+    x = w * (ONE / step)
     v = NF4[0]
     v = NF4[1] if x > _E[0] else v
     v = NF4[2] if x > _E[1] else v
@@ -124,8 +178,9 @@ _H = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(FP4))
 
 
 @njit(inline="always", fastmath=FAST)
-def _fp4(x):  # type: ignore[no-untyped-def]
+def _fp4(w, step, zero, low, high):  # type: ignore[no-untyped-def]
     """The nearest level of the 4-bit float."""
+    x = w * (ONE / step)
     v = FP4[0]
     v = FP4[1] if x > _H[0] else v
     v = FP4[2] if x > _H[1] else v
@@ -143,74 +198,47 @@ def _fp4(x):  # type: ignore[no-untyped-def]
     return FP4[14] if x > _H[13] else v
 
 
-def _grid(nearest):  # type: ignore[no-untyped-def]
-    """The pass over blocks for one grid of fixed levels: value = nearest(w / scale) * scale."""
+@njit(inline="always", fastmath=FAST)
+def _fp8(w, step, zero, low, high):  # type: ignore[no-untyped-def]
+    """e4m3: four significant bits, below 1/64 a multiple of 1/512."""
+    return _kept(w / step, 20, 2.0**-6, 2.0**-9)
+
+
+def _pass(scales, code):  # type: ignore[no-untyped-def]
+    """The pass for one kind of grid: adds <r, r>, <r, d>, equal codes, erased weights and the sum of |d| / step to five float64.
+
+    ``known`` [5, blocks]: smallest and largest of the target, of the unlearned model, sum of |d|. ``low`` and ``high`` bound the codes.
+    """
 
     @_compiled
-    def blocks(t, u, block, t_scale, u_scale, out):  # type: ignore[no-untyped-def]
+    def blocks(t, u, known, low, high, divisor, out):  # type: ignore[no-untyped-def]
+        block = t.size // known.shape[1]
         span = min(block, SPAN)
-        for b in range(t.size // block):
-            ts, us = t_scale[b], u_scale[b]
-            ti, ui = np.float32(1) / ts, np.float32(1) / us
+        for b in range(known.shape[1]):
+            tq, ts, tz = scales(known[0, b], known[1, b], low, high, divisor)
+            uq, us, uz = scales(known[2, b], known[3, b], low, high, divisor)
             for start in range(b * block, (b + 1) * block, span):
-                square, product, length = np.float32(0), np.float32(0), np.float32(0)
-                same, erased = np.int32(0), np.int32(0)
-                for i in range(start, min(start + span, (b + 1) * block)):
-                    a, c = nearest(t[i] * ti), nearest(u[i] * ui)
-                    d = u[i] - t[i]
+                stop = min(start + span, (b + 1) * block)
+                x, y = t[start:stop], u[start:stop]
+                square, product, same, erased = ZERO, ZERO, ZERO, ZERO
+                for i in range(x.size):
+                    a, c = code(x[i], tq, tz, low, high), code(y[i], uq, uz, low, high)
+                    d = y[i] - x[i]
                     r = c * us - a * ts
                     square += r * r
                     product += r * d
-                    length += abs(d)
-                    same += np.int32(a == c)
-                    erased += np.int32((d != 0) & (a == 0) & (c == 0))
+                    nothing = (a == 0) & (c == 0)
+                    same += ONE if (a + tz == c + uz) | nothing else ZERO
+                    erased += ONE if nothing & (d != 0) else ZERO
                 out[0] += square
                 out[1] += product
                 out[2] += same
                 out[3] += erased
-                out[4] += length / ts
+            out[4] += known[4, b] / abs(tq)
 
     return blocks
 
 
-nf4, fp4 = _grid(_nf4), _grid(_fp4)  # type: ignore[no-untyped-call]
-
-
-@njit(nogil=True, cache=True)
-def _to_e4m3(w: Floats, scale: np.float32, scaled: Floats, rounded: Floats) -> None:
-    """Round w / scale to four significant bits, ties to even; below 1/64 to multiples of 1/512."""
-    for i in range(w.size):
-        scaled[i] = w[i] / scale
-    bits, kept = scaled.view(np.int32), rounded.view(np.int32)
-    for i in range(w.size):
-        kept[i] = (bits[i] + 0x7FFFF + ((bits[i] >> 20) & 1)) & -0x100000
-    for i in range(w.size):
-        small = np.rint(scaled[i] * np.float32(512)) * np.float32(1 / 512)
-        rounded[i] = small if abs(scaled[i]) < np.float32(0.015625) else rounded[i]
-
-
-@_compiled
-def fp8(t: Floats, u: Floats, block: int, t_scale: Floats, u_scale: Floats, out: Doubles) -> None:
-    """The 8-bit float e4m3 times the scale of the block."""
-    span = min(block, SPAN)
-    x, a, c = np.empty(span, np.float32), np.empty(span, np.float32), np.empty(span, np.float32)
-    for b in range(t.size // block):
-        for start in range(b * block, (b + 1) * block, span):
-            stop = min(start + span, (b + 1) * block)
-            _to_e4m3(t[start:stop], t_scale[b], x[: stop - start], a[: stop - start])
-            _to_e4m3(u[start:stop], u_scale[b], x[: stop - start], c[: stop - start])
-            square, product, length = np.float32(0), np.float32(0), np.float32(0)
-            same, erased = np.int32(0), np.int32(0)
-            for i in range(stop - start):
-                d = u[start + i] - t[start + i]
-                r = c[i] * u_scale[b] - a[i] * t_scale[b]
-                square += r * r
-                product += r * d
-                length += abs(d)
-                same += np.int32(a[i] == c[i])
-                erased += np.int32((d != 0) & (a[i] == 0) & (c[i] == 0))
-            out[0] += square
-            out[1] += product
-            out[2] += same
-            out[3] += erased
-            out[4] += length / t_scale[b]
+integers, asymmetric = _pass(_symmetric, _integer), _pass(_asymmetric, _integer)  # type: ignore[no-untyped-call]
+q8_0, q4_0 = _pass(_q8_0, _integer), _pass(_q4_0, _integer)  # type: ignore[no-untyped-call]
+nf4, fp4, fp8 = _pass(_symmetric, _nf4), _pass(_symmetric, _fp4), _pass(_symmetric, _fp8)  # type: ignore[no-untyped-call]

@@ -1,5 +1,6 @@
 """Two checkpoints in, sums per weight and grid out: read, widened and rounded in pieces that stay in the cache."""
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +12,11 @@ from numpy.typing import NDArray
 
 from remnant.errors import UserError
 from remnant.functional.survival import Sums
-from remnant.predict import kernels
 from remnant.predict.checkpoint import BYTES, Checkpoint, round_to
-from remnant.predict.grids import Extremes, Grid, add, extremes, least_common_block
+from remnant.predict.grids import Grid, add, extremes, joined, least_common_block, look
 
 Floats = NDArray[np.float32]
-PIECE = 1 << 17
+PIECE = 1 << 18
 
 
 class Piece(NamedTuple):
@@ -52,7 +52,7 @@ def survey(
 ) -> dict[str, dict[str, Sums]]:
     """For every quantizable weight and every grid the sums of `functional/survival.py`.
 
-    A target that is stored wider than the unlearned model is rounded to its dtype first. Never holds more than a few pieces of 128k
+    A target that is stored wider than the unlearned model is rounded to its dtype first. Never holds more than a few pieces of 256k
     entries per thread. A grid whose group does not divide a weight's rows is left out for it.
 
     Args:
@@ -141,15 +141,14 @@ def _load(scratch: Scratch, model: Checkpoint, role: str, piece: Piece, like: Ch
 
 def _whole(
     pool: ThreadPoolExecutor, scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, pieces: list[Piece]
-) -> tuple[Extremes, Extremes]:
-    """The extremes of a whole weight in both models: a pass of its own."""
+) -> tuple[np.float32, ...]:
+    """Smallest and largest of a whole weight in both models: a pass of its own."""
 
-    def ends(model: Checkpoint, like: Checkpoint) -> Extremes:
-        found = list(pool.map(lambda p: extremes(w := _load(scratch, model, "ends", p, like), w.size), pieces))
-        low, high = min(f.low[0] for f in found), max(f.high[0] for f in found)
-        return Extremes(np.array([low], np.float32), np.array([high], np.float32))
+    def ends(model: Checkpoint) -> tuple[np.float32, np.float32]:
+        found = list(pool.map(lambda p: extremes(_load(scratch, model, "ends", p, unlearned)), pieces))
+        return min(low for low, _ in found), max(high for _, high in found)
 
-    return ends(target, unlearned), ends(unlearned, unlearned)
+    return *ends(target), *ends(unlearned)
 
 
 def _piece(
@@ -159,28 +158,26 @@ def _piece(
     piece: Piece,
     columns: int,
     grids: Sequence[Grid],
-    whole: tuple[Extremes, Extremes] | None,
+    whole: tuple[np.float32, ...] | None,
 ) -> NDArray[np.float64]:
     """[grids, 8] the sums of one piece, in the order of ``Sums``."""
     t, u = _load(scratch, target, "t", piece, unlearned), _load(scratch, unlearned, "u", piece, unlearned)
+    lengths = [grid.length(columns, piece.size) for grid in grids]
+    short = math.gcd(*(n for n in lengths if piece.size % n == 0), columns)
     update = np.zeros(3)
-    kernels.update(t, u, update)
+    known = {short: look(t, u, short, update)}
     sums = np.zeros((len(grids), 8))
-    ends: dict[int, tuple[Extremes, Extremes]] = {}
-    for row, grid in zip(sums, grids, strict=True):
-        block = grid.length(columns)
-        x, y = _filled(t, block), _filled(u, block)
+    for row, grid, length in zip(sums, grids, lengths, strict=True):
+        x, y = _filled(t, length), _filled(u, length)
+        if length not in known:
+            known[length] = joined(known[short], length // short) if x is t else look(x, y, length, np.zeros(3))
+        seen = known[length]
         if grid.block < 0 and whole is not None:
-            blocks = x.size // block
-            t_ends, u_ends = (Extremes(e.low.repeat(blocks), e.high.repeat(blocks)) for e in whole)
-        else:
-            if block not in ends:
-                ends[block] = extremes(x, block), extremes(y, block)
-            t_ends, u_ends = ends[block]
+            seen = seen.copy()
+            seen[:4, 0] = whole
         out = np.zeros(5)
-        add(grid, x, y, block, t_ends, u_ends, out)
-        padding = x.size - t.size
-        row[:] = update[0], out[0], out[1], out[4], piece.size, update[2], out[2] - padding, out[3]
+        add(grid, x, y, seen, out)
+        row[:] = update[0], out[0], out[1], out[4], piece.size, update[2], out[2] - (x.size - t.size), out[3]
     return sums
 
 
