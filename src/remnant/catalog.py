@@ -58,6 +58,12 @@ QUANTIZERS: Mapping[str, Entry] = {
     "q4_0": Entry(_QUANT + "q4_0", 1, "GGUF's 4-bit blocks of 32", "llama.cpp, ggml-quants.c"),
     "gptq": Entry("remnant.deploy.oneshot:gptq", 1, "error-compensating rounding on calibration text", "arXiv 2210.17323"),
     "awq": Entry("remnant.deploy.oneshot:awq", 1, "activation-aware scaling, then rounding", "arXiv 2306.00978"),
+    "compressed": Entry("remnant.deploy.oneshot:rounded", 1, "rounding as vLLM loads it, by llm-compressor", "compressed-tensors"),
+    "bnb-4bit": Entry("remnant.deploy.bnb:four_bit", 1, "NF4 and FP4 by bitsandbytes", "arXiv 2305.14314"),
+    "bnb-int8": Entry("remnant.deploy.bnb:int8", 1, "LLM.int8 weights by bitsandbytes", "arXiv 2208.07339"),
+    "torchao": Entry("remnant.deploy.torchao:intx", 1, "integer weights by torchao", "torchao"),
+    "hqq": Entry("remnant.deploy.hqq:hqq", 1, "half-quadratic quantization", "hqq"),
+    "gguf": Entry("remnant.deploy.llamacpp:gguf", 1, "whole files by llama.cpp, embeddings and head included", "llama.cpp"),
 }
 
 _TEXT = "remnant.functional.text:"
@@ -77,9 +83,14 @@ _RTN_NAME = re.compile(r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(
 _BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>\d+))?")
 _FIXED_NAMES: Mapping[str, int] = {"fp8": 0, "q8_0": 32, "q4_0": 32}
 _SHOT_NAME = re.compile(r"(?P<use>gptq|awq)(?P<bits>[348])(?:-g(?P<group>\d+))?")
+_BNB_NAME = re.compile(r"bnb-(?P<levels>nf4|fp4)(?:-b(?P<block>\d+))?(?P<double>-dq)?")
+_TORCHAO_NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>\d+))?(?P<asym>-asym)?")
+_HQQ_NAME = re.compile(r"hqq(?P<bits>[2348])(?:-g(?P<group>\d+))?")
+_WHOLE_NAME = re.compile(r"(?P<use>ct|gguf)-(?P<kind>[a-z0-9_]+)")
 QUANTIZER_NAMES = (
     "full", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "fp8", "q8_0", "q4_0",
-    "gptq4", "awq4",
+    "gptq4", "awq4", "ct-w4a16", "ct-w8a16", "ct-fp8", "bnb-nf4", "bnb-fp4", "bnb-nf4-b128-dq", "bnb-int8", "ao-int4-g128-asym",
+    "hqq4", "gguf-q8_0", "gguf-q4_k_m",
 )  # fmt: skip
 
 
@@ -96,4 +107,17 @@ def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
         return name, {"block": _FIXED_NAMES[name]}
     if match := _SHOT_NAME.fullmatch(name):
         return match["use"], {"bits": int(match["bits"]), "group_size": int(match["group"] or 0)}
+    return _library_params(name)
+
+
+def _library_params(name: str) -> tuple[str, dict[str, object]] | None:
+    """The formats whose quantizing is left to a library."""
+    if match := _BNB_NAME.fullmatch(name):
+        return "bnb-4bit", {"levels": match["levels"], "block": int(match["block"] or 64), "double": bool(match["double"])}
+    if match := _TORCHAO_NAME.fullmatch(name):
+        return "torchao", {"bits": int(match["bits"]), "group_size": int(match["group"] or 0), "asymmetric": bool(match["asym"])}
+    if match := _HQQ_NAME.fullmatch(name):
+        return "hqq", {"bits": int(match["bits"]), "group_size": int(match["group"] or 64)}
+    if match := _WHOLE_NAME.fullmatch(name):
+        return {"ct": ("compressed", {"scheme": match["kind"].upper()}), "gguf": ("gguf", {"type": match["kind"].upper()})}[match["use"]]
     return None

@@ -1,4 +1,4 @@
-"""GPTQ and AWQ through llm-compressor, as dense copies with the library's own codes."""
+"""GPTQ, AWQ and plain rounding through llm-compressor, as dense copies with the library's own codes."""
 
 import contextlib
 import copy
@@ -69,6 +69,25 @@ def awq(
         return _oneshot(modules, model, tokenizer, batches, names, recipe)
 
 
+SCHEMES = ("W4A16", "W8A16", "FP8")
+
+
+def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: list[str], *, scheme: str = "W4A16") -> dict[str, Quantized]:
+    """Plain rounding in the schemes that vLLM loads: W4A16 and W8A16 (half-steps in groups of 128), FP8 (rows).
+
+    Activations, which FP8 rounds too when it is served, are not rounded in the dense copy.
+
+    Raises:
+        UserError: llm-compressor is missing, no such scheme, or a weight is not a linear layer's.
+    """
+    if scheme not in SCHEMES:
+        raise UserError(f"llm-compressor's scheme '{scheme}' is not known here.", f"Known: {', '.join(SCHEMES)}.")
+    targets = [name.removesuffix(".weight") for name in names]
+    with _library() as modules:
+        name = "FP8_DYNAMIC" if scheme == "FP8" else scheme
+        return _oneshot(modules, model, tokenizer, [], names, [modules["QuantizationModifier"](scheme={name: targets}, ignore=[])])
+
+
 def _groups(names: Sequence[str], bits: int, group_size: int, *, symmetric: bool) -> dict[str, Any]:
     strategy = {"strategy": "group", "group_size": group_size} if group_size else {"strategy": "channel"}
     weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "dynamic": False, **strategy}
@@ -117,18 +136,17 @@ def _oneshot(
     for name in names:
         if not isinstance(layers[name.removesuffix(".weight")], nn.Linear):
             raise UserError(f"llm-compressor quantizes linear layers only, and {name} is not one.", "Use a round-to-nearest quantizer.")
-    rows = [batch[0].tolist() for batch in batches]
-    calibration = datasets.Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(r) for r in rows]})
-    # Without a fixed order the library shuffles calibration rows with no seed, and two runs differ.
-    modules["oneshot"](
-        model=hooked,
-        processor=tokenizer,
-        recipe=recipe,
-        dataset=calibration,
-        max_seq_length=max(len(r) for r in rows),
-        num_calibration_samples=len(rows),
-        shuffle_calibration_samples=False,
-    )
+    settings: dict[str, Any] = {}
+    if batches:
+        rows = [batch[0].tolist() for batch in batches]
+        # Without a fixed order the library shuffles calibration rows with no seed, and two runs differ.
+        settings = {
+            "dataset": datasets.Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(r) for r in rows]}),
+            "max_seq_length": max(len(r) for r in rows),
+            "num_calibration_samples": len(rows),
+            "shuffle_calibration_samples": False,
+        }
+    modules["oneshot"](model=hooked, processor=tokenizer, recipe=recipe, **settings)
     found = {name: _take(layers[name.removesuffix(".weight")]) for name in names}
     dense = hooked.state_dict() | {name: q.weight for name, q in found.items()}
     model.load_state_dict({name: dense[name] for name in model.state_dict()})
@@ -143,6 +161,9 @@ def _take(layer: nn.Module) -> Quantized:
     parts: Any = layer
     args, weight, scale = parts.quantization_scheme.weights, parts.weight, parts.weight_scale
     zero = getattr(layer, "weight_zero_point", None)
+    if args.type == "float":
+        bits = quantize(weight, scale, zero, args, dtype=torch.float8_e4m3fn)
+        return Quantized(bits.view(torch.int8), scale.reshape(-1, 1).float(), None, dequantize(bits, scale, zero, args).float())
     codes = quantize(weight, scale, zero, args, dtype=torch.int8)
     kept = None if args.symmetric or zero is None else zero.reshape(-1, 1).float()
     return Quantized(codes, scale.reshape(-1, 1).float(), kept, dequantize(codes, scale, zero, args).float())

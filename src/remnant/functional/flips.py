@@ -29,9 +29,16 @@ def sums(target: Tensor, unlearned: Tensor, q_target: Quantized, q_unlearned: Qu
         over_scale=float((d.abs() / scale).sum()),
         weights=d.numel(),
         changed=int(moved.sum()),
-        same_code=int(((q_target.codes == q_unlearned.codes) | zeros).sum()),
+        same_code=int((_same(q_target, q_unlearned) | zeros).sum()),
         erased=int((moved & zeros).sum()),
     )
+
+
+def _same(one: Quantized, other: Quantized) -> Tensor:
+    """Where the codes are equal; without codes, where the decoded values are."""
+    if one.codes is None or other.codes is None:
+        return one.weight == other.weight
+    return one.codes == other.codes
 
 
 def _per_weight(scale: Tensor, like: Tensor) -> Tensor:

@@ -13,9 +13,12 @@ from remnant.levels import FP4_LEVELS, NF4_LEVELS
 
 
 class Quantized(NamedTuple):
-    """A quantized weight. ``scale`` and ``zero`` have one entry per block, [blocks, 1]; ``weight`` is float32, decoded."""
+    """A quantized weight. ``scale`` and ``zero`` have one entry per block, [blocks, 1]; ``weight`` is float32, decoded.
 
-    codes: Tensor
+    ``codes`` are absent where a library keeps them packed in a form of its own.
+    """
+
+    codes: Tensor | None
     scale: Tensor
     zero: Tensor | None
     weight: Tensor

@@ -41,8 +41,8 @@ def grid(name: str) -> Grid:
     if found is None:
         raise unknown("quantizer", name, DEFAULT)
     family, params = found
-    if family in ("gptq", "awq"):
-        raise UserError(f"What {name} keeps depends on calibration text, not on the weights alone.", "Quantize both models and judge them.")
+    if family not in _PASSES:
+        raise UserError(f"What {name} keeps is known only when its library has quantized both models.", "Quantize them and judge them.")
     if family == "rtn":
         size = params.get("group_size") if params["granularity"] == "group" else {"channel": 0, "tensor": -1}[str(params["granularity"])]
         return Grid(name, family, int(str(size)), int(str(params["bits"])), str(params["scheme"]))

@@ -44,7 +44,7 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         report(1, 1, spec.use)
     save_model(model, tokenizer, out)
     _save_codes(found, out / "codes.safetensors")
-    quantized = sum(q.codes.numel() for q in found.values())
+    quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
     return summary | {
         "quantizer": spec.use,
@@ -97,7 +97,8 @@ def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerB
 def _save_codes(found: Mapping[str, Quantized], path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for name, q in found.items():
-        tensors[f"{name}.codes"] = q.codes.contiguous()
+        if q.codes is not None:
+            tensors[f"{name}.codes"] = q.codes.contiguous()
         tensors[f"{name}.scale"] = q.scale.contiguous()
         if q.zero is not None:
             tensors[f"{name}.zero"] = q.zero.contiguous()

@@ -1,0 +1,61 @@
+"""NF4, FP4 and LLM.int8 by bitsandbytes itself, as dense copies with the library's own codes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from remnant.errors import UserError
+from remnant.functional.quantizers import Quantized
+
+INSTALL = "Install it with: pip install 'remnant[bitsandbytes]'"
+
+
+def four_bit(weight: Tensor, *, levels: str = "nf4", block: int = 64, double: bool = False) -> Quantized:
+    """One weight in bitsandbytes' 4-bit format.
+
+    Args:
+        weight: [rows, columns].
+        levels: "nf4" or "fp4".
+        block: entries per scale, 32 to 4096, a power of two that divides the columns.
+        double: quantize the scales to 8 bits too (blocks of 256), as QLoRA does.
+
+    Raises:
+        UserError: bitsandbytes is missing.
+        ValueError: levels it does not have; columns that are no multiple of the block, which the library decodes wrongly on some CPUs.
+
+    Source: Dettmers et al. 2023 (arXiv 2305.14314).
+    """
+    if levels not in ("nf4", "fp4"):
+        raise ValueError(f"the levels are nf4 or fp4, not {levels}")
+    if weight.shape[-1] % block:
+        raise ValueError(f"rows of {weight.shape[-1]} are no multiple of the block {block}, and bitsandbytes decodes such rows wrongly")
+    library = _library()
+    plain = weight.float().contiguous()
+    packed, state = library.quantize_4bit(plain, blocksize=block, quant_type=levels, compress_statistics=double)
+    decoded = library.dequantize_4bit(packed, state)
+    pairs = packed.flatten()
+    codes = torch.stack([pairs >> 4, pairs & 15], -1).flatten()[: weight.numel()]
+    scale = library.dequantize_blockwise(state.absmax, state.state2) + state.offset if double else state.absmax
+    return Quantized(codes.to(torch.int8).view(weight.shape), scale.float().reshape(-1, 1), None, decoded.float().view(weight.shape))
+
+
+def int8(weight: Tensor) -> Quantized:
+    """One weight as LLM.int8 stores it: a scale per row from its largest magnitude. Outliers are a matter of activations, not of weights.
+
+    Raises:
+        UserError: bitsandbytes is missing.
+
+    Source: Dettmers et al. 2022 (arXiv 2208.07339). The library rounds weights to float16 first.
+    """
+    codes, largest, _ = _library().int8_vectorwise_quant(weight.half().reshape(-1, weight.shape[-1]).contiguous())
+    scale = largest.float().view(-1, 1) / 127
+    return Quantized(codes.view(weight.shape), scale, None, (codes.float() * scale).view(weight.shape))
+
+
+def _library() -> Any:
+    try:
+        import bitsandbytes.functional as library
+    except ImportError as error:
+        raise UserError("This format needs bitsandbytes, which is not installed.", INSTALL) from error
+    return library

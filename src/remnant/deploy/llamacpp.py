@@ -1,0 +1,272 @@
+"""GGUF files by llama.cpp: written from a model, quantized by its own code, read back and run."""
+
+import ctypes
+import functools
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.errors import UserError
+from remnant.functional.quantizers import Quantized
+
+INSTALL = "Install it with: pip install 'remnant[llamacpp]' (compiles llama.cpp)"
+TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS")
+
+
+class Family(NamedTuple):
+    """How llama.cpp calls an architecture of transformers, and whether it keeps rotary pairs side by side."""
+
+    name: str
+    interleaved: bool
+
+
+FAMILIES = {"llama": Family("llama", True), "mistral": Family("llama", True), "qwen3": Family("qwen3", False)}
+
+
+def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: str = "Q4_K_M") -> dict[str, Quantized]:
+    """Quantize a whole model as llama.cpp does, embeddings and output head included, and take the decoded weights back.
+
+    Args:
+        model: changed in place to its dense quantized copy.
+        tokenizer: the model's.
+        type: one of ``TYPES``.
+
+    Returns:
+        For every quantized weight its decoded values; codes are not unpacked, ``scale`` is the mean step of the weight.
+
+    Raises:
+        UserError: the libraries are missing, or llama.cpp's form of this architecture is not known here.
+    """
+    library = _gguf()
+    with tempfile.TemporaryDirectory() as folder:
+        plain, packed = Path(folder) / "F32.gguf", Path(folder) / "packed.gguf"
+        write(model, tokenizer, plain)
+        quantize_file(plain, packed, type)
+        decoded = read(model, packed)
+        plain_types = {int(library.GGMLQuantizationType.F32), int(library.GGMLQuantizationType.F16)}
+        quantized = {name for name, (kind, _) in decoded.items() if kind not in plain_types}
+        model.load_state_dict({name: weight for name, (_, weight) in decoded.items()}, strict=False)
+    return {name: Quantized(None, _mean_step(decoded[name][1]), None, decoded[name][1]) for name in sorted(quantized)}
+
+
+def _mean_step(weight: torch.Tensor) -> torch.Tensor:
+    """[1, 1] the mean distance of neighbouring values within runs of 32."""
+    ordered = weight.reshape(-1, 32).sort(-1).values.diff(dim=-1)
+    return (ordered.sum() / (ordered > 0).sum().clamp(min=1)).view(1, 1)
+
+
+def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write a model as a float32 GGUF file with its tokenizer.
+
+    Raises:
+        UserError: the architecture or the tokenizer is not known here, or the library is missing.
+    """
+    library, family, config = _gguf(), _family(model), model.config
+    writer = library.GGUFWriter(path, family.name)
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(_theta(config))
+    writer.add_rope_dimension_count(size)
+    writer.add_vocab_size(config.vocab_size)
+    _add_tokenizer(writer, library, tokenizer, config.vocab_size)
+    names = _names(model)
+    for name, parameter in model.state_dict().items():
+        if name in names:
+            values = parameter.float().numpy()
+            writer.add_tensor(names[name], _turned(values, _heads_of(name, model)) if family.interleaved else values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def quantize_file(source: Path, out: Path, type: str) -> None:
+    """Quantize a GGUF file with llama.cpp's own code.
+
+    Raises:
+        UserError: no such type, the library is missing, or it reports a failure.
+    """
+    if type not in TYPES:
+        raise UserError(f"llama.cpp's type '{type}' is not known here.", f"Known: {', '.join(TYPES)}.")
+    library = _llama()
+    settings = library.llama_model_quantize_default_params()
+    settings.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{type}")
+    settings.nthread = len(os.sched_getaffinity(0))
+    if library.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(settings)) != 0:
+        raise UserError(f"llama.cpp could not quantize to {type}.", "Rows must be multiples of 256 for K-quants; Q8_0 and Q4_0 want 32.")
+
+
+def read(model: PreTrainedModel, path: Path) -> dict[str, tuple[int, torch.Tensor]]:
+    """The tensors of a GGUF file under the names of the model: type and decoded float32 values.
+
+    Raises:
+        UserError: the library is missing or the file is of another model.
+    """
+    library, family = _gguf(), _family(model)
+    back = {theirs: ours for ours, theirs in _names(model).items()}
+    found = {}
+    for tensor in library.GGUFReader(path).tensors:
+        if tensor.name not in back:
+            raise UserError(f"{path} has a tensor {tensor.name} that the model has not.", "Give the model that the file was made from.")
+        name = back[tensor.name]
+        values = library.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        values = values.reshape(tuple(int(n) for n in reversed(tensor.shape)))
+        values = _turned_back(values, _heads_of(name, model)) if family.interleaved else values
+        found[name] = int(tensor.tensor_type), torch.from_numpy(np.ascontiguousarray(values))
+    return found
+
+
+class Runtime:
+    """A GGUF file in llama.cpp. Text goes in and out as token ids.
+
+    Raises:
+        UserError: the library is missing or cannot open the file.
+    """
+
+    def __init__(self, path: Path, context: int = 512) -> None:
+        library = _llama()
+        try:
+            self._model = library.Llama(str(path), n_ctx=context, n_threads=len(os.sched_getaffinity(0)), logits_all=True, verbose=False)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"llama.cpp cannot open {path}: {error}.", "Make the file again.") from error
+
+    def logits(self, ids: list[int]) -> NDArray[np.float32]:
+        """[T, vocabulary] of one text."""
+        self._model.reset()
+        self._model.eval(ids)
+        return np.array(self._model.scores[: len(ids)], np.float32)
+
+    def greedy(self, ids: list[int], count: int, stop: int | None = None) -> list[int]:
+        """The most likely continuation, at most so many tokens, without the one that stops."""
+        self._model.reset()
+        self._model.eval(ids)
+        found: list[int] = []
+        while len(found) < count:
+            token = int(np.argmax(self._model.scores[self._model.n_tokens - 1]))
+            if token == stop:
+                break
+            found.append(token)
+            self._model.eval([token])
+        return found
+
+    def tokens(self, text: str) -> list[int]:
+        """The ids of a text as llama.cpp cuts it, the first token of every text included."""
+        return list(self._model.tokenize(text.encode(), add_bos=True, special=False))
+
+
+def _theta(config: Any) -> float:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if parameters.get("rope_type", "default") != "default":
+        raise UserError(f"Rotary scaling '{parameters['rope_type']}' is not written to GGUF here.", "Use llama.cpp's own converter.")
+    return float(parameters.get("rope_theta", getattr(config, "rope_theta", 10000.0)))
+
+
+def _family(model: PreTrainedModel) -> Family:
+    kind = str(model.config.model_type)
+    if kind not in FAMILIES:
+        raise UserError(
+            f"GGUF files of '{kind}' models are not written here.", f"Known: {', '.join(FAMILIES)}; or use llama.cpp's converter."
+        )
+    return FAMILIES[kind]
+
+
+def _names(model: PreTrainedModel) -> dict[str, str]:
+    """Names of transformers -> names in the file. A tied head is left out, as in llama.cpp."""
+    library = _gguf()
+    arch = {v: k for k, v in library.MODEL_ARCH_NAMES.items()}[_family(model).name]
+    known = library.get_tensor_name_map(arch, model.config.num_hidden_layers)
+    tied = bool(model.config.tie_word_embeddings)
+    found = {}
+    for name in model.state_dict():
+        if tied and name == "lm_head.weight":
+            continue
+        theirs = known.get_name(name, try_suffixes=(".weight", ".bias"))
+        if theirs is None:
+            raise UserError(f"The weight {name} has no place in a GGUF file of this architecture.", "Use llama.cpp's own converter.")
+        found[name] = theirs
+    return found
+
+
+def _heads_of(name: str, model: PreTrainedModel) -> int:
+    if "q_proj" in name:
+        return int(model.config.num_attention_heads)
+    return int(model.config.num_key_value_heads) if "k_proj" in name else 0
+
+
+def _turned(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of a head reordered from halves (transformers) to pairs (llama.cpp)."""
+    if not heads:
+        return values
+    shape = values.shape
+    return np.ascontiguousarray(values.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape))
+
+
+def _turned_back(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    if not heads:
+        return values
+    shape = values.shape
+    return values.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
+def _add_tokenizer(writer: Any, library: Any, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    inner = json.loads(backend.to_str())["model"] if backend else {}
+    if inner.get("type") != "BPE" or inner.get("byte_fallback"):
+        raise UserError("Only byte-level BPE tokenizers are written to GGUF here.", "Use llama.cpp's own converter for this model.")
+    by_id = {i: token for token, i in tokenizer.get_vocab().items()}
+    special = set(tokenizer.all_special_ids)
+    kinds = library.TokenType
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([by_id.get(i, f"[PAD{i}]") for i in range(vocabulary)])
+    writer.add_token_types([kinds.CONTROL if i in special else kinds.NORMAL if i in by_id else kinds.UNUSED for i in range(vocabulary)])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in inner["merges"]])
+    for add, value in (
+        (writer.add_bos_token_id, tokenizer.bos_token_id),
+        (writer.add_eos_token_id, tokenizer.eos_token_id),
+        (writer.add_pad_token_id, tokenizer.pad_token_id),
+    ):
+        if value is not None:
+            add(value)
+    writer.add_add_bos_token(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
+
+
+def _gguf() -> Any:
+    try:
+        import gguf as library
+        import gguf.quants
+    except ImportError as error:
+        raise UserError("GGUF needs the package gguf, which is not installed.", "Install it with: pip install 'remnant[gguf]'") from error
+    return library
+
+
+@functools.cache
+def _llama() -> Any:
+    try:
+        import llama_cpp as library
+    except ImportError as error:
+        raise UserError("This format needs llama.cpp, which is not installed.", INSTALL) from error
+    library.llama_log_set(_silent(library), ctypes.c_void_p(0))
+    return library
+
+
+@functools.cache
+def _silent(library: Any) -> Any:
+    """A log that keeps nothing; cached, since the C code goes on calling it."""
+    return library.llama_log_callback(lambda level, text, data: None)
