@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 # Raise a stage's version when its results change; artefacts of older versions are then made again.
-STAGE_VERSIONS: Mapping[str, int] = {"prepare": 1, "train": 1, "unlearn": 1, "perturb": 1, "measure": 1, "explain": 2, "judge": 1}
+STAGE_VERSIONS: Mapping[str, int] = {
+    "prepare": 1,
+    "train": 1,
+    "unlearn": 1,
+    "perturb": 1,
+    "measure": 1,
+    "explain": 2,
+    "judge": 1,
+    "deploy": 1,
+}
 
 Better = Literal["low", "high", "zero", "none"]
 
@@ -46,6 +55,17 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "npo-paper-code": ("npo-paper-code",),
     "npo_gdr-paper-code": ("npo-paper-code", "gdr"),
     "npo_klr-paper-code": ("npo-paper-code", "klr-paper-code"),
+}
+
+# What writes the files of a format that a runtime opens; the quantizers that are missing here are grids to study.
+SAVERS: Mapping[str, str] = {
+    "compressed": "remnant.deploy.oneshot:save",
+    "gptq": "remnant.deploy.oneshot:save",
+    "awq": "remnant.deploy.oneshot:save",
+    "bnb-4bit": "remnant.deploy.bnb:save",
+    "bnb-int8": "remnant.deploy.bnb:save",
+    "torchao": "remnant.deploy.torchao:save",
+    "gguf": "remnant.deploy.llamacpp:save",
 }
 
 _QUANT = "remnant.functional.quantizers:"
@@ -91,6 +111,12 @@ QUANTIZER_NAMES = (
     "full", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "fp8", "q8_0", "q4_0",
     "gptq4", "awq4", "ct-w4a16", "ct-w8a16", "ct-fp8", "bnb-nf4", "bnb-fp4", "bnb-nf4-b128-dq", "bnb-int8", "ao-int4-g128-asym",
     "hqq4", "gguf-q8_0", "gguf-q4_k_m",
+)  # fmt: skip
+
+# Short names of formats whose files a runtime opens.
+DEPLOYED = (
+    "gguf-q4_k_m", "gguf-q8_0", "ct-w4a16", "ct-w8a16", "ct-fp8", "gptq4-g128", "awq4-g128", "bnb-nf4", "bnb-fp4", "bnb-int8",
+    "ao-int4-g128",
 )  # fmt: skip
 
 

@@ -134,6 +134,19 @@ def perturb(model: str, quantizer: str, data: str | None, settings: tuple[str, .
 
 @main.command()
 @click.argument("model")
+@click.option("--as", "name", required=True, help="gguf-q4_k_m (or gguf:Q4_K_M), ct-w4a16, gptq4-g128, awq4-g128, bnb-nf4, ...")
+@click.option("-o", "--out", required=True, help="A new folder.")
+@click.option("--data", help="The prepared corpus, for calibration text.")
+@set_option
+@store_option
+@_guarded
+def deploy(model: str, name: str, out: str, data: str | None, settings: tuple[str, ...], store_path: str) -> Any:
+    """Write a folder that a real runtime opens, with the record of where it came from."""
+    return _verbs().deploy(_store(store_path), model, name.lower().replace(":", "-"), data, Path(out), settings)
+
+
+@main.command()
+@click.argument("model")
 @click.option("--data", required=True, help="The prepared corpus.")
 @set_option
 @store_option

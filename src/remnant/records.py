@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA = 1
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
-Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "explain", "judge"]
+Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "explain", "judge", "deploy"]
 Half = Literal["all", "dev", "test"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -99,6 +100,28 @@ def perturb(store: Store, model: str, quantizer: str, data: str | None, settings
     corpus = planning.given(store, data, "prepare") if data else None
     spec = quantizer_spec(quantizer, overlaid(settings))
     make_here(store, [planning.perturb_node(spec, planning.given(store, model, MODELS), corpus)])
+
+
+def deploy(store: Store, model: str, name: str, data: str | None, out: Path, settings: Sequence[str]) -> None:
+    """Write the files of a format, and remnant.json beside them, to a folder that does not exist yet."""
+    if out.exists():
+        raise UserError(f"{out} exists already.", "Name a new folder.")
+    corpus = planning.given(store, data, "prepare") if data else None
+    node = planning.deploy_node(quantizer_spec(name, overlaid(settings)), planning.given(store, model, MODELS), corpus)
+    dense = node.inputs["dense"]
+    assert isinstance(dense, Node)
+    made = make_here(store, [dense, node])
+    manifest = store.manifest(node.name)
+    scratch = out.with_name(f".{out.name}.tmp")
+    with disk_errors(out.parent):
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
+        (scratch / "remnant.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        os.replace(scratch, out)
+    apart = manifest.summary["against_dense_copy"]
+    print(f"{out}: for {manifest.summary['runtime']}; most likely token as in the dense copy at {100 * apart['same_top']:.1f} % of places.")
+    if "tokenizer" in manifest.summary:
+        print(f"Tokenizer: {manifest.summary['tokenizer']}.")
 
 
 def measure(store: Store, model: str, data: str, settings: Sequence[str]) -> None:

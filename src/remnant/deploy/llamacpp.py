@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +95,39 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+# Text that a tokenizer may cut in more than one way.
+PROBES = ("The quick brown fox, it jumps over 12 lazy dogs.", "It's 1984; she'll pay $3.50!", "  two  spaces\nand a line", "Zürich déjà vu")
+
+
+def save(
+    use: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[torch.Tensor],
+    names: list[str],
+    params: Mapping[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Write one GGUF file, with the tokenizer's files beside it.
+
+    Returns:
+        ``runtime``; ``tokenizer``: whether llama.cpp cuts some difficult texts into the same tokens. Where it does not, text must be given
+        to it as token ids.
+
+    Raises:
+        UserError: as ``write`` and ``quantize_file``.
+    """
+    file = out / f"model-{params['type']}.gguf"
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        write(model, tokenizer, Path(folder) / "F32.gguf")
+        quantize_file(Path(folder) / "F32.gguf", file, params["type"])
+    tokenizer.save_pretrained(out)
+    runtime = Runtime(file)
+    same = sum(runtime.tokens(text) == tokenizer(text)["input_ids"] for text in PROBES)
+    alike = "same tokens" if same == len(PROBES) else f"llama.cpp cuts {len(PROBES) - same} of {len(PROBES)} texts otherwise; give it ids"
+    return {"runtime": "llama.cpp", "tokenizer": alike}
 
 
 def quantize_file(source: Path, out: Path, type: str) -> None:

@@ -6,7 +6,8 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,8 +45,7 @@ def gptq(
     Source: Frantar et al. 2022 (arXiv 2210.17323), as in llm-compressor.
     """
     with _library() as modules:
-        recipe = [modules["GPTQModifier"](config_groups=_groups(names, bits, group_size, symmetric=True), ignore=[])]
-        return _oneshot(modules, model, tokenizer, batches, names, recipe)
+        return _dense(modules, model, tokenizer, batches, names, _recipe(modules, "gptq", names, {"bits": bits, "group_size": group_size}))
 
 
 def awq(
@@ -64,9 +64,7 @@ def awq(
     Source: Lin et al. 2023 (arXiv 2306.00978), as in llm-compressor (grid of 20 ratios, no clipping).
     """
     with _library() as modules:
-        groups = _groups(names, bits, group_size, symmetric=False)
-        recipe = [modules["AWQModifier"](), modules["QuantizationModifier"](config_groups=groups, ignore=[])]
-        return _oneshot(modules, model, tokenizer, batches, names, recipe)
+        return _dense(modules, model, tokenizer, batches, names, _recipe(modules, "awq", names, {"bits": bits, "group_size": group_size}))
 
 
 SCHEMES = ("W4A16", "W8A16", "FP8")
@@ -82,10 +80,35 @@ def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: l
     """
     if scheme not in SCHEMES:
         raise UserError(f"llm-compressor's scheme '{scheme}' is not known here.", f"Known: {', '.join(SCHEMES)}.")
-    targets = [name.removesuffix(".weight") for name in names]
     with _library() as modules:
-        name = "FP8_DYNAMIC" if scheme == "FP8" else scheme
-        return _oneshot(modules, model, tokenizer, [], names, [modules["QuantizationModifier"](scheme={name: targets}, ignore=[])])
+        return _dense(modules, model, tokenizer, [], names, _recipe(modules, "compressed", names, {"scheme": scheme}))
+
+
+def save(
+    use: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[Tensor],
+    names: list[str],
+    params: Mapping[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Write a folder in the format of compressed-tensors, which transformers and vLLM open; raises UserError as ``gptq``."""
+    with _library() as modules:
+        packed = _oneshot(modules, model, tokenizer, batches, names, _recipe(modules, use, names, params))
+        packed.save_pretrained(out, save_compressed=True)
+    tokenizer.save_pretrained(out)
+    return {"runtime": "transformers or vLLM with compressed-tensors"}
+
+
+def _recipe(modules: dict[str, Any], use: str, names: Sequence[str], params: Mapping[str, Any]) -> list[Any]:
+    if use == "compressed":
+        scheme = "FP8_DYNAMIC" if params["scheme"] == "FP8" else params["scheme"]
+        return [modules["QuantizationModifier"](scheme={scheme: [name.removesuffix(".weight") for name in names]}, ignore=[])]
+    groups = _groups(names, params["bits"], params["group_size"], symmetric=use == "gptq")
+    if use == "gptq":
+        return [modules["GPTQModifier"](config_groups=groups, ignore=[])]
+    return [modules["AWQModifier"](), modules["QuantizationModifier"](config_groups=groups, ignore=[])]
 
 
 def _groups(names: Sequence[str], bits: int, group_size: int, *, symmetric: bool) -> dict[str, Any]:
@@ -127,8 +150,8 @@ def _oneshot(
     batches: list[Tensor],
     names: list[str],
     recipe: list[Any],
-) -> dict[str, Quantized]:
-    """Run a recipe on a copy, which the library fills with hooks, and take codes and dense weights from it."""
+) -> PreTrainedModel:
+    """Run a recipe on a copy, which the library fills with hooks."""
     import datasets
 
     hooked = copy.deepcopy(model)
@@ -147,6 +170,20 @@ def _oneshot(
             "shuffle_calibration_samples": False,
         }
     modules["oneshot"](model=hooked, processor=tokenizer, recipe=recipe, **settings)
+    return hooked
+
+
+def _dense(
+    modules: dict[str, Any],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[Tensor],
+    names: list[str],
+    recipe: list[Any],
+) -> dict[str, Quantized]:
+    """Make the model its own dense quantized copy and return the codes."""
+    hooked = _oneshot(modules, model, tokenizer, batches, names, recipe)
+    layers = dict(hooked.named_modules())
     found = {name: _take(layers[name.removesuffix(".weight")]) for name in names}
     dense = hooked.state_dict() | {name: q.weight for name, q in found.items()}
     model.load_state_dict({name: dense[name] for name in model.state_dict()})

@@ -3,10 +3,14 @@
 import contextlib
 import io
 import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TorchAoConfig
 
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
@@ -47,6 +51,25 @@ def config(bits: int, group_size: int, asymmetric: bool) -> Any:
     granularity = library["PerGroup"](group_size) if group_size else library["PerAxis"](0)
     mapping = library["MappingType"].ASYMMETRIC if asymmetric else library["MappingType"].SYMMETRIC
     return library["IntxWeightOnlyConfig"](weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity, mapping_type=mapping)
+
+
+def save(
+    use: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[Tensor],
+    names: list[str],
+    params: Mapping[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Write a folder that transformers opens with torchao; raises UserError if torchao is missing."""
+    settings = TorchAoConfig(config(params["bits"], params["group_size"], params["asymmetric"]))
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        model.save_pretrained(folder)
+        packed = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, device_map="cpu", dtype=torch.float32)
+    packed.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return {"runtime": "transformers with torchao"}
 
 
 def _library() -> dict[str, Any]:

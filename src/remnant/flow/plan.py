@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from remnant.catalog import STAGE_VERSIONS
+from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_of, digest_path
 from remnant.methods import loss, metric, quantizer, quantizer_spec, term_specs
@@ -159,6 +159,18 @@ def perturb_node(spec: PerturbSpec, model: Input, corpus: Input | None, label: M
             raise UserError(f"The quantizer '{spec.use}' needs calibration text.", "Give a prepared corpus with --data.")
         inputs["corpus"] = corpus
     return Node("perturb", spec, inputs, {spec.use: method.identity}, label or {})
+
+
+def deploy_node(spec: PerturbSpec, model: Input, corpus: Input | None) -> Node:
+    """The files of a format that a runtime opens.
+
+    Raises:
+        UserError: no runtime opens this quantizer's result, or calibration text is missing.
+    """
+    if spec.use not in SAVERS:
+        raise UserError(f"No runtime opens '{spec.use}': it is a grid to study.", f"Formats that are deployed: {', '.join(DEPLOYED)}.")
+    dense = perturb_node(spec, model, corpus)
+    return Node("deploy", spec, {**dense.inputs, "dense": dense}, dense.methods)
 
 
 def measure_node(spec: MeasureSpec, model: Input, corpus: Input, label: Mapping[str, Any] | None = None) -> Node:

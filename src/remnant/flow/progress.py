@@ -16,7 +16,7 @@ from remnant.flow.run import POLL_SECONDS, missing
 from remnant.flow.store import Store
 
 # Seconds of one piece of work on the lab's default model, until the store holds measured times of this run.
-GUESS = {"prepare": 3.0, "train": 180.0, "unlearn": 60.0, "perturb": 6.0, "measure": 8.0, "explain": 0.5, "judge": 3.0}
+GUESS = {"prepare": 3.0, "train": 180.0, "unlearn": 60.0, "perturb": 6.0, "measure": 8.0, "explain": 0.5, "judge": 3.0, "deploy": 20.0}
 STALE_SECONDS = 60.0
 # Looking at so many pieces takes about a tenth of a second; a larger run is looked at less often.
 MANY = 2000

@@ -1,0 +1,74 @@
+"""deploy: a model -> the files of a format that a runtime opens, opened again and compared with the dense copy that was judged."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from remnant.catalog import SAVERS
+from remnant.deploy.llamacpp import Runtime
+from remnant.methods import quantizer
+from remnant.model.load import matrices, open_model, open_tokenizer
+from remnant.records import PerturbSpec
+from remnant.stages.perturb import calibration
+
+PROBES, PROBE_TOKENS = 4, 64
+
+
+def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Write the files; the summary says how far the runtime's own kernels are from the dense copy.
+
+    Raises:
+        UserError: the library is missing, or would do in silence what is not what was asked for.
+    """
+    tokenizer = open_tokenizer(str(inputs["model"]))
+    model = open_model(str(inputs["model"]))
+    if spec.source_dtype == "bfloat16":
+        model = model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
+    summary: dict[str, Any] = {"format": spec.use, "params": dict(spec.params)}
+    batches: list[Tensor] = []
+    if "batches" in quantizer(spec).reads:
+        batches, summary["calibration"] = calibration(spec, inputs["corpus"], tokenizer)
+    names = [m.name for m in matrices(model, spec.skip)]
+    module, function = SAVERS[spec.use].split(":")
+    report(0, 2, spec.use)
+    notes = getattr(importlib.import_module(module), function)(spec.use, model, tokenizer, batches, names, spec.params, out)
+    report(1, 2, "opened again")
+    dense = open_model(str(inputs["dense"]))
+    summary |= notes | {"against_dense_copy": difference(dense, out, dense.config.vocab_size)}
+    report(2, 2, "opened again")
+    return summary
+
+
+def difference(dense: Any, folder: Path, vocabulary: int) -> dict[str, float]:
+    """How far the packed form is from the dense copy on seeded token ids.
+
+    Returns:
+        ``relative``, the norm of the logits' difference over that of the logits; ``largest``, of a single logit; ``same_top``, the share
+        of places where the most likely token is the same.
+    """
+    ids = torch.randint(vocabulary, (PROBES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
+    packed = logits(folder, ids)
+    with torch.no_grad():
+        plain = dense(input_ids=ids).logits.float()
+    apart = packed - plain
+    return {
+        "relative": float(apart.norm() / plain.norm()),
+        "largest": float(apart.abs().max()),
+        "same_top": float((packed.argmax(-1) == plain.argmax(-1)).float().mean()),
+    }
+
+
+def logits(folder: Path, ids: Tensor) -> Tensor:
+    """[B, T, V] of a deployed model by the runtime that its files are for: llama.cpp, or the library's kernels under transformers."""
+    if files := sorted(folder.glob("*.gguf")):
+        runtime = Runtime(files[0])
+        return torch.stack([torch.from_numpy(runtime.logits(row.tolist())) for row in ids])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
+    with torch.no_grad():
+        found: Tensor = model(input_ids=ids).logits.float()
+    return found
