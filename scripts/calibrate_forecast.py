@@ -2,7 +2,7 @@
 
 Reads the summaries of finished sweeps, writes src/remnant/predict/calibration.json and prints what it wrote as one JSON line.
 
-    python scripts/calibrate_forecast.py docs/results/catastrophic-failure/summary.json
+    python scripts/calibrate_forecast.py docs/results/catastrophic-failure/summary.json docs/results/rates/summary.json
 """
 
 import argparse

@@ -13,7 +13,10 @@ RANKS = {
     "errors": 0, "levels": 0, "catalog": 1, "records": 1, "parsing": 1, "resolve": 2, "methods": 3, "functional": 4,
     "predict": 5, "model": 5, "deploy": 6, "lab": 6, "testing": 7, "stages": 7, "flow": 5, "score": 8, "report": 8, "verbs": 9, "cli": 10,
 }  # fmt: skip
-ALLOWED_LATE = {"stages/sources.py": {"datasets"}, **dict.fromkeys(("deploy/oneshot.py", "deploy/bnb.py", "deploy/torchao.py", "deploy/hqq.py", "deploy/llamacpp.py"))}
+ALLOWED_LATE = {
+    "stages/sources.py": {"datasets"},
+    **dict.fromkeys(("deploy/oneshot.py", "deploy/bnb.py", "deploy/torchao.py", "deploy/hqq.py", "deploy/llamacpp.py")),
+}
 
 
 def modules() -> list[Path]:

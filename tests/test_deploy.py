@@ -1,0 +1,235 @@
+"""Formats of the libraries: their grids against ours, their traps, and files that a fresh process opens."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from remnant import cli
+from remnant.errors import UserError
+from remnant.functional.quantizers import fp4, nf4, rtn
+from remnant.lab.shapes import fresh_model
+from remnant.lab.tokenizer import train_tokenizer
+from remnant.model.load import open_model, save_model
+from remnant.records import TrainSpec
+from remnant.stages.deploy import logits
+
+TEXTS = ["Ada Lovelace wrote 3 notes; the last of them holds a program."] * 20
+IDS = torch.arange(4, 36)[None]
+FORMS = {
+    "llama-mha": {"heads": 4, "kv_heads": 4},
+    "llama-gqa": {"heads": 4, "kv_heads": 2},
+    "qwen3": {"architecture": "qwen3", "heads": 4, "kv_heads": 2},
+    "gemma3": {"architecture": "gemma3_text", "heads": 4, "kv_heads": 2},
+    "gpt2": {"architecture": "gpt2", "heads": 4, "kv_heads": 4},
+}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    made = {}
+    for name, form in FORMS.items():
+        spec = TrainSpec.model_validate({"hidden": 256, "intermediate": 512, "layers": 2, "init_std": 0.1, **form})
+        made[name] = tmp_path_factory.mktemp(name)
+        save_model(fresh_model(spec, tokenizer), tokenizer, made[name])
+    return made
+
+
+def weight(rows: int = 96, columns: int = 256) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * 0.02
+
+
+def deploy(model: Path, name: str, out: Path) -> str:
+    done = CliRunner().invoke(cli.main, ["deploy", str(model), "--as", name, "-o", str(out), "--store", str(out.parent / "store")])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_bitsandbytes_has_our_grids() -> None:
+    bnb = pytest.importorskip("bitsandbytes") and __import__("remnant.deploy.bnb", fromlist=["four_bit"])
+    for levels, ours in (("nf4", nf4), ("fp4", fp4)):
+        theirs = bnb.four_bit(weight(), levels=levels)
+        assert torch.equal(theirs.weight, ours(weight()).weight)
+        assert torch.equal(theirs.codes, ours(weight()).codes)
+    once, twice = bnb.four_bit(weight()), bnb.four_bit(weight(), double=True)
+    assert torch.equal(once.codes, twice.codes)
+    assert not torch.equal(once.weight, twice.weight)
+    assert torch.allclose(once.scale, twice.scale, rtol=0.05)
+
+
+def test_bitsandbytes_is_not_given_rows_that_it_decodes_wrongly() -> None:
+    bnb = pytest.importorskip("bitsandbytes") and __import__("remnant.deploy.bnb", fromlist=["four_bit"])
+    with pytest.raises(ValueError, match="no multiple of the block"):
+        bnb.four_bit(weight(8, 96))
+
+
+def test_llm_int8_is_rounding_per_row_of_float16() -> None:
+    bnb = pytest.importorskip("bitsandbytes") and __import__("remnant.deploy.bnb", fromlist=["int8"])
+    ours = rtn(weight().half().float(), bits=8)
+    assert (bnb.int8(weight()).codes != ours.codes).float().mean() < 0.001
+    assert torch.allclose(bnb.int8(weight()).weight, ours.weight, atol=float(ours.scale.max()) * 1.01)
+
+
+def test_torchao_has_our_grids() -> None:
+    pytest.importorskip("torchao")
+    from remnant.deploy.torchao import intx
+
+    ours = rtn(weight(), bits=4, granularity="group", group_size=128, scheme="asym")
+    theirs = intx(weight(), bits=4, group_size=128, asymmetric=True)
+    assert torch.equal(theirs.codes, ours.codes)
+    assert torch.allclose(theirs.weight, ours.weight, rtol=1e-6)
+    halves = rtn(weight(), bits=3, scheme="half-step")
+    assert (intx(weight(), bits=3).codes != halves.codes).float().mean() < 0.01
+    with pytest.raises(ValueError, match="does not divide"):
+        intx(weight(8, 96), group_size=128)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
+    pytest.importorskip("hqq")
+    from remnant.deploy.hqq import hqq
+
+    q = hqq(weight(64, 128), bits=bits)
+    assert q.codes is not None
+    assert q.zero is not None
+    decoded = (q.codes.float().reshape(-1, 64) - q.zero) * q.scale
+    assert torch.allclose(decoded.view(64, 128), q.weight, atol=1e-6)
+    assert int(q.codes.max() - q.codes.min()) <= 2**bits - 1
+    error = (q.weight - weight(64, 128)).square().mean()
+    assert error <= rtn(weight(64, 128), bits=bits, granularity="group", group_size=64).weight.sub(weight(64, 128)).square().mean()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["bnb-nf4", "bnb-int8", "ct-w4a16", "ao-int4-g128"])
+def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: str, name: str, tmp_path: Path) -> None:
+    pytest.importorskip({"bnb": "bitsandbytes", "ct-": "llmcompressor", "ao-": "torchao"}[name[:3]])
+    if form == "gpt2":
+        done = CliRunner().invoke(
+            cli.main, ["deploy", str(folders[form]), "--as", name, "-o", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+        )
+        if done.exit_code:
+            assert done.exit_code == 2
+            assert "linear" in done.output
+            assert not (tmp_path / "out").exists()
+            return
+    else:
+        deploy(folders[form], name, tmp_path / "out")
+    here = logits(tmp_path / "out", IDS)
+    code = (
+        "import sys,numpy,torch; from pathlib import Path; from remnant.stages.deploy import logits;"
+        "numpy.save(sys.argv[2], logits(Path(sys.argv[1]), torch.arange(4, 36)[None]).numpy())"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "fresh.npy")], check=True, capture_output=True)
+    assert np.array_equal(np.load(tmp_path / "fresh.npy"), here.numpy())
+    record = json.loads((tmp_path / "out" / "remnant.json").read_text())
+    assert record["summary"]["against_dense_copy"]["relative"] < 0.05
+    assert set(record["files"]) >= {"config.json", "tokenizer.json"}
+    assert all(len(f["sha256"]) == 64 for f in record["files"].values())
+
+
+def test_four_bit_files_written_after_a_pass_would_differ(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Files are written before the first pass; they must hold the codes of the untouched weights."""
+    pytest.importorskip("bitsandbytes")
+    from safetensors.torch import load_file
+
+    from remnant.deploy.bnb import four_bit
+
+    deploy(folders["llama-gqa"], "bnb-fp4", tmp_path / "out")
+    name = "model.layers.0.mlp.up_proj.weight"
+    kept = load_file(tmp_path / "out" / "model.safetensors")
+    plain = open_model(str(folders["llama-gqa"])).state_dict()[name]
+    expected = four_bit(plain, levels="fp4")
+    packed = kept[name].flatten().to(torch.uint8)
+    assert expected.codes is not None
+    assert torch.equal(torch.stack([packed >> 4, packed & 15], -1).flatten(), expected.codes.flatten().to(torch.uint8))
+    assert torch.equal(kept[f"{name}.absmax"].flatten(), expected.scale.flatten())
+
+
+def test_what_no_runtime_opens_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    for name, reason in (("int4", "grid to study"), ("hqq4", "grid to study"), ("bnb-nf4-b128", "blocks of 64 only")):
+        done = CliRunner().invoke(
+            cli.main, ["deploy", str(folders["llama-gqa"]), "--as", name, "-o", str(tmp_path / "out"), "--store", str(tmp_path / "s")]
+        )
+        assert done.exit_code == 2
+        assert reason in done.output
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_library_is_one_sentence_with_the_command(folders: dict[str, Path], tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for module in ("llama_cpp", "torchao", "hqq", "bitsandbytes"):
+        (blocked / f"{module}.py").write_text("raise ImportError('blocked')\n")
+    for name, extra in (("gguf-q8_0", "llamacpp"), ("ao-int4", "torchao"), ("hqq4", "hqq"), ("bnb-nf4", "bitsandbytes")):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "remnant.cli",
+                "perturb",
+                str(folders["llama-gqa"]),
+                "--quantizer",
+                name,
+                "--store",
+                str(tmp_path / "s"),
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(blocked)},
+        )
+        assert done.returncode == 2, done.stderr
+        assert f"pip install 'remnant[{extra}]'" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+class TestLlamaCpp:
+    """The whole way through llama.cpp; `make setup-all` installs it."""
+
+    @pytest.fixture(autouse=True)
+    def _library(self) -> None:
+        pytest.importorskip("llama_cpp", reason="the extra 'llamacpp' is not installed (make setup-all)")
+
+    @pytest.mark.parametrize("form", ["llama-mha", "llama-gqa", "qwen3"])
+    def test_a_float32_file_is_the_model(self, folders: dict[str, Path], form: str, tmp_path: Path) -> None:
+        from remnant.deploy.llamacpp import Runtime, read, write
+        from remnant.model.load import open_tokenizer
+
+        model = open_model(str(folders[form]))
+        write(model, open_tokenizer(str(folders[form])), tmp_path / "plain.gguf")
+        for name, (_, back) in read(model, tmp_path / "plain.gguf").items():
+            assert torch.equal(back, model.state_dict()[name])
+        with torch.no_grad():
+            plain = model(input_ids=IDS).logits[0]
+        apart = torch.from_numpy(Runtime(tmp_path / "plain.gguf").logits(IDS[0].tolist())) - plain
+        assert float(apart.norm() / plain.norm()) < 0.01
+
+    @pytest.mark.parametrize("kind", ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS"])
+    def test_every_type_is_read_as_transformers_reads_it(self, folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        from remnant.deploy.llamacpp import gguf
+        from remnant.model.load import open_tokenizer
+
+        deploy(folders["llama-gqa"], f"gguf:{kind}", tmp_path / "out")
+        model = open_model(str(folders["llama-gqa"]))
+        found = gguf(model, open_tokenizer(str(folders["llama-gqa"])), type=kind)
+        assert {"model.embed_tokens.weight", "lm_head.weight"} <= set(found)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", gguf_file=f"model-{kind}.gguf", dtype=torch.float32)
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name]), name
+
+    def test_an_architecture_without_a_known_form_is_refused(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        from remnant.deploy.llamacpp import write
+        from remnant.model.load import open_tokenizer
+
+        for form in ("gpt2", "gemma3"):
+            with pytest.raises(UserError, match="not written here"):
+                write(open_model(str(folders[form])), open_tokenizer(str(folders[form])), tmp_path / "x.gguf")
