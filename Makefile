@@ -45,6 +45,7 @@ bench: setup
 	$(BIN)/python benchmarks/cached_reference.py
 	$(BIN)/python benchmarks/sure_step.py
 	$(BIN)/python benchmarks/predict_stream.py
+	$(BIN)/python benchmarks/quantize.py
 
 gpu-check: setup
 	$(BIN)/python benchmarks/gpu_check.py

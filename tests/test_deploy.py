@@ -1,7 +1,6 @@
 """Formats of the libraries: their grids against ours, their traps, and files that a fresh process opens."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from remnant import cli
+from remnant.deploy import llamacpp
 from remnant.errors import UserError
 from remnant.functional.quantizers import fp4, nf4, rtn
 from remnant.lab.shapes import fresh_model
@@ -107,7 +107,7 @@ def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
     assert error <= rtn(weight(64, 128), bits=bits, granularity="group", group_size=64).weight.sub(weight(64, 128)).square().mean()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [f if f == "llama-gqa" else pytest.param(f, marks=pytest.mark.slow) for f in FORMS])
 @pytest.mark.parametrize("name", ["bnb-nf4", "bnb-int8", "ct-w4a16", "ao-int4-g128"])
 def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: str, name: str, tmp_path: Path) -> None:
     pytest.importorskip({"bnb": "bitsandbytes", "ct-": "llmcompressor", "ao-": "torchao"}[name[:3]])
@@ -115,9 +115,9 @@ def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: 
         done = CliRunner().invoke(
             cli.main, ["deploy", str(folders[form]), "--as", name, "-o", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
         )
-        if done.exit_code:
+        if done.exit_code:  # llm-compressor refuses GPT-2's layers; torchao leaves them alone in silence, which is found out
             assert done.exit_code == 2
-            assert "linear" in done.output
+            assert ("linear" if name[:2] == "ct" else "answer otherwise") in done.output
             assert not (tmp_path / "out").exists()
             return
     else:
@@ -163,31 +163,27 @@ def test_what_no_runtime_opens_is_refused(folders: dict[str, Path], tmp_path: Pa
         assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_library_is_one_sentence_with_the_command(folders: dict[str, Path], tmp_path: Path) -> None:
-    blocked = tmp_path / "blocked"
-    blocked.mkdir()
-    for module in ("llama_cpp", "torchao", "hqq", "bitsandbytes"):
-        (blocked / f"{module}.py").write_text("raise ImportError('blocked')\n")
-    for name, extra in (("gguf-q8_0", "llamacpp"), ("ao-int4", "torchao"), ("hqq4", "hqq"), ("bnb-nf4", "bitsandbytes")):
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "remnant.cli",
-                "perturb",
-                str(folders["llama-gqa"]),
-                "--quantizer",
-                name,
-                "--store",
-                str(tmp_path / "s"),
-            ],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(blocked)},
-        )
-        assert done.returncode == 2, done.stderr
-        assert f"pip install 'remnant[{extra}]'" in done.stderr
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("name", "extra", "module"),
+    [
+        ("gguf-q8_0", "llamacpp", "llama_cpp"),
+        ("ao-int4", "torchao", "torchao.quantization"),
+        ("hqq4", "hqq", "hqq.core.quantize"),
+        ("bnb-nf4", "bitsandbytes", "bitsandbytes.functional"),
+        ("ct-w4a16", "oneshot", "llmcompressor"),
+    ],
+)
+def test_a_missing_library_is_one_sentence_with_the_command(
+    folders: dict[str, Path], name: str, extra: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    llamacpp._llama.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    done = CliRunner().invoke(cli.main, ["perturb", str(folders["llama-gqa"]), "--quantizer", name, "--store", str(tmp_path / "s")])
+    assert done.exit_code == 2
+    assert f"pip install 'remnant[{extra}]'" in done.output
+    assert "Traceback" not in done.output
+    assert not list((tmp_path / "s" / "objects").glob("*"))
 
 
 class TestLlamaCpp:

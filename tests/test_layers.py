@@ -15,7 +15,7 @@ RANKS = {
 }  # fmt: skip
 ALLOWED_LATE = {
     "stages/sources.py": {"datasets"},
-    **dict.fromkeys(("deploy/oneshot.py", "deploy/bnb.py", "deploy/torchao.py", "deploy/hqq.py", "deploy/llamacpp.py")),
+    **{f"deploy/{door}.py": None for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp")},
 }
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from remnant.levels import FP4_LEVELS, NF4_LEVELS
 
+# Entries that are rounded at once.
+PIECE = 1 << 16
+
 
 class Quantized(NamedTuple):
     """A quantized weight. ``scale`` and ``zero`` have one entry per block, [blocks, 1]; ``weight`` is float32, decoded.
@@ -51,19 +54,33 @@ def rtn(weight: Tensor, *, bits: int = 4, granularity: str = "channel", group_si
     divisors = {"sym": float(high), "half-step": (2**bits - 1) / 2, "paper": float(-low)}
     if scheme not in divisors:
         raise ValueError(f"unknown scheme '{scheme}'; known: asym, {', '.join(divisors)}")
-    amax = blocks.abs().amax(-1, keepdim=True)
-    scale = _safe(amax / divisors[scheme])
-    codes = (blocks / scale).round().clamp(-high if scheme == "sym" else low, high)
-    return _quantized(weight, codes, scale, None, codes * scale)
+    smallest, largest = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
+    scale = _safe(torch.maximum(-smallest, largest) / divisors[scheme])
+    return _on_grid(weight, blocks, scale, None, -high if scheme == "sym" else low, high)
 
 
 def _asymmetric(weight: Tensor, blocks: Tensor, low: int, high: int) -> Quantized:
-    smallest = blocks.amin(-1, keepdim=True).clamp(max=0.0)
-    largest = blocks.amax(-1, keepdim=True).clamp(min=0.0)
+    smallest, largest = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
+    smallest, largest = smallest.clamp(max=0.0), largest.clamp(min=0.0)
     scale = _safe((largest - smallest) / (high - low))
     zero = (low - (smallest / scale).round()).clamp(low, high)
-    codes = ((blocks / scale).round() + zero).clamp(low, high)
-    return _quantized(weight, codes, scale, zero, (codes - zero) * scale)
+    return _on_grid(weight, blocks, scale, zero, low, high)
+
+
+def _on_grid(weight: Tensor, blocks: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Quantized:
+    """Round blocks to codes and back, in pieces that stay in the cache: temporaries of a whole weight cost more than the arithmetic."""
+    codes, decoded = torch.empty_like(blocks, dtype=torch.int8), torch.empty_like(blocks)
+    rows = max(1, PIECE // blocks.shape[-1])
+    for start in range(0, blocks.shape[0], rows):
+        here = slice(start, start + rows)
+        piece = torch.div(blocks[here], scale[here], out=decoded[here]).round_()
+        if zero is not None:
+            piece += zero[here]
+        codes[here] = piece.clamp_(low, high)
+        if zero is not None:
+            piece -= zero[here]
+        piece *= scale[here]
+    return Quantized(codes.reshape(weight.shape), scale, zero, decoded.reshape(weight.shape))
 
 
 def _blocks(weight: Tensor, granularity: str, group_size: int) -> Tensor:

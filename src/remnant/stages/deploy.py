@@ -11,12 +11,15 @@ from transformers import AutoModelForCausalLM
 
 from remnant.catalog import SAVERS
 from remnant.deploy.llamacpp import Runtime
+from remnant.errors import UserError
 from remnant.methods import quantizer
 from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.records import PerturbSpec
 from remnant.stages.perturb import calibration
 
 PROBES, PROBE_TOKENS = 4, 64
+# Kernels that round activations stay below this; weights that were left alone or garbled do not.
+APART = 0.2
 
 
 def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
@@ -39,7 +42,13 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     notes = getattr(importlib.import_module(module), function)(spec.use, model, tokenizer, batches, names, spec.params, out)
     report(1, 2, "opened again")
     dense = open_model(str(inputs["dense"]))
-    summary |= notes | {"against_dense_copy": difference(dense, out, dense.config.vocab_size)}
+    apart = difference(dense, out, dense.config.vocab_size)
+    if not apart["relative"] <= APART:
+        raise UserError(
+            f"The files for {notes['runtime']} answer otherwise than the dense copy (relative difference {apart['relative']:.2f}).",
+            "The library left weights alone or decodes them wrongly; deploy another format of this model.",
+        )
+    summary |= notes | {"against_dense_copy": apart}
     report(2, 2, "opened again")
     return summary
 
