@@ -2,8 +2,8 @@
 
     python scripts/greedy_in_llamacpp.py DEPLOYED DENSE CORPUS
 
-DEPLOYED is a folder of `remnant deploy`, DENSE a model folder of `remnant perturb` with the same format, CORPUS a prepared corpus. Where the
-two part, the gap between the dense copy's two most likely tokens says how near a tie it was: llama.cpp also rounds activations to 8 bits.
+DEPLOYED is a folder of `remnant deploy`, DENSE a folder of `remnant perturb` with the same format, CORPUS a prepared corpus. Where they
+part, the gap between the dense copy's favourite and the other token says how near a tie it was: llama.cpp also rounds activations.
 Last line: JSON.
 """
 
@@ -18,7 +18,7 @@ from remnant.deploy.llamacpp import Runtime
 from remnant.model.data import raw_texts
 from remnant.model.load import open_model, open_tokenizer
 
-PROMPT, ANSWER, CUTS = 64, 32, (0, 96)
+PROMPT, ANSWER, CUTS = 48, 32, (0, 24, 48, 72, 96)
 
 
 def main() -> None:
@@ -38,11 +38,11 @@ def main() -> None:
             scores = dense(input_ids=torch.tensor([prompt + theirs])).logits[0, len(prompt) - 1 :].float()
         top = scores.topk(2).values
         typical += (top[:, 0] - top[:, 1]).tolist()
-        ours = scores.argmax(-1).tolist()[: len(theirs)]
-        parted = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
+        said = theirs + [tokenizer.eos_token_id] * (len(theirs) < ANSWER)
+        parted = next((i for i, (a, b) in enumerate(zip(scores.argmax(-1).tolist(), said, strict=False)) if a != b), None)
         same += parted is None
         if parted is not None:
-            gaps.append(float(top[parted, 0] - scores[parted, theirs[parted]]))
+            gaps.append(float(top[parted, 0] - scores[parted, said[parted]]))
             print(f"parts at token {parted}: the dense copy prefers its own by {gaps[-1]:.3f}")
     result = {
         "prompts": len(prompts),

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from remnant import cli
-from remnant.deploy import llamacpp
+from remnant.deploy import bnb, llamacpp
 from remnant.errors import UserError
 from remnant.functional.quantizers import fp4, nf4, rtn
 from remnant.lab.shapes import fresh_model
@@ -23,7 +23,7 @@ from remnant.stages.deploy import logits
 
 TEXTS = ["Ada Lovelace wrote 3 notes; the last of them holds a program."] * 20
 IDS = torch.arange(4, 36)[None]
-FORMS = {
+FORMS: dict[str, dict[str, object]] = {
     "llama-mha": {"heads": 4, "kv_heads": 4},
     "llama-gqa": {"heads": 4, "kv_heads": 2},
     "qwen3": {"architecture": "qwen3", "heads": 4, "kv_heads": 2},
@@ -54,7 +54,7 @@ def deploy(model: Path, name: str, out: Path) -> str:
 
 
 def test_bitsandbytes_has_our_grids() -> None:
-    bnb = pytest.importorskip("bitsandbytes") and __import__("remnant.deploy.bnb", fromlist=["four_bit"])
+    pytest.importorskip("bitsandbytes")
     for levels, ours in (("nf4", nf4), ("fp4", fp4)):
         theirs = bnb.four_bit(weight(), levels=levels)
         assert torch.equal(theirs.weight, ours(weight()).weight)
@@ -66,15 +66,15 @@ def test_bitsandbytes_has_our_grids() -> None:
 
 
 def test_bitsandbytes_is_not_given_rows_that_it_decodes_wrongly() -> None:
-    bnb = pytest.importorskip("bitsandbytes") and __import__("remnant.deploy.bnb", fromlist=["four_bit"])
+    pytest.importorskip("bitsandbytes")
     with pytest.raises(ValueError, match="no multiple of the block"):
         bnb.four_bit(weight(8, 96))
 
 
 def test_llm_int8_is_rounding_per_row_of_float16() -> None:
-    bnb = pytest.importorskip("bitsandbytes") and __import__("remnant.deploy.bnb", fromlist=["int8"])
+    pytest.importorskip("bitsandbytes")
     ours = rtn(weight().half().float(), bits=8)
-    assert (bnb.int8(weight()).codes != ours.codes).float().mean() < 0.001
+    assert bnb.int8(weight()).codes.ne(ours.codes).float().mean() < 0.001
     assert torch.allclose(bnb.int8(weight()).weight, ours.weight, atol=float(ours.scale.max()) * 1.01)
 
 
@@ -87,7 +87,7 @@ def test_torchao_has_our_grids() -> None:
     assert torch.equal(theirs.codes, ours.codes)
     assert torch.allclose(theirs.weight, ours.weight, rtol=1e-6)
     halves = rtn(weight(), bits=3, scheme="half-step")
-    assert (intx(weight(), bits=3).codes != halves.codes).float().mean() < 0.01
+    assert intx(weight(), bits=3).codes.ne(halves.codes).float().mean() < 0.01
     with pytest.raises(ValueError, match="does not divide"):
         intx(weight(8, 96), group_size=128)
 
@@ -98,7 +98,6 @@ def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
     from remnant.deploy.hqq import hqq
 
     q = hqq(weight(64, 128), bits=bits)
-    assert q.codes is not None
     assert q.zero is not None
     decoded = (q.codes.float().reshape(-1, 64) - q.zero) * q.scale
     assert torch.allclose(decoded.view(64, 128), q.weight, atol=1e-6)
@@ -148,7 +147,6 @@ def test_four_bit_files_written_after_a_pass_would_differ(folders: dict[str, Pat
     plain = open_model(str(folders["llama-gqa"])).state_dict()[name]
     expected = four_bit(plain, levels="fp4")
     packed = kept[name].flatten().to(torch.uint8)
-    assert expected.codes is not None
     assert torch.equal(torch.stack([packed >> 4, packed & 15], -1).flatten(), expected.codes.flatten().to(torch.uint8))
     assert torch.equal(kept[f"{name}.absmax"].flatten(), expected.scale.flatten())
 

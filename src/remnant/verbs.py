@@ -181,18 +181,12 @@ def exit_code(outcomes: set[str]) -> int:
 
 
 def _audit(models: dict[str, Input], corpus: Made | Outside, name: str, quantizers: Sequence[str], rule: Rule) -> list[Node]:
-    nodes: list[Node] = []
     measured: dict[str, Node] = {}
     for model, source in models.items():
         for use in ("full", *quantizers):
             label = {"corpus": name, "model": model, "method": None, "weights": None, "quantizer": use, "seed": None}
-            shown = source
-            if use != "full":
-                shown = planning.perturb_node(quantizer_spec(use), source, corpus, label)
-                nodes.append(shown)
-            measured[f"{model}/{use}"] = planning.measure_node(MeasureSpec(), shown, corpus, label)
-            nodes.append(measured[f"{model}/{use}"])
-    return [*nodes, planning.judge_node(rule, measured)]
+            measured[f"{model}/{use}"] = planning.measure_node(MeasureSpec(), planning.perturbed(use, source, corpus, label), corpus, label)
+    return planning.ordered([planning.judge_node(rule, measured)])
 
 
 def _sweep_of_audit(quantizers: Sequence[str], rule: Rule) -> SweepSpec:

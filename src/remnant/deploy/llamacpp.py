@@ -54,7 +54,10 @@ def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: st
         plain_types = {int(library.GGMLQuantizationType.F32), int(library.GGMLQuantizationType.F16)}
         quantized = {name for name, (kind, _) in decoded.items() if kind not in plain_types}
         model.load_state_dict({name: weight for name, (_, weight) in decoded.items()}, strict=False)
-    return {name: Quantized(None, _mean_step(decoded[name][1]), None, decoded[name][1]) for name in sorted(quantized)}
+    return {
+        name: Quantized(torch.empty(0, dtype=torch.int8), _mean_step(decoded[name][1]), None, decoded[name][1])
+        for name in sorted(quantized)
+    }
 
 
 def _mean_step(weight: torch.Tensor) -> torch.Tensor:

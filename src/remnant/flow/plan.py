@@ -161,6 +161,24 @@ def perturb_node(spec: PerturbSpec, model: Input, corpus: Input | None, label: M
     return Node("perturb", spec, inputs, {spec.use: method.identity}, label or {})
 
 
+def perturbed(
+    use: str | PerturbSpec,
+    model: Input,
+    corpus: Input | None,
+    label: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Input:
+    """A model as a quantizer leaves it: itself for "full"; for "gptq4+gguf-q4_k_m" the copy of a copy, in that order."""
+    for part in steps(use):
+        model = perturb_node(quantizer_spec(part, defaults), model, corpus, label)
+    return model
+
+
+def steps(use: str | PerturbSpec) -> list[str | PerturbSpec]:
+    """The quantizers that a name stands for, in order; none for "full"."""
+    return [use] if isinstance(use, PerturbSpec) or ":" in use else [part for part in use.split("+") if part != "full"]
+
+
 def deploy_node(spec: PerturbSpec, model: Input, corpus: Input | None) -> Node:
     """The files of a format that a runtime opens.
 
@@ -272,7 +290,7 @@ def plan(sweep: SweepSpec) -> list[Node]:
         UserError: with all unknown methods, quantizers and metrics in one message.
     """
     _check_names(sweep)
-    found: dict[str, Node] = {}
+    wanted: list[Input] = []
     for corpus_spec in sweep.corpus:
         name = corpus_spec.name or corpus_spec.lab or "corpus"
         corpus = prepare_node(corpus_spec, {"corpus": name})
@@ -280,9 +298,8 @@ def plan(sweep: SweepSpec) -> list[Node]:
             measured = _measured(sweep, corpus, name, seed)
             # Models first: unlearning is the longest chain, and measuring fills the other workers meanwhile.
             models = [n.inputs["model"] for n in measured.values() if n.label["quantizer"] == "full"]
-            for node in (*models, *measured.values(), judge_node(sweep.judge, measured), *explained(measured)):
-                _collect(node, found)
-    return list(found.values())
+            wanted += [*models, *measured.values(), judge_node(sweep.judge, measured), *explained(measured)]
+    return ordered(wanted)
 
 
 def explained(measured: Mapping[str, Node]) -> list[Node]:
@@ -295,6 +312,14 @@ def explained(measured: Mapping[str, Node]) -> list[Node]:
         for (model, quantizer), source in shown.items()
         if quantizer != "full" and model not in ("target", "retrain")
     ]
+
+
+def ordered(nodes: Iterable[Input]) -> list[Node]:
+    """Pieces of work and all that they need, each after what it needs, none twice."""
+    found: dict[str, Node] = {}
+    for node in nodes:
+        _collect(node, found)
+    return list(found.values())
 
 
 def _collect(node: Input, found: dict[str, Node]) -> None:
@@ -312,10 +337,7 @@ def _measured(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str,
         for use in ("full", *(q for q in sweep.quantizers if q != "full")):
             short = use if isinstance(use, str) else " ".join([use.use, *(f"{k}={v}" for k, v in use.params.items())])
             label = about | {"quantizer": short}
-            shown = source
-            if use != "full":
-                shown = perturb_node(quantizer_spec(use, sweep.perturb), source, corpus, label)
-            nodes[f"{model}/{short}"] = measure_node(sweep.measure, shown, corpus, label)
+            nodes[f"{model}/{short}"] = measure_node(sweep.measure, perturbed(use, source, corpus, label, sweep.perturb), corpus, label)
     return nodes
 
 
@@ -352,7 +374,7 @@ def _losses(spec: UnlearnSpec) -> dict[str, str]:
 def _check_names(sweep: SweepSpec) -> None:
     named: tuple[str | MetricSpec, ...] = (*sweep.measure.metrics, *sweep.measure.extra)
     checks: list[Callable[[], object]] = [partial(_losses, run) for run in sweep.unlearn]
-    checks += [partial(quantizer_spec, q, sweep.perturb) for q in sweep.quantizers if q != "full"]
+    checks += [partial(quantizer_spec, part, sweep.perturb) for q in sweep.quantizers for part in steps(q)]
     checks += [partial(metric, m) for m in named]
     faults = []
     for check in checks:

@@ -36,7 +36,7 @@ def sums(target: Tensor, unlearned: Tensor, q_target: Quantized, q_unlearned: Qu
 
 def _same(one: Quantized, other: Quantized) -> Tensor:
     """Where the codes are equal; without codes, where the decoded values are."""
-    if one.codes is None or other.codes is None:
+    if one.codes.numel() == 0 or other.codes.numel() == 0:
         return one.weight == other.weight
     return one.codes == other.codes
 

@@ -18,10 +18,10 @@ PIECE = 1 << 16
 class Quantized(NamedTuple):
     """A quantized weight. ``scale`` and ``zero`` have one entry per block, [blocks, 1]; ``weight`` is float32, decoded.
 
-    ``codes`` are absent where a library keeps them packed in a form of its own.
+    ``codes`` are empty where a library keeps them packed in a form of its own.
     """
 
-    codes: Tensor | None
+    codes: Tensor
     scale: Tensor
     zero: Tensor | None
     weight: Tensor

@@ -39,10 +39,9 @@ def run(spec: ExplainSpec, inputs: Mapping[str, Path], out: Path, report: Callab
 
 def _names(folder: Path) -> list[str]:
     with safe_open(folder / "codes.safetensors", "pt") as file:
-        return [key.removesuffix(".scale") for key in file.keys() if key.endswith(".scale")]  # noqa: SIM118
+        return [key.removesuffix(".codes") for key in file.keys() if key.endswith(".codes")]  # noqa: SIM118
 
 
 def _quantized(folder: Path, model: Checkpoint, name: str) -> Quantized:
     with safe_open(folder / "codes.safetensors", "pt") as file:
-        codes = file.get_tensor(f"{name}.codes") if f"{name}.codes" in file.keys() else None  # noqa: SIM118
-        return Quantized(codes, file.get_tensor(f"{name}.scale"), None, torch.from_numpy(model.read(name)))
+        return Quantized(file.get_tensor(f"{name}.codes"), file.get_tensor(f"{name}.scale"), None, torch.from_numpy(model.read(name)))

@@ -97,8 +97,7 @@ def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerB
 def _save_codes(found: Mapping[str, Quantized], path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for name, q in found.items():
-        if q.codes is not None:
-            tensors[f"{name}.codes"] = q.codes.contiguous()
+        tensors[f"{name}.codes"] = q.codes.contiguous()
         tensors[f"{name}.scale"] = q.scale.contiguous()
         if q.zero is not None:
             tensors[f"{name}.zero"] = q.zero.contiguous()
