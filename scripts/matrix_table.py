@@ -2,8 +2,8 @@
 
     python scripts/matrix_table.py docs/results/deployment-matrix/summary.json [--store runs]
 
-Per format and unlearned model: recovery of VerMem / KnowMem, and the gain. With a store, also the median seconds of quantizing and measuring
-one model. Last line: JSON.
+Per format and unlearned model: recovery of VerMem / KnowMem, and the gain. With a store, also the median seconds of quantizing and
+measuring one model. Last line: JSON.
 """
 
 import argparse
