@@ -107,7 +107,7 @@ def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
 
 
 @pytest.mark.parametrize("form", [f if f == "llama-gqa" else pytest.param(f, marks=pytest.mark.slow) for f in FORMS])
-@pytest.mark.parametrize("name", ["bnb-nf4", "bnb-int8", "ct-w4a16", "ao-int4-g128"])
+@pytest.mark.parametrize("name", ["bnb-nf4", "ct-w4a16", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bnb-int8", "ao-int4-g128"))])
 def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: str, name: str, tmp_path: Path) -> None:
     pytest.importorskip({"bnb": "bitsandbytes", "ct-": "llmcompressor", "ao-": "torchao"}[name[:3]])
     if form == "gpt2":
