@@ -1,14 +1,13 @@
 """NF4, FP4 and LLM.int8 by bitsandbytes itself, as dense copies with the library's own codes."""
 
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig
 
+from remnant.deploy.order import Order, repack
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 
@@ -57,44 +56,30 @@ def int8(weight: Tensor) -> Quantized:
     return Quantized(codes.view(weight.shape), scale, None, (codes.float() * scale).view(weight.shape))
 
 
-def save(
-    use: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batches: list[Tensor],
-    names: list[str],
-    params: Mapping[str, Any],
-    out: Path,
-) -> dict[str, Any]:
+def save(order: Order, out: Path) -> dict[str, Any]:
     """Write a folder that transformers opens with bitsandbytes.
-
-    The files are written before the first forward pass: a pass repacks 4-bit weights on some CPUs, and saved afterwards they are corrupt.
 
     Raises:
         UserError: bitsandbytes is missing; a block other than 64, which transformers cannot ask for; rows that are no multiple of it.
     """
     _library()
-    four = use == "bnb-4bit"
-    if four and params["block"] != 64:
-        raise UserError(f"transformers opens blocks of 64 only, not {params['block']}.", "Leave the block out.")
-    shapes = {n: p.shape for n, p in model.named_parameters() if n in set(names)}
+    four = order.use == "bnb-4bit"
+    if four and order.params["block"] != 64:
+        raise UserError(f"transformers opens blocks of 64 only, not {order.params['block']}.", "Leave the block out.")
+    shapes = {n: p.shape for n, p in order.model.named_parameters() if n in set(order.names)}
     if four and (bad := next((n for n, s in shapes.items() if s[-1] % 64), None)):
         raise UserError(f"{bad} has rows of {shapes[bad][-1]}, not of 64: bitsandbytes decodes them wrongly.", "Use another format.")
     config = (
         BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=params["levels"],
-            bnb_4bit_use_double_quant=params["double"],
+            bnb_4bit_quant_type=order.params["levels"],
+            bnb_4bit_use_double_quant=order.params["double"],
             bnb_4bit_compute_dtype=torch.float32,
         )
         if four
         else BitsAndBytesConfig(load_in_8bit=True)
     )
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        model.save_pretrained(folder)
-        packed = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, device_map="cpu", dtype=torch.float32)
-    packed.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    repack(order, config, out)
     return {"runtime": "transformers with bitsandbytes"}
 
 

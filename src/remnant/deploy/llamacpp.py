@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.deploy.order import Order
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 
@@ -104,15 +104,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path
 PROBES = ("The quick brown fox, it jumps over 12 lazy dogs.", "It's 1984; she'll pay $3.50!", "  two  spaces\nand a line", "Zürich déjà vu")
 
 
-def save(
-    use: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batches: list[torch.Tensor],
-    names: list[str],
-    params: Mapping[str, Any],
-    out: Path,
-) -> dict[str, Any]:
+def save(order: Order, out: Path) -> dict[str, Any]:
     """Write one GGUF file, with the tokenizer's files beside it.
 
     Returns:
@@ -122,13 +114,13 @@ def save(
     Raises:
         UserError: as ``write`` and ``quantize_file``.
     """
-    file = out / f"model-{params['type']}.gguf"
+    file = out / f"model-{order.params['type']}.gguf"
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        write(model, tokenizer, Path(folder) / "F32.gguf")
-        quantize_file(Path(folder) / "F32.gguf", file, params["type"])
-    tokenizer.save_pretrained(out)
+        write(order.model, order.tokenizer, Path(folder) / "F32.gguf")
+        quantize_file(Path(folder) / "F32.gguf", file, order.params["type"])
+    order.tokenizer.save_pretrained(out)
     runtime = Runtime(file)
-    same = sum(runtime.tokens(text) == tokenizer(text)["input_ids"] for text in PROBES)
+    same = sum(runtime.tokens(text) == order.tokenizer(text)["input_ids"] for text in PROBES)
     alike = "same tokens" if same == len(PROBES) else f"llama.cpp cuts {len(PROBES) - same} of {len(PROBES)} texts otherwise; give it ids"
     return {"runtime": "llama.cpp", "tokenizer": alike}
 

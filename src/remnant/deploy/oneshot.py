@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.deploy.order import Order
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 
@@ -84,20 +85,13 @@ def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: l
         return _dense(modules, model, tokenizer, [], names, _recipe(modules, "compressed", names, {"scheme": scheme}))
 
 
-def save(
-    use: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batches: list[Tensor],
-    names: list[str],
-    params: Mapping[str, Any],
-    out: Path,
-) -> dict[str, Any]:
+def save(order: Order, out: Path) -> dict[str, Any]:
     """Write a folder in the format of compressed-tensors, which transformers and vLLM open; raises UserError as ``gptq``."""
     with _library() as modules:
-        packed = _oneshot(modules, model, tokenizer, batches, names, _recipe(modules, use, names, params))
+        recipe = _recipe(modules, order.use, order.names, order.params)
+        packed = _oneshot(modules, order.model, order.tokenizer, order.batches, order.names, recipe)
         packed.save_pretrained(out, save_compressed=True)
-    tokenizer.save_pretrained(out)
+    order.tokenizer.save_pretrained(out)
     return {"runtime": "transformers or vLLM with compressed-tensors"}
 
 

@@ -3,15 +3,14 @@
 import contextlib
 import io
 import logging
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TorchAoConfig
+from transformers import TorchAoConfig
 
+from remnant.deploy.order import Order, repack
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 
@@ -53,22 +52,10 @@ def config(bits: int, group_size: int, asymmetric: bool) -> Any:
     return library["IntxWeightOnlyConfig"](weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity, mapping_type=mapping)
 
 
-def save(
-    use: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batches: list[Tensor],
-    names: list[str],
-    params: Mapping[str, Any],
-    out: Path,
-) -> dict[str, Any]:
+def save(order: Order, out: Path) -> dict[str, Any]:
     """Write a folder that transformers opens with torchao; raises UserError if torchao is missing."""
-    settings = TorchAoConfig(config(params["bits"], params["group_size"], params["asymmetric"]))
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        model.save_pretrained(folder)
-        packed = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, device_map="cpu", dtype=torch.float32)
-    packed.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    settings = TorchAoConfig(config(order.params["bits"], order.params["group_size"], order.params["asymmetric"]))
+    repack(order, settings, out)
     return {"runtime": "transformers with torchao"}
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from remnant.catalog import SAVERS
 from remnant.deploy.llamacpp import Runtime
+from remnant.deploy.order import Order
 from remnant.errors import UserError
 from remnant.methods import quantizer
 from remnant.model.load import matrices, open_model, open_tokenizer
@@ -39,7 +40,7 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     names = [m.name for m in matrices(model, spec.skip)]
     module, function = SAVERS[spec.use].split(":")
     report(0, 2, spec.use)
-    notes = getattr(importlib.import_module(module), function)(spec.use, model, tokenizer, batches, names, spec.params, out)
+    notes = getattr(importlib.import_module(module), function)(Order(spec.use, spec.params, model, tokenizer, names, batches), out)
     report(1, 2, "opened again")
     dense = open_model(str(inputs["dense"]))
     apart = difference(dense, out, dense.config.vocab_size)

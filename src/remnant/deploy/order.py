@@ -1,0 +1,34 @@
+"""What a library is given to write a deployed model, and the way that those inside transformers share."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Order(NamedTuple):
+    """A model, the table key and parameters of a format, the weights to quantize, and calibration texts ([1, T] each) if it reads any."""
+
+    use: str
+    params: Mapping[str, Any]
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    names: list[str]
+    batches: list[Tensor]
+
+
+def repack(order: Order, settings: Any, out: Path) -> None:
+    """Write a folder by loading the model with transformers' settings of a quantizer and saving it.
+
+    It is saved before the first forward pass: on some CPUs a pass repacks bitsandbytes' 4-bit weights, and saved afterwards they are
+    corrupt.
+    """
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        order.model.save_pretrained(folder)
+        packed = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, device_map="cpu", dtype=torch.float32)
+    packed.save_pretrained(out)
+    order.tokenizer.save_pretrained(out)
