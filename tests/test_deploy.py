@@ -14,6 +14,9 @@ from torch import Tensor
 from remnant import cli
 from remnant.deploy import bnb, llamacpp
 from remnant.errors import UserError
+from remnant.flow import plan as planning
+from remnant.flow.run import make
+from remnant.flow.store import Store
 from remnant.functional.quantizers import fp4, nf4, rtn
 from remnant.lab.shapes import fresh_model
 from remnant.lab.tokenizer import train_tokenizer
@@ -227,3 +230,17 @@ class TestLlamaCpp:
         for form in ("gpt2", "gemma3"):
             with pytest.raises(UserError, match="not written here"):
                 write(open_model(str(folders[form])), open_tokenizer(str(folders[form])), tmp_path / "x.gguf")
+
+
+def test_a_chain_is_the_copy_of_a_copy_in_its_order(folders: dict[str, Path], tmp_path: Path) -> None:
+    store = Store(tmp_path / "store").open()
+    found = {}
+    for use in ("int3+int8", "int8+int3", "int3"):
+        node = planning.perturbed(use, planning.Outside(str(folders["llama-gqa"])), None)
+        assert isinstance(node, planning.Node)
+        for piece in planning.ordered([node]):
+            make(store, piece, lambda done, total, note: None)
+        found[use] = open_model(str(store.path(node.name))).state_dict()["model.layers.0.mlp.up_proj.weight"]
+    assert not torch.equal(found["int3+int8"], found["int8+int3"])
+    assert torch.allclose(found["int3+int8"], found["int3"], atol=float(found["int3"].abs().max()) / 127)
+    assert planning.steps("full") == []
