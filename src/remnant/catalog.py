@@ -17,7 +17,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "measure": 1,
     "explain": 2,
     "judge": 1,
-    "deploy": 1,
+    "deploy": 2,
 }
 
 Better = Literal["low", "high", "zero", "none"]

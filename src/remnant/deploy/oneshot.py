@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.deploy.order import Order
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
+from remnant.model.load import open_model
 
 INSTALL = "Install it with: pip install 'remnant[oneshot]'"
 
@@ -86,13 +88,42 @@ def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: l
 
 
 def save(order: Order, out: Path) -> dict[str, Any]:
-    """Write a folder in the format of compressed-tensors, which transformers and vLLM open; raises UserError as ``gptq``."""
+    """Write a folder in the format of compressed-tensors, which transformers and vLLM open.
+
+    The weights are the dense copy's, the scales the recorded ones, so the files hold exactly what was judged: quantizing the source a
+    second time would not, as GPTQ's sums depend on the number of threads.
+
+    Raises:
+        UserError: as ``gptq``.
+    """
     with _library() as modules:
-        recipe = _recipe(modules, order.use, order.names, order.params)
-        packed = _oneshot(modules, order.model, order.tokenizer, order.batches, order.names, recipe)
+        packed = _oneshot(modules, open_model(str(order.dense)), order.tokenizer, [], order.names, _plain(modules, order))
+        _settle(packed, order)
         packed.save_pretrained(out, save_compressed=True)
     order.tokenizer.save_pretrained(out)
     return {"runtime": "transformers or vLLM with compressed-tensors"}
+
+
+@torch.no_grad()
+def _settle(packed: PreTrainedModel, order: Order) -> None:
+    """Put the weights and scales of the dense copy into layers that were quantized anew."""
+    layers: dict[str, Any] = dict(packed.named_modules())
+    with safe_open(order.dense / "codes.safetensors", "pt") as recorded:
+        known = set(recorded.keys())
+        for name in order.names:
+            layer = layers[name.removesuffix(".weight")]
+            for ours, theirs in ((f"{name}.scale", "weight_scale"), (f"{name}.zero", "weight_zero_point")):
+                if ours in known:
+                    held = getattr(layer, theirs)
+                    held.copy_(recorded.get_tensor(ours).reshape(held.shape))
+
+
+def _plain(modules: dict[str, Any], order: Order) -> list[Any]:
+    """Rounding on the grid of a format, whatever chose the values before."""
+    if order.use == "compressed":
+        return _recipe(modules, order.use, order.names, order.params)
+    groups = _groups(order.names, order.params["bits"], order.params["group_size"], symmetric=order.use == "gptq")
+    return [modules["QuantizationModifier"](config_groups=groups, ignore=[])]
 
 
 def _recipe(modules: dict[str, Any], use: str, names: Sequence[str], params: Mapping[str, Any]) -> list[Any]:

@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Order(NamedTuple):
-    """A model, the table key and parameters of a format, the weights to quantize, and calibration texts ([1, T] each) if it reads any."""
+    """A model, the table key and parameters of a format, the weights to quantize, and the folder of the dense copy that was judged."""
 
     use: str
     params: Mapping[str, Any]
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     names: list[str]
-    batches: list[Tensor]
+    dense: Path
 
 
 def repack(order: Order, settings: Any, out: Path) -> None:

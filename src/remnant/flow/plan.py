@@ -188,7 +188,7 @@ def deploy_node(spec: PerturbSpec, model: Input, corpus: Input | None) -> Node:
     if spec.use not in SAVERS:
         raise UserError(f"No runtime opens '{spec.use}': it is a grid to study.", f"Formats that are deployed: {', '.join(DEPLOYED)}.")
     dense = perturb_node(spec, model, corpus)
-    return Node("deploy", spec, {**dense.inputs, "dense": dense}, dense.methods)
+    return Node("deploy", spec, {"model": model, "dense": dense}, dense.methods)
 
 
 def measure_node(spec: MeasureSpec, model: Input, corpus: Input, label: Mapping[str, Any] | None = None) -> Node:

@@ -1,6 +1,8 @@
 """deploy: a model -> the files of a format that a runtime opens, opened again and compared with the dense copy that was judged."""
 
+import contextlib
 import importlib
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,8 @@ from remnant.catalog import SAVERS
 from remnant.deploy.llamacpp import Runtime
 from remnant.deploy.order import Order
 from remnant.errors import UserError
-from remnant.methods import quantizer
 from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.records import PerturbSpec
-from remnant.stages.perturb import calibration
 
 PROBES, PROBE_TOKENS = 4, 64
 # Kernels that round activations stay below this; weights that were left alone or garbled do not.
@@ -34,13 +34,10 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     if spec.source_dtype == "bfloat16":
         model = model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
     summary: dict[str, Any] = {"format": spec.use, "params": dict(spec.params)}
-    batches: list[Tensor] = []
-    if "batches" in quantizer(spec).reads:
-        batches, summary["calibration"] = calibration(spec, inputs["corpus"], tokenizer)
     names = [m.name for m in matrices(model, spec.skip)]
     module, function = SAVERS[spec.use].split(":")
     report(0, 2, spec.use)
-    notes = getattr(importlib.import_module(module), function)(Order(spec.use, spec.params, model, tokenizer, names, batches), out)
+    notes = getattr(importlib.import_module(module), function)(Order(spec.use, spec.params, model, tokenizer, names, inputs["dense"]), out)
     report(1, 2, "opened again")
     dense = open_model(str(inputs["dense"]))
     apart = difference(dense, out, dense.config.vocab_size)
@@ -78,7 +75,8 @@ def logits(folder: Path, ids: Tensor) -> Tensor:
     if files := sorted(folder.glob("*.gguf")):
         runtime = Runtime(files[0])
         return torch.stack([torch.from_numpy(runtime.logits(row.tolist())) for row in ids])
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
+    with contextlib.redirect_stderr(io.StringIO()):  # the libraries' own progress bars
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
     with torch.no_grad():
         found: Tensor = model(input_ids=ids).logits.float()
     return found
