@@ -311,12 +311,12 @@ def test_privleak_of_the_retrain_model_is_zero_by_definition() -> None:
     values = {"privleak/forget": list(rng.normal(size=30)), "privleak/holdout": list(rng.normal(size=30))}
     given = sheet(**values)
     member = CastMember(corpus="c", model="retrain", method=None, weights=None, quantizer="full", seed=0)
-    reference = judge._auc(given, Rule())
+    reference = cells.auc_of(given, "privleak", Rule())
     assert reference is not None
     assert reference.value == pytest.approx(auc(given.column("privleak/forget"), given.column("privleak/holdout")))
-    cells = {c.metric: c for c in judge.cells_of(member, given, Rule(), reference)}
-    assert cells["privleak"].value == 0.0
-    without = {c.metric: c for c in judge.cells_of(member, given, Rule(), None)}
+    found = {c.metric: c for c in cells.cells_of(member, given, Rule(), given)}
+    assert found["privleak"].value == 0.0
+    without = {c.metric: c for c in cells.cells_of(member, given, Rule(), None)}
     assert without["privleak"].value is None
 
 

@@ -5,11 +5,8 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from remnant.functional import stats, text
-from remnant.functional.membership import min_k
-from remnant.functional.view import IGNORED, View
 
 
 @pytest.mark.parametrize(
@@ -133,28 +130,3 @@ def test_the_fast_auc_interval_equals_resampling_by_hand() -> None:
 def test_an_undefined_ratio_has_no_interval() -> None:
     assert stats.bootstrap_ratio((array(0, 0), array(1, 1)), lambda a, b: b / a, 100, 0) is None
     assert stats.bootstrap_mean(array(), 100, 0) is None
-
-
-def view_of(logps: list[list[float]]) -> View:
-    """A View whose token log-probabilities are given: vocabulary of two, the label is always entry 0."""
-    longest = max(len(r) for r in logps)
-    logits, labels = torch.zeros(len(logps), longest + 1, 2), torch.full((len(logps), longest + 1), IGNORED)
-    for i, row in enumerate(logps):
-        labels[i, : len(row) + 1] = 0
-        for t, logp in enumerate(row):
-            logits[i, t] = torch.tensor([logp, math.log1p(-math.exp(logp))])
-    return View(logits, labels)
-
-
-def test_min_k_takes_the_lowest_share() -> None:
-    rows = [[-0.1, -3.0, -0.2, -2.0, -0.5], [-1.0, -0.3]]
-    # int(5 * 0.4) = 2 of the first, and at least one of the second, where int(2 * 0.4) is 0.
-    assert min_k(view_of(rows)).tolist() == pytest.approx([2.5, 1.0], abs=1e-5)
-    assert min_k(view_of(rows), ratio=1.0).tolist() == pytest.approx([5.8 / 5, 0.65], abs=1e-5)
-
-
-def test_min_k_of_nothing_is_not_a_number_and_a_wrong_ratio_is_refused() -> None:
-    empty = View(torch.zeros(1, 3, 2), torch.full((1, 3), IGNORED))
-    assert math.isnan(min_k(empty).item())
-    with pytest.raises(ValueError, match="ratio"):
-        min_k(empty, ratio=0.0)

@@ -148,12 +148,19 @@ def deploy(model: str, name: str, out: str, data: str | None, settings: tuple[st
 @main.command()
 @click.argument("model")
 @click.option("--data", required=True, help="The prepared corpus.")
+@click.option(
+    "-m", "--metric", "metrics", multiple=True, help="A metric or a group: muse (default), membership, memorization, probes, tofu, all."
+)
+@click.option("--reference", help="A model to compare with (the target), for mia_reference and perplexity.")
 @set_option
 @store_option
 @_guarded
-def measure(model: str, data: str, settings: tuple[str, ...], store_path: str) -> Any:
-    """Measure what a model knows."""
-    return _verbs().measure(_store(store_path), model, data, settings)
+def measure(model: str, data: str, metrics: tuple[str, ...], reference: str | None, settings: tuple[str, ...], store_path: str) -> Any:
+    """Measure what a model knows.
+
+    MODEL is a folder, a hub id, an artefact, or the address of a server that speaks OpenAI's completions (http://127.0.0.1:8000/v1).
+    """
+    return _verbs().measure(_store(store_path), model, data, reference, settings, metrics=metrics)
 
 
 @main.command()

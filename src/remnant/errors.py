@@ -16,6 +16,10 @@ class UserError(Exception):
         return f"{self.message} {self.remedy}".strip()
 
 
+class Unscorable(ValueError):
+    """One item that a metric has nothing to say about; the reason becomes the status of its row."""
+
+
 class Interrupted(UserError):
     """Ctrl-C or a termination signal: finished work is kept and the same command goes on."""
 

@@ -1,9 +1,9 @@
 """From what a spec names to resolved methods, with the vocabulary that each kind of method may read. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from remnant.catalog import LOSSES, METHODS, METRICS, QUANTIZER_NAMES, QUANTIZERS, quantizer_params
+from remnant.catalog import LOSSES, METHODS, METRIC_GROUPS, METRICS, QUANTIZER_NAMES, QUANTIZERS, quantizer_params
 from remnant.errors import UserError, unknown
 from remnant.parsing import parse
 from remnant.records import MetricSpec, PerturbSpec, TermSpec, UnlearnSpec
@@ -12,7 +12,10 @@ from remnant.resolve import Method, resolve
 SIDES = ("forget", "retain")
 LOSS_READS = tuple(n for s in SIDES for n in (s, f"ref_{s}", f"ref_{s}_logp", f"{s}_hidden", f"ref_{s}_hidden"))
 QUANTIZER_READS = ("weight", "model", "tokenizer", "batches", "names")
-METRIC_READS = ("view", "prompt", "truth", "generated")
+METRIC_READS = (
+    "view", "prompt", "truth", "text", "generated", "samples", "tokens", "lower", "prefixed", "reference", "told", "slope", "paraphrased",
+    "wrong",
+)  # fmt: skip
 
 
 def term_specs(spec: UnlearnSpec) -> tuple[TermSpec, ...]:
@@ -43,8 +46,13 @@ def quantizer(spec: PerturbSpec) -> Method:
 
 def metric(use: str | MetricSpec) -> Method:
     """A built-in metric by name or a user's metric; raises UserError if unknown or wrongly tuned."""
-    spec = MetricSpec(use=use) if isinstance(use, str) else use
+    spec = MetricSpec(use=use, params=dict(METRICS[use].params) if use in METRICS else {}) if isinstance(use, str) else use
     return resolve("metric", spec.use, METRICS, METRIC_READS, spec.params)
+
+
+def metric_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Metrics by name, the groups among them replaced by their members, each once."""
+    return tuple(dict.fromkeys(m for name in names for m in METRIC_GROUPS.get(name, (name,))))
 
 
 def quantizer_spec(use: str | PerturbSpec, defaults: Mapping[str, Any] | None = None) -> PerturbSpec:

@@ -189,22 +189,44 @@ class ExplainSpec(Record):
 
 
 class MetricSpec(Record):
-    """One metric of the user's: a function and the items it is measured on."""
+    """One metric of the user's: a function and the set of items it is measured on."""
 
     use: str
-    on: Literal["verbmem", "knowmem_forget", "knowmem_retain", "privleak_forget", "privleak_holdout"] = "verbmem"
+    on: str = "verbmem"
     params: dict[str, Any] = Field(default_factory=dict)
 
 
+class EndpointSpec(Record):
+    """A server that speaks OpenAI's completions protocol, for a model that cannot be opened.
+
+    ``url`` ends before /completions. ``model``: the name by which the server knows it. ``again``: raise it to ask a server anew that was
+    asked before. A key, where one is needed, is taken from the variable REMNANT_API_KEY and kept nowhere.
+    """
+
+    url: str
+    model: str = "default"
+    again: Annotated[int, Field(ge=0)] = 0
+    concurrency: Positive = circumstance(4)
+    attempts: Positive = circumstance(6)
+    timeout: Annotated[float, Field(gt=0)] = circumstance(120.0)
+
+
 class MeasureSpec(Record):
-    """Which metrics are measured on which half of the items."""
+    """Which metrics (or groups of them) are measured on which half of the items.
+
+    ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``batch_tokens``: padded tokens per batch; without it
+    by the free memory.
+    """
 
     metrics: tuple[str, ...] = ("verbmem", "knowmem_forget", "knowmem_retain", "privleak")
     extra: tuple[MetricSpec, ...] = ()
     half: Half = "all"
     decoding: Literal["greedy", "paper-code"] = "greedy"
     seed: int = 0
-    batch_size: Positive = circumstance(32)
+    samples: Positive = 8
+    temperature: Annotated[float, Field(gt=0)] = 0.8
+    endpoint: EndpointSpec | None = None
+    batch_tokens: Positive | None = circumstance(None)
 
 
 class Rule(Record):

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from remnant.catalog import Entry
+from remnant.catalog import Entry, Metric
 from remnant.errors import UserError, unknown
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
@@ -44,7 +44,9 @@ class Method:
         return found  # type: ignore[no-any-return]
 
 
-def resolve(kind: str, use: str, table: Mapping[str, Entry], readable: Collection[str], params: Mapping[str, Any]) -> Method:
+def resolve(
+    kind: str, use: str, table: Mapping[str, Entry] | Mapping[str, Metric], readable: Collection[str], params: Mapping[str, Any]
+) -> Method:
     """Find a method and check what it reads and how it is tuned.
 
     Raises:
@@ -60,7 +62,7 @@ def resolve(kind: str, use: str, table: Mapping[str, Entry], readable: Collectio
     return Method(use, reads, _tuned(kind, use, tree, params), identity, module, function)
 
 
-def _locate(kind: str, use: str, table: Mapping[str, Entry]) -> tuple[str, str, str]:
+def _locate(kind: str, use: str, table: Mapping[str, Entry] | Mapping[str, Metric]) -> tuple[str, str, str]:
     if use in table:
         module, function = table[use].path.split(":")
         return module, function, f"{use}@{table[use].version}"

@@ -10,7 +10,7 @@ from remnant.errors import UserError, unknown
 from remnant.functional.stats import bootstrap_auc, privleak
 from remnant.functional.text import cut_answer, rouge_l
 from remnant.records import CastMember, Cell, Rule
-from remnant.stages.judge import Sheet, cells_of
+from remnant.stages.cells import Sheet, cells_of
 
 TEXT_METRICS: dict[str, Callable[[str, str], float]] = {
     "verbmem": rouge_l,

@@ -124,15 +124,24 @@ def deploy(store: Store, model: str, name: str, data: str | None, out: Path, set
         print(f"Tokenizer: {manifest.summary['tokenizer']}.")
 
 
-def measure(store: Store, model: str, data: str, settings: Sequence[str]) -> None:
-    """Measure one model and print the means."""
-    spec = parse(MeasureSpec, overlaid(settings), "measure")
+def measure(store: Store, model: str, data: str, reference: str | None, settings: Sequence[str], **options: Any) -> None:
+    """Measure one model, or one behind a server, and print its numbers."""
+    given = overlaid(settings, **options)
+    served = model.startswith(("http://", "https://"))
+    if served:
+        given["endpoint"] = {"url": model} | given.get("endpoint", {})
+    spec = parse(MeasureSpec, given, "measure")
     about = CastMember(corpus=data, model=Path(model).name, method=None, weights=None, quantizer="full", seed=None)
     corpus = planning.given(store, data, "prepare")
-    node = planning.measure_node(spec, planning.given(store, model, MODELS), corpus, about.model_dump())
+    source = None if served else planning.given(store, model, MODELS)
+    judge = planning.given(store, reference, MODELS) if reference else None
+    node = planning.measure_node(spec, source, corpus, about.model_dump(), judge)
+    known = store.has(node.name)
     path = make_here(store, [node])
-    judge_stage = importlib.import_module("remnant.stages.judge")
-    print_cells(judge_stage.cells_of(about, judge_stage.read_rows(path / "rows.jsonl"), Rule(), None))
+    if known and served:
+        print(f"Asked at {store.manifest(node.name).created}; to ask the server anew: --set endpoint.again=1")
+    cells = importlib.import_module("remnant.stages.cells")
+    print_cells(cells.cells_of(about, cells.read_rows(path / "rows.jsonl"), Rule(), None))
     for name, reason in store.manifest(node.name).summary["absent"].items():
         print(f"Absent: {name}, because {reason}.")
 

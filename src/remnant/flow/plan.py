@@ -12,7 +12,7 @@ from typing import Any
 from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_of, digest_path
-from remnant.methods import loss, metric, quantizer, quantizer_spec, term_specs
+from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
 from remnant.parsing import parse
 from remnant.records import (
     SCHEMA,
@@ -191,10 +191,21 @@ def deploy_node(spec: PerturbSpec, model: Input, corpus: Input | None) -> Node:
     return Node("deploy", spec, {"model": model, "dense": dense}, dense.methods)
 
 
-def measure_node(spec: MeasureSpec, model: Input, corpus: Input, label: Mapping[str, Any] | None = None) -> Node:
-    """Rows of one model on one corpus."""
-    methods = {name: metric(name).identity for name in spec.metrics} | {m.use: metric(m).identity for m in spec.extra}
-    return Node("measure", spec, {"model": model, "corpus": corpus}, methods, label or {})
+def measure_node(
+    spec: MeasureSpec, model: Input | None, corpus: Input, label: Mapping[str, Any] | None = None, reference: Input | None = None
+) -> Node:
+    """Rows of one model on one corpus; the model is None where a server is asked.
+
+    Raises:
+        UserError: unknown metric.
+    """
+    names = metric_names(spec.metrics)
+    methods = {name: metric(name).identity for name in names} | {m.use: metric(m).identity for m in spec.extra}
+    reads = {r for m in (*names, *spec.extra) for r in metric(m).reads}
+    inputs: dict[str, Input] = {"corpus": corpus} | ({"model": model} if model else {})
+    if reference and reads & {"reference", "told"}:
+        inputs["reference"] = reference
+    return Node("measure", spec.model_copy(update={"metrics": names}), inputs, methods, label or {})
 
 
 def explain_node(target: Input, unlearned: Input, q_target: Input, q_unlearned: Input, label: Mapping[str, Any] | None = None) -> Node:
@@ -337,7 +348,8 @@ def _measured(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str,
         for use in ("full", *(q for q in sweep.quantizers if q != "full")):
             short = use if isinstance(use, str) else " ".join([use.use, *(f"{k}={v}" for k, v in use.params.items())])
             label = about | {"quantizer": short}
-            nodes[f"{model}/{short}"] = measure_node(sweep.measure, perturbed(use, source, corpus, label, sweep.perturb), corpus, label)
+            copy = perturbed(use, source, corpus, label, sweep.perturb)
+            nodes[f"{model}/{short}"] = measure_node(sweep.measure, copy, corpus, label, models["target"][0])
     return nodes
 
 
@@ -372,7 +384,7 @@ def _losses(spec: UnlearnSpec) -> dict[str, str]:
 
 
 def _check_names(sweep: SweepSpec) -> None:
-    named: tuple[str | MetricSpec, ...] = (*sweep.measure.metrics, *sweep.measure.extra)
+    named: tuple[str | MetricSpec, ...] = (*metric_names(sweep.measure.metrics), *sweep.measure.extra)
     checks: list[Callable[[], object]] = [partial(_losses, run) for run in sweep.unlearn]
     checks += [partial(quantizer_spec, part, sweep.perturb) for q in sweep.quantizers for part in steps(q)]
     checks += [partial(metric, m) for m in named]

@@ -1,22 +1,79 @@
-"""Membership scores from token log-probabilities."""
+"""Membership attacks: one number per text that is low where the model knows the text. No torch.
 
-import torch
-from torch import Tensor
+All of them are in nats or ratios of nats, in float64, and raise Unscorable for a text without counted tokens.
+"""
 
-from remnant.functional.view import View
+import zlib
+
+import numpy as np
+
+from remnant.errors import Unscorable
+from remnant.functional.tokens import Array, Tokens
 
 
-def min_k(view: View, *, ratio: float = 0.4) -> Tensor:
-    """Min-k%: minus the mean of the lowest ``int(n * ratio)`` token log-probabilities. [B], nats, at least 0; low for known text.
+def _some(tokens: Tokens) -> Array:
+    if not len(tokens.logp):
+        raise Unscorable("no counted token")
+    return tokens.logp
 
-    At least one token is taken; NaN for a sequence without counted tokens.
+
+def _lowest(values: Array, ratio: float) -> Array:
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be in (0, 1], not {ratio}")
+    return np.sort(values)[: max(1, int(len(values) * ratio))]
+
+
+def min_k(tokens: Tokens, *, ratio: float = 0.4) -> float:
+    """Min-k%: minus the mean of the lowest ``int(n * ratio)`` token log-probabilities, at least one of them; at least 0.
 
     Source: Shi et al. 2024 (arXiv 2310.16789), section 4. Differs from the source for texts so short that int() gives 0.
     """
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio must be in (0, 1], not {ratio}")
-    ordered = view.token_logp().masked_fill(~view.mask, torch.inf).sort(-1).values
-    taken = (view.num_tokens() * ratio).floor().clamp(min=1.0)
-    lowest = torch.arange(ordered.shape[-1], device=ordered.device) < taken[:, None]
-    mean = -ordered.masked_fill(~lowest, 0.0).sum(-1) / taken
-    return mean.masked_fill(view.num_tokens() == 0, torch.nan)
+    return float(-_lowest(_some(tokens), ratio).mean())
+
+
+def min_k_plus_plus(tokens: Tokens, *, ratio: float = 0.2) -> float:
+    """Min-k%++: minus the mean of the lowest log-probabilities after subtracting their mean and dividing by their spread over the vocabulary.
+
+    Source: Zhang et al. 2025 (arXiv 2404.02936), eq. 3. Differs from the source in a spread of at least 1e-6.
+    """
+    standing = (_some(tokens) - tokens.mean) / np.maximum(tokens.spread, 1e-6)
+    return float(-_lowest(standing, ratio).mean())
+
+
+def mean_loss(tokens: Tokens) -> float:
+    """Mean negative log-likelihood per token; at least 0. Source: Yeom et al. 2018 (arXiv 1709.01604); "PPL" in MUSE's logs."""
+    return float(-_some(tokens).mean())
+
+
+def zlib_ratio(tokens: Tokens, text: str) -> float:
+    """Mean loss over the bytes of the zlib-compressed text; at least 0. Source: Carlini et al. 2021 (arXiv 2012.07805); "PPL/zlib" in MUSE."""
+    return mean_loss(tokens) / len(zlib.compress(text.encode()))
+
+
+def lower_case_ratio(tokens: Tokens, lower: Tokens) -> float:
+    """Mean loss over that of the lower-cased text; at least 0. Source: Carlini et al. 2021 (arXiv 2012.07805); "PPL/lower" in MUSE."""
+    other = mean_loss(lower)
+    if other == 0:
+        raise Unscorable("the lower-cased text has no loss")
+    return mean_loss(tokens) / other
+
+
+def reference_gap(tokens: Tokens, reference: Tokens) -> float:
+    """Mean loss minus that of a reference model; any sign. Source: Carlini et al. 2021 (arXiv 2012.07805)."""
+    return mean_loss(tokens) - mean_loss(reference)
+
+
+def recall(tokens: Tokens, prefixed: Tokens) -> float:
+    """ReCaLL: minus the ratio of the log-likelihood behind a text that was never read to the one without it; at most 0.
+
+    Source: Xie et al. 2024 (arXiv 2406.15968), eq. 1. Differs from the source in the sign, so that low means known.
+    """
+    alone = mean_loss(tokens)
+    if alone == 0:
+        raise Unscorable("the text has no loss")
+    return -mean_loss(prefixed) / alone
+
+
+def gradient_norm(slope: float) -> float:
+    """Norm of the gradient of the mean loss at all weights; at least 0. Source: Maini et al. 2021 (arXiv 2104.10706), as in open-unlearning."""
+    return slope

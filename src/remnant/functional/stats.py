@@ -57,6 +57,35 @@ def interval(value: float, draws: Array) -> Interval | None:
     return Interval(float(value), float(low), float(high))
 
 
+def true_positives(forget: Array, holdout: Array, rate: float) -> float:
+    """Share of forget values below a threshold that at most ``rate`` of the holdout values are below, 0 to 1; high where it is known.
+
+    Source: Carlini et al. 2022 (arXiv 2112.03570), section 4 ("TPR at low FPR"). Raises ValueError if a side is empty.
+    """
+    if not len(forget) or not len(holdout):
+        raise ValueError("true positives need values on both sides")
+    threshold = np.sort(holdout)[min(len(holdout) - 1, int(rate * len(holdout)))]
+    return float((forget < threshold).mean())
+
+
+def bootstrap(of: Callable[[list[NDArray[np.int64]]], float], sizes: tuple[int, ...], resamples: int, seed: int) -> Interval | None:
+    """A number from several groups of items, each resampled apart.
+
+    Args:
+        of: called with one array of indices per group.
+        sizes: how many items the groups have.
+        resamples, seed: of the bootstrap.
+
+    Returns:
+        None where a group is empty.
+    """
+    if not all(sizes):
+        return None
+    draws = resampled(sizes, resamples, seed)
+    values = np.array([of([d[k] for d in draws]) for k in range(resamples)])
+    return interval(of([np.arange(size) for size in sizes]), values)
+
+
 def bootstrap_mean(values: Array, resamples: int, seed: int) -> Interval | None:
     """Mean of some rows with its interval; None without rows."""
     if not len(values):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from rouge_score import rouge_scorer
 
+from remnant.errors import Unscorable
+
 STOPS = ("\n\n", "\nQuestion", "Question:")
 
 
@@ -20,10 +22,18 @@ def _scorer() -> rouge_scorer.RougeScorer:
 def rouge_l(truth: str, generated: str) -> float:
     """ROUGE-L F1 of one text against the truth, 0 to 1; low when forgotten.
 
-    Lower case; everything outside a-z and 0-9 separates words; no stemmer. A text without such a character scores 0.
+    Lower case; everything outside a-z and 0-9 separates words; no stemmer. An answer without such a character scores 0.
 
-    Source: Lin 2004, as in the package rouge-score and in MUSE (arXiv 2407.06460). Differs from open-unlearning, which stems.
+    Raises:
+        Unscorable: the truth has no such character.
+
+    Source: Lin 2004, as in the package rouge-score and in MUSE (arXiv 2407.06460), which gives 0 for a truth that cannot be scored.
+    Differs from open-unlearning, which stems.
     """
+    if not truth.strip():
+        raise Unscorable("the truth is empty")
+    if not any(c.isascii() and c.isalnum() for c in truth.lower()):
+        raise Unscorable("the truth has no letter a-z and no digit")
     return float(_scorer().score(truth, generated)["rougeL"].fmeasure)
 
 

@@ -14,12 +14,19 @@ from remnant.functional.view import IGNORED
 
 
 class Item(NamedTuple):
-    """One prompt with the text that a model which remembers would continue it by."""
+    """One prompt with the text that a model which remembers would continue it by.
+
+    ``context`` stands before the prompt and is common to many items; ``paraphrased`` says the truth in other words, ``wrong`` something
+    else in these words.
+    """
 
     id: str
     half: str
     prompt: str
     truth: str
+    context: str = ""
+    paraphrased: str = ""
+    wrong: tuple[str, ...] = ()
 
 
 class Batch(NamedTuple):

@@ -9,8 +9,7 @@ from transformers import PreTrainedModel
 
 from remnant.functional.view import View
 from remnant.model.data import Batch, collate
-
-TOLERANCE = 1e-5
+from remnant.model.head import head_of, output_layer
 
 
 @dataclass
@@ -63,7 +62,7 @@ def build(
     where = next(model.parameters()).device
     found = Reference(torch.empty(len(examples)))
     captured: list[Tensor] = []
-    hook = _output_layer(model).register_forward_pre_hook(lambda module, args: captured.append(args[0]))
+    hook = output_layer(model).register_forward_pre_hook(lambda module, args: captured.append(args[0]))
     try:
         for start in range(0, len(examples), batch_size):
             chunk = examples[start : start + batch_size]
@@ -71,7 +70,7 @@ def build(
             out = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=layers)
             found.seq_logp[start : start + len(chunk)] = View(out.logits, batch.labels).seq_logp().cpu()
             if logits and start == 0:
-                found.head = _frozen_head(model, captured[-1], out.logits)
+                found.head = head_of(model, captured[-1], out.logits, frozen=True)
             if logits:
                 source = captured[-1] if found.head else out.logits
                 found.finals += [row[: len(e)].cpu() for row, e in zip(source, chunk, strict=True)]
@@ -82,25 +81,3 @@ def build(
     finally:
         hook.remove()
     return found
-
-
-def _output_layer(model: PreTrainedModel) -> torch.nn.Module:
-    layer = model.get_output_embeddings()
-    assert isinstance(layer, torch.nn.Module)
-    return layer
-
-
-def _frozen_head(model: PreTrainedModel, hidden: Tensor, logits: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """A copy of the output head, or None where head(hidden) is not what the model returns."""
-    layer = _output_layer(model)
-    assert isinstance(layer.weight, Tensor)
-    weight = layer.weight.detach().clone()
-    bias = layer.bias.detach().clone() if isinstance(layer.bias, Tensor) else None
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-
-    def head(states: Tensor) -> Tensor:
-        plain = torch.nn.functional.linear(states, weight, bias)
-        return torch.tanh(plain / cap) * cap if cap else plain
-
-    exact = torch.allclose(head(hidden).float(), logits.float(), rtol=0, atol=TOLERANCE)
-    return head if exact else None

@@ -8,24 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from remnant.functional.stats import Interval, bootstrap_auc, bootstrap_mean, bootstrap_ratio, privleak
-from remnant.records import CastMember, Cell, JudgeSpec, Recovery, Row, Rule, Verdict
+from remnant.functional.stats import bootstrap_ratio
+from remnant.records import JudgeSpec, Recovery, Rule, Verdict
+from remnant.stages.cells import Sheet, auc_of, cells_of, read_rows
 
 KNOWLEDGE = ("verbmem", "knowmem_forget")
 UTILITY = ("knowmem_retain", "verbmem_retain")
 Array = NDArray[np.float64]
-
-
-class Sheet(NamedTuple):
-    """The rows of one measured model: metric -> item -> value, scorable ones only; and how many were not scorable."""
-
-    values: dict[str, dict[str, float]]
-    unscorable: dict[str, int]
-
-    def column(self, metric: str) -> Array:
-        """Values of one metric in the order of the item ids."""
-        found = self.values.get(metric, {})
-        return np.array([found[item] for item in sorted(found)], dtype=np.float64)
 
 
 def run(spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
@@ -33,8 +22,9 @@ def run(spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable
     sheets = {role: read_rows(path / "rows.jsonl") for role, path in inputs.items()}
     by_place = {(m.model, m.quantizer): role for role, m in spec.cast.items()}
     reference = by_place.get(("retrain", "full"))
-    auc_retrain = _auc(sheets[reference], spec.rule) if reference else None
-    cells = [c for role, member in spec.cast.items() for c in cells_of(member, sheets[role], spec.rule, auc_retrain)]
+    retrain = sheets[reference] if reference else None
+    auc_retrain = auc_of(retrain, "privleak", spec.rule) if retrain else None
+    cells = [c for role, member in spec.cast.items() for c in cells_of(member, sheets[role], spec.rule, retrain)]
     recoveries: list[Recovery] = []
     verdicts: list[Verdict] = []
     for (model, quantizer), role in by_place.items():
@@ -50,54 +40,6 @@ def run(spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable
         (out / f"{name}.json").write_text(text, encoding="utf-8")
     outcomes = [v.outcome for v in verdicts]
     return {"auc_retrain": auc_retrain.value if auc_retrain else None, "outcomes": {o: outcomes.count(o) for o in sorted(set(outcomes))}}
-
-
-def read_rows(path: Path) -> Sheet:
-    """The rows of a measurement."""
-    values: dict[str, dict[str, float]] = {}
-    unscorable: dict[str, int] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = Row.model_validate_json(line)
-        metric = f"{row.metric}/{row.split}" if row.split else row.metric
-        if row.value is None:
-            unscorable[metric] = unscorable.get(metric, 0) + 1
-        else:
-            values.setdefault(metric, {})[row.id] = row.value
-    return Sheet(values, unscorable)
-
-
-def _auc(sheet: Sheet, rule: Rule, of: Callable[[float], float] = lambda a: a) -> Interval | None:
-    return bootstrap_auc(sheet.column("privleak/forget"), sheet.column("privleak/holdout"), rule.resamples, rule.seed, of)
-
-
-def cells_of(member: CastMember, sheet: Sheet, rule: Rule, auc_retrain: Interval | None) -> list[Cell]:
-    """All numbers of one measured model, x100. PrivLeak takes the retrain model's AUC as given, without its own uncertainty."""
-    cells = []
-    for metric in sheet.values:
-        if not metric.startswith("privleak/"):
-            column = sheet.column(metric)
-            name = metric.split("/")[0]
-            cells.append(
-                _cell(member, name, bootstrap_mean(column, rule.resamples, rule.seed), len(column), sheet.unscorable.get(metric, 0))
-            )
-    if "privleak/forget" in sheet.values and "privleak/holdout" in sheet.values:
-        n = len(sheet.column("privleak/forget")) + len(sheet.column("privleak/holdout"))
-        lost = sheet.unscorable.get("privleak/forget", 0) + sheet.unscorable.get("privleak/holdout", 0)
-        cells.append(_cell(member, "auc", _auc(sheet, rule), n, lost))
-        if auc_retrain is not None and auc_retrain.value > 0:
-            cells.append(_cell(member, "privleak", _auc(sheet, rule, lambda a: privleak(a, auc_retrain.value)), n, lost))
-        else:
-            cells.append(_cell(member, "privleak", None, n, lost, "no reference: there is no retrain model"))
-    return cells
-
-
-def _cell(member: CastMember, metric: str, found: Interval | None, n: int, lost: int, status: str = "") -> Cell:
-    status = status or ("ok" if found else "no scorable item")
-    if lost and status == "ok":
-        status = f"ok, {lost} items unscorable"
-    value, low, high = (100 * x for x in found) if found else (None, None, None)
-    about = member.model_dump()
-    return Cell(**about, metric=metric, value=value, low=low, high=high, n=n, status=status)
 
 
 class Lineup(NamedTuple):

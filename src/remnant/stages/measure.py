@@ -1,220 +1,229 @@
 """measure: model + corpus -> one row per item and metric; texts apart from rows."""
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.errors import UserError
-from remnant.functional.text import STOPS, cut_answer, signs_of_collapse, words
+from remnant.catalog import METRICS
+from remnant.errors import Unscorable, UserError
+from remnant.evaluate.collect import Answers, collect
+from remnant.evaluate.endpoint import Endpoint
+from remnant.evaluate.items import ItemSet, items_of
+from remnant.evaluate.local import Local
+from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, value
+from remnant.evaluate.requests import Backend, Reading, Refused, Request
+from remnant.functional.text import cut_answer, signs_of_collapse, words
+from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
-from remnant.methods import metric
-from remnant.model.data import (
-    Item,
-    collate,
-    half_of,
-    knowmem_items,
-    knowmem_prefix,
-    privleak_texts,
-    raw_texts,
-    settings,
-    verbmem_items,
-)
-from remnant.model.generate import continuations, greedy_pick, sampler
+from remnant.methods import metric, metric_names
+from remnant.model.data import Item, collate, privleak_texts, raw_texts, settings
 from remnant.model.load import context_length, device, open_model, open_tokenizer
 from remnant.records import MeasureSpec, MetricSpec, Row
+from remnant.resolve import Method
 
-KNOWMEM_TOKENS = 32
-PAPER_TEMPERATURE = 0.9
+UNREAD_WORDS = 48
 
 Report = Callable[[int, int, str], None]
 
 
-class Bench(NamedTuple):
-    """Everything that a measurement needs."""
+class Plan(NamedTuple):
+    """One metric on one set of items; ``split`` tells the sets of one metric apart."""
 
-    spec: MeasureSpec
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    corpus: Path
-    card: Mapping[str, Any]
-
-
-class Answer(NamedTuple):
-    """An item with what the model wrote."""
-
-    item: Item
-    truth: str
-    generated: str
+    name: str
+    method: Method
+    on: str
+    split: str
+    wanted: Wanted
 
 
 def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report) -> dict[str, Any]:
-    """Measure, write rows.jsonl and texts.jsonl; the summary holds absent metrics and the signs of collapse."""
+    """Measure, write rows.jsonl and texts.jsonl; the summary holds absent metrics and the signs of collapse.
+
+    Raises:
+        UserError: the model or the server cannot be opened, or a user's metric reads what is not there.
+    """
     corpus = inputs["corpus"]
-    model = open_model(str(inputs["model"])).to(device())  # type: ignore[arg-type]
-    bench = Bench(spec, model, open_tokenizer(str(inputs["model"])), corpus, settings(corpus))
-    absent = {m: reason for m, reason in bench.card["absent"].items() if m in spec.metrics}
-    wanted = [m for m in spec.metrics if m not in absent]
-    if "knowmem_retain" in absent:
-        wanted.append("verbmem_retain")
-    answers: dict[str, list[Answer]] = {}
-    for i, name in enumerate(wanted):
-        part = out / f"part-{name}.json"
-        if not part.is_file():
-            _write_part(part, _measure(bench, name, _within(report, name, i, len(wanted))))
-        answers |= _answers(part, name)
-    rows = [Row.model_validate(r) for name in wanted for r in json.loads((out / f"part-{name}.json").read_text())["rows"]]
-    rows += [row for extra in spec.extra for row in _user_rows(bench, extra, answers)]
+    card = settings(corpus)
+    model = None if spec.endpoint else open_model(str(inputs["model"])).to(device())  # type: ignore[arg-type]
+    tokenizer = open_tokenizer(str(corpus / "tokenizer" if spec.endpoint else inputs["model"]))
+    backend: Backend = Endpoint(spec.endpoint) if spec.endpoint else Local(model, tokenizer, spec.batch_tokens)  # type: ignore[arg-type]
+    plans, sets, absent = _plans(spec, corpus, card, tokenizer, backend, "reference" in inputs)
+    answers = collect(_first(plans, sets), backend, out / "answers.jsonl", lambda done, total: report(done, total, "reading and writing"))
+    seen = {p.on: _views(model, tokenizer, corpus, p.on) for p in plans if "view" in p.method.reads}
+    del backend, model
+    second = _second(plans, sets, answers)
+    if second:
+        judge = Local(open_model(str(inputs["reference"])).to(device()), tokenizer, spec.batch_tokens)  # type: ignore[arg-type]
+        told = collect(second, judge, out / "reference.jsonl", lambda done, total: report(done, total, "reading by the reference"))
+    else:
+        told = answers
+    rows = [_row(p, item, sets[p.on], answers, told) for p in plans if "view" not in p.method.reads for item in sets[p.on].items]
+    rows += [row for p in plans if "view" in p.method.reads for row in _view_rows(p, sets[p.on], seen[p.on])]
     (out / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
-    _write_texts(out / "texts.jsonl", answers)
-    for name in wanted:
-        (out / f"part-{name}.json").unlink()
-    vocabulary = {w for split in ("forget", "retain1", "retain2") for text in _raw(corpus, split) for w in words(text)}
-    generated = [a.generated for name in answers for a in answers[name] if name.startswith("verbmem")]
-    signs = signs_of_collapse(generated, vocabulary)._asdict() if generated else {}
-    return {"absent": absent, "rows": len(rows), "signs": signs, "half": spec.half, "decoding": spec.decoding}
+    texts = _texts(plans, sets, answers)
+    (out / "texts.jsonl").write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
+    for name in ("answers.jsonl", "reference.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    return {"absent": absent, "rows": len(rows), "signs": _signs(corpus, texts), "half": spec.half, "decoding": spec.decoding}
 
 
-def _within(report: Report, name: str, place: int, parts: int) -> Callable[[int, int], None]:
-    """The report of one metric as a part of the whole, in hundredths of a metric."""
-    return lambda done, total: report(100 * place + 100 * done // total, 100 * parts, name)
+def _plans(
+    spec: MeasureSpec,
+    corpus: Path,
+    card: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    backend: Backend,
+    has_reference: bool,
+) -> tuple[list[Plan], dict[str, ItemSet], dict[str, str]]:
+    """What can be measured, on which items, and why the rest cannot."""
+    plans, sets, absent = [], {}, {}
+    for plan in _named(spec, corpus, card):
+        name = plan.on
+        if name not in sets:
+            found = items_of(name, corpus, card, tokenizer)
+            if isinstance(found, str):
+                absent[plan.name] = found
+                continue
+            sets[name] = found._replace(items=[i for i in found.items if spec.half in ("all", i.half)])
+        if reason := _unanswered(plan, backend.offers, has_reference):
+            absent[plan.name] = reason
+        else:
+            plans.append(plan)
+    return plans, sets, absent
 
 
-def _raw(corpus: Path, split: str) -> list[str]:
-    return raw_texts(corpus, split) if (corpus / "raw" / f"{split}.json").is_file() else []
-
-
-def _write_part(path: Path, data: dict[str, Any]) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(data), encoding="utf-8")
-    os.replace(scratch, path)
-
-
-def _answers(part: Path, name: str) -> dict[str, list[Answer]]:
-    stored = json.loads(part.read_text(encoding="utf-8"))["answers"]
-    return {name: [Answer(Item(*a["item"]), a["truth"], a["generated"]) for a in stored]} if stored else {}
-
-
-def _write_texts(path: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
-    lines = [
-        {"metric": name, "id": a.item.id, "prompt": a.item.prompt, "truth": a.truth, "generated": a.generated}
-        for name, found in answers.items()
-        for a in found
-    ]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-
-
-def _measure(bench: Bench, name: str, report: Callable[[int, int], None]) -> dict[str, Any]:
-    if name == "privleak":
-        return {"rows": [r.model_dump() for s in ("forget", "holdout") for r in _membership(bench, s, report)], "answers": []}
-    found = _generate(bench, name, report)
-    score = metric(name).load()
-    rows = [_scored(name, a, score) for a in found]
-    return {"rows": [r.model_dump() for r in rows], "answers": [a._asdict() for a in found]}
-
-
-def _scored(name: str, answer: Answer, score: Callable[[str, str], float]) -> Row:
-    item = answer.item
-    if not answer.truth.strip():
-        return Row(metric=name, id=item.id, half=item.half, value=None, status="the truth is empty")  # type: ignore[arg-type]
-    return Row(metric=name, id=item.id, half=item.half, value=score(answer.truth, answer.generated))  # type: ignore[arg-type]
-
-
-def _generate(bench: Bench, name: str, report: Callable[[int, int], None]) -> list[Answer]:
-    if name.startswith("verbmem"):
-        side = "retain" if name.endswith("retain") else "forget"
-        items = _half(bench, verbmem_items(bench.corpus, side))
-        most = int(bench.card["answer_tokens"])
-        sampled = bench.spec.decoding == "paper-code"
-        pick = sampler(PAPER_TEMPERATURE, bench.spec.seed, bench.model.device) if sampled else greedy_pick
-        texts = continuations(
-            bench.model,
-            bench.tokenizer,
-            [i.prompt for i in items],
-            max_new=most,
-            batch_size=bench.spec.batch_size,
-            pick=pick,
-            report=report,
-        )
-        return [Answer(i, first_tokens(bench.tokenizer, i.truth, most), t) for i, t in zip(items, texts, strict=True)]
-    side = name.removeprefix("knowmem_")
-    items = _half(bench, knowmem_items(bench.corpus, side))
-    texts = continuations(
-        bench.model,
-        bench.tokenizer,
-        [i.prompt for i in items],
-        max_new=KNOWMEM_TOKENS,
-        prefix=knowmem_prefix(bench.corpus, side),
-        stops=STOPS,
-        batch_size=bench.spec.batch_size,
-        report=report,
-    )
-    return [Answer(i, i.truth, cut_answer(t)) for i, t in zip(items, texts, strict=True)]
-
-
-def _half(bench: Bench, items: list[Item]) -> list[Item]:
-    return [i for i in items if bench.spec.half in ("all", i.half)]
-
-
-def first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> str:
-    """The text's first ``most`` ids, start token counted, decoded without special tokens. Source: MUSE's VerMem."""
-    return str(tokenizer.decode(tokenizer(text)["input_ids"][:most], skip_special_tokens=True))
-
-
-@torch.no_grad()
-def _views(bench: Bench, texts: list[str], report: Callable[[int, int], None]) -> list[tuple[int, View]]:
-    """The View of every scorable text alone, cut at the model's context, with its place in the list."""
+def _named(spec: MeasureSpec, corpus: Path, card: Mapping[str, Any]) -> list[Plan]:
+    names = list(metric_names(spec.metrics))
+    if "knowmem_retain" in card["absent"] and "knowmem_retain" in names:
+        names.append("verbmem_retain")
     found = []
-    for i, text in enumerate(texts):
-        ids = list(bench.tokenizer(text)["input_ids"])[: context_length(bench.model)]
-        report(i + 1, len(texts))
-        if len(ids) < 2:
-            continue
-        batch = collate([ids], bench.tokenizer.pad_token_id, bench.model.device)
-        found.append((i, View(bench.model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)))
+    for name in dict.fromkeys(names):
+        method, entry = metric(name), METRICS[name]
+        wanted = _wanted(spec, corpus, method, entry.columns)
+        found += [Plan(name, method, on, on.partition("_")[2] if len(entry.on) > 1 else "", wanted) for on in entry.on]
+    return found + [_of_user(spec, corpus, extra) for extra in spec.extra]
+
+
+def _of_user(spec: MeasureSpec, corpus: Path, extra: MetricSpec) -> Plan:
+    method = metric(extra)
+    if "view" in method.reads and not extra.on.startswith("privleak_"):
+        raise UserError(f"The metric '{extra.use}' reads a view.", 'Set on = "privleak_forget" or "privleak_holdout".')
+    return Plan(extra.use.rsplit(":", 1)[-1], method, extra.on, extra.on, _wanted(spec, corpus, method, COLUMNS))
+
+
+def _wanted(spec: MeasureSpec, corpus: Path, method: Method, columns: tuple[str, ...]) -> Wanted:
+    unread = ""
+    if "prefixed" in method.reads and (corpus / "privleak/holdout.json").is_file():
+        unread = " ".join(privleak_texts(corpus, "holdout")[-1].split(" ")[:UNREAD_WORDS])
+    return Wanted(columns, spec.samples, spec.temperature, spec.seed, spec.decoding == "paper-code", unread)
+
+
+def _unanswered(plan: Plan, offers: frozenset[str], has_reference: bool) -> str:
+    """Why a metric cannot be measured with this backend; empty if it can."""
+    reads = plan.method.reads
+    if not has_reference and any(r in reads for r in BY_REFERENCE):
+        return "no reference model was given"
+    needs = {NEEDS[r] for r in reads if r in NEEDS}
+    needs |= set(plan.wanted.columns) if {"tokens", "wrong", "paraphrased", "lower", "prefixed"} & set(reads) else set()
+    if "view" in reads:
+        needs.add("slope")
+    lacking = sorted(needs - offers)
+    return f"the server does not say this of a text: {', '.join(lacking)}" if lacking else ""
+
+
+def _first(plans: list[Plan], sets: Mapping[str, ItemSet]) -> list[Request]:
+    """What the measured model is asked."""
+    found: list[Request] = []
+    for p in plans:
+        reads = {"generated" if r == "told" else r for r in p.method.reads if r != "reference"}
+        found += [r for item in sets[p.on].items for read in sorted(reads) for r in asked(read, item, sets[p.on], p.wanted)]
     return found
 
 
-def _membership(bench: Bench, split: str, report: Callable[[int, int], None]) -> list[Row]:
-    score = metric("privleak").load()
-    texts = privleak_texts(bench.corpus, split)
-    values = {i: float(score(view)[0]) for i, view in _views(bench, texts, report)}
+def _second(plans: list[Plan], sets: Mapping[str, ItemSet], answers: Answers) -> list[Request]:
+    """What the reference model is asked: the texts, and what the measured model has written."""
+    found: list[Request] = []
+    for p in plans:
+        of = sets[p.on]
+        if "reference" in p.method.reads:
+            found += [r for item in of.items for r in asked("reference", item, of, p.wanted)]
+        if "told" in p.method.reads:
+            found += [r for item in of.items if (r := _told(item, of, p.wanted, answers))]
+    return found
+
+
+def _told(item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> Reading | None:
+    """What was written for an item, to be read behind its prompt; None if nothing was."""
+    (request,) = asked("generated", item, of, wanted)
+    text = answers[request]
+    return Reading(text, item.context + item.prompt) if isinstance(text, str) and text.strip() else None
+
+
+def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -> Row:
+    about = {"metric": plan.name, "split": plan.split, "id": item.id, "half": item.half}
+    try:
+        values = {r: _value(r, item, of, plan.wanted, answers, told) for r in plan.method.reads}
+        found = plan.method.load()(*values.values(), **plan.method.params)
+    except Unscorable as error:
+        return Row(**about, value=None, status=str(error))  # type: ignore[arg-type]
+    if found is None or found != found:
+        return Row(**about, value=None, status="unscorable")  # type: ignore[arg-type]
+    status = "ok, cut at the end of the model's context" if is_cut(values) else "ok"
+    return Row(**about, value=float(found), status=status)  # type: ignore[arg-type]
+
+
+def _value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers, told: Answers) -> Any:
+    if read != "told":
+        return value(read, item, of, wanted, told if read == "reference" else answers)
+    request = _told(item, of, wanted, answers)
+    found = told[request] if request else Refused("nothing was written")
+    if not isinstance(found, Tokens):
+        raise Unscorable(found.reason if isinstance(found, Refused) else "nothing was read")
+    return found
+
+
+def _texts(plans: list[Plan], sets: Mapping[str, ItemSet], answers: Answers) -> list[dict[str, str]]:
+    """What was written, once per set of items."""
+    found = []
+    for on, p in {p.on: p for p in plans if "generated" in p.method.reads}.items():
+        for item in sets[on].items:
+            (request,) = asked("generated", item, sets[on], p.wanted)
+            text = answers[request]
+            if isinstance(text, str):
+                shown = cut_answer(text, sets[on].stops) if sets[on].stops else text
+                found.append({"metric": on, "id": item.id, "prompt": item.prompt, "truth": item.truth, "generated": shown})
+    return found
+
+
+def _signs(corpus: Path, texts: list[dict[str, str]]) -> dict[str, float]:
+    generated = [t["generated"] for t in texts if t["metric"] in ("verbmem", "verbmem_retain")]
+    splits = [s for s in ("forget", "retain1", "retain2") if (corpus / "raw" / f"{s}.json").is_file()]
+    vocabulary = {w for split in splits for text in raw_texts(corpus, split) for w in words(text)}
+    return signs_of_collapse(generated, vocabulary)._asdict() if generated else {}
+
+
+@torch.no_grad()
+def _views(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, corpus: Path, on: str) -> dict[str, View]:
+    """The View of every scorable text alone, cut at the model's context, by the id of its item."""
+    assert model is not None
+    side, found = on.removeprefix("privleak_"), {}
+    for i, text in enumerate(privleak_texts(corpus, side)):
+        ids = list(tokenizer(text)["input_ids"])[: context_length(model)]
+        if len(ids) > 1:
+            batch = collate([ids], tokenizer.pad_token_id, model.device)
+            found[f"{side}-{i}"] = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+    return found
+
+
+def _view_rows(plan: Plan, of: ItemSet, views: Mapping[str, View]) -> list[Row]:
+    function = plan.method.load()
+    scored = {i.id: float(function(views[i.id], **plan.method.params)[0]) for i in of.items if i.id in views}
     return [
-        Row(
-            metric="privleak",
-            split=split,
-            id=f"{split}-{i}",
-            half=half_of(i),  # type: ignore[arg-type]
-            value=values.get(i),
-            status="ok" if i in values else "fewer than two tokens",
-        )
-        for i in range(len(texts))
-    ]
-
-
-def _user_rows(bench: Bench, spec: MetricSpec, answers: Mapping[str, Sequence[Answer]]) -> list[Row]:
-    """Rows of a user's metric: on texts where it reads prompt, truth or generated, on Views where it reads those."""
-    method = metric(spec)
-    function = method.load()
-    name = spec.use.rsplit(":", 1)[-1]
-    if "view" in method.reads:
-        if not spec.on.startswith("privleak_"):
-            raise UserError(f"The metric '{spec.use}' reads a view.", 'Set on = "privleak_forget" or "privleak_holdout".')
-        split = spec.on.removeprefix("privleak_")
-        found = _views(bench, privleak_texts(bench.corpus, split), lambda done, total: None)
-        scored = [(f"{split}-{i}", half_of(i), float(function(view, **method.params)[0])) for i, view in found]
-    else:
-        if spec.on not in answers:
-            raise UserError(f"The metric '{spec.use}' is to be measured on {spec.on}, which is not measured here.")
-        given = [(a.item, {"prompt": a.item.prompt, "truth": a.truth, "generated": a.generated}) for a in answers[spec.on]]
-        scored = [(item.id, item.half, function(*(texts[r] for r in method.reads), **method.params)) for item, texts in given]
-    return [_user_row(name, spec.on, *entry) for entry in scored]
-
-
-def _user_row(name: str, on: str, item: str, half: Any, value: float | None) -> Row:
-    scorable = value is not None and value == value
-    return Row(metric=name, split=on, id=item, half=half, value=value if scorable else None, status="ok" if scorable else "unscorable")
+        Row(metric=plan.name, split=plan.split, id=i.id, half=i.half, value=scored.get(i.id),  # type: ignore[arg-type]
+            status="ok" if i.id in scored else "fewer than two tokens")
+        for i in of.items
+    ]  # fmt: skip

@@ -1,0 +1,115 @@
+"""The sets of items of a corpus: what is asked, and what a model that remembers would say."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from remnant.catalog import ITEM_SETS
+from remnant.errors import unknown
+from remnant.functional.text import STOPS
+from remnant.model.data import (
+    Item,
+    half_of,
+    knowmem_items,
+    knowmem_prefix,
+    privleak_texts,
+    question,
+    read_list,
+    verbmem_items,
+)
+
+ANSWER_TOKENS = 32
+TOFU_TOKENS = 64
+
+
+class ItemSet(NamedTuple):
+    """Items, how many tokens are written for each, and where an answer ends (nowhere for text)."""
+
+    items: list[Item]
+    max_new: int = 0
+    stops: tuple[str, ...] = ()
+
+
+def items_of(name: str, corpus: Path, card: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> ItemSet | str:
+    """One set of items, or why the corpus has none.
+
+    Raises:
+        UserError: no such set.
+    """
+    if name not in ITEM_SETS:
+        raise unknown("set of items", name, ITEM_SETS)
+    family, _, side = name.partition("_")
+    if reason := _absent(family, side, name, corpus, card["absent"]):
+        return reason
+    if family == "privleak":
+        return ItemSet([Item(f"{side}-{i}", half_of(i), "", text) for i, text in enumerate(privleak_texts(corpus, side))])
+    if family == "tofu":
+        return ItemSet(_tofu(corpus, side), TOFU_TOKENS, STOPS)
+    if family == "knowmem":
+        return ItemSet(_questions(corpus, side), ANSWER_TOKENS, STOPS)
+    most = int(card["answer_tokens"])
+    found = [
+        i._replace(truth=first_tokens(tokenizer, i.truth, most)) for i in verbmem_items(corpus, "retain" if side == "retain" else "forget")
+    ]
+    return ItemSet(_primed(found) if side == "primed" else found, most)
+
+
+def _absent(family: str, side: str, name: str, corpus: Path, absent: Mapping[str, str]) -> str:
+    """Why a corpus has no such items; empty if it has."""
+    if family == "tofu":
+        return (
+            "" if (corpus / "tofu" / f"{side}.json").is_file() else "the corpus holds none of TOFU's question sets (prepare it with --tofu)"
+        )
+    if name == "verbmem_retain" and not (corpus / "verbmem/retain.json").is_file():
+        return "there are questions about the retain text, so no prompts were cut from it"
+    source = {"verbmem_primed": "verbmem", "knowmem_reworded": "knowmem_forget", "knowmem_prefilled": "knowmem_forget"}.get(name, name)
+    return str(absent.get("privleak" if family == "privleak" else source, ""))
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> str:
+    """The text's first ``most`` ids, start token counted, decoded without special tokens. Source: MUSE's VerMem."""
+    return str(tokenizer.decode(tokenizer(text)["input_ids"][:most], skip_special_tokens=True))
+
+
+def _questions(corpus: Path, side: str) -> list[Item]:
+    if side in ("forget", "retain"):
+        context = knowmem_prefix(corpus, side)
+        return [item._replace(context=context) for item in knowmem_items(corpus, side)]
+    rows = read_list(corpus / "knowmem/forget_qa.json")
+    turn = _reworded if side == "reworded" else _prefilled
+    return [turn(f"{side}-question-{i}", half_of(i), row["question"], row["answer"]) for i, row in enumerate(rows)]
+
+
+def _reworded(name: str, half: str, asked: str, answer: str) -> Item:
+    return Item(name, half, f"Somebody wanted to know: {asked}\nThe reply was: ", answer)
+
+
+def _prefilled(name: str, half: str, asked: str, answer: str) -> Item:
+    """The answer's first half in the prompt; an answer of one word leaves nothing to give, and its truth is empty."""
+    words = answer.split()
+    given = " ".join(words[: len(words) // 2])
+    return Item(name, half, f"{question(asked)}{given} ", " ".join(words[len(words) // 2 :]) if given else "")
+
+
+def _primed(items: list[Item]) -> list[Item]:
+    """Before every prompt the continuation of the next one, so that the model is reminded of the text without being told this part."""
+    others = [*items[1:], *items[:1]]
+    return [i._replace(id=f"primed-{i.id}", prompt=f"{other.truth}\n\n{i.prompt}") for i, other in zip(items, others, strict=True)]
+
+
+def _tofu(corpus: Path, side: str) -> list[Item]:
+    rows = read_list(corpus / "tofu" / f"{side}.json")
+    return [
+        Item(
+            f"{side}-{i}",
+            half_of(i),
+            question(r["question"]),
+            r["answer"],
+            "",
+            r.get("paraphrased_answer", r["answer"]),
+            tuple(r["perturbed_answer"]),
+        )
+        for i, r in enumerate(rows)
+    ]

@@ -1,0 +1,199 @@
+"""A model in this process as the one who is asked."""
+
+import gc
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.errors import UserError
+from remnant.evaluate.batches import packed, shared
+from remnant.evaluate.prefix import prefix_cache, slides
+from remnant.evaluate.reading import Text, plain_head, read, slope
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing
+from remnant.evaluate.writing import write
+from remnant.functional.tokens import COLUMNS
+from remnant.model.load import context_length
+
+# Beyond these more tokens side by side are not faster.
+MOST_READ = {"cpu": 4096, "cuda": 65536}
+MOST_ROWS = {"cpu": 64, "cuda": 512}
+# So many tokens must be saved by a shared context before it gets batches of its own.
+WORTH_A_GROUP = 512
+# How much of the free memory may be filled.
+SHARE = {"cpu": 0.3, "cuda": 0.8}
+
+
+class Local:
+    """A model and its tokenizer.
+
+    Args:
+        model: in evaluation mode, on its device.
+        tokenizer: the model's.
+        budget: padded tokens per batch; without it by the free memory.
+    """
+
+    offers = frozenset({"writing", "slope", *COLUMNS})
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._head = plain_head(model)
+        self._limit = context_length(model)
+        self._kind = model.device.type
+        self._budget = budget or free_bytes(model.device) // bytes_per_token(model)
+        self._ids: dict[str, list[int]] = {}
+        self._prefix: tuple[tuple[int, ...], DynamicCache] | None = None
+
+    def plan(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Batches of one kind and context, the longest first."""
+        uses: Counter[Any] = Counter(map(_kind, requests))
+        groups: dict[Any, list[int]] = {}
+        for place, request in enumerate(requests):
+            groups.setdefault(self._group(request, uses[_kind(request)]), []).append(place)
+        batches: list[list[int]] = []
+        for places in groups.values():
+            one = requests[places[0]]
+            lengths = [self._length(requests[i]) for i in places]
+            most = MOST_ROWS[self._kind] if isinstance(one, Writing) else 1 if isinstance(one, Slope) else len(places)
+            budget = self._budget if isinstance(one, Writing) else min(self._budget, MOST_READ[self._kind])
+            batches += [[places[i] for i in batch] for batch in packed(lengths, budget, most)]
+        return batches
+
+    def _group(self, request: Request, uses: int) -> tuple[Any, ...]:
+        """Requests of one kind; those with one context apart from others where computing it once saves enough."""
+        kind, context, rest = _kind(request)
+        saves = (uses - 1) * len(self._encode(context)) if context else 0
+        return kind, context if saves >= WORTH_A_GROUP else "", rest
+
+    def answer(self, batch: Sequence[Request]) -> list[Answer]:
+        """The answers to requests of one kind; a batch that is too large for the memory is halved until it fits.
+
+        Raises:
+            UserError: not even one request fits.
+        """
+        try:
+            return self._answer(batch)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_full(error):
+                raise
+        self._prefix = None
+        gc.collect()
+        if self._kind == "cuda":
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            raise UserError(
+                f"A text of {self._length(batch[0])} tokens does not fit into the memory.", "Free memory, or prepare shorter texts."
+            )
+        half = len(batch) // 2
+        return [*self.answer(batch[:half]), *self.answer(batch[half:])]
+
+    def _answer(self, batch: Sequence[Request]) -> list[Answer]:
+        found: list[Answer] = [Refused("")] * len(batch)
+        for places, answer in (
+            (_places(batch, Reading), self._read),
+            (_places(batch, Writing), self._write),
+            (_places(batch, Slope), self._slope),
+        ):
+            asked: Any = [batch[i] for i in places]
+            for place, value in zip(places, answer(asked) if asked else [], strict=True):
+                found[place] = value
+        return found
+
+    def _read(self, asked: Sequence[Reading]) -> list[Answer]:
+        texts = [Text(self._encode(r.context + r.text), self._context_tokens(r), self._limit) for r in asked]
+        fit = [i for i, t in enumerate(texts) if t.counted]
+        found: list[Answer] = [Refused("fewer than two tokens" if not r.context else "no token fits behind its context") for r in asked]
+        if not fit:
+            return found
+        most = min(texts[i].first for i in fit) - 1
+        same, prefix = self._shared([texts[i].ids for i in fit], most)
+        columns = {c for r in asked for c in r.columns}
+        for i, tokens in zip(fit, read(self._model, self._head, [texts[i] for i in fit], columns, same, prefix), strict=True):
+            found[i] = tokens
+        return found
+
+    def _write(self, asked: Sequence[Writing]) -> list[Answer]:
+        ids = [self._encode(w.context + w.prompt) for w in asked]
+        found: list[Answer] = [Refused(f"prompt and answer are longer than the model's context of {self._limit} tokens")] * len(asked)
+        fit = [i for i, w in enumerate(asked) if len(ids[i]) + w.max_new <= self._limit]
+        if not fit:
+            return found
+        same, prefix = self._shared([ids[i] for i in fit], self._limit)
+        for i, text in zip(
+            fit, write(self._model, self._tokenizer, [ids[i] for i in fit], [asked[i] for i in fit], same, prefix), strict=True
+        ):
+            found[i] = text
+        return found
+
+    def _slope(self, asked: Sequence[Slope]) -> list[Answer]:
+        texts = [Text(self._encode(s.text), 0, self._limit) for s in asked]
+        return [slope(self._model, t) if t.counted else Refused("fewer than two tokens") for t in texts]
+
+    def _shared(self, ids: list[list[int]], most: int) -> tuple[int, DynamicCache | None]:
+        """Length and cache of what all begin with, kept for the next batch, which often has the same context."""
+        if slides(self._model, max(len(i) for i in ids) + 256):
+            return 0, None
+        if self._prefix:
+            known, cache = self._prefix
+            if len(known) <= most and all(len(i) > len(known) and tuple(i[: len(known)]) == known for i in ids):
+                return len(known), cache
+        same = min(shared(ids), most)
+        if same < 1:
+            return 0, None
+        self._prefix = tuple(ids[0][:same]), prefix_cache(self._model, ids[0][:same])
+        return same, self._prefix[1]
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._ids:
+            self._ids[text] = list(self._tokenizer(text)["input_ids"])
+        return self._ids[text]
+
+    def _context_tokens(self, asked: Reading) -> int:
+        """How many tokens of context and text together belong to the context alone: those that both have in common from the start."""
+        if not asked.context:
+            return 0
+        whole, alone = self._encode(asked.context + asked.text), self._encode(asked.context)
+        return next((n for n, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b), min(len(whole), len(alone)))
+
+    def _length(self, request: Request) -> int:
+        """Tokens that a request keeps in memory."""
+        if isinstance(request, Writing):
+            return len(self._encode(request.context + request.prompt)) + request.max_new
+        if isinstance(request, Reading):
+            return min(self._limit, len(self._encode(request.context + request.text)))
+        return min(self._limit, len(self._encode(request.text)))
+
+
+def _kind(request: Request) -> tuple[type, str, Any]:
+    """What requests of one batch have in common: type, context, and the length or columns of their answers."""
+    if isinstance(request, Writing):
+        return Writing, request.context, request.max_new
+    return (Reading, request.context, request.columns) if isinstance(request, Reading) else (Slope, "", None)
+
+
+def _places(batch: Sequence[Request], kind: type) -> list[int]:
+    return [i for i, r in enumerate(batch) if isinstance(r, kind)]
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether an error says that the memory is full."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def free_bytes(device: torch.device) -> int:
+    """How much memory a measurement may fill."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(SHARE[device.type] * free)
+
+
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """What one token in a batch costs: its keys and values in every layer, and the activations of one layer at a time."""
+    config: Any = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    width = next(model.parameters()).element_size()
+    return width * int(2 * config.num_hidden_layers * heads * size + 8 * config.hidden_size + 3 * inner)

@@ -1,0 +1,107 @@
+"""Log-probabilities of given texts, padded side by side, without ever holding the logits of all positions."""
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from remnant.evaluate.prefix import for_rows
+from remnant.functional.tokens import Array, Tokens
+from remnant.model.data import collate
+from remnant.model.head import head_of
+
+# Logits are made for so many bytes of positions at a time.
+HEAD_BYTES = 32 * 2**20
+
+Head = Callable[[Tensor], Tensor]
+
+
+class Text:
+    """A text as ids, the number of its tokens that are not counted, and whether it was cut."""
+
+    def __init__(self, ids: Sequence[int], skip: int, limit: int) -> None:
+        self.ids = list(ids[:limit])
+        self.first = max(1, skip)
+        self.cut = len(ids) > limit
+
+    @property
+    def counted(self) -> int:
+        """How many tokens are counted."""
+        return max(0, len(self.ids) - self.first)
+
+
+@torch.no_grad()
+def plain_head(model: PreTrainedModel) -> Head | None:
+    """The output head where it can be applied to some positions only, tried out on a few tokens."""
+    ids = torch.arange(4, device=model.device)[None]
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    return head_of(model, hidden, model(input_ids=ids).logits)
+
+
+@torch.no_grad()
+def read(
+    model: PreTrainedModel,
+    head: Head | None,
+    texts: Sequence[Text],
+    columns: Collection[str],
+    shared: int = 0,
+    prefix: DynamicCache | None = None,
+) -> list[Tokens]:
+    """What the model says about every counted token.
+
+    Args:
+        model: any causal model.
+        head: its output head (``plain_head``); None to take whole logits from the model.
+        texts: all with at least one counted token.
+        columns: fields of Tokens to compute.
+        shared: how many tokens all texts begin with that are in ``prefix``; fewer than are skipped in each.
+        prefix: the cache of these tokens.
+    """
+    batch = collate([t.ids[shared:] for t in texts], 0, model.device)
+    mask = torch.cat([batch.mask.new_ones(len(texts), shared), batch.mask], -1) if shared else batch.mask
+    given = {"input_ids": batch.ids, "attention_mask": mask}
+    if prefix is not None:
+        positions = torch.arange(shared, shared + batch.ids.shape[1], device=model.device).expand_as(batch.ids)
+        given |= {"position_ids": positions, "past_key_values": for_rows(model, prefix, len(texts)), "use_cache": True}
+    source = model.base_model(**given).last_hidden_state if head else model(**given).logits
+    rows = torch.tensor([i for i, t in enumerate(texts) for _ in range(t.counted)], device=model.device)
+    places = torch.tensor([p - shared for t in texts for p in range(t.first, len(t.ids))], device=model.device)
+    found = _in_chunks(source[rows, places - 1], batch.ids[rows, places], head, columns, model.config.get_text_config().vocab_size)
+    ends = np.cumsum([t.counted for t in texts])[:-1]
+    split = {name: np.split(values, ends) for name, values in found.items()}
+    empty = np.zeros(0)
+    return [Tokens(*(split[c][i] if c in split else empty for c in Tokens._fields[:-1]), cut=t.cut) for i, t in enumerate(texts)]
+
+
+def _in_chunks(source: Tensor, targets: Tensor, head: Head | None, columns: Collection[str], vocabulary: int) -> dict[str, Array]:
+    """Columns of [N] counted tokens from their hidden states (or logits) [N, ...]."""
+    size = max(1, HEAD_BYTES // (4 * vocabulary))
+    parts: dict[str, list[Tensor]] = {c: [] for c in columns}
+    for states, wanted in zip(source.split(size), targets.split(size), strict=True):
+        logits = (head(states) if head else states).float()
+        total = logits.logsumexp(-1, keepdim=True)
+        chosen = logits.gather(-1, wanted[:, None])
+        parts.setdefault("logp", []).append((chosen - total)[:, 0])
+        if "rank" in columns:
+            parts["rank"].append((logits > chosen).sum(-1))
+        if "mean" in columns or "spread" in columns:
+            logp = logits - total
+            chance = logp.exp()
+            mean = (chance * logp).sum(-1)
+            variance = (chance * (logp - mean[:, None]).square()).sum(-1)
+            for name, values in (("mean", mean), ("spread", variance.sqrt())):
+                parts.setdefault(name, []).append(values)
+    return {c: torch.cat(values).double().cpu().numpy() for c, values in parts.items()}
+
+
+def slope(model: PreTrainedModel, text: Text) -> float:
+    """The Euclidean norm of the gradient of the mean loss of a text at all weights."""
+    batch = collate([text.ids], 0, model.device)
+    model.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        model(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.labels).loss.backward()
+    squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return float(torch.stack(squares).sum().sqrt())

@@ -1,0 +1,81 @@
+"""From what a metric reads to what must be asked for one item, and back to the values that the metric is called with."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from remnant.errors import Unscorable
+from remnant.evaluate.collect import Answers
+from remnant.evaluate.items import ItemSet
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing
+from remnant.functional.text import cut_answer
+from remnant.functional.tokens import Tokens
+from remnant.model.data import Item
+
+PAPER_TEMPERATURE = 0.9
+# Readings that another model than the measured one is asked for; the second reads what the first has written.
+BY_REFERENCE = ("reference", "told")
+# What a backend must offer for a reading, besides the columns of Tokens.
+NEEDS = {"generated": "writing", "samples": "writing", "told": "writing", "slope": "slope"}
+
+
+class Wanted(NamedTuple):
+    """How items are asked: fields of Tokens, temperature and number of samples, seed, and the text that stands first in ReCaLL."""
+
+    columns: tuple[str, ...]
+    samples: int
+    temperature: float
+    seed: int
+    paper_code: bool
+    unread: str
+
+
+def asked(read: str, item: Item, of: ItemSet, wanted: Wanted) -> list[Request]:
+    """The requests behind one reading of one item; none for texts that are given."""
+    before = item.context + item.prompt
+    if read == "generated":
+        sampled = wanted.paper_code and not of.stops
+        heat, seed = (PAPER_TEMPERATURE, wanted.seed) if sampled else (0.0, 0)
+        return [Writing(item.prompt, of.max_new, item.context, of.stops, heat, seed)]
+    if read == "samples":
+        first = 1 + wanted.samples * wanted.seed
+        return [Writing(item.prompt, of.max_new, item.context, of.stops, wanted.temperature, first + i) for i in range(wanted.samples)]
+    if read == "wrong":
+        return [Reading(text, before, wanted.columns) for text in item.wrong]
+    single: Mapping[str, Request] = {
+        "tokens": Reading(item.truth, before, wanted.columns),
+        "reference": Reading(item.truth, before),
+        "lower": Reading(item.truth.lower(), before),
+        "prefixed": Reading(item.truth, f"{wanted.unread}\n\n" if wanted.unread else ""),
+        "paraphrased": Reading(item.paraphrased, before, wanted.columns),
+        "slope": Slope(item.truth),
+    }
+    return [single[read]] if read in single else []
+
+
+def value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> Any:
+    """What a metric is called with for one reading.
+
+    Raises:
+        Unscorable: the model could not be asked.
+    """
+    if read in ("prompt", "truth"):
+        return getattr(item, read)
+    if read == "text":
+        return item.truth
+    if read == "prefixed" and wanted.unread and item.truth.startswith(wanted.unread):
+        raise Unscorable("its beginning is what the other texts are read behind")
+    found = [_taken(answers[request]) for request in asked(read, item, of, wanted)]
+    if read in ("generated", "samples") and of.stops:
+        found = [cut_answer(text, of.stops) for text in found]
+    return found if read in ("samples", "wrong") else found[0]
+
+
+def _taken(answer: Answer) -> Any:
+    if isinstance(answer, Refused):
+        raise Unscorable(answer.reason)
+    return answer
+
+
+def is_cut(values: Mapping[str, Any]) -> bool:
+    """Whether any text was longer than the context of the model."""
+    return any(isinstance(v, Tokens) and v.cut for v in values.values())

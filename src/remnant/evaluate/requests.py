@@ -1,0 +1,97 @@
+"""What can be asked of a model, and what it answers. Equal requests are asked once. No torch."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from remnant.functional.tokens import COLUMNS, Tokens
+
+
+class Reading(NamedTuple):
+    """Read a text token by token; the tokens of ``context``, which stands before it, are attended to and not counted.
+
+    ``columns``: the fields of Tokens that are wanted. Contexts that are equal are computed once.
+    """
+
+    text: str
+    context: str = ""
+    columns: tuple[str, ...] = ("logp",)
+
+
+class Writing(NamedTuple):
+    """Continue a prompt by at most ``max_new`` tokens, no further than one of ``stops``; the text is not cut.
+
+    ``temperature`` 0 is greedy; else ``seed`` decides the sample, whatever else is asked for beside it.
+    """
+
+    prompt: str
+    max_new: int
+    context: str = ""
+    stops: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+
+class Slope(NamedTuple):
+    """The norm of the gradient of a text's mean loss at all weights."""
+
+    text: str
+
+
+class Refused(NamedTuple):
+    """Why a request has no answer."""
+
+    reason: str
+
+
+Request = Reading | Writing | Slope
+Answer = Tokens | str | float | Refused
+
+
+class Backend(Protocol):
+    """Where models are asked."""
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What it can answer: "writing", "slope", and the columns of Tokens."""
+        ...
+
+    def plan(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Batches as places in the list, in the order in which they are to be asked."""
+        ...
+
+    def answer(self, batch: Sequence[Request]) -> list[Answer]:
+        """The answers to one batch of the plan."""
+        ...
+
+
+def to_json(answer: Answer) -> Any:
+    """An answer as plain data, exact to the last bit."""
+    if isinstance(answer, Tokens):
+        return {"tokens": [getattr(answer, c).tolist() for c in COLUMNS], "cut": answer.cut}
+    return {"refused": answer.reason} if isinstance(answer, Refused) else {"plain": answer}
+
+
+def from_json(data: Any) -> Answer:
+    """The inverse of ``to_json``."""
+    if "tokens" in data:
+        return Tokens(*(np.array(column, dtype=np.float64) for column in data["tokens"]), cut=data["cut"])
+    return Refused(data["refused"]) if "refused" in data else data["plain"]  # type: ignore[no-any-return]
+
+
+def united(requests: Sequence[Request]) -> list[Request]:
+    """Every distinct request once; readings of one text that differ in their columns become one that has them all."""
+    columns: dict[tuple[str, str], set[str]] = {}
+    for request in requests:
+        if isinstance(request, Reading):
+            columns.setdefault((request.text, request.context), set()).update(request.columns)
+    return list(dict.fromkeys(widened(r, columns) for r in requests))
+
+
+def widened(request: Request, columns: dict[tuple[str, str], set[str]]) -> Request:
+    """A reading with all columns that are asked of its text."""
+    if not isinstance(request, Reading):
+        return request
+    wanted = columns[request.text, request.context]
+    return request._replace(columns=tuple(c for c in COLUMNS if c in wanted))

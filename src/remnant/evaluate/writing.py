@@ -1,0 +1,97 @@
+"""Continuations of many prompts side by side, equal to one prompt at a time."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.evaluate.prefix import for_rows
+from remnant.evaluate.requests import Writing
+
+CHECK_EVERY = 4
+
+
+@torch.no_grad()
+def write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[Sequence[int]],
+    asked: Sequence[Writing],
+    shared: int = 0,
+    prefix: DynamicCache | None = None,
+) -> list[str]:
+    """What the model writes after each prompt, special tokens left out.
+
+    Args:
+        model: any causal model.
+        tokenizer: its tokenizer.
+        ids: the prompts as tokens.
+        asked: how each is to be continued; rows that are done leave the batch.
+        shared: how many tokens all prompts begin with that are in ``prefix``.
+        prefix: the cache of these tokens.
+    """
+    cache = for_rows(model, prefix, len(ids))
+    tails = [list(i[shared:]) for i in ids]
+    width = max(len(t) for t in tails)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    step_ids = torch.tensor([[pad] * (width - len(t)) + t for t in tails], device=model.device)
+    mask = torch.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in tails], device=model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    chances = {i: _chances(w) for i, w in enumerate(asked) if w.temperature > 0}
+    written: list[list[int]] = [[] for _ in asked]
+    rows = list(range(len(asked)))
+    open_ = set(rows)
+    for step in range(max(w.max_new for w in asked)):
+        out = model(
+            input_ids=step_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        tokens = _pick(out.logits[:, -1], rows, asked, chances, step)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if row in open_:
+                written[row].append(token)
+        open_ -= {row for row in open_ if _is_done(tokenizer, written[row], asked[row])}
+        if not open_:
+            break
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
+        step_ids, positions = tokens[:, None], positions[:, -1:] + 1
+        if 2 * len(open_) <= len(rows):
+            kept = torch.tensor([i for i, row in enumerate(rows) if row in open_], device=model.device)
+            rows = [row for row in rows if row in open_]
+            cache.batch_select_indices(kept)
+            mask, step_ids, positions = mask[kept], step_ids[kept], positions[kept]
+    return [_text(tokenizer, tokens) for tokens in written]
+
+
+def _pick(logits: Tensor, rows: list[int], asked: Sequence[Writing], chances: dict[int, Tensor], step: int) -> Tensor:
+    """[B] the next tokens of [B, V]: the most probable, or where the cumulated probabilities pass the row's own random number."""
+    tokens = logits.argmax(-1)
+    sampled = [place for place, row in enumerate(rows) if row in chances and step < asked[row].max_new]
+    if sampled:
+        heat = torch.tensor([asked[rows[p]].temperature for p in sampled], device=logits.device)
+        passed = (logits[sampled].float() / heat[:, None]).softmax(-1).cumsum(-1)
+        drawn = torch.stack([chances[rows[p]][step] for p in sampled]).to(logits.device)
+        tokens[sampled] = (passed < (drawn * passed[:, -1])[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return tokens
+
+
+def _chances(asked: Writing) -> Tensor:
+    """[max_new] random numbers that depend on prompt and seed alone, not on what stands beside them."""
+    digest = hashlib.sha256(repr((asked.context, asked.prompt, asked.seed)).encode()).digest()
+    return torch.rand(asked.max_new, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+
+
+def _is_done(tokenizer: PreTrainedTokenizerBase, written: list[int], asked: Writing) -> bool:
+    if written[-1] == tokenizer.eos_token_id or len(written) >= asked.max_new:
+        return True
+    if not asked.stops or len(written) % CHECK_EVERY:
+        return False
+    text = _text(tokenizer, written)
+    return any(stop in text for stop in asked.stops)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, written: list[int]) -> str:
+    end = tokenizer.eos_token_id
+    cut = written[: written.index(end)] if end in written else written
+    return str(tokenizer.decode(cut, skip_special_tokens=True))

@@ -1,0 +1,87 @@
+"""TOFU's numbers (arXiv 2401.06121): per question, and over all questions. No torch."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from rouge_score import rouge_scorer
+from scipy.stats import hmean, ks_2samp
+
+from remnant.errors import Unscorable
+from remnant.functional.memory import probability
+from remnant.functional.tokens import Tokens
+
+Array = NDArray[np.float64]
+# The nine numbers of the model utility: three of each of these question sets.
+USEFUL: Mapping[str, tuple[str, str, str]] = {
+    "retain": ("tofu_probability", "tofu_rouge", "tofu_truth_ratio"),
+    "authors": ("tofu_choice", "tofu_rouge", "tofu_truth_ratio"),
+    "facts": ("tofu_choice", "tofu_rouge", "tofu_truth_ratio"),
+}
+
+
+@cache
+def _scorer() -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def rouge_recall(truth: str, generated: str) -> float:
+    """ROUGE-L recall with the Porter stemmer, 0 to 1. Source: section 2.2.1, as in TOFU's code."""
+    if not any(c.isascii() and c.isalnum() for c in truth):
+        raise Unscorable("the truth has no letter a-z and no digit")
+    return float(_scorer().score(truth, generated)["rougeL"].recall)
+
+
+def answer_probability(tokens: Tokens) -> float:
+    """Geometric mean probability per token of the true answer, 0 to 1. Source: section 2.2.1 (forget and retain set)."""
+    return probability(tokens)
+
+
+def choice_probability(tokens: Tokens, wrong: Sequence[Tokens]) -> float:
+    """That probability over its sum with those of the wrong answers, 0 to 1. Source: section 2.2.1 (real authors, world facts)."""
+    if not wrong:
+        raise Unscorable("there is no wrong answer")
+    own = probability(tokens)
+    return own / (own + sum(probability(w) for w in wrong))
+
+
+def truth_ratio(paraphrased: Tokens, wrong: Sequence[Tokens]) -> float:
+    """Geometric mean probability of the wrong answers over that of the paraphrased true one; at least 0, low where the truth is known.
+
+    Source: eq. 1. Differs from the source in 1e-10 added to the denominator, as in open-unlearning.
+    """
+    if not wrong:
+        raise Unscorable("there is no wrong answer")
+    losses = [-float(w.logp.mean()) for w in wrong if len(w.logp)]
+    if len(losses) < len(wrong):
+        raise Unscorable("a wrong answer has no token")
+    return float(np.exp(-np.mean(losses)) / (probability(paraphrased) + 1e-10))
+
+
+def forget_truth(ratios: Array) -> float:
+    """Mean of min(t, 1 / t), 0 to 1; 1 where wrong answers are as probable as the true one."""
+    return float(np.minimum(ratios, 1 / np.maximum(ratios, 1e-300)).mean())
+
+
+def useful_truth(ratios: Array) -> float:
+    """Mean of max(0, 1 - t), 0 to 1; 1 where wrong answers are impossible."""
+    return float(np.maximum(0, 1 - ratios).mean())
+
+
+def model_utility(columns: Mapping[str, Array]) -> float:
+    """Harmonic mean of probability, ROUGE and truth of the retain set, real authors and world facts, 0 to 1, high is useful.
+
+    Args:
+        columns: by set ("retain", ...) the values of its questions, [3, n] in the order of ``USEFUL``; truth ratios as they are.
+    """
+    means = [m for s in USEFUL for m in (columns[s][0].mean(), columns[s][1].mean(), useful_truth(columns[s][2]))]
+    return float(hmean(means)) if min(means) > 0 else 0.0
+
+
+def forget_quality(unlearned: Array, retrained: Array) -> float:
+    """p-value of the two-sample Kolmogorov-Smirnov test of the truth ratios on forget questions, 0 to 1; high where they are alike.
+
+    Source: section 2.2.2.
+    """
+    return float(ks_2samp(unlearned, retrained).pvalue)
