@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from remnant.flow.plan import Node, plan, read_sweep
+from remnant.flow.plan import Node, plan
 from remnant.flow.run import make
 from remnant.flow.store import Store
+from remnant.flow.sweepfile import read_sweep
 from remnant.functional import quantizers
 from remnant.model.loop import fit, in_regime
 from remnant.model.sure import find

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from remnant.flow.plan import Node, plan, read_sweep
+from remnant.flow.plan import Node, plan
 from remnant.flow.run import make
 from remnant.flow.store import Store
+from remnant.flow.sweepfile import read_sweep
 from remnant.functional.flips import sums
 from remnant.functional.survival import Sums, survival
 from remnant.methods import quantizer, quantizer_spec

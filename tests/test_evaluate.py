@@ -172,7 +172,7 @@ def test_a_full_memory_halves_the_batch(tokenizer: PreTrainedTokenizerBase, tmp_
     model = tiny_model(vocab=len(tokenizer))
     requests: list[Request] = [Reading(p) for p in PROMPTS]
     expected: list[Any] = ask(model, tokenizer, requests, tmp_path / "a")
-    plain, rows = local.read, []
+    plain, rows = reading.read, []
 
     def crowded(model: PreTrainedModel, head: Any, texts: Sequence[Any], *rest: Any) -> list[Tokens]:
         rows.append(len(texts))
@@ -195,7 +195,14 @@ def test_a_full_memory_halves_the_batch(tokenizer: PreTrainedTokenizerBase, tmp_
 
 
 def test_equal_requests_are_asked_once_and_columns_united() -> None:
-    asked = [Reading("a"), Writing("a", 3), Reading("a", columns=("rank",)), Reading("a", "b"), Writing("a", 3), Writing("a", 4)]
+    asked: list[Request] = [
+        Reading("a"),
+        Writing("a", 3),
+        Reading("a", columns=("rank",)),
+        Reading("a", "b"),
+        Writing("a", 3),
+        Writing("a", 4),
+    ]
     assert united(asked) == [Reading("a", columns=("logp", "rank")), Writing("a", 3), Reading("a", "b"), Writing("a", 4)]
 
 

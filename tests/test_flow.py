@@ -15,8 +15,9 @@ from pydantic import BaseModel
 from remnant.catalog import LOSSES, METRICS, QUANTIZERS
 from remnant.errors import UserError
 from remnant.flow import run as running
-from remnant.flow.plan import Node, expanded, plan, prepare_node, read_sweep, train_node
+from remnant.flow.plan import Node, plan, prepare_node, train_node
 from remnant.flow.store import Store
+from remnant.flow.sweepfile import expanded, read_sweep
 from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
 from remnant.parsing import parse
 from remnant.records import (

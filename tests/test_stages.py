@@ -24,8 +24,9 @@ from remnant.predict.checkpoint import Checkpoint
 from remnant.predict.grids import grid
 from remnant.predict.stream import survey
 from remnant.records import CastMember, ExplainSpec, MeasureSpec, PerturbSpec, PrepareSpec, Rule, TrainSpec, UnlearnSpec
-from remnant.stages import explain, judge, measure, perturb, prepare, unlearn
-from remnant.stages.judge import Lineup, Sheet
+from remnant.stages import cells, explain, judge, measure, perturb, prepare, unlearn
+from remnant.stages.cells import Sheet
+from remnant.stages.judge import Lineup
 from remnant.testing import tiny_model
 from tests.conftest import silent
 

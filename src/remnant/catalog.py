@@ -137,10 +137,12 @@ def _attack(function: str, meaning: str, source: str, **more: Any) -> Metric:
 
 METRICS: Mapping[str, Metric] = {
     "verbmem": Metric(_TEXT + "rouge_l", 2, "ROUGE-L F1 of the continuation of forget text", f"{_MUSE}, eq. 1", "low", ("verbmem",)),
-    "knowmem_forget": Metric(_TEXT + "rouge_l", 2, "ROUGE-L F1 of answers about forget text", f"{_MUSE}, eq. 2", "low", ("knowmem_forget",)),
+    "knowmem_forget": Metric(
+        _TEXT + "rouge_l", 2, "ROUGE-L F1 of answers about forget text", f"{_MUSE}, eq. 2", "low", ("knowmem_forget",)
+    ),
     "knowmem_retain": Metric(_TEXT + "rouge_l", 2, "ROUGE-L F1 of answers about retain text (utility)", _MUSE, "high", ("knowmem_retain",)),
     "verbmem_retain": Metric(
-        _TEXT + "rouge_l", 2, "ROUGE-L F1 of the continuation of retain text (utility without questions)", "own", "high", ("verbmem_retain",)
+        _TEXT + "rouge_l", 2, "ROUGE-L F1 of the continuation of retain text (utility, no questions)", "own", "high", ("verbmem_retain",)
     ),
     "privleak": Metric(
         _MEMBER + "min_k", 2, "Min-40% AUC against the retrain model's", f"{_MUSE}, eq. 3", "zero", _TEXTS, span="-100 upwards"
@@ -166,7 +168,7 @@ METRICS: Mapping[str, Metric] = {
     "longest_run": Metric(_MEMORY + "longest_run", 1, "longest common run of words in the continuation", "own", "low", ("verbmem",)),
     "leak": Metric(_MEMORY + "leak_at_k", 1, "best ROUGE-L F1 of four sampled continuations", "arXiv 2511.04934", "low", ("verbmem",)),
     "leak_answers": Metric(
-        _MEMORY + "leak_at_k", 1, "best ROUGE-L F1 of four sampled answers about forget text", "arXiv 2511.04934", "low", ("knowmem_forget",)
+        _MEMORY + "leak_at_k", 1, "best ROUGE-L F1 of four sampled answers on forget text", "arXiv 2511.04934", "low", ("knowmem_forget",)
     ),
     "verbmem_primed": Metric(_TEXT + "rouge_l", 1, "VerMem behind another passage of forget text", "own", "low", ("verbmem_primed",)),
     "knowmem_reworded": Metric(_TEXT + "rouge_l", 1, "KnowMem in another frame, without examples", "own", "low", ("knowmem_reworded",)),

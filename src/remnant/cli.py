@@ -78,6 +78,7 @@ def demo(full: bool, workers: int, store_path: str) -> Any:
 @click.option("--holdout-share", type=float, help="Or: hold out this share of the retain text.")
 @click.option("--lab", type=click.Choice(["news", "books"]), help="A fictional corpus instead of files.")
 @click.option("--folder", help="A corpus in MUSE's layout.")
+@click.option("--tofu", help="The folder of a TOFU download.")
 @click.option("--hub", help="A MUSE data set on the hub, owner/name.")
 @click.option("--tokenizer", help="Tokenizer of the model to come (folder or hub id); without it one is trained on the text.")
 @click.option("--vocab-size", type=int, help="Size of a trained tokenizer.")
@@ -250,21 +251,23 @@ def show(artefact: str, store_path: str) -> Any:
 @click.argument("name")
 @click.option("--out", type=Path, help="Folder of the report.")
 @click.option("--examples", is_flag=True, help="Put the worst examples (forget text) into the report, hidden until clicked.")
+@click.option("--beside", type=Path, multiple=True, help="Another tool's evaluation log, shown beside the run; may be repeated.")
 @store_option
 @_guarded
-def report(name: str, out: Path | None, examples: bool, store_path: str) -> Any:
+def report(name: str, out: Path | None, examples: bool, beside: tuple[Path, ...], store_path: str) -> Any:
     """Write the report of a run again."""
-    return _verbs().report(_store(store_path), name, out, examples)
+    return _verbs().report(_store(store_path), name, out, examples, beside)
 
 
 @main.command()
 @click.argument("file", type=Path)
 @click.option("--auc-retrain", type=float, help="AUC of a model that never read the forget text; needed for PrivLeak.")
+@click.option("--retrain", type=Path, help="The same tool's log of a model that never read the forget text.")
 @click.option("--json", "json_out", type=Path, help="Also write the cells to this file.")
 @_guarded
-def score(file: Path, auc_retrain: float | None, json_out: Path | None) -> Any:
-    """Score generations made anywhere (JSON lines). Needs no torch."""
-    return _verbs().score(file, auc_retrain, json_out)
+def score(file: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None) -> Any:
+    """Score generations made anywhere (JSON lines), or read the evaluation logs of open-unlearning, MUSE or TOFU. Needs no torch."""
+    return _verbs().score(file, auc_retrain, retrain, json_out)
 
 
 @main.command()

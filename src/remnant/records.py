@@ -35,13 +35,19 @@ class Record(BaseModel):
 
 
 class PrepareSpec(Record):
-    """A corpus in MUSE's layout: from the lab, from the user's texts, from a MUSE folder or from a hub data set."""
+    """A corpus in MUSE's layout: from the lab, from the user's texts, from a MUSE or TOFU folder or from a hub data set.
+
+    ``tofu_retain``: at most so many of TOFU's retain questions, those that utility is measured on first.
+    """
 
     lab: Literal["news", "books"] | None = None
     forget: tuple[str, ...] = circumstance(())
     retain: tuple[str, ...] = circumstance(())
     holdout: tuple[str, ...] = circumstance(())
     folder: str | None = circumstance(None)
+    tofu: str | None = circumstance(None)
+    tofu_split: Literal["forget01", "forget05", "forget10"] = "forget10"
+    tofu_retain: Positive | None = None
     hub: str | None = None
     revision: str | None = None
     seed: int = 0
@@ -60,9 +66,9 @@ class PrepareSpec(Record):
 
     @model_validator(mode="after")
     def _one_source(self) -> "PrepareSpec":
-        sources = [bool(self.lab), bool(self.forget), bool(self.folder), bool(self.hub)]
+        sources = [bool(self.lab), bool(self.forget), bool(self.folder), bool(self.tofu), bool(self.hub)]
         if sum(sources) != 1:
-            raise ValueError("give exactly one source: lab, forget (with retain), folder or hub")
+            raise ValueError("give exactly one source: lab, forget (with retain), folder, tofu or hub")
         if self.forget and not self.retain:
             raise ValueError("forget text needs retain text beside it")
         return self

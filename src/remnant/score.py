@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from remnant.errors import UserError, unknown
+from remnant.foreign import is_foreign, read_foreign
 from remnant.functional.stats import bootstrap_auc, privleak
 from remnant.functional.text import cut_answer, rouge_l
 from remnant.records import CastMember, Cell, Rule
@@ -24,13 +25,14 @@ _SHAPES = (
 )
 
 
-def score_file(path: Path, auc_retrain: float | None = None, rule: Rule | None = None) -> list[Cell]:
-    """The cells of one file of JSON lines, x100, with bootstrap intervals.
+def score_file(path: Path, auc_retrain: float | None = None, rule: Rule | None = None, retrain: Path | None = None) -> list[Cell]:
+    """The cells of one file of JSON lines, or of another tool's logs, x100, with bootstrap intervals where there are items.
 
     Args:
         path: the file. Answers of knowmem are cut at the first blank line or next question; values of privleak are Min-40%.
         auc_retrain: AUC of a model that never saw the forget text, in (0, 1]; without it PrivLeak has no value.
         rule: resamples and seed of the intervals.
+        retrain: the other tool's log of that model.
 
     Raises:
         UserError: missing file, a line of another shape, an id given twice, a reference outside (0, 1].
@@ -38,6 +40,8 @@ def score_file(path: Path, auc_retrain: float | None = None, rule: Rule | None =
     if auc_retrain is not None and not 0 < auc_retrain <= 1:
         raise UserError(f"The reference AUC must be above 0 and at most 1, not {auc_retrain:g}.", "Llama-2-7B on MUSE-NEWS: 0.4772.")
     rule = rule or Rule()
+    if is_foreign(path):
+        return read_foreign(path, rule, retrain, auc_retrain)
     sheet = _read(path)
     member = CastMember(corpus=path.stem, model=path.stem, method=None, weights=None, quantizer="as given", seed=None)
     cells = [c for c in cells_of(member, sheet, rule, None) if c.metric != "privleak"]

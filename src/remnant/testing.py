@@ -4,13 +4,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from remnant.catalog import LOSSES, METRICS, QUANTIZERS, Entry
-from remnant.errors import UserError
+from remnant.catalog import LOSSES, METRICS, QUANTIZERS, Entry, Metric
+from remnant.errors import Unscorable, UserError
 from remnant.functional.quantizers import Quantized
+from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED, View
 from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
 from remnant.resolve import Method, functions_of, resolve
@@ -198,6 +200,17 @@ def check_quantizer(method: Method) -> Iterator[Result]:
     yield _result(method, "a decoded weight moves less when quantized again", close)
 
 
+def what_is_read(truth: str, generated: str, memory: float, count: int) -> dict[str, Any]:
+    """One value for everything that a metric may read but a view: each of ``count`` tokens has the probability ``memory``."""
+
+    def tokens(chance: float) -> Tokens:
+        return Tokens(np.full(count, math.log(chance)), np.full(count, float(chance < 1)), np.full(count, -2.0), np.full(count, 1.0))
+
+    texts = {"prompt": "", "truth": truth, "text": truth, "generated": generated, "samples": [generated] * 8}
+    read = {name: tokens(memory) for name in ("tokens", "paraphrased", "told")}
+    return texts | read | {name: tokens(0.5) for name in ("lower", "prefixed", "reference")} | {"wrong": [tokens(0.5)], "slope": 1 - memory}
+
+
 def check_metric(method: Method) -> Iterator[Result]:
     """All laws on one metric: it is a number at both ends, and it says so when there is nothing to score."""
     function = method.load()
@@ -212,14 +225,17 @@ def check_metric(method: Method) -> Iterator[Result]:
         yield _result(method, "masked positions do not matter", torch.equal(masked, ends[0]))
         return
 
-    def call(truth: str, generated: str) -> float | None:
-        texts = {"prompt": "", "truth": truth, "generated": generated}
-        return function(*(texts[r] for r in method.reads), **method.params)  # type: ignore[no-any-return]
+    def call(generated: str, memory: float, count: int = 3) -> float | None:
+        values = what_is_read("seven brass lanterns", generated, memory, count)
+        try:
+            return function(*(values[r] for r in method.reads), **method.params)  # type: ignore[no-any-return]
+        except Unscorable:
+            return None
 
-    same, other = call("seven brass lanterns", "seven brass lanterns"), call("seven brass lanterns", "no")
+    same, other = call("seven brass lanterns", 1.0), call("no", 0.1)
     yield _result(method, "perfect and worst memory differ", same != other, f"- both give {same}" if same == other else "")
-    empty = call("seven brass lanterns", "")
-    yield _result(method, "an empty answer gives a finite number or None", empty is None or math.isfinite(empty))
+    for name, empty in (("an empty answer", call("", 0.1)), ("a text without tokens", call("seven", 0.1, 0))):
+        yield _result(method, f"{name} gives a finite number or a reason", empty is None or math.isfinite(empty))
 
 
 def _result(method: Method, law: str, holds: bool, detail: str = "") -> Result:
@@ -227,7 +243,7 @@ def _result(method: Method, law: str, holds: bool, detail: str = "") -> Result:
 
 
 Check = Callable[[Method], Iterator[Result]]
-KINDS: tuple[tuple[str, Mapping[str, Entry], tuple[str, ...], Check], ...] = (
+KINDS: tuple[tuple[str, Mapping[str, Entry] | Mapping[str, Metric], tuple[str, ...], Check], ...] = (
     ("loss", LOSSES, LOSS_READS, check_loss),
     ("quantizer", QUANTIZERS, QUANTIZER_READS, check_quantizer),
     ("metric", METRICS, METRIC_READS, check_metric),

@@ -28,6 +28,7 @@ from remnant.flow.run import (
     stop_workers,
 )
 from remnant.flow.store import Store, disk_errors
+from remnant.flow.sweepfile import override, read_sweep
 from remnant.methods import quantizer_spec
 from remnant.parsing import parse
 from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
@@ -59,7 +60,7 @@ def overlaid(settings: Sequence[str], **given: Any) -> dict[str, Any]:
     """The options that were given, with ``key=value`` settings over them."""
     data = {k: v for k, v in given.items() if v not in (None, ())}
     for setting in settings:
-        planning.override(data, setting)
+        override(data, setting)
     return data
 
 
@@ -210,7 +211,7 @@ def sweep_path(name: str) -> Path:
 
 def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Path | None, examples: bool) -> int:
     """Run a sweep to its report; the same call again goes on or does nothing."""
-    sweep = planning.read_sweep(sweep_path(name), settings)
+    sweep = read_sweep(sweep_path(name), settings)
     nodes = planning.plan(sweep)
     screen = console(stderr=True)
     todo = missing(store, nodes)
@@ -298,7 +299,7 @@ def _matrix(group: table.Group) -> Table:
 
 def plan(store: Store, name: str, settings: Sequence[str]) -> None:
     """Say what a sweep would make, with the resolved settings."""
-    sweep = planning.read_sweep(sweep_path(name), settings)
+    sweep = read_sweep(sweep_path(name), settings)
     nodes = planning.plan(sweep)
     for node in nodes:
         print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
@@ -328,18 +329,21 @@ def show(store: Store, reference: str) -> int:
     return 1 if faults else 0
 
 
-def report(store: Store, name: str, out: Path | None, examples: bool) -> None:
-    """Write the report of a finished or unfinished run again."""
+def report(store: Store, name: str, out: Path | None, examples: bool, beside: Sequence[Path]) -> None:
+    """Write the report of a finished or unfinished run again, with the numbers of other tools' logs beside it."""
     kept = store.labelled(name)
     sweep = parse(SweepSpec, kept["sweep"], name)
     pieces = [parse(Piece, piece, name) for piece in kept["pieces"]]
     lost = {n: f["message"] for n, f in failures(store, pieces).items()}
-    _finish(table.collect(store, sweep, pieces, lost), store, out or store.root / "reports" / name, examples=examples)
+    others = [table.others(path.as_posix(), scoring.score_file(path)) for path in beside]
+    found = table.collect(store, sweep, pieces, lost)
+    found.groups.extend(others)
+    _finish(found, store, out or store.root / "reports" / name, examples=examples)
 
 
-def score(path: Path, auc_retrain: float | None, json_out: Path | None) -> None:
-    """Score a file of generations and print the metrics."""
-    cells = scoring.score_file(path, auc_retrain)
+def score(path: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None) -> None:
+    """Score a file of generations, or read another tool's logs, and print the metrics."""
+    cells = scoring.score_file(path, auc_retrain, retrain=retrain)
     print_cells(cells)
     if json_out is not None:
         with disk_errors(json_out.parent):

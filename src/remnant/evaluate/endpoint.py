@@ -24,6 +24,8 @@ EMPTY = np.zeros(0)
 class Endpoint:
     """A served model.
 
+    A server that hides the start token (llama-cpp-python's) says nothing of the first token of a text, so one number less is counted.
+
     Args:
         spec: where it is, how it is called, how many requests at a time, and how often a busy server is asked again.
 

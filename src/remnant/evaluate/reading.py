@@ -1,6 +1,7 @@
 """Log-probabilities of given texts, padded side by side, without ever holding the logits of all positions."""
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from remnant.evaluate.prefix import for_rows
-from remnant.functional.tokens import Array, Tokens
+from remnant.functional.tokens import COLUMNS, Array, Tokens
 from remnant.model.data import collate
 from remnant.model.head import head_of
 
@@ -61,7 +62,7 @@ def read(
     """
     batch = collate([t.ids[shared:] for t in texts], 0, model.device)
     mask = torch.cat([batch.mask.new_ones(len(texts), shared), batch.mask], -1) if shared else batch.mask
-    given = {"input_ids": batch.ids, "attention_mask": mask}
+    given: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": mask}
     if prefix is not None:
         positions = torch.arange(shared, shared + batch.ids.shape[1], device=model.device).expand_as(batch.ids)
         given |= {"position_ids": positions, "past_key_values": for_rows(model, prefix, len(texts)), "use_cache": True}
@@ -71,8 +72,9 @@ def read(
     found = _in_chunks(source[rows, places - 1], batch.ids[rows, places], head, columns, model.config.get_text_config().vocab_size)
     ends = np.cumsum([t.counted for t in texts])[:-1]
     split = {name: np.split(values, ends) for name, values in found.items()}
-    empty = np.zeros(0)
-    return [Tokens(*(split[c][i] if c in split else empty for c in Tokens._fields[:-1]), cut=t.cut) for i, t in enumerate(texts)]
+    nothing = [np.zeros(0)] * len(texts)
+    logp, rank, mean, spread = (split.get(name, nothing) for name in COLUMNS)
+    return [Tokens(logp[i], rank[i], mean[i], spread[i], t.cut) for i, t in enumerate(texts)]
 
 
 def _in_chunks(source: Tensor, targets: Tensor, head: Head | None, columns: Collection[str], vocabulary: int) -> dict[str, Array]:

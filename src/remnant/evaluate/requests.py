@@ -76,8 +76,9 @@ def to_json(answer: Answer) -> Any:
 def from_json(data: Any) -> Answer:
     """The inverse of ``to_json``."""
     if "tokens" in data:
-        return Tokens(*(np.array(column, dtype=np.float64) for column in data["tokens"]), cut=data["cut"])
-    return Refused(data["refused"]) if "refused" in data else data["plain"]  # type: ignore[no-any-return]
+        logp, rank, mean, spread = (np.array(column, dtype=np.float64) for column in data["tokens"])
+        return Tokens(logp, rank, mean, spread, data["cut"])
+    return Refused(data["refused"]) if "refused" in data else data["plain"]
 
 
 def united(requests: Sequence[Request]) -> list[Request]:

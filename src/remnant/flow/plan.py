@@ -1,8 +1,5 @@
 """From a sweep to a graph of pieces of work, each with a key made of everything that decides its result. No torch."""
 
-import itertools
-import json
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -13,7 +10,6 @@ from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_of, digest_path
 from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
-from remnant.parsing import parse
 from remnant.records import (
     SCHEMA,
     CastMember,
@@ -98,8 +94,9 @@ def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> N
     for role in ("forget", "retain", "holdout"):
         for i, name in enumerate(getattr(spec, role)):
             inputs[f"{role}-{i}"] = _existing(name, role)
-    if spec.folder:
-        inputs["folder"] = _existing(spec.folder, "corpus")
+    for role in ("folder", "tofu"):
+        if name := getattr(spec, role):
+            inputs[role] = _existing(name, "corpus")
     if spec.tokenizer and Path(spec.tokenizer).is_dir():
         inputs["tokenizer"] = Outside(spec.tokenizer)
     return Node("prepare", PrepareSpec.model_validate(spec.model_dump(exclude={"name"})), inputs, label=label or {})
@@ -201,7 +198,8 @@ def measure_node(
     """
     names = metric_names(spec.metrics)
     methods = {name: metric(name).identity for name in names} | {m.use: metric(m).identity for m in spec.extra}
-    reads = {r for m in (*names, *spec.extra) for r in metric(m).reads}
+    named: tuple[str | MetricSpec, ...] = (*names, *spec.extra)
+    reads = {r for m in named for r in metric(m).reads}
     inputs: dict[str, Input] = {"corpus": corpus} | ({"model": model} if model else {})
     if reference and reads & {"reference", "told"}:
         inputs["reference"] = reference
@@ -212,80 +210,6 @@ def explain_node(target: Input, unlearned: Input, q_target: Input, q_unlearned: 
     """What a quantizer left of an update."""
     inputs = {"target": target, "unlearned": unlearned, "q_target": q_target, "q_unlearned": q_unlearned}
     return Node("explain", ExplainSpec(), inputs, label=label or {})
-
-
-def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
-    """A sweep file with ``a.b=c`` settings laid over it; all faults in one message.
-
-    Raises:
-        UserError: no file, not TOML, unknown keys, wrong values, unknown methods, quantizers or metrics.
-    """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"The sweep {path} does not exist.", "See sweeps/ for examples.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}.") from error
-    for setting in settings:
-        override(data, setting)
-    if isinstance(data.get("unlearn"), list):
-        data["unlearn"] = [run for table in data["unlearn"] for run in expanded(table)]
-    return parse(SweepSpec, data, str(path))
-
-
-def expanded(table: Any) -> list[Any]:
-    """One unlearning table as several: every combination of the lists under its ``grid``, ``{key}`` in its name filled in.
-
-    A key of the grid may reach inside ("sure.percentile"); a name without that key gets "key value" behind it.
-    """
-    if not isinstance(table, dict) or not isinstance(table.get("grid"), dict):
-        return [table]
-    fixed = {k: v for k, v in table.items() if k != "grid"}
-    lists = {k: v if isinstance(v, list) else [v] for k, v in table["grid"].items()}
-    runs = []
-    for values in itertools.product(*lists.values()):
-        run = json.loads(json.dumps(fixed))
-        name = str(fixed.get("name", ""))
-        for key, value in zip(lists, values, strict=True):
-            *path, last = key.split(".")
-            inner = run
-            for part in path:
-                inner = inner.setdefault(part, {})
-            inner[last] = value
-            place = "{" + key + "}"
-            name = name.replace(place, str(value)) if place in name else f"{name} {value if key == 'method' else f'{last} {value}'}"
-        runs.append(run | {"name": name.strip()})
-    return runs
-
-
-def override(data: dict[str, Any], setting: str) -> None:
-    """Lay one ``a.b=c`` over the data; numbers index lists, the value is TOML or a plain word."""
-    place, equals, text = setting.partition("=")
-    if not equals:
-        raise UserError(f"'{setting}' is not a setting.", "Write --set key.inner=value.")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *path, last = place.split(".")
-    current: Any = data
-    for part in path:
-        current = _into(current, part, setting)
-    if isinstance(current, list):
-        _into(current, last, setting)
-        current[int(last)] = value
-    else:
-        current[last] = value
-
-
-def _into(current: Any, part: str, setting: str) -> Any:
-    if isinstance(current, list):
-        if not part.isdigit() or int(part) >= len(current):
-            raise UserError(f"'{setting}': the list has no entry {part}.", f"It has {len(current)}, counted from 0.")
-        return current[int(part)]
-    if not isinstance(current, dict):
-        raise UserError(f"'{setting}': {part} stands below a plain value.")
-    return current.setdefault(part, {})
 
 
 def judge_node(rule: Rule, measured: Mapping[str, Node]) -> Node:

@@ -32,7 +32,7 @@ def min_k(tokens: Tokens, *, ratio: float = 0.4) -> float:
 
 
 def min_k_plus_plus(tokens: Tokens, *, ratio: float = 0.2) -> float:
-    """Min-k%++: minus the mean of the lowest log-probabilities after subtracting their mean and dividing by their spread over the vocabulary.
+    """Min-k%++: minus the mean of the lowest log-probabilities, each in spreads from its mean over the vocabulary.
 
     Source: Zhang et al. 2025 (arXiv 2404.02936), eq. 3. Differs from the source in a spread of at least 1e-6.
     """
@@ -41,12 +41,18 @@ def min_k_plus_plus(tokens: Tokens, *, ratio: float = 0.2) -> float:
 
 
 def mean_loss(tokens: Tokens) -> float:
-    """Mean negative log-likelihood per token; at least 0. Source: Yeom et al. 2018 (arXiv 1709.01604); "PPL" in MUSE's logs."""
+    """Mean negative log-likelihood per token; at least 0.
+
+    Source: Yeom et al. 2018 (arXiv 1709.01604); "PPL" in MUSE's logs.
+    """
     return float(-_some(tokens).mean())
 
 
 def zlib_ratio(tokens: Tokens, text: str) -> float:
-    """Mean loss over the bytes of the zlib-compressed text; at least 0. Source: Carlini et al. 2021 (arXiv 2012.07805); "PPL/zlib" in MUSE."""
+    """Mean loss over the bytes of the zlib-compressed text; at least 0.
+
+    Source: Carlini et al. 2021 (arXiv 2012.07805); "PPL/zlib" in MUSE.
+    """
     return mean_loss(tokens) / len(zlib.compress(text.encode()))
 
 
@@ -75,5 +81,8 @@ def recall(tokens: Tokens, prefixed: Tokens) -> float:
 
 
 def gradient_norm(slope: float) -> float:
-    """Norm of the gradient of the mean loss at all weights; at least 0. Source: Maini et al. 2021 (arXiv 2104.10706), as in open-unlearning."""
+    """Norm of the gradient of the mean loss at all weights; at least 0.
+
+    Source: Maini et al. 2021 (arXiv 2104.10706), as in open-unlearning.
+    """
     return slope

@@ -1,4 +1,7 @@
-"""Memorization of a given continuation: what the model would say token by token, or what it wrote. All 0 to 1 and low when forgotten but perplexity."""
+"""Memorization of a given continuation: what the model would say token by token, or what it wrote.
+
+All but perplexity are 0 to 1 and low when forgotten.
+"""
 
 import math
 from collections.abc import Sequence

@@ -74,7 +74,8 @@ def bootstrap(of: Callable[[list[NDArray[np.int64]]], float], sizes: tuple[int, 
     Args:
         of: called with one array of indices per group.
         sizes: how many items the groups have.
-        resamples, seed: of the bootstrap.
+        resamples: how often.
+        seed: of the draws.
 
     Returns:
         None where a group is empty.

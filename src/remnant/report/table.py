@@ -110,6 +110,11 @@ def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: d
     return Results(sweep, groups, done, {p.name: p.label for p in pieces}, failures)
 
 
+def others(name: str, cells: list[Cell]) -> Group:
+    """The numbers of another tool's log as a group of its own: they were measured on other items."""
+    return Group(name, None, [c.model_copy(update={"corpus": name}) for c in cells], [], [], None)
+
+
 def _file(groups: Sequence[Group], about: dict[str, Any], said: dict[str, Any]) -> None:
     """Put what is left of one update into the group that it belongs to; a group that is not judged yet has none."""
     place = {k: about[k] for k in ("corpus", "model", "quantizer", "seed")}

@@ -16,7 +16,7 @@ from remnant.lab.tokenizer import train_tokenizer
 from remnant.model.data import question
 from remnant.model.load import open_tokenizer
 from remnant.records import PrepareSpec
-from remnant.stages.sources import read_hub, read_muse_folder, read_sources
+from remnant.stages.sources import read_hub, read_muse_folder, read_sources, read_tofu
 
 SHOWN_EXAMPLES = 10
 OVERLAP_WORDS = 13
@@ -27,11 +27,12 @@ SPLITS = ("forget", "retain1", "retain2", "holdout")
 
 
 class Parts(NamedTuple):
-    """The texts of each split, the questions of each side, and whether the questions are the texts."""
+    """The texts of each split, the questions of each side, whether the questions are the texts, and TOFU's question sets."""
 
     texts: dict[str, list[str]]
     qa: dict[str, QA]
     qa_only: bool = False
+    tofu: Mapping[str, list[Any]] = {}
 
 
 def run(spec: PrepareSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
@@ -98,6 +99,10 @@ def _pages(qa: QA) -> list[str]:
 
 def _user_parts(spec: PrepareSpec) -> Parts:
     """The user's texts; where there are only questions (as in TOFU) each question is a text of its own."""
+    if spec.tofu:
+        tofu, *sides = read_tofu(Path(spec.tofu), spec.tofu_split, spec.tofu_retain)
+        pages = {"forget": _pages(sides[0]), "retain1": _pages(sides[1]), "retain2": [], "holdout": []}
+        return Parts(pages, {"forget": sides[0], "retain": sides[1]}, True, tofu)
     forget, retain = read_sources(spec.forget, "forget"), read_sources(spec.retain, "retain")
     held = read_sources(spec.holdout, "holdout") if spec.holdout else None
     qa_only = not forget.texts
@@ -123,7 +128,7 @@ def _chunked(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase
     second = range(RETAIN2_EVERY - 1, len(retain), RETAIN2_EVERY)
     texts["retain2"] = [retain[i] for i in second]
     texts["retain1"] = [t for i, t in enumerate(retain) if i not in second] or retain
-    return Parts(texts, parts.qa | {"retain": retain_qa}, parts.qa_only)
+    return parts._replace(texts=texts, qa=parts.qa | {"retain": retain_qa})
 
 
 def _chunks(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> list[str]:
@@ -153,7 +158,7 @@ def _without_overlap(spec: PrepareSpec, parts: Parts) -> tuple[Parts, dict[str, 
             texts[name] = clean
     if spec.drop_overlap and parts.qa_only:
         qa["retain"] = [pair for pair in qa["retain"] if is_clean(*_pages([pair]))]
-    return Parts(texts, qa, parts.qa_only), counts
+    return parts._replace(texts=texts, qa=qa), counts
 
 
 def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
@@ -172,6 +177,7 @@ def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) ->
     for split, name in (("forget", "forget"), ("retain", "retain2"), ("holdout", "holdout")):
         if parts.texts[name]:
             files[f"privleak/{split}"] = _spread(parts.texts[name], spec.max_items)
+    files |= {f"tofu/{name}": _spread(rows, spec.max_items) for name, rows in parts.tofu.items()}
     if not files["verbmem/forget"]:
         raise UserError("The forget text is too short to cut a single prompt from.", "Give more text, or lower --answer-tokens.")
     return files
@@ -214,7 +220,7 @@ def _card(spec: PrepareSpec, files: Mapping[str, list[Any]], overlap: dict[str, 
     if "verbmem/forget" not in files:
         absent["verbmem"] = "no prompts were given"
     return {
-        "source": spec.lab or spec.hub or ("MUSE folder" if spec.folder else "own text"),
+        "source": spec.lab or spec.hub or ("MUSE folder" if spec.folder else "TOFU" if spec.tofu else "own text"),
         "answer_tokens": spec.answer_tokens,
         "counts": {name: len(rows) for name, rows in files.items()},
         "overlapping_texts": overlap,

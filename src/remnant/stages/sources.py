@@ -130,6 +130,42 @@ def read_muse_folder(folder: Path) -> dict[str, list[Any]]:
     return found
 
 
+def read_tofu(folder: Path, split: str, most: int | None) -> tuple[dict[str, list[Any]], list[tuple[str, str]], list[tuple[str, str]]]:
+    """A TOFU download: its question sets by the names that they have here, the forget questions and the retain questions.
+
+    Args:
+        folder: with forgetNN.json, retainMM.json and their companions, JSON lines.
+        split: "forget01", "forget05" or "forget10".
+        most: at most so many retain questions, those of retain_perturbed first.
+
+    Raises:
+        UserError: a file is missing or of another shape.
+    """
+    sets = {}
+    for name, file in (("forget", f"{split}_perturbed"), ("retain", "retain_perturbed"), ("authors", "real_authors_perturbed"),
+                       ("facts", "world_facts_perturbed")):  # fmt: skip
+        rows = _tofu_rows(folder / f"{file}.json")
+        for i, row in enumerate(rows, 1):
+            wrong = row.get("perturbed_answer")
+            if not isinstance(wrong, list) or not wrong or not all(isinstance(w, str) for w in wrong):
+                raise UserError(f"Entry {i} of {folder / file}.json has no list of perturbed answers.", "Is it TOFU's file?")
+        sets[name] = rows
+    forget = _tofu_rows(folder / f"{split}.json")
+    retain = _tofu_rows(folder / f"retain{100 - int(split[-2:])}.json")
+    asked = {row["question"] for row in sets["retain"]}
+    retain = sorted(retain, key=lambda row: row["question"] not in asked)[:most]
+    return sets, [(r["question"], r["answer"]) for r in forget], [(r["question"], r["answer"]) for r in retain]
+
+
+def _tofu_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing.", "Give the folder of a complete TOFU download.")
+    rows = read_records(path)
+    if not rows or not all(_has(row, "question", "answer") for row in rows):
+        raise UserError(f"{path} does not hold questions and answers.", "Is it TOFU's file?")
+    return rows
+
+
 def read_hub(name: str, revision: str | None) -> dict[str, list[Any]]:
     """The same files from a data set on the hub (muse-bench/MUSE-News, muse-bench/MUSE-Books).
 
