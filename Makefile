@@ -46,6 +46,7 @@ bench: setup
 	$(BIN)/python benchmarks/sure_step.py
 	$(BIN)/python benchmarks/predict_stream.py
 	$(BIN)/python benchmarks/quantize.py
+	$(BIN)/python benchmarks/evaluate.py
 
 gpu-check: setup
 	$(BIN)/python benchmarks/gpu_check.py

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from remnant.catalog import LOSSES, METHODS, METRICS, QUANTIZERS, Entry
+from remnant.catalog import ITEM_SETS, LOSSES, METHODS, METRIC_GROUPS, METRICS, QUANTIZERS, Entry
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
@@ -13,6 +13,17 @@ def table(entries: Mapping[str, Entry]) -> str:
     """One Markdown table."""
     lines = ["| name | what it is | source | version |", "|---|---|---|---|"]
     return "\n".join([*lines, *(f"| `{name}` | {e.meaning} | {e.source} | {e.version} |" for name, e in entries.items())])
+
+
+def metrics() -> str:
+    """The metrics, with what they are measured on and the range of the number that is shown."""
+    lines = ["| name | what it is | on | range | forgotten or useful | source | version |", "|---|---|---|---|---|---|---|"]
+    better = {"low": "low", "high": "high (utility)", "zero": "0", "none": ""}
+    lines += [
+        f"| `{n}` | {m.meaning} | {', '.join(f'`{s}`' for s in m.on)} | {m.span} | {better[m.better]} | {m.source} | {m.version} |"
+        for n, m in METRICS.items()
+    ]
+    return "\n".join(lines)
 
 
 def page() -> str:
@@ -45,7 +56,17 @@ Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`,
 
 ## Metrics
 
-{table(METRICS)}
+Times 100, with 95 % bootstrap intervals. Groups: {"; ".join(f"`{g}`: {len(m)}" for g, m in METRIC_GROUPS.items())}. An attack also gives
+`NAME_tpr`, the true positives at one percent of false ones; PrivLeak gives `auc` and `auc_tpr`; TOFU gives `tofu_utility` and
+`tofu_forget_quality`.
+
+{metrics()}
+
+## Sets of items
+
+| name | what it is |
+|---|---|
+{chr(10).join(f"| `{n}` | {what} |" for n, what in ITEM_SETS.items())}
 """
 
 

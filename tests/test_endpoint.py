@@ -187,6 +187,7 @@ def gpt2_like(texts: list[str], folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>").save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_a_gguf_file_behind_llamacpps_server_measures_as_its_dense_copy(tmp_path: Path) -> None:
     """Train, write Q8_0, serve it, audit it by text alone; VerMem and KnowMem equal those of the same weights in transformers."""
     pytest.importorskip("llama_cpp", reason="the extra 'llamacpp' is not installed (make setup-all)")

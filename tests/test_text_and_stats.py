@@ -64,6 +64,13 @@ def test_signs_tell_good_text_from_collapse() -> None:
     assert nothing.empty == 1.0
 
 
+def test_another_script_is_a_sign() -> None:
+    corpus = {"seven", "brass", "lanterns", "1984"}
+    assert text.signs_of_collapse(["seven brass 12"], corpus).script == 0.0
+    assert text.signs_of_collapse(["seven", "лампа", "12 34"], corpus).script == pytest.approx(1 / 3)
+    assert text.signs_of_collapse(["漢字ab"], corpus).script == pytest.approx(1 / 2)
+
+
 def test_signs_need_texts() -> None:
     with pytest.raises(ValueError, match="no texts"):
         text.signs_of_collapse([], set())

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cache
@@ -58,13 +59,15 @@ class Signs(NamedTuple):
     """Signs of collapse in a set of generated texts, each a mean over texts.
 
     ``empty``: share without a word. ``repetition``: 1 - distinct / all 3-grams, 0 to 1, high is bad. ``entropy``: entropy of 2-grams
-    of a text in bits, low is bad. ``unknown``: share of words never seen in the corpus, 0 to 1, high is bad.
+    of a text in bits, low is bad. ``unknown``: share of words never seen in the corpus, 0 to 1, high is bad. ``script``: share of letters
+    in scripts that the corpus does not use (the language has switched), 0 to 1, high is bad.
     """
 
     empty: float
     repetition: float
     entropy: float
     unknown: float
+    script: float
 
 
 def signs_of_collapse(texts: Sequence[str], vocabulary: Collection[str]) -> Signs:
@@ -74,7 +77,9 @@ def signs_of_collapse(texts: Sequence[str], vocabulary: Collection[str]) -> Sign
     split = [words(t) for t in texts]
     full = [w for w in split if w]
     if not full:
-        return Signs(1.0, 0.0, 0.0, 0.0)
+        return Signs(1.0, 0.0, 0.0, 0.0, 0.0)
+
+    scripts = {_script(c) for word in vocabulary for c in word}
 
     def mean(values: list[float]) -> float:
         return math.fsum(values) / len(values)
@@ -84,7 +89,19 @@ def signs_of_collapse(texts: Sequence[str], vocabulary: Collection[str]) -> Sign
         repetition=mean([_repetition(w) for w in full]),
         entropy=mean([_entropy(w) for w in full]),
         unknown=mean([sum(x not in vocabulary for x in w) / len(w) for w in full]),
+        script=mean([_foreign("".join(w), scripts) for w in full]),
     )
+
+
+@cache
+def _script(letter: str) -> str:
+    """The script of a letter, by the first word of its name; empty for digits and nameless characters."""
+    return unicodedata.name(letter, "").split(" ")[0] if letter.isalpha() else ""
+
+
+def _foreign(letters: str, scripts: Collection[str]) -> float:
+    found = [s for s in map(_script, letters) if s]
+    return sum(s not in scripts for s in found) / len(found) if found else 0.0
 
 
 def _repetition(tokens: list[str]) -> float:

@@ -22,7 +22,7 @@ TITLES = {
     "privleak": "PrivLeak: can membership be told (0 = as if never read)",
 }
 # A collapsed model shows one of these; the last three are compared with the target's own values.
-LIMITS = {"empty": 0.5, "repetition": 0.3, "unknown": 0.3}
+LIMITS = {"empty": 0.5, "repetition": 0.3, "unknown": 0.3, "script": 0.2}
 
 
 class Surviving(NamedTuple):
@@ -62,6 +62,11 @@ class Group:
         """The metrics to show, in their usual order."""
         there = {c.metric for c in self.cells}
         return [m for m in SHOWN_METRICS if m in there]
+
+    @property
+    def others(self) -> list[str]:
+        """All other metrics that there are numbers of, as they come."""
+        return [m for m in dict.fromkeys(c.metric for c in self.cells) if m not in SHOWN_METRICS]
 
     def cell(self, model: str, quantizer: str, metric: str) -> Cell | None:
         """One cell, or None."""
@@ -195,7 +200,7 @@ def signs(results: Results) -> list[dict[str, Any]]:
             continue
         about, found = results.labels[name], manifest.summary["signs"]
         target = _target_signs(results, about)
-        flags = [sign for sign, limit in LIMITS.items() if found[sign] > limit + target.get(sign, 0.0)]
+        flags = [sign for sign, limit in LIMITS.items() if found.get(sign, 0.0) > limit + target.get(sign, 0.0)]
         if target and found["entropy"] < 0.6 * target["entropy"]:
             flags.append("entropy")
         rows.append({**about, **found, "flags": flags})
