@@ -220,7 +220,9 @@ class EndpointSpec(Record):
 class MeasureSpec(Record):
     """Which metrics (or groups of them) are measured on which half of the items.
 
-    ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``batch_tokens``: padded tokens per batch; without it
+    ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``ability``: tasks of lm-evaluation-harness, by the name
+    that it knows them by (from the hub), or of a folder of its task files (``ability_tasks``), or "choice", which is made of the corpus and
+    needs no network. ``batch_tokens``: padded tokens per batch; without it
     by the free memory.
     """
 
@@ -232,6 +234,8 @@ class MeasureSpec(Record):
     samples: Positive = 8
     temperature: Annotated[float, Field(gt=0)] = 0.8
     endpoint: EndpointSpec | None = None
+    ability: tuple[str, ...] = ()
+    ability_tasks: str | None = None
     batch_tokens: Positive | None = circumstance(None)
 
 

@@ -12,6 +12,7 @@ from remnant.catalog import METRICS
 from remnant.errors import Unscorable, UserError
 from remnant.evaluate.collect import Answers, collect
 from remnant.evaluate.endpoint import Endpoint
+from remnant.evaluate.harness import ability
 from remnant.evaluate.items import ItemSet, items_of
 from remnant.evaluate.local import Local
 from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, value
@@ -20,7 +21,7 @@ from remnant.functional.text import cut_answer, signs_of_collapse, words
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
 from remnant.methods import metric, metric_names
-from remnant.model.data import Item, collate, privleak_texts, raw_texts, settings
+from remnant.model.data import Item, collate, half_of, privleak_texts, raw_texts, settings
 from remnant.model.load import context_length, device, open_model, open_tokenizer
 from remnant.records import MeasureSpec, MetricSpec, Row
 from remnant.resolve import Method
@@ -53,6 +54,7 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     backend: Backend = Endpoint(spec.endpoint) if spec.endpoint else Local(model, tokenizer, spec.batch_tokens)  # type: ignore[arg-type]
     plans, sets, absent = _plans(spec, corpus, card, tokenizer, backend, "reference" in inputs)
     answers = collect(_first(plans, sets), backend, out / "answers.jsonl", lambda done, total: report(done, total, "reading and writing"))
+    able, lacking = _ability(spec, model, tokenizer, corpus, out)
     seen = {p.on: _views(model, tokenizer, corpus, p.on) for p in plans if "view" in p.method.reads}
     del backend, model
     second = _second(plans, sets, answers)
@@ -63,12 +65,13 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
         told = answers
     rows = [_row(p, item, sets[p.on], answers, told) for p in plans if "view" not in p.method.reads for item in sets[p.on].items]
     rows += [row for p in plans if "view" in p.method.reads for row in _view_rows(p, sets[p.on], seen[p.on])]
+    rows += [row for row in able if spec.half in ("all", row.half)]
     (out / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
     texts = _texts(plans, sets, answers)
     (out / "texts.jsonl").write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
-    for name in ("answers.jsonl", "reference.jsonl"):
+    for name in ("answers.jsonl", "reference.jsonl", "ability.json"):
         (out / name).unlink(missing_ok=True)
-    return {"absent": absent, "rows": len(rows), "signs": _signs(corpus, texts), "half": spec.half, "decoding": spec.decoding}
+    return {"absent": absent | lacking, "rows": len(rows), "signs": _signs(corpus, texts), "half": spec.half, "decoding": spec.decoding}
 
 
 def _plans(
@@ -204,6 +207,26 @@ def _signs(corpus: Path, texts: list[dict[str, str]]) -> dict[str, float]:
     splits = [s for s in ("forget", "retain1", "retain2") if (corpus / "raw" / f"{s}.json").is_file()]
     vocabulary = {w for split in splits for text in raw_texts(corpus, split) for w in words(text)}
     return signs_of_collapse(generated, vocabulary)._asdict() if generated else {}
+
+
+def _ability(
+    spec: MeasureSpec, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, corpus: Path, out: Path
+) -> tuple[list[Row], dict[str, str]]:
+    """Rows of the harness's tasks, kept so that they are not run again after a kill; and why there are none."""
+    if not spec.ability or model is None:
+        return [], dict.fromkeys((f"ability_{t}" for t in spec.ability), "the harness is not run against servers here")
+    kept = out / "ability.json"
+    if not kept.is_file():
+        scores = ability(model, tokenizer, spec.ability, corpus, Path(spec.ability_tasks) if spec.ability_tasks else None)
+        scratch = kept.with_suffix(".tmp")
+        scratch.write_text(json.dumps(scores), encoding="utf-8")
+        scratch.replace(kept)
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    return [
+        Row(metric=f"ability_{task}", id=f"{task}-{i}", half=half_of(i), value=value)  # type: ignore[arg-type]
+        for task, values in found.items()
+        for i, value in enumerate(values)
+    ], {}
 
 
 @torch.no_grad()
