@@ -45,7 +45,7 @@ def test_open_unlearnings_muse_log(tmp_path: Path) -> None:
     found = cells(put(tmp_path / "MUSE_EVAL.json", log))
     assert found["verbmem_stemmed"].value == pytest.approx(100 / 3)
     assert found["verbmem"].value == pytest.approx(100 * (rouge_l("he writes novels", "he writing novel") + 0) / 2)
-    assert found["verbmem"].status == "ok, 1 items unscorable"
+    assert found["verbmem"].status == "ok, 1 unscorable (the log holds no number)"
     assert found["verbmem"].low is not None
     assert found["auc"].value == pytest.approx(10.0)  # there 1 - ours
     assert found["privleak"].value == -79.0

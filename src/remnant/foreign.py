@@ -5,6 +5,7 @@ code released with arXiv 2410.16454), and TOFU's aggregated evaluation logs. Whe
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from remnant.errors import Unscorable, UserError
 from remnant.functional.stats import Interval, bootstrap, bootstrap_mean, privleak
 from remnant.functional.text import cut_answer, rouge_l
 from remnant.functional.tofu import USEFUL, forget_quality, forget_truth, model_utility, useful_truth
-from remnant.records import CastMember, Cell, Rule
+from remnant.records import CastMember, Cell, Rule, status_of
 
 Array = NDArray[np.float64]
 
@@ -182,8 +183,7 @@ class _Cells:
             found = bootstrap(lambda i: of(column[i[0]]), (len(column),), self.rule.resamples, self.rule.seed)
         else:
             found = bootstrap_mean(column, self.rule.resamples, self.rule.seed)
-        lost = len(values) - len(column)
-        status = "no scorable item" if not found else f"ok, {lost} items unscorable" if lost else "ok"
+        status = status_of(found is not None, Counter({"the log holds no number": len(values) - len(column)}))
         value, low, high = (100 * x for x in found) if found else (None, None, None)
         return Cell(**self._about, metric=metric, value=value, low=low, high=high, n=len(column), status=status)
 

@@ -3,6 +3,7 @@
 A field marked ``circumstance`` says how a result is computed, not what it is, and does not enter the identity of an artefact.
 """
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -362,6 +363,14 @@ class Cell(Record):
     n: int
     status: str
     corpus: str | None = None
+
+
+def status_of(scored: bool, lost: Counter[str] | None) -> str:
+    """What a cell says of its items: whether any was scorable, how many were not, and the commonest reason."""
+    count, reason = (lost.total(), f" ({lost.most_common(1)[0][0]})") if lost else (0, "")
+    if not scored:
+        return f"no scorable item{reason}"
+    return f"ok, {count} unscorable{reason}" if count else "ok"
 
 
 class Recovery(Record):

@@ -1,5 +1,6 @@
 """Rows of one measured model -> its numbers with intervals. No torch."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from remnant.catalog import METRICS
 from remnant.functional.stats import Interval, bootstrap, bootstrap_auc, bootstrap_mean, privleak, true_positives
 from remnant.functional.tofu import USEFUL, forget_quality, forget_truth, model_utility, useful_truth
-from remnant.records import CastMember, Cell, Row, Rule
+from remnant.records import CastMember, Cell, Row, Rule, status_of
 
 Array = NDArray[np.float64]
 MEMBERS, OTHERS = "forget", "holdout"
@@ -19,13 +20,13 @@ TRUTH = "tofu_truth_ratio"
 
 
 class Sheet(NamedTuple):
-    """The rows of one measured model: metric -> item -> value, scorable ones only; and how many were not scorable.
+    """The rows of one measured model: metric -> item -> value, scorable ones only; and why how many were not scorable.
 
     Where a metric has several sets of items, the key is "metric/set".
     """
 
     values: dict[str, dict[str, float]]
-    unscorable: dict[str, int]
+    unscorable: dict[str, Counter[str]]
 
     def column(self, metric: str) -> Array:
         """Values of one metric in the order of the item ids."""
@@ -40,12 +41,12 @@ class Sheet(NamedTuple):
 def read_rows(path: Path) -> Sheet:
     """The rows of a measurement."""
     values: dict[str, dict[str, float]] = {}
-    unscorable: dict[str, int] = {}
+    unscorable: dict[str, Counter[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = Row.model_validate_json(line)
         metric = f"{row.metric}/{row.split}" if row.split else row.metric
         if row.value is None:
-            unscorable[metric] = unscorable.get(metric, 0) + 1
+            unscorable.setdefault(metric, Counter())[row.status] += 1
             values.setdefault(metric, {})
         else:
             values.setdefault(metric, {})[row.id] = row.value
@@ -86,14 +87,14 @@ def _plain(member: CastMember, metric: str, sheet: Sheet, rule: Rule) -> Cell:
         found = bootstrap_mean(column, rule.resamples, rule.seed)
     shown = f"{name}_{split}" if split and name in METRICS else name
     unit = 1.0 if name in METRICS and not METRICS[name].unit else 100.0
-    return _cell(member, shown, found, len(column), sheet.unscorable.get(metric, 0), unit=unit)
+    return _cell(member, shown, found, len(column), sheet.unscorable.get(metric), unit=unit)
 
 
 def _attack(member: CastMember, name: str, sheet: Sheet, rule: Rule, retrain: Sheet | None) -> list[Cell]:
     """AUC and true positives of a membership attack; for PrivLeak's also its distance from the retrain model's."""
     forget, holdout = sheet.pair(name)
     n = len(forget) + len(holdout)
-    lost = sum(sheet.unscorable.get(f"{name}/{side}", 0) for side in (MEMBERS, OTHERS))
+    lost = sum((sheet.unscorable.get(f"{name}/{side}", Counter()) for side in (MEMBERS, OTHERS)), Counter[str]())
     caught = bootstrap(
         lambda i: true_positives(forget[i[0]], holdout[i[1]], FALSE_POSITIVES), (len(forget), len(holdout)), rule.resamples, rule.seed
     )
@@ -114,7 +115,7 @@ def _tofu(member: CastMember, sheet: Sheet, rule: Rule, retrain: Sheet | None) -
     if all(p.shape[-1] for p in parts.values()):
         sizes = tuple(p.shape[-1] for p in parts.values())
         found = bootstrap(lambda i: model_utility({s: parts[s][:, i[k]] for k, s in enumerate(parts)}), sizes, rule.resamples, rule.seed)
-        cells.append(_cell(member, "tofu_utility", found, sum(sizes), 0))
+        cells.append(_cell(member, "tofu_utility", found, sum(sizes), None))
     ratios = sheet.column(f"{TRUTH}/{MEMBERS}")
     if len(ratios):
         other = retrain.column(f"{TRUTH}/{MEMBERS}") if retrain else np.zeros(0)
@@ -133,9 +134,9 @@ def _aligned(sheet: Sheet, metrics: list[str]) -> Array:
     return np.array([[t[item] for item in both] for t in tables], dtype=np.float64)
 
 
-def _cell(member: CastMember, metric: str, found: Interval | None, n: int, lost: int, status: str = "", unit: float = 100.0) -> Cell:
-    status = status or ("ok" if found else "no scorable item")
-    if lost and status == "ok":
-        status = f"ok, {lost} items unscorable"
+def _cell(
+    member: CastMember, metric: str, found: Interval | None, n: int, lost: Counter[str] | None, status: str = "", unit: float = 100.0
+) -> Cell:
     value, low, high = (unit * x for x in found) if found else (None, None, None)
-    return Cell(**member.model_dump(), metric=metric, value=value, low=low, high=high, n=n, status=status)
+    about = member.model_dump()
+    return Cell(**about, metric=metric, value=value, low=low, high=high, n=n, status=status or status_of(found is not None, lost))
