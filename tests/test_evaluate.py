@@ -1,10 +1,7 @@
 """What is asked together is answered as if it had been asked alone, goes on after a kill, and fits into the memory."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +21,10 @@ from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, from_json, to_json, united
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.model.load import save_model
+from remnant.records import MeasureSpec
+from remnant.stages import measure
 from remnant.testing import tiny_model
+from tests.conftest import silent
 
 generate: Any = GenerationMixin.generate
 FORMS = ["llama", "qwen3", "gemma3_text", "gemma2", "mistral", "gpt2", "gpt_neox", "mixtral"]
@@ -264,41 +264,47 @@ def test_collecting_goes_on_behind_the_last_whole_line(tmp_path: Path) -> None:
     assert third.batches == 2
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from remnant.evaluate import local
-from remnant.records import MeasureSpec
-from remnant.stages import measure
-plain = local.Local._answer
-def slow(self, batch):
-    time.sleep(0.05)
-    return plain(self, batch)
-local.Local._answer = slow
-spec = MeasureSpec(metrics=("muse", "memorization", "mia_loss", "leak"), samples=4, batch_tokens=300)
-measure.run(spec, {"model": Path(sys.argv[1]), "corpus": Path(sys.argv[2])}, Path(sys.argv[3]), lambda *a: None)
-"""
+def measure_slowly(model: Path, corpus: Path, out: Path) -> None:
+    """Measure with a pause before each batch, so that a kill finds it at work."""
+    plain = Local._answer
+
+    def slow(self: Local, batch: Any) -> Any:
+        time.sleep(0.05)
+        return plain(self, batch)
+
+    Local._answer = slow  # type: ignore[method-assign]
+    spec = MeasureSpec(metrics=("muse", "memorization", "mia_loss", "leak"), samples=4, batch_tokens=300)
+    measure.run(spec, {"model": model, "corpus": corpus}, out, silent)
 
 
 def test_rows_after_kill_9_at_random_points_are_the_same_bytes(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     save_model(tiny_model(vocab=len(tokenizer), max_position_embeddings=512, initializer_range=0.2), tokenizer, tmp_path / "m")
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "m"), str(corpus)]
-    (tmp_path / "whole").mkdir()
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    out = tmp_path / "killed"
-    out.mkdir()
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+
+    def start(out: Path) -> Any:
+        out.mkdir(exist_ok=True)
+        process = processes.Process(target=measure_slowly, args=(tmp_path / "m", corpus, out))
+        process.start()
+        return process
+
+    whole, out = start(tmp_path / "whole"), tmp_path / "killed"
+    whole.join()
+    assert whole.exitcode == 0
     spool = out / "answers.jsonl"
     points = sorted(np.random.default_rng(0).choice(range(2, 24), 3, replace=False).tolist())
     for lines in points:
-        process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start(out)
         deadline = time.monotonic() + 60
         while not (spool.is_file() and spool.read_bytes().count(b"\n") >= lines) and time.monotonic() < deadline:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert not (out / "rows.jsonl").exists()
-    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    last = start(out)
+    last.join()
+    assert last.exitcode == 0
     for name in ("rows.jsonl", "texts.jsonl"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
