@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from click.testing import CliRunner
 from pydantic import BaseModel
 
 from remnant.catalog import LOSSES, METRICS, QUANTIZERS
+from remnant.cli import main
 from remnant.errors import UserError
 from remnant.flow import run as running
 from remnant.flow.plan import Node, plan, prepare_node, train_node
@@ -82,9 +84,14 @@ def content(store: Path) -> dict[str, Any]:
     return {name: {f: r.sha256 for f, r in m.files.items()} for name, m in found.items()}
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_files(sweep: Path, tmp_path: Path) -> None:
-    whole = start(sweep, tmp_path / "whole")
-    assert whole.wait(200) == 0, whole.stdout.read() if whole.stdout else ""
+def test_two_runs_share_the_work_and_a_killed_one_goes_on_to_the_same_files(sweep: Path, tmp_path: Path) -> None:
+    runs = [start(sweep, tmp_path / "whole") for _ in range(2)]
+    codes = [r.wait(200) for r in runs]
+    assert codes == [0, 0], [r.stdout.read() if r.stdout else "" for r in runs]
+    whole = Store(tmp_path / "whole")
+    assert set(whole.manifests()) == {n.name for n in plan(read_sweep(sweep))}
+    assert all(whole.faults(name) == [] for name in whole.manifests())
+    assert [p.name for p in (tmp_path / "whole" / "partial").iterdir() if p.is_dir()] == []
     cut = start(sweep, tmp_path / "cut")
     deadline = time.monotonic() + 100
     while not list((tmp_path / "cut").glob("partial/train-*/steps.jsonl")) and time.monotonic() < deadline:
@@ -103,12 +110,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(sweep: Path, tmp_path
     assert summary[0] == summary[1]
     nothing = start(sweep, tmp_path / "cut")
     assert nothing.wait(60) == 0
-    report = [sys.executable, "-m", "remnant.cli", "report", "small", "--store", str(tmp_path / "cut"), "--examples"]
-    subprocess.run(report, check=True, capture_output=True)
-    assert json.loads((tmp_path / "cut" / "reports" / "small" / "summary.json").read_text()) == summary[0]
-    assert "Left out" not in (tmp_path / "cut" / "reports" / "small" / "report.html").read_text()
     assert nothing.stdout is not None
     assert "0 to be made" in nothing.stdout.read()
+    shown = CliRunner().invoke(main, ["report", "small", "--store", str(tmp_path / "cut"), "--examples"])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads((tmp_path / "cut" / "reports" / "small" / "summary.json").read_text()) == summary[0]
+    assert "Left out" not in (tmp_path / "cut" / "reports" / "small" / "report.html").read_text()
 
 
 def test_ctrl_c_saves_and_says_so(sweep: Path, tmp_path: Path) -> None:
@@ -123,17 +130,6 @@ def test_ctrl_c_saves_and_says_so(sweep: Path, tmp_path: Path) -> None:
     assert "The same command goes on." in output
     assert "Traceback" not in output
     assert list((tmp_path / "s").glob("partial/train-*/resume.pt"))
-
-
-def test_two_runs_in_one_store_share_the_work(sweep: Path, tmp_path: Path) -> None:
-    runs = [start(sweep, tmp_path / "s") for _ in range(2)]
-    codes = [r.wait(200) for r in runs]
-    assert codes == [0, 0], [r.stdout.read() if r.stdout else "" for r in runs]
-    found = Store(tmp_path / "s").manifests()
-    nodes = plan(read_sweep(sweep))
-    assert set(found) == {n.name for n in nodes}
-    assert all(Store(tmp_path / "s").faults(name) == [] for name in found)
-    assert [p.name for p in (tmp_path / "s" / "partial").iterdir() if p.is_dir()] == []
 
 
 def test_a_piece_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ RANKS = {
 ALLOWED_LATE = {
     "evaluate/harness.py": None,
     "stages/sources.py": {"datasets"},
+    "functional/text.py": {"rouge_score"},
+    "functional/tofu.py": {"rouge_score"},
     **{f"deploy/{door}.py": None for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp")},
 }
 
@@ -49,7 +51,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_there_is_no_import_cycle() -> None:
     known = {".".join(["remnant", *p.relative_to(SOURCE).with_suffix("").parts]): p for p in modules()}
-    edges = {name: {k for k in known for i in imports(p) if i == k or i.startswith(k + ".")} - {name} for name, p in known.items()}
+    edges = {name: {k for i in imports(p) for k in known if i == k or i.startswith(k + ".")} - {name} for name, p in known.items()}
     done: set[str] = set()
     while ready := {n for n, needs in edges.items() if n not in done and needs <= done}:
         done |= ready
@@ -71,15 +73,13 @@ def test_functions_import_nothing_but_through_the_known_doors(path: Path) -> Non
         assert names <= allowed
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["catalog", "records", "resolve", "methods", "functional.text", "functional.stats", "flow.plan", "flow.sweepfile", "flow.run",
-     "flow.store", "foreign", "evaluate.endpoint",
-     "stages.judge", "report.table", "report.page", "score", "verbs", "cli"],
-)  # fmt: skip
-def test_modules_of_the_shell_do_not_import_torch(module: str) -> None:
-    code = f"import sys, remnant.{module}; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_modules_of_the_shell_do_not_import_torch() -> None:
+    shell = (
+        "catalog", "records", "resolve", "methods", "functional.text", "functional.stats", "flow.plan", "flow.sweepfile", "flow.run",
+        "flow.store", "foreign", "evaluate.endpoint", "stages.judge", "report.table", "report.page", "score", "verbs", "cli",
+    )  # fmt: skip
+    checked = "\n".join(f"import remnant.{m}; assert 'torch' not in sys.modules, {m!r}" for m in shell)
+    subprocess.run([sys.executable, "-c", f"import sys\n{checked}"], check=True)
 
 
 def test_pure_arithmetic_imports_torch_and_nothing_heavier() -> None:

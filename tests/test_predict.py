@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
 
 from remnant.catalog import quantizer_params
+from remnant.cli import main
 from remnant.errors import UserError
 from remnant.functional import flips, quantizers
 from remnant.functional.survival import Sums, Survival, survival
@@ -164,10 +166,9 @@ def test_faults_are_one_sentence_with_a_remedy(spoil: Any, says: str, tmp_path: 
     spoil(folders[1])
     with pytest.raises(UserError, match=says):
         survey(Checkpoint(folders[0]), Checkpoint(folders[1]), [grid("int4")])
-    script = [sys.executable, "-m", "remnant.cli", "predict", *map(str, folders), "--out", str(tmp_path / "out")]
-    run = subprocess.run(script, capture_output=True, text=True)
-    assert run.returncode == 2
-    assert "Traceback" not in run.stderr
+    run = CliRunner().invoke(main, ["predict", *map(str, folders), "--out", str(tmp_path / "out")])
+    assert run.exit_code == 2, run.output
+    assert isinstance(run.exception, SystemExit)
     assert not (tmp_path / "out").exists()
 
 

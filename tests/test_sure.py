@@ -127,12 +127,12 @@ def test_heads_are_sliced_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("unit", "weights"),
     [
-        ("module", "fp32"),
         ("module", "bf16"),
-        ("module", "bf16-stochastic-rounding"),
-        ("layer", "fp32"),
-        ("row", "bf16"),
         ("weight", "fp32"),
+        pytest.param("module", "fp32", marks=pytest.mark.slow),
+        pytest.param("module", "bf16-stochastic-rounding", marks=pytest.mark.slow),
+        pytest.param("layer", "fp32", marks=pytest.mark.slow),
+        pytest.param("row", "bf16", marks=pytest.mark.slow),
     ],
 )
 def test_outside_the_mask_nothing_moves_in_200_steps(

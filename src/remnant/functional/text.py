@@ -6,17 +6,20 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cache
-from typing import NamedTuple
-
-from rouge_score import rouge_scorer
+from typing import TYPE_CHECKING, NamedTuple
 
 from remnant.errors import Unscorable
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 STOPS = ("\n\n", "\nQuestion", "Question:")
 
 
 @cache
-def _scorer() -> rouge_scorer.RougeScorer:
+def _scorer() -> "RougeScorer":
+    from rouge_score import rouge_scorer  # brings nltk and pandas: more than a second that only scoring needs
+
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from rouge_score import rouge_scorer
 from scipy.stats import hmean, ks_2samp
 
 from remnant.errors import Unscorable
 from remnant.functional.memory import probability
 from remnant.functional.tokens import Tokens
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 Array = NDArray[np.float64]
 # The nine numbers of the model utility: three of each of these question sets.
@@ -22,7 +25,9 @@ USEFUL: Mapping[str, tuple[str, str, str]] = {
 
 
 @cache
-def _scorer() -> rouge_scorer.RougeScorer:
+def _scorer() -> "RougeScorer":
+    from rouge_score import rouge_scorer  # brings nltk and pandas: more than a second that only scoring needs
+
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
 
