@@ -13,6 +13,7 @@ from remnant.errors import UserError
 from remnant.predict.kernels import narrow, widen
 
 Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 _NOT_QUANTIZED = re.compile(r"(embed|wte|wpe|lm_head|norm|\bln_|layernorm|router|\bgate\.weight|\.bias$)", re.IGNORECASE)
 _CONV1D = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
@@ -57,25 +58,31 @@ class Checkpoint:
     def read(self, name: str, rounded_to: str = "F32") -> Floats:
         """One whole weight as float32 [..., out, in], rounded to what a dtype of a header can hold."""
         entry = self.entries[name]
-        flat = np.empty(entry.size, np.float32)
-        self.read_into(name, 0, flat, np.empty(entry.size * BYTES[entry.dtype], np.uint8))
+        raw = self.read_into(name, 0, np.empty(entry.size * BYTES[entry.dtype], np.uint8))
+        flat = as_float32(raw, entry.dtype, np.empty(entry.size, np.float32))
         round_to(flat, entry.dtype, rounded_to)
         weight = flat.reshape(entry.shape)
         return np.ascontiguousarray(weight.T) if self.turned(name) else weight
 
-    def read_into(self, name: str, first: int, out: Floats, scratch: NDArray[np.uint8]) -> None:
-        """Fill ``out`` with the entries from ``first`` on; ``scratch`` takes the bytes as they are on the disk."""
+    def read_into(self, name: str, first: int, raw: Bytes) -> Bytes:
+        """Fill ``raw`` with the bytes of a weight's entries from ``first`` on, as they are on the disk."""
         entry = self.entries[name]
-        width = BYTES[entry.dtype]
-        raw = out.view(np.uint8) if entry.dtype == "F32" else scratch[: out.size * width]
         with entry.file.open("rb", buffering=0) as file:
-            read = os.preadv(file.fileno(), [raw.data], entry.offset + first * width)
+            read = os.preadv(file.fileno(), [raw.data], entry.offset + first * BYTES[entry.dtype])
         if read != raw.size:
             raise UserError(f"{entry.file} is cut short inside {name}.", "Copy or download the checkpoint again.")
-        if entry.dtype == "BF16":
-            widen(raw.view(np.uint16), out.view(np.uint32))
-        elif entry.dtype == "F16":
-            out[:] = raw.view(np.float16)
+        return raw
+
+
+def as_float32(raw: Bytes, dtype: str, out: Floats) -> Floats:
+    """Bytes of a dtype of a header as float32, in ``out`` unless they are that already."""
+    if dtype == "F32":
+        return raw.view(np.float32)
+    if dtype == "BF16":
+        widen(raw.view(np.uint16), out.view(np.uint32))
+    else:
+        out[:] = raw.view(np.float16)
+    return out
 
 
 def round_to(weights: Floats, stored: str, dtype: str) -> None:

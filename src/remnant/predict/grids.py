@@ -1,7 +1,7 @@
-"""The grids that a prediction knows, each as a pass over two equal blocks of float32 weights."""
+"""The grids that a prediction knows, and the table by which the compiled passes know them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from remnant.catalog import quantizer_params
 from remnant.errors import UserError, unknown
-from remnant.predict import kernels
+from remnant.predict.kernels import KINDS
 
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 # The grids of `remnant predict` where the user names none.
 DEFAULT = ("int8", "int4-tensor", "int4", "int4-g128", "int3-g128", "nf4", "fp4", "fp8", "q8_0", "q4_0")
 
@@ -26,10 +25,6 @@ class Grid(NamedTuple):
     bits: int = 4
     scheme: str = "sym"
 
-    def length(self, columns: int, size: int) -> int:
-        """Entries of a run of so many that share a scale."""
-        return {0: columns, -1: size}.get(self.block, self.block)
-
 
 def grid(name: str) -> Grid:
     """The grid of a quantizer's short name.
@@ -41,7 +36,7 @@ def grid(name: str) -> Grid:
     if found is None:
         raise unknown("quantizer", name, DEFAULT)
     family, params = found
-    if family not in _PASSES:
+    if family not in ("rtn", *KINDS):
         raise UserError(f"What {name} keeps is known only when its library has quantized both models.", "Quantize them and judge them.")
     if family == "rtn":
         size = params.get("group_size") if params["granularity"] == "group" else {"channel": 0, "tensor": -1}[str(params["granularity"])]
@@ -49,62 +44,36 @@ def grid(name: str) -> Grid:
     return Grid(name, family, int(str(params.get("block", 0))))
 
 
-def extremes(weights: Floats) -> tuple[np.float32, np.float32]:
-    """The smallest and the largest of a flat run of weights."""
-    found = np.empty((2, 1), np.float32)
-    kernels.extremes(weights, found[0], found[1])
-    return found[0, 0], found[1, 0]
+class Table(NamedTuple):
+    """Some grids as the compiled passes read them, for weights with rows of one length.
 
-
-def look(t: Floats, u: Floats, block: int, update: Doubles) -> Floats:
-    """What rounding needs to know of every block, [5, blocks]: smallest and largest of the target, of the unlearned model, sum of |d|.
-
-    Args:
-        t: flat weights of the target, a whole number of blocks.
-        u: the unlearned ones.
-        block: entries that share a scale.
-        update: <d, d>, the sum of |d| and the changed weights are added to three float64.
+    ``base`` divides every block and every row; ``kinds``, ``blocks`` and ``bounds`` as in ``kernels.survey``.
     """
-    known = np.empty((5, t.size // block), np.float32)
-    kernels.extremes(t, known[0], known[1])
-    kernels.extremes(u, known[2], known[3])
-    kernels.update(t, u, known[4], update)
-    return known
+
+    base: int
+    kinds: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    bounds: Floats
 
 
-def joined(known: Floats, times: int) -> Floats:
-    """The same of blocks so many times as long."""
-    wide = np.empty((5, known.shape[1] // times), np.float32)
-    kernels.join(known, wide)
-    return wide
+def table(grids: Sequence[Grid], columns: int) -> Table:
+    """The table of some grids; a row is ``columns`` weights long."""
+    blocks = [{0: columns, -1: 0}.get(g.block, g.block) for g in grids]
+    return Table(
+        math.gcd(columns, *blocks),
+        np.array([KINDS.index(_kind(g)) for g in grids], np.int64),
+        np.array(blocks, np.int64),
+        np.array([_bounds(g) for g in grids], np.float32).reshape(-1, 3),
+    )
 
 
-def add(grid: Grid, t: Floats, u: Floats, known: Floats, out: Doubles) -> None:
-    """Add <r, r>, <r, d>, equal codes, erased weights and the sum of |d| / scale to five float64.
-
-    Args:
-        grid: which one.
-        t: flat weights of the target, a whole number of blocks.
-        u: the unlearned ones.
-        known: of ``look``, of the blocks that share a scale.
-        out: is added to.
-    """
-    low, high, divisor = _codes(grid)
-    pass_over = kernels.asymmetric if grid.scheme == "asym" else _PASSES[grid.family]
-    pass_over(t, u, known, np.float32(low), np.float32(high), np.float32(divisor), out)
+def _kind(grid: Grid) -> str:
+    if grid.family != "rtn":
+        return grid.family
+    return grid.scheme if grid.scheme in ("sym", "asym") else "clamped"
 
 
-_PASSES: dict[str, Callable[..., None]] = {
-    "rtn": kernels.integers,
-    "q8_0": kernels.q8_0,
-    "q4_0": kernels.q4_0,
-    "nf4": kernels.nf4,
-    "fp4": kernels.fp4,
-    "fp8": kernels.fp8,
-}
-
-
-def _codes(grid: Grid) -> tuple[float, float, float]:
+def _bounds(grid: Grid) -> tuple[float, float, float]:
     """Lowest and highest code, and what the largest weight is divided by for the step."""
     if grid.family == "q8_0":
         return -127, 127, 127

@@ -1,26 +1,29 @@
-"""Passes over two equal-shaped blocks of float32 weights, compiled and vectorized; every sum of `functional/flips.py` for one grid.
+"""Passes over two equal-shaped runs of weights, compiled and vectorized; every sum of `functional/flips.py` for many grids at once.
 
-``t`` is the target's weight, ``u`` the unlearned one, flat. Counts are kept in float32, which is exact over a span and leaves all of a
-loop in vectors of one width. Integer grids divide by the step, levels multiply by its reciprocal, as the quantizers do: weights in
-bfloat16 often lie on a tie.
+``t`` is the target's weight, ``u`` the unlearned one, flat. A run of some rows is widened once and stays in the cache while every grid
+passes over it. Counts are kept in float32, which is exact over a span and leaves all of a loop in vectors of one width.
 """
 
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from remnant.levels import FP4_LEVELS, NF4_LEVELS
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
-# Sums may be taken in any order, and values are taken to be numbers: `update`, which is not compiled so, finds the ones that are not.
+# Sums may be taken in any order, and values are taken to be numbers: `_update`, which is not compiled so, finds the ones that are not.
 FAST = {"reassoc", "contract", "nsz", "nnan"}
 _compiled = njit(nogil=True, cache=True, fastmath=FAST)
-# Sums of this many terms are exact enough in float32; longer blocks are cut.
-SPAN = 4096
+# Weights whose scales are laid out side by side; sums of so many terms are exact enough in float32.
+SPAN = 1024
+# Weights whose extremes are looked for at a time.
+RUN = 8192
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
@@ -39,53 +42,35 @@ def narrow(bits: NDArray[np.int32]) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST - {"nnan"})
-def update(t: Floats, u: Floats, length: Floats, out: Doubles) -> None:
-    """The sum of |d| of every block; add <d, d>, the sum of |d| and the number of changed weights to three float64."""
-    block = t.size // length.size
-    span = min(block, SPAN)
-    for b in range(length.size):
-        whole = ZERO
-        for start in range(b * block, (b + 1) * block, span):
-            stop = min(start + span, (b + 1) * block)
-            x, y = t[start:stop], u[start:stop]
-            square, distance, changed = ZERO, ZERO, ZERO
-            for i in range(x.size):
-                d = y[i] - x[i]
-                square += d * d
-                distance += abs(d)
-                changed += ONE if d != 0 else ZERO
-            out[0] += square
-            out[1] += distance
-            out[2] += changed
-            whole += distance
-        length[b] = whole
-
-
-@_compiled
-def extremes(w: Floats, low: Floats, high: Floats) -> None:
-    """Smallest and largest weight of every block."""
-    block = w.size // low.size
-    for b in range(low.size):
-        x = w[b * block : (b + 1) * block]
-        smallest, largest = x[0], x[0]
+def _update(t: Floats, u: Floats, out: Doubles) -> None:
+    """Add <d, d> and the number of changed weights to two float64."""
+    for start in range(0, t.size, SPAN):
+        x, y = t[start : start + SPAN], u[start : start + SPAN]
+        square, changed = ZERO, ZERO
         for i in range(x.size):
-            smallest = x[i] if x[i] < smallest else smallest
-            largest = x[i] if x[i] > largest else largest
-        low[b] = smallest
-        high[b] = largest
+            d = y[i] - x[i]
+            square += d * d
+            changed += ONE if d != 0 else ZERO
+        out[0] += square
+        out[1] += changed
 
 
 @_compiled
-def join(short: Floats, wide: Floats) -> None:
-    """What is known of longer blocks, from what is known of short ones."""
-    times = short.shape[1] // wide.shape[1]
-    for b in range(wide.shape[1]):
-        a, c, d, e, length = short[0, b * times], short[1, b * times], short[2, b * times], short[3, b * times], ZERO
-        for i in range(b * times, (b + 1) * times):
-            a, c = min(a, short[0, i]), max(c, short[1, i])
-            d, e = min(d, short[2, i]), max(e, short[3, i])
-            length += short[4, i]
-        wide[0, b], wide[1, b], wide[2, b], wide[3, b], wide[4, b] = a, c, d, e, length
+def extremes(w: Floats, block: int, low: Floats, high: Floats) -> None:
+    """Smallest and largest weight of every block; the last one may be short.
+
+    Compared as integers in the order of the floats, since a loop over the floats themselves is not vectorized.
+    """
+    bits, small, large = w.view(np.int32), low.view(np.int32), high.view(np.int32)
+    for b in range(low.size):
+        x = bits[b * block : (b + 1) * block]
+        smallest, largest = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
+        for i in range(x.size):
+            place = x[i] ^ ((x[i] >> np.int32(31)) & np.int32(0x7FFFFFFF))
+            smallest = min(smallest, place)
+            largest = max(largest, place)
+        small[b] = smallest ^ ((smallest >> np.int32(31)) & np.int32(0x7FFFFFFF))
+        large[b] = largest ^ ((largest >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
 @njit(inline="always", fastmath=FAST)
@@ -103,6 +88,16 @@ def _kept(x, cut, normal, least):  # type: ignore[no-untyped-def]
 def _half(x):  # type: ignore[no-untyped-def]
     """As a scale is stored in a GGUF file."""
     return _kept(x, 13, 2.0**-14, 2.0**-24)
+
+
+@njit(cache=True, fastmath={"contract"})
+def _over(w, step, inverse):  # type: ignore[no-untyped-def]
+    """The quotient w / step, rounded correctly, from 1 / step: weights in bfloat16 often lie on a tie, where the last bit decides.
+
+    Source: Markstein 1990 (IBM Journal of Research and Development 34, 1): the product, corrected by its remainder.
+    """
+    product = w * inverse
+    return product + (w - product * step) * inverse
 
 
 # Scales: from a block's smallest and largest weight the step (what weights are divided by), the scale (what codes are multiplied with)
@@ -141,8 +136,14 @@ def _q4_0(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def
 
 
 @njit(inline="always", fastmath=FAST)
-def _integer(w, step, zero, low, high):  # type: ignore[no-untyped-def]
-    x = np.rint(w / step) + zero
+def _nearest(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
+    """On a grid that ends at the largest weight."""
+    return np.rint(_over(w, step, inverse))
+
+
+@njit(inline="always", fastmath=FAST)
+def _integer(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
+    x = np.rint(_over(w, step, inverse)) + zero
     x = x if x > low else low
     return (x if x < high else high) - zero
 
@@ -152,9 +153,9 @@ _E = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(NF4))
 
 
 @njit(inline="always", fastmath=FAST)
-def _nf4(w, step, zero, low, high):  # type: ignore[no-untyped-def]
+def _nf4(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
     """The nearest level of NormalFloat; written out, since a loop over levels is not vectorized."""
-    x = w * (ONE / step)
+    x = w * inverse
     v = NF4[0]
     v = NF4[1] if x > _E[0] else v
     v = NF4[2] if x > _E[1] else v
@@ -173,72 +174,185 @@ def _nf4(w, step, zero, low, high):  # type: ignore[no-untyped-def]
     return NF4[15] if x > _E[14] else v
 
 
-FP4 = tuple(np.float32(v) for v in sorted({v + 0.0 for v in FP4_LEVELS}))
+FP4 = tuple(np.float32(v) for v in sorted({abs(v) for v in FP4_LEVELS}))
 _H = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(FP4))
 
 
 @njit(inline="always", fastmath=FAST)
-def _fp4(w, step, zero, low, high):  # type: ignore[no-untyped-def]
-    """The nearest level of the 4-bit float."""
-    x = w * (ONE / step)
+def _fp4(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
+    """The nearest level of the 4-bit float, whose levels lie on both sides of zero alike."""
+    x = w * inverse
+    size = abs(x)
     v = FP4[0]
-    v = FP4[1] if x > _H[0] else v
-    v = FP4[2] if x > _H[1] else v
-    v = FP4[3] if x > _H[2] else v
-    v = FP4[4] if x > _H[3] else v
-    v = FP4[5] if x > _H[4] else v
-    v = FP4[6] if x > _H[5] else v
-    v = FP4[7] if x > _H[6] else v
-    v = FP4[8] if x > _H[7] else v
-    v = FP4[9] if x > _H[8] else v
-    v = FP4[10] if x > _H[9] else v
-    v = FP4[11] if x > _H[10] else v
-    v = FP4[12] if x > _H[11] else v
-    v = FP4[13] if x > _H[12] else v
-    return FP4[14] if x > _H[13] else v
+    v = FP4[1] if size > _H[0] else v
+    v = FP4[2] if size > _H[1] else v
+    v = FP4[3] if size > _H[2] else v
+    v = FP4[4] if size > _H[3] else v
+    v = FP4[5] if size > _H[4] else v
+    v = FP4[6] if size > _H[5] else v
+    v = FP4[7] if size > _H[6] else v
+    return -v if x < 0 else v
 
 
 @njit(inline="always", fastmath=FAST)
-def _fp8(w, step, zero, low, high):  # type: ignore[no-untyped-def]
+def _fp8(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
     """e4m3: four significant bits, below 1/64 a multiple of 1/512."""
-    return _kept(w / step, 20, 2.0**-6, 2.0**-9)
+    return _kept(_over(w, step, inverse), 20, 2.0**-6, 2.0**-9)
 
 
-def _pass(scales, code):  # type: ignore[no-untyped-def]
+def _pass(scales, code, *, own_scale=False, zeroed=False):  # type: ignore[no-untyped-def]
     """The pass for one kind of grid: adds <r, r>, <r, d>, equal codes, erased weights and the sum of |d| / step to five float64.
 
-    ``known`` [5, blocks]: smallest and largest of the target, of the unlearned model, sum of |d|. ``low`` and ``high`` bound the codes.
+    ``ends`` [4, blocks]: smallest and largest of the target, of the unlearned model; the last block may be short. ``low`` and ``high``
+    bound the codes. Steps, inverses, scales and zeros of both models are laid out weight by weight, a span at a time, so that short
+    blocks do not cut the loop into pieces; a kind whose scale is its step, or that has no zero, reads fewer of them.
     """
 
     @_compiled
-    def blocks(t, u, known, low, high, divisor, out):  # type: ignore[no-untyped-def]
-        block = t.size // known.shape[1]
-        span = min(block, SPAN)
-        for b in range(known.shape[1]):
-            tq, ts, tz = scales(known[0, b], known[1, b], low, high, divisor)
-            uq, us, uz = scales(known[2, b], known[3, b], low, high, divisor)
-            for start in range(b * block, (b + 1) * block, span):
-                stop = min(start + span, (b + 1) * block)
-                x, y = t[start:stop], u[start:stop]
-                square, product, same, erased = ZERO, ZERO, ZERO, ZERO
-                for i in range(x.size):
-                    a, c = code(x[i], tq, tz, low, high), code(y[i], uq, uz, low, high)
-                    d = y[i] - x[i]
-                    r = c * us - a * ts
-                    square += r * r
-                    product += r * d
-                    nothing = (a == 0) & (c == 0)
-                    same += ONE if (a + tz == c + uz) | nothing else ZERO
-                    erased += ONE if nothing & (d != 0) else ZERO
-                out[0] += square
-                out[1] += product
-                out[2] += same
-                out[3] += erased
-            out[4] += known[4, b] / abs(tq)
+    def blocks(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
+        tq, ti, ts, tz, uq, ui, us, uz = laid[0], laid[1], laid[2], laid[3], laid[4], laid[5], laid[6], laid[7]
+        laid_out = -1
+        for start in range(0, t.size, SPAN):
+            stop = min(start + SPAN, t.size)
+            first, last = start // block, (stop - 1) // block
+            if first != laid_out or last != laid_out:
+                for b in range(first, last + 1):
+                    low_end, high_end = max(start, b * block) - start, min(stop, (b + 1) * block) - start
+                    q, s, z = scales(ends[0, b], ends[1, b], low, high, divisor)
+                    p, v, w = scales(ends[2, b], ends[3, b], low, high, divisor)
+                    tq[low_end:high_end], ti[low_end:high_end] = q, ONE / q
+                    uq[low_end:high_end], ui[low_end:high_end] = p, ONE / p
+                    if own_scale:
+                        ts[low_end:high_end], us[low_end:high_end] = s, v
+                    if zeroed:
+                        tz[low_end:high_end], uz[low_end:high_end] = z, w
+                laid_out = first if first == last else -1
+            x, y = t[start:stop], u[start:stop]
+            square, product, same, erased, distance = ZERO, ZERO, ZERO, ZERO, ZERO
+            for i in range(x.size):
+                one, other = (tz[i], uz[i]) if zeroed else (ZERO, ZERO)
+                a = code(x[i], tq[i], ti[i], one, low, high)
+                c = code(y[i], uq[i], ui[i], other, low, high)
+                d = y[i] - x[i]
+                r = c * (us[i] if own_scale else uq[i]) - a * (ts[i] if own_scale else tq[i])
+                square += r * r
+                product += r * d
+                nothing = (a == 0) & (c == 0)
+                same += ONE if (a + one == c + other) | nothing else ZERO
+                erased += ONE if nothing & (d != 0) else ZERO
+                distance += abs(d * ti[i])
+            out[0] += square
+            out[1] += product
+            out[2] += same
+            out[3] += erased
+            out[4] += distance
 
     return blocks
 
 
-integers, asymmetric = _pass(_symmetric, _integer), _pass(_asymmetric, _integer)  # type: ignore[no-untyped-call]
-q8_0, q4_0 = _pass(_q8_0, _integer), _pass(_q4_0, _integer)  # type: ignore[no-untyped-call]
-nf4, fp4, fp8 = _pass(_symmetric, _nf4), _pass(_symmetric, _fp4), _pass(_symmetric, _fp8)  # type: ignore[no-untyped-call]
+_NEAREST, _CLAMPED = _pass(_symmetric, _nearest), _pass(_symmetric, _integer)  # type: ignore[no-untyped-call]
+_ASYMMETRIC = _pass(_asymmetric, _integer, zeroed=True)  # type: ignore[no-untyped-call]
+_GGUF8 = _pass(_q8_0, _nearest, own_scale=True)  # type: ignore[no-untyped-call]
+_GGUF4 = _pass(_q4_0, _integer, own_scale=True, zeroed=True)  # type: ignore[no-untyped-call]
+_NORMAL4, _FLOAT4, _FLOAT8 = _pass(_symmetric, _nf4), _pass(_symmetric, _fp4), _pass(_symmetric, _fp8)  # type: ignore[no-untyped-call]
+# Their numbers, by which a table of grids names them.
+KINDS = ("sym", "clamped", "asym", "q8_0", "q4_0", "nf4", "fp4", "fp8")
+
+
+@_compiled
+def ends(w):  # type: ignore[no-untyped-def]
+    """Smallest and largest of some weights, float32 or bits of bfloat16."""
+    smallest, largest = np.float32(np.inf), np.float32(-np.inf)
+    low, high, wide = np.empty(1, np.float32), np.empty(1, np.float32), np.empty(RUN, np.float32)
+    for start in range(0, w.size, RUN):
+        part = _wide(w[start : start + RUN], wide)  # type: ignore[no-untyped-call]
+        extremes(part, part.size, low, high)
+        smallest, largest = min(smallest, low[0]), max(largest, high[0])
+    return smallest, largest
+
+
+@_compiled
+def survey(t, u, run, base, kinds, blocks, bounds, whole, laid, sums):  # type: ignore[no-untyped-def]
+    """All grids over some whole rows.
+
+    Args:
+        t: flat weights of the target, float32 or bits of bfloat16.
+        u: the unlearned ones.
+        run: so many weights are widened at a time and stay in the cache; a number of whole blocks.
+        base: a length that divides every block and every run.
+        kinds: [grids] places in ``KINDS``.
+        blocks: [grids] weights that share a scale; 0 for the whole weight.
+        bounds: [grids, 3] lowest and highest code, and what the largest weight is divided by.
+        whole: [4, 1] smallest and largest of the whole weight, in the target and in the unlearned model.
+        laid: [8, SPAN] scratch.
+        sums: [grids, 7] is added to: update, changed, restored, together, equal codes, erased, |d| / step.
+    """
+    size = min(run, t.size)
+    wide = np.empty((2, size), np.float32)
+    for start in range(0, t.size, run):
+        x, y = _wide(t[start : start + run], wide[0]), _wide(u[start : start + run], wide[1])  # type: ignore[no-untyped-call]
+        _run(x, y, base, kinds, blocks, bounds, whole, laid, sums)
+
+
+def _wide(raw, out):  # type: ignore[no-untyped-def]
+    """Weights as float32: themselves, or bits of bfloat16 widened into ``out``."""
+
+
+@overload(_wide)
+def _wide_of(raw, out):  # type: ignore[no-untyped-def]
+    if raw.dtype == types.float32:
+        return lambda raw, out: raw
+
+    def widened(raw, out):  # type: ignore[no-untyped-def]
+        part = out[: raw.size]
+        widen(raw, part.view(np.uint32))
+        return part
+
+    return widened
+
+
+@_compiled
+def _run(t, u, base, kinds, blocks, bounds, whole, laid, sums):  # type: ignore[no-untyped-def]
+    short = np.empty((4, t.size // base), np.float32)
+    extremes(t, base, short[0], short[1])
+    extremes(u, base, short[2], short[3])
+    update = np.zeros(2)
+    _update(t, u, update)
+    for g in range(kinds.size):
+        sums[g, 0] += update[0]
+        sums[g, 1] += update[1]
+        block = blocks[g] if blocks[g] > 0 else t.size
+        ends = whole if blocks[g] == 0 else short if block == base else _joined(short, block // base)
+        low, high, divisor, out = bounds[g, 0], bounds[g, 1], bounds[g, 2], sums[g, 2:]
+        kind = kinds[g]
+        if kind == 0:
+            _NEAREST(t, u, block, ends, low, high, divisor, laid, out)
+        elif kind == 1:
+            _CLAMPED(t, u, block, ends, low, high, divisor, laid, out)
+        elif kind == 2:
+            _ASYMMETRIC(t, u, block, ends, low, high, divisor, laid, out)
+        elif kind == 3:
+            _GGUF8(t, u, block, ends, low, high, divisor, laid, out)
+        elif kind == 4:
+            _GGUF4(t, u, block, ends, low, high, divisor, laid, out)
+        elif kind == 5:
+            _NORMAL4(t, u, block, ends, low, high, divisor, laid, out)
+        elif kind == 6:
+            _FLOAT4(t, u, block, ends, low, high, divisor, laid, out)
+        else:
+            _FLOAT8(t, u, block, ends, low, high, divisor, laid, out)
+
+
+@_compiled
+def _joined(short: Floats, times: int) -> Floats:
+    """The extremes of blocks so many times as long; the last one may be short."""
+    count = -(-short.shape[1] // times)
+    wide = np.empty((4, count), np.float32)
+    for b in range(count):
+        first, last = b * times, min((b + 1) * times, short.shape[1])
+        for row in range(4):
+            found = short[row, first]
+            for i in range(first + 1, last):
+                found = min(found, short[row, i]) if row % 2 == 0 else max(found, short[row, i])
+            wide[row, b] = found
+    return wide

@@ -1,10 +1,10 @@
 """Two checkpoints in, sums per weight and grid out: read, widened and rounded in pieces that stay in the cache."""
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from remnant.errors import UserError
 from remnant.functional.survival import Sums
-from remnant.predict.checkpoint import BYTES, Checkpoint, round_to
-from remnant.predict.grids import Grid, add, extremes, joined, least_common_block, look
+from remnant.predict import kernels
+from remnant.predict.checkpoint import BYTES, Checkpoint, as_float32, round_to
+from remnant.predict.grids import Grid, Table, least_common_block, table
 
 Floats = NDArray[np.float32]
-PIECE = 1 << 18
+Raw = NDArray[np.uint16] | Floats
+# Weights that are read at a time, and that are widened at a time and stay in the cache.
+PIECE, RUN = 1 << 20, 1 << 14
 
 
 class Piece(NamedTuple):
@@ -31,16 +34,13 @@ class Scratch(threading.local):
     """The buffers of one thread, made once."""
 
     def __init__(self) -> None:
-        self.floats: dict[str, Floats] = {}
-        self.raw = np.empty(0, np.uint8)
+        self.buffers: dict[str, NDArray[np.uint8]] = {}
 
-    def take(self, role: str, size: int, width: int) -> tuple[Floats, NDArray[np.uint8]]:
-        """A float32 buffer of so many entries, and bytes to read into."""
-        if self.floats.get(role, np.empty(0)).size < size:
-            self.floats[role] = np.empty(size, np.float32)
-        if self.raw.size < size * width:
-            self.raw = np.empty(size * width, np.uint8)
-        return self.floats[role][:size], self.raw
+    def take(self, role: str, size: int) -> NDArray[np.uint8]:
+        """So many bytes; those of one role are used again."""
+        if self.buffers.get(role, np.empty(0)).size < size:
+            self.buffers[role] = np.empty(size, np.uint8)
+        return self.buffers[role][:size]
 
 
 def survey(
@@ -74,12 +74,13 @@ def survey(
         for name in names:
             columns, usable = _usable(target, name, grids)
             pieces = list(_pieces(target, name, columns, usable))
-            whole = _whole(pool, scratch, target, unlearned, pieces) if any(g.block < 0 for g in usable) else None
-            tasks = [pool.submit(_piece, scratch, target, unlearned, p, columns, usable, whole) for p in pieces]
-            parts = [task.result() for task in tasks]
+            pair = partial(_load, scratch, target, unlearned)
+            whole = _whole(pool, pair, pieces) if any(g.block < 0 for g in usable) else np.zeros((4, 1), np.float32)
+            rounds = partial(_round, pair, table(usable, columns), columns, whole)
+            sums = sum(pool.map(rounds, pieces), np.zeros((len(usable), 7)))
             done += target.entries[name].size
             report(done, total, name)
-            found[name] = {g.name: _total(name, [part[i] for part in parts]) for i, g in enumerate(usable)}
+            found[name] = {g.name: _sums(name, target.entries[name].size, row) for g, row in zip(usable, sums, strict=True)}
     return found
 
 
@@ -120,74 +121,59 @@ def _pieces(target: Checkpoint, name: str, columns: int, grids: Sequence[Grid]) 
     if target.turned(name):
         yield Piece(name, 0, size)
         return
-    blocks = least_common_block(list(grids))
     rows = max(1, PIECE // columns)
-    if (columns % blocks) != 0:
+    blocks = least_common_block(list(grids))
+    if columns % blocks:
         rows = max(blocks, rows // blocks * blocks)
     for first in range(0, size, rows * columns):
         yield Piece(name, first, min(rows * columns, size - first))
 
 
-def _load(scratch: Scratch, model: Checkpoint, role: str, piece: Piece, like: Checkpoint) -> Floats:
-    """The weights of a piece, rounded to the dtype that the model they are compared with is stored in: a cast is not an update."""
-    stored, wanted = model.entries[piece.name].dtype, like.entries[piece.name].dtype
-    if model.turned(piece.name):
-        return model.read(piece.name, wanted).reshape(-1)
-    out, raw = scratch.take(role, piece.size, BYTES[stored])
-    model.read_into(piece.name, piece.first, out, raw)
-    round_to(out, stored, wanted)
-    return out
+def _load(scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, piece: Piece) -> tuple[Raw, Raw]:
+    """A piece of both models: bits of bfloat16 where both are stored so, else float32.
+
+    The target is rounded to the dtype that the unlearned model is stored in: a cast is not an update.
+    """
+    stored = target.entries[piece.name].dtype, unlearned.entries[piece.name].dtype
+    if target.turned(piece.name):
+        t, u = target.read(piece.name, stored[1]), unlearned.read(piece.name, stored[0])
+        return t.reshape(-1), u.reshape(-1)
+    plain = stored == ("BF16", "BF16")
+    found: list[Raw] = []
+    for model, role, dtype, other in ((target, "t", stored[0], stored[1]), (unlearned, "u", stored[1], stored[0])):
+        raw = model.read_into(piece.name, piece.first, scratch.take(role, piece.size * BYTES[dtype]))
+        if plain:
+            found.append(raw.view(np.uint16))
+            continue
+        wide = as_float32(raw, dtype, scratch.take(f"wide {role}", 4 * piece.size).view(np.float32))
+        round_to(wide, dtype, other)
+        found.append(wide)
+    return found[0], found[1]
 
 
-def _whole(
-    pool: ThreadPoolExecutor, scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, pieces: list[Piece]
-) -> tuple[np.float32, ...]:
-    """Smallest and largest of a whole weight in both models: a pass of its own."""
+def _whole(pool: ThreadPoolExecutor, pair: Callable[[Piece], tuple[Raw, Raw]], pieces: list[Piece]) -> Floats:
+    """[4, 1] smallest and largest of a whole weight, in the target and in the unlearned model: a pass of its own."""
 
-    def ends(model: Checkpoint) -> tuple[np.float32, np.float32]:
-        found = list(pool.map(lambda p: extremes(_load(scratch, model, "ends", p, unlearned)), pieces))
-        return min(low for low, _ in found), max(high for _, high in found)
+    def ends(piece: Piece) -> list[float]:
+        return [float(value) for side in pair(piece) for value in kernels.ends(side)]
 
-    return *ends(target), *ends(unlearned)
+    found = np.array(list(pool.map(ends, pieces)), np.float32)
+    return np.array([found[:, 0].min(), found[:, 1].max(), found[:, 2].min(), found[:, 3].max()], np.float32)[:, None]
 
 
-def _piece(
-    scratch: Scratch,
-    target: Checkpoint,
-    unlearned: Checkpoint,
-    piece: Piece,
-    columns: int,
-    grids: Sequence[Grid],
-    whole: tuple[np.float32, ...] | None,
-) -> NDArray[np.float64]:
-    """[grids, 8] the sums of one piece, in the order of ``Sums``."""
-    t, u = _load(scratch, target, "t", piece, unlearned), _load(scratch, unlearned, "u", piece, unlearned)
-    lengths = [grid.length(columns, piece.size) for grid in grids]
-    short = math.gcd(*(n for n in lengths if piece.size % n == 0), columns)
-    update = np.zeros(3)
-    known = {short: look(t, u, short, update)}
-    sums = np.zeros((len(grids), 8))
-    for row, grid, length in zip(sums, grids, lengths, strict=True):
-        x, y = _filled(t, length), _filled(u, length)
-        if length not in known:
-            known[length] = joined(known[short], length // short) if x is t else look(x, y, length, np.zeros(3))
-        seen = known[length]
-        if grid.block < 0 and whole is not None:
-            seen = seen.copy()
-            seen[:4, 0] = whole
-        out = np.zeros(5)
-        add(grid, x, y, seen, out)
-        row[:] = update[0], out[0], out[1], out[4], piece.size, update[2], out[2] - (x.size - t.size), out[3]
+def _round(pair: Callable[[Piece], tuple[Raw, Raw]], grids: Table, columns: int, whole: Floats, piece: Piece) -> NDArray[np.float64]:
+    """[grids, 7] the sums of one piece, in the order of ``kernels.survey``."""
+    t, u = pair(piece)
+    sums, laid = np.zeros((len(grids.kinds), 7)), np.empty((8, kernels.SPAN), np.float32)
+    rows = max(1, RUN // columns) * columns
+    # Where blocks go on over the ends of rows, the piece is one run.
+    run = rows if all(rows % b == 0 for b in grids.blocks if b) else piece.size
+    kernels.survey(t, u, run, *grids, whole, laid, sums)
     return sums
 
 
-def _filled(weights: Floats, block: int) -> Floats:
-    """Zeros behind the last entries where they do not fill a block; equal in both models, they add equal codes only."""
-    return weights if weights.size % block == 0 else np.pad(weights, (0, -weights.size % block))
-
-
-def _total(name: str, parts: list[NDArray[np.float64]]) -> Sums:
-    update, restored, together, over_scale, weights, changed, same, erased = np.sum(parts, axis=0)
+def _sums(name: str, weights: int, row: NDArray[np.float64]) -> Sums:
+    update, changed, restored, together, same, erased, over_scale = row
     if not np.isfinite(update + restored):
         raise UserError(f"{name} holds a value that is not finite.", "The checkpoint is broken; unlearn or copy it again.")
-    return Sums(float(update), float(restored), float(together), float(over_scale), int(weights), int(changed), int(same), int(erased))
+    return Sums(float(update), float(restored), float(together), float(over_scale), weights, int(changed), int(same), int(erased))
