@@ -156,13 +156,17 @@ class SureSpec(Record):
 
 
 class UnlearnSpec(OptimSpec):
-    """One unlearning run: a method (or own terms), when to stop and which checkpoint to keep."""
+    """One unlearning run: a method (or own terms), when to stop and which checkpoint to keep.
+
+    ``retain``: the splits that retain terms read; by default retain1 alone, as in MUSE, so that utility is also asked about unread text.
+    """
 
     method: str | None = None
     terms: tuple[TermSpec, ...] = ()
     alpha: Annotated[float, Field(ge=0)] = 1.0
     beta: Annotated[float, Field(gt=0)] | None = None
     sure: SureSpec | None = None
+    retain: tuple[Literal["retain1", "retain2"], ...] | None = None
     max_tokens: Positive = 2048
     pack_tokens: Positive | None = None
     probe_every: Positive = 5
@@ -223,7 +227,7 @@ class MeasureSpec(Record):
 
     ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``ability``: tasks of lm-evaluation-harness, by the name
     that it knows them by (from the hub), or of a folder of its task files (``ability_tasks``), or "choice", which is made of the corpus and
-    needs no network. ``batch_tokens``: padded tokens per batch; without it
+    needs no network. ``engine``: who computes; transformers by default, or vLLM. ``batch_tokens``: padded tokens per batch; without it
     by the free memory.
     """
 
@@ -235,6 +239,7 @@ class MeasureSpec(Record):
     samples: Positive = 8
     temperature: Annotated[float, Field(gt=0)] = 0.8
     endpoint: EndpointSpec | None = None
+    engine: Literal["vllm"] | None = None
     ability: tuple[str, ...] = ()
     ability_tasks: str | None = None
     batch_tokens: Positive | None = circumstance(None)

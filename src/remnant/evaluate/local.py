@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.evaluate.batches import packed, shared
 from remnant.evaluate.prefix import prefix_cache, slides
-from remnant.evaluate.reading import Text, plain_head, read, slope
+from remnant.evaluate.reading import Text, context_tokens, plain_head, read, slope
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing
 from remnant.evaluate.writing import write
 from remnant.functional.tokens import COLUMNS
@@ -152,11 +152,7 @@ class Local:
         return self._ids[text]
 
     def _context_tokens(self, asked: Reading) -> int:
-        """How many tokens of context and text together belong to the context alone: those that both have in common from the start."""
-        if not asked.context:
-            return 0
-        whole, alone = self._encode(asked.context + asked.text), self._encode(asked.context)
-        return next((n for n, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b), min(len(whole), len(alone)))
+        return context_tokens(self._encode(asked.context + asked.text), self._encode(asked.context)) if asked.context else 0
 
     def _length(self, request: Request) -> int:
         """Tokens that a request keeps in memory."""

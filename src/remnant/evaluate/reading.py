@@ -33,6 +33,11 @@ class Text:
         return max(0, len(self.ids) - self.first)
 
 
+def context_tokens(whole: Sequence[int], context: Sequence[int]) -> int:
+    """How many tokens of context and text together belong to the context alone: those that both have in common from the start."""
+    return next((n for n, (a, b) in enumerate(zip(whole, context, strict=False)) if a != b), min(len(whole), len(context)))
+
+
 @torch.no_grad()
 def plain_head(model: PreTrainedModel) -> Head | None:
     """The output head where it can be applied to some positions only, tried out on a few tokens."""

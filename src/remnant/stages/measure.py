@@ -17,6 +17,7 @@ from remnant.evaluate.items import ItemSet, items_of
 from remnant.evaluate.local import Local
 from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, value
 from remnant.evaluate.requests import Backend, Reading, Refused, Request
+from remnant.evaluate.vllm import Vllm
 from remnant.functional.text import cut_answer, signs_of_collapse, words
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
@@ -49,9 +50,9 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     """
     corpus = inputs["corpus"]
     card = settings(corpus)
-    model = None if spec.endpoint else open_model(str(inputs["model"])).to(device())  # type: ignore[arg-type]
     tokenizer = open_tokenizer(str(corpus / "tokenizer" if spec.endpoint else inputs["model"]))
-    backend: Backend = Endpoint(spec.endpoint) if spec.endpoint else Local(model, tokenizer, spec.batch_tokens)  # type: ignore[arg-type]
+    model = None if spec.endpoint or spec.engine else open_model(str(inputs["model"])).to(device())  # type: ignore[arg-type]
+    backend = _backend(spec, model, tokenizer, inputs)
     plans, sets, absent = _plans(spec, corpus, card, tokenizer, backend, "reference" in inputs)
     answers = collect(_first(plans, sets), backend, out / "answers.jsonl", lambda done, total: report(done, total, "reading and writing"))
     able, lacking = _ability(spec, model, tokenizer, corpus, out)
@@ -72,6 +73,13 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     for name in ("answers.jsonl", "reference.jsonl", "ability.json"):
         (out / name).unlink(missing_ok=True)
     return {"absent": absent | lacking, "rows": len(rows), "signs": _signs(corpus, texts), "half": spec.half, "decoding": spec.decoding}
+
+
+def _backend(spec: MeasureSpec, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, inputs: Mapping[str, Path]) -> Backend:
+    """Who is asked: a server, vLLM, or the model that was opened here."""
+    if spec.endpoint:
+        return Endpoint(spec.endpoint)
+    return Local(model, tokenizer, spec.batch_tokens) if model else Vllm(str(inputs["model"]), tokenizer)
 
 
 def _plans(
@@ -135,7 +143,7 @@ def _unanswered(plan: Plan, offers: frozenset[str], has_reference: bool) -> str:
     if "view" in reads:
         needs.add("slope")
     lacking = sorted(needs - offers)
-    return f"the server does not say this of a text: {', '.join(lacking)}" if lacking else ""
+    return f"who is asked does not say this of a text: {', '.join(lacking)}" if lacking else ""
 
 
 def _first(plans: list[Plan], sets: Mapping[str, ItemSet]) -> list[Request]:
@@ -214,7 +222,7 @@ def _ability(
 ) -> tuple[list[Row], dict[str, str]]:
     """Rows of the harness's tasks, kept so that they are not run again after a kill; and why there are none."""
     if not spec.ability or model is None:
-        return [], dict.fromkeys((f"ability_{t}" for t in spec.ability), "the harness is not run against servers here")
+        return [], dict.fromkeys((f"ability_{t}" for t in spec.ability), "the harness runs on models opened by transformers only")
     kept = out / "ability.json"
     if not kept.is_file():
         scores = ability(model, tokenizer, spec.ability, corpus, Path(spec.ability_tasks) if spec.ability_tasks else None)

@@ -38,7 +38,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     terms = terms_of(spec)
     examples = {
         "forget": _examples(spec, tokenizer, raw_texts(corpus, "forget")),
-        "retain": _examples(spec, tokenizer, raw_texts(corpus, "retain1")) if (corpus / "raw/retain1.json").is_file() else [],
+        "retain": _examples(spec, tokenizer, _retained(spec, corpus)),
     }
     longest = max((len(e) for side in examples.values() for e in side), default=0)
     if longest > context_length(model):
@@ -85,6 +85,12 @@ def _sure(spec: UnlearnSpec, model: PreTrainedModel, forget: Callable[[], Iterab
     sure, found = spec.sure, find(model, spec.sure, forget)
     renew = Renewal(sure.renew_every, lambda: find(model, sure, forget).moving) if sure.renew_every else None
     return _Rule(found.moving, renew, summary=found.summary)
+
+
+def _retained(spec: UnlearnSpec, corpus: Path) -> list[str]:
+    """The text that retain terms read, as far as the corpus has it."""
+    there = (split for split in spec.retain or ("retain1",) if (corpus / "raw" / f"{split}.json").is_file())
+    return [text for split in there for text in raw_texts(corpus, split)]
 
 
 def _examples(spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

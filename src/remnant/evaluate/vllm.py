@@ -1,0 +1,121 @@
+"""vLLM in this process as the one who is asked: continuous batching, for GPUs and for formats that only it runs."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from remnant.errors import UserError
+from remnant.evaluate.reading import Text, context_tokens
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing
+from remnant.functional.tokens import Tokens
+
+INSTALL = "Install it in an environment of its own, since it pins torch; `make vllm-check` shows how without a GPU."
+# So many requests are handed over at a time: each such batch is a line on the disk, and vLLM packs it as it likes.
+AT_A_TIME = 256
+EMPTY = np.zeros(0)
+
+
+class Vllm:
+    """A folder in vLLM: a model in Hugging Face form, or one that was deployed as compressed-tensors.
+
+    Where there is no GPU it computes in float32; on one in the dtype that vLLM chooses for the files.
+
+    Args:
+        source: folder or hub id.
+        tokenizer: the model's.
+
+    Raises:
+        UserError: vLLM is missing, or cannot open the model.
+    """
+
+    offers = frozenset({"writing", "logp", "rank"})
+
+    def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        try:
+            from vllm import LLM, SamplingParams
+        except ImportError as error:
+            raise UserError("The engine vllm is not installed.", INSTALL) from error
+        self._settings, self._tokenizer = SamplingParams, tokenizer
+        self._limit = _context_length(source)
+        try:
+            self._model = LLM(
+                source,
+                dtype="auto" if torch.cuda.is_available() else "float32",
+                max_model_len=self._limit,
+                max_num_batched_tokens=max(8192, self._limit),
+                # A prompt in pieces draws seeded samples from another place of their stream, and on a CPU fails.
+                enable_chunked_prefill=False,
+                enforce_eager=True,
+                seed=0,
+            )
+        except (ValueError, RuntimeError, OSError) as error:
+            raise UserError(f"vLLM cannot open {source}: {str(error).splitlines()[0]}", "Measure it without the engine.") from error
+
+    def plan(self, requests: Sequence[Request]) -> list[list[int]]:
+        """As many at a time as are kept together on the disk, those with one context side by side."""
+        order = sorted(range(len(requests)), key=lambda i: (type(requests[i]).__name__, getattr(requests[i], "context", "")))
+        return [order[i : i + AT_A_TIME] for i in range(0, len(order), AT_A_TIME)]
+
+    def answer(self, batch: Sequence[Request]) -> list[Answer]:
+        """The answers to some requests; vLLM decides what is computed side by side."""
+        orders = [self._order(request) for request in batch]
+        sent = [o for o in orders if not isinstance(o, Refused)]
+        told = iter(self._model.generate([{"prompt_token_ids": o.ids} for o in sent], [o.settings for o in sent], use_tqdm=False))
+        return [o if isinstance(o, Refused) else _answer(o, next(told)) for o in orders]
+
+    def _order(self, request: Request) -> "_Order | Refused":
+        if isinstance(request, Slope):
+            return Refused("vLLM gives no gradients")
+        return self._writing(request) if isinstance(request, Writing) else self._reading(request)
+
+    def _writing(self, asked: Writing) -> "_Order | Refused":
+        ids = self._encode(asked.context + asked.prompt)
+        if len(ids) + asked.max_new > self._limit:
+            return Refused(f"prompt and answer are longer than the model's context of {self._limit} tokens")
+        settings = self._settings(
+            temperature=asked.temperature,
+            seed=asked.seed if asked.temperature else None,
+            max_tokens=asked.max_new,
+            stop=list(asked.stops),
+            include_stop_str_in_output=True,
+        )
+        return _Order(ids, settings, None)
+
+    def _reading(self, asked: Reading) -> "_Order | Refused":
+        whole = self._encode(asked.context + asked.text)
+        skip = context_tokens(whole, self._encode(asked.context)) if asked.context else 0
+        # One token is always written, for which the context must have room.
+        text = Text(whole, skip, self._limit - 1)
+        if not text.counted:
+            return Refused("fewer than two tokens" if not asked.context else "no token fits behind its context")
+        return _Order(text.ids, self._settings(temperature=0, max_tokens=1, prompt_logprobs=0), text)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer(text)["input_ids"])
+
+
+class _Order(NamedTuple):
+    """What is handed to vLLM: ids, how to go on behind them, and the text if it is to be read."""
+
+    ids: list[int]
+    settings: Any
+    text: Text | None
+
+
+def _answer(order: _Order, said: Any) -> Answer:
+    if order.text is None:
+        return str(said.outputs[0].text)
+    read = [said.prompt_logprobs[place][order.ids[place]] for place in range(order.text.first, len(order.ids))]
+    rank = np.array([s.rank - 1 for s in read], np.float64)
+    return Tokens(np.array([s.logprob for s in read], np.float64), rank, EMPTY, EMPTY, order.text.cut)
+
+
+def _context_length(source: str) -> int:
+    config: Any = AutoConfig.from_pretrained(source).get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or config.n_positions)
