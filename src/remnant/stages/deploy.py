@@ -15,6 +15,7 @@ from remnant.catalog import SAVERS
 from remnant.deploy.llamacpp import Runtime
 from remnant.deploy.order import Order
 from remnant.errors import UserError
+from remnant.model.held import let_go
 from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.records import PerturbSpec
 
@@ -29,6 +30,7 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     Raises:
         UserError: the library is missing, or would do in silence what is not what was asked for.
     """
+    let_go()
     tokenizer = open_tokenizer(str(inputs["model"]))
     model = open_model(str(inputs["model"]))
     if spec.source_dtype == "bfloat16":

@@ -23,6 +23,7 @@ from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
 from remnant.methods import metric, metric_names
 from remnant.model.data import Item, collate, half_of, privleak_texts, raw_texts, settings
+from remnant.model.held import keep, take
 from remnant.model.load import context_length, device, open_model, open_tokenizer
 from remnant.records import MeasureSpec, MetricSpec, Row
 from remnant.resolve import Method
@@ -51,7 +52,8 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     corpus = inputs["corpus"]
     card = settings(corpus)
     tokenizer = open_tokenizer(str(corpus / "tokenizer" if spec.endpoint else inputs["model"]))
-    model = None if spec.endpoint or spec.engine else open_model(str(inputs["model"])).to(device())  # type: ignore[arg-type]
+    held = None if spec.endpoint or spec.engine else take(inputs["model"])
+    model = held.model if held else None
     backend = _backend(spec, model, tokenizer, inputs)
     plans, sets, absent = _plans(spec, corpus, card, tokenizer, backend, "reference" in inputs)
     answers = collect(_first(plans, sets), backend, out / "answers.jsonl", lambda done, total: report(done, total, "reading and writing"))
@@ -59,6 +61,9 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     seen = {p.on: _views(model, tokenizer, corpus, p.on) for p in plans if "view" in p.method.reads}
     del backend, model
     second = _second(plans, sets, answers)
+    if held and not second:
+        keep(held)
+    del held
     if second:
         judge = Local(open_model(str(inputs["reference"])).to(device()), tokenizer, spec.batch_tokens)  # type: ignore[arg-type]
         told = collect(second, judge, out / "reference.jsonl", lambda done, total: report(done, total, "reading by the reference"))

@@ -15,7 +15,8 @@ from remnant.functional.quantizers import Quantized
 from remnant.functional.text import ngrams, words
 from remnant.methods import quantizer
 from remnant.model.data import encode, raw_texts
-from remnant.model.load import Matrix, device, matrices, open_model, open_tokenizer, save_model
+from remnant.model.held import keep, take, version
+from remnant.model.load import Matrix, matrices, open_tokenizer, save_model
 from remnant.records import PerturbSpec
 
 OVERLAP_WORDS = 13
@@ -25,12 +26,14 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     """Quantize, save model and codes; the summary says what was quantized and what was left."""
     method = quantizer(spec)
     tokenizer = open_tokenizer(str(inputs["model"]))
-    model = open_model(str(inputs["model"])).to(device())  # type: ignore[arg-type]
-    if spec.source_dtype == "bfloat16":
-        model = model.to(torch.bfloat16).to(torch.float32)
+    source = take(inputs["model"])
+    model = source.model
     chosen = list(matrices(model, spec.skip))
     if not chosen:
         raise UserError("No weight is left to quantize.", "Skip fewer kinds of weights.")
+    others = {n: p.detach().clone() for n, p in model.named_parameters() if n not in {m.name for m in chosen}}
+    if spec.source_dtype == "bfloat16":
+        model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
     function = method.load()
     offered: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "names": [m.name for m in chosen]}
     summary: dict[str, Any] = {}
@@ -44,6 +47,9 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         report(1, 1, spec.use)
     save_model(model, tokenizer, out)
     _save_codes(found, out / "codes.safetensors")
+    now = dict(model.named_parameters())
+    changed = [*(m.name for m in chosen), *(n for n, before in others.items() if not torch.equal(before, now[n]))]
+    keep(version(source, out, changed))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
     return summary | {
@@ -52,6 +58,7 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         "quantized_weights": quantized,
         "parameters": parameters,
         "share_quantized": quantized / parameters,
+        "changed": changed,
     }
 
 

@@ -13,6 +13,7 @@ from remnant.functional.losses import gdr
 from remnant.functional.view import View
 from remnant.lab.shapes import fresh_model
 from remnant.model.data import collate, pack, raw_texts
+from remnant.model.held import let_go
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
 from remnant.model.loop import fit, in_regime, storage_dtype
 from remnant.records import TrainSpec
@@ -20,6 +21,7 @@ from remnant.records import TrainSpec
 
 def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Train and save the model; the summary holds its size and the last loss."""
+    let_go()
     corpus = inputs["corpus"]
     tokenizer = open_tokenizer(spec.base or str(corpus / "tokenizer"))
     model = open_model(spec.base) if spec.base else fresh_model(spec, tokenizer)

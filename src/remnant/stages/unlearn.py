@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
 from remnant.model.data import Batch, Item, collate, encode, knowmem_items, pack, raw_texts, settings, verbmem_items
+from remnant.model.held import let_go
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
 from remnant.model.loop import Renewal, fit, in_regime, storage_dtype
 from remnant.model.parts import Part
@@ -31,6 +32,7 @@ class Probe(NamedTuple):
 
 def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Unlearn and save the chosen checkpoint; the summary says which, and why the run stopped."""
+    let_go()
     target, corpus = inputs["target"], inputs["corpus"]
     tokenizer = open_tokenizer(str(target))
     model = in_regime(open_model(str(target)).to(device()), spec)  # type: ignore[arg-type]

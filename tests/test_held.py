@@ -1,0 +1,127 @@
+"""Versions of one model are opened by reading what differs: equal to opening them afresh, and only those weights are read."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.model import held
+from remnant.model.load import open_model, save_model
+from remnant.records import PerturbSpec
+from remnant.stages import perturb
+from remnant.testing import tiny_model
+
+BASE, OTHER = "train-0123456789abcdef", "train-fedcba9876543210"
+
+
+@pytest.fixture(autouse=True)
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The folders that were opened whole."""
+    seen: list[str] = []
+
+    def counted(source: str, **more: Any) -> PreTrainedModel:
+        seen.append(Path(source).name)
+        return open_model(source, **more)
+
+    held.let_go()
+    monkeypatch.setattr(held, "open_model", counted)
+    yield seen
+    held.let_go()
+
+
+@pytest.fixture
+def store(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    for seed, name in enumerate((BASE, OTHER)):
+        torch.manual_seed(seed)
+        save_model(tiny_model(vocab=len(tokenizer)), tokenizer, tmp_path / name)
+    return tmp_path
+
+
+def quantized(store: Path, bits: int, source: str = BASE, **more: Any) -> Path:
+    out = store / f"perturb-{bits:016d}"
+    out.mkdir(exist_ok=True)
+    summary = perturb.run(PerturbSpec(use="rtn", params={"bits": bits}, **more), {"model": store / source}, out, lambda *a: None)
+    (out / held.MANIFEST).write_text(json.dumps({"summary": summary, "inputs": {"model": source}}))
+    return out
+
+
+def equal(model: PreTrainedModel, folder: Path) -> bool:
+    fresh = open_model(str(folder)).state_dict()
+    return all(torch.equal(w, fresh[n]) for n, w in model.state_dict().items())
+
+
+def test_a_copy_is_taken_as_it_was_left_and_its_source_by_what_differs(store: Path, opened: list[str]) -> None:
+    out = quantized(store, 4)
+    copy = held.take(out)
+    assert opened == [BASE]
+    assert equal(copy.model, out)
+    held.keep(copy)
+    source = held.take(store / BASE)
+    assert opened == [BASE]
+    assert source.model is copy.model
+    assert equal(source.model, store / BASE)
+
+
+def test_two_copies_made_earlier_share_what_is_equal(store: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [quantized(store, bits) for bits in (4, 8)]
+    held.let_go()
+    opened.clear()
+    held.keep(held.take(folders[0]))
+    read: list[str] = []
+    real: Any = safetensors.safe_open
+
+    class Watched:
+        def __init__(self, path: Path, framework: str) -> None:
+            self.file = real(path, framework)
+
+        def __enter__(self) -> "Watched":
+            self.opened = self.file.__enter__()
+            return self
+
+        def __exit__(self, *fault: Any) -> None:
+            self.file.__exit__(*fault)
+
+        def keys(self) -> list[str]:
+            return list(self.opened.keys())
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            read.append(name)
+            return self.opened.get_tensor(name)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(held, "safe_open", Watched)
+    second = held.take(folders[1])
+    assert opened == [folders[0].name]
+    assert equal(second.model, folders[1])
+    assert read
+    assert all("proj" in name for name in read)
+    assert not any("embed" in name or "norm" in name for name in read)
+
+
+def test_a_cast_changes_every_weight(store: Path) -> None:
+    out = quantized(store, 8, source_dtype="bfloat16")
+    held.keep(held.take(out))
+    assert equal(held.take(store / BASE).model, store / BASE)
+
+
+def test_another_origin_is_opened_whole(store: Path, opened: list[str]) -> None:
+    held.keep(held.take(store / BASE))
+    other = held.take(store / OTHER)
+    assert opened == [BASE, OTHER]
+    assert equal(other.model, store / OTHER)
+
+
+def test_a_failed_quantization_leaves_nothing_half_changed(store: Path, opened: list[str]) -> None:
+    with pytest.raises(Exception, match="group"):
+        perturb.run(
+            PerturbSpec(use="rtn", params={"bits": 4, "granularity": "group", "group_size": 7}),
+            {"model": store / BASE},
+            store,
+            lambda *a: None,
+        )
+    assert equal(held.take(store / BASE).model, store / BASE)
+    assert opened == [BASE, BASE]
