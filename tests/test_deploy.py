@@ -133,6 +133,7 @@ def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: 
     assert np.array_equal(np.load(tmp_path / "fresh.npy"), here.numpy())
     record = json.loads((tmp_path / "out" / "remnant.json").read_text())
     assert record["summary"]["against_dense_copy"]["relative"] < 0.05
+    assert record["summary"]["against_before_saving"] == {"relative": 0.0, "largest": 0.0, "same_top": 1.0}
     assert set(record["files"]) >= {"config.json", "tokenizer.json"}
     assert all(len(f["sha256"]) == 64 for f in record["files"].values())
 

@@ -222,3 +222,17 @@ def test_the_verdict_names_every_grid_once() -> None:
     assert "stay forgotten under survives" in told
     assert "undecided under between" in told
     assert "nothing was unlearned" in verdict({"a": None})
+
+
+def test_weights_that_are_kept_keep_their_update(tmp_path: Path) -> None:
+    target, unlearned = pair()
+    names = (LAYER, LAYER.replace("up", "down"))
+    folders = [checkpoint(tmp_path / n, {name: w.clone() for name in names}) for n, w in (("target", target), ("unlearned", unlearned))]
+    models = [Checkpoint(f) for f in folders]
+    found = survey(models[0], models[1], [grid("int4")], keep=["down_proj"])
+    plain = survey(models[0], models[1], [grid("int4")])
+    assert found[LAYER] == plain[LAYER]
+    kept = found[names[1]]["int4"]
+    assert (kept.update, kept.changed) == (plain[LAYER]["int4"].update, plain[LAYER]["int4"].changed)
+    assert kept.together == kept.restored == kept.update
+    assert survival(kept).gain == survival(kept).cosine == 1.0

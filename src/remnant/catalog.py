@@ -15,9 +15,9 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "unlearn": 1,
     "perturb": 1,
     "measure": 2,
-    "explain": 2,
+    "explain": 3,
     "judge": 2,
-    "deploy": 2,
+    "deploy": 3,
 }
 
 Better = Literal["low", "high", "zero", "none"]

@@ -185,11 +185,12 @@ def judge(target: str, unlearned: str, retrain: str | None, data: str, quantizer
 @click.option(
     "-q", "--quantizer", "quantizers", multiple=True, help="A grid (int4, int4-g128, int4-tensor, nf4, fp8, q4_0 ...); may be repeated."
 )
+@click.option("--keep", multiple=True, help="Leave weights as they are whose name contains this, as in mixed precision; may be repeated.")
 @click.option("--out", type=Path, default=Path("prediction"), show_default=True, help="Folder of the report.")
 @_guarded
-def predict(target: Path, unlearned: Path, quantizers: tuple[str, ...], out: Path) -> Any:
+def predict(target: Path, unlearned: Path, quantizers: tuple[str, ...], keep: tuple[str, ...], out: Path) -> Any:
     """Forecast from two checkpoints alone what quantization will bring back. No GPU, no data, no torch."""
-    return _verbs().predict(target, unlearned, quantizers, out)
+    return _verbs().predict(target, unlearned, quantizers, keep, out)
 
 
 @main.command()

@@ -156,10 +156,7 @@ class SureSpec(Record):
 
 
 class UnlearnSpec(OptimSpec):
-    """One unlearning run: a method (or own terms), when to stop and which checkpoint to keep.
-
-    ``retain``: the splits that retain terms read; by default retain1 alone, as in MUSE, so that utility is also asked about unread text.
-    """
+    """One unlearning run: a method (or own terms), when to stop, what to keep. ``retain``: splits that retain terms read (retain1)."""
 
     method: str | None = None
     terms: tuple[TermSpec, ...] = ()
@@ -287,7 +284,7 @@ class CorpusSpec(PrepareSpec):
 
 
 class SweepSpec(Record):
-    """One TOML file: corpora x seeds x (target, retrain, unlearning runs) x quantizers, measured and judged."""
+    """Corpora x seeds x models x quantizers, measured and judged. Of ``packed`` formats the runtime's own kernels are measured too."""
 
     name: str
     title: str = ""
@@ -298,6 +295,7 @@ class SweepSpec(Record):
     retrain: str | None = None
     unlearn: tuple[RunSpec, ...]
     quantizers: tuple[str | PerturbSpec, ...] = ("int8", "int4", "nf4")
+    packed: tuple[str, ...] = ()
     perturb: dict[str, Any] = Field(default_factory=dict)
     measure: MeasureSpec = MeasureSpec()
     judge: Rule = Rule()

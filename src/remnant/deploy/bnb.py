@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig
 
-from remnant.deploy.order import Order, repack
+from remnant.deploy.order import Order, Saved, repack
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 
@@ -56,7 +56,7 @@ def int8(weight: Tensor) -> Quantized:
     return Quantized(codes.view(weight.shape), scale, None, (codes.float() * scale).view(weight.shape))
 
 
-def save(order: Order, out: Path) -> dict[str, Any]:
+def save(order: Order, out: Path) -> Saved:
     """Write a folder that transformers opens with bitsandbytes.
 
     Raises:
@@ -79,8 +79,7 @@ def save(order: Order, out: Path) -> dict[str, Any]:
         if four
         else BitsAndBytesConfig(load_in_8bit=True)
     )
-    repack(order, config, out)
-    return {"runtime": "transformers with bitsandbytes"}
+    return Saved({"runtime": "transformers with bitsandbytes"}, repack(order, config, out))
 
 
 def _library() -> Any:

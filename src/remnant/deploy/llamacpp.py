@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.deploy.order import Order
+from remnant.deploy.order import Order, Saved
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 
@@ -104,12 +104,12 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path
 PROBES = ("The quick brown fox, it jumps over 12 lazy dogs.", "It's 1984; she'll pay $3.50!", "  two  spaces\nand a line", "Zürich déjà vu")
 
 
-def save(order: Order, out: Path) -> dict[str, Any]:
+def save(order: Order, out: Path) -> Saved:
     """Write one GGUF file, with the tokenizer's files beside it.
 
     Returns:
-        ``runtime``; ``tokenizer``: whether llama.cpp cuts some difficult texts into the same tokens. Where it does not, text must be given
-        to it as token ids.
+        Facts: ``runtime``; ``tokenizer``: whether llama.cpp cuts some difficult texts into the same tokens. Where it does not, text must
+        be given to it as token ids.
 
     Raises:
         UserError: as ``write`` and ``quantize_file``.
@@ -122,7 +122,7 @@ def save(order: Order, out: Path) -> dict[str, Any]:
     runtime = Runtime(file)
     same = sum(runtime.tokens(text) == order.tokenizer(text)["input_ids"] for text in PROBES)
     alike = "same tokens" if same == len(PROBES) else f"llama.cpp cuts {len(PROBES) - same} of {len(PROBES)} texts otherwise; give it ids"
-    return {"runtime": "llama.cpp", "tokenizer": alike}
+    return Saved({"runtime": "llama.cpp", "tokenizer": alike}, None)
 
 
 def quantize_file(source: Path, out: Path, type: str) -> None:
@@ -162,7 +162,7 @@ def read(model: PreTrainedModel, path: Path) -> dict[str, tuple[int, torch.Tenso
 
 
 class Runtime:
-    """A GGUF file in llama.cpp. Text goes in and out as token ids.
+    """A GGUF file in llama.cpp. Text goes in and out as token ids; ``context``: how many at most, 0 for what the file says.
 
     Raises:
         UserError: the library is missing or cannot open the file.
@@ -174,6 +174,7 @@ class Runtime:
             self._model = library.Llama(str(path), n_ctx=context, n_threads=len(os.sched_getaffinity(0)), logits_all=True, verbose=False)
         except (ValueError, AssertionError) as error:
             raise UserError(f"llama.cpp cannot open {path}: {error}.", "Make the file again.") from error
+        self.context = int(self._model.n_ctx())
 
     def logits(self, ids: list[int]) -> NDArray[np.float32]:
         """[T, vocabulary] of one text."""
@@ -181,17 +182,19 @@ class Runtime:
         self._model.eval(ids)
         return np.array(self._model.scores[: len(ids)], np.float32)
 
+    def follow(self, ids: list[int]) -> NDArray[np.float32]:
+        """[vocabulary] behind the last of some tokens; what they begin with of the tokens before is not computed again."""
+        known = self._model.input_ids[: self._model.n_tokens].tolist()
+        same = next((n for n, (a, b) in enumerate(zip(ids, known, strict=False)) if a != b), min(len(ids), len(known)))
+        self._model.n_tokens = min(same, len(ids) - 1)
+        self._model.eval(ids[self._model.n_tokens :])
+        return np.array(self._model.scores[self._model.n_tokens - 1], np.float32)
+
     def greedy(self, ids: list[int], count: int, stop: int | None = None) -> list[int]:
         """The most likely continuation, at most so many tokens, without the one that stops."""
-        self._model.reset()
-        self._model.eval(ids)
         found: list[int] = []
-        while len(found) < count:
-            token = int(np.argmax(self._model.scores[self._model.n_tokens - 1]))
-            if token == stop:
-                break
+        while len(found) < count and (token := int(np.argmax(self.follow([*ids, *found])))) != stop:
             found.append(token)
-            self._model.eval([token])
         return found
 
     def tokens(self, text: str) -> list[int]:

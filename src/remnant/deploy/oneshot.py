@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.deploy.order import Order
+from remnant.deploy.order import Order, Saved, logits_of
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 from remnant.model.load import open_model
@@ -87,7 +87,7 @@ def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: l
         return _dense(modules, model, tokenizer, [], names, _recipe(modules, "compressed", names, {"scheme": scheme}))
 
 
-def save(order: Order, out: Path) -> dict[str, Any]:
+def save(order: Order, out: Path) -> Saved:
     """Write a folder in the format of compressed-tensors, which transformers and vLLM open.
 
     The weights are the dense copy's, the scales the recorded ones, so the files hold exactly what was judged: quantizing the source a
@@ -99,9 +99,10 @@ def save(order: Order, out: Path) -> dict[str, Any]:
     with _library() as modules:
         packed = _oneshot(modules, open_model(str(order.dense)), order.tokenizer, [], order.names, _plain(modules, order))
         _settle(packed, order)
+        before = logits_of(packed, order.probe)
         packed.save_pretrained(out, save_compressed=True)
     order.tokenizer.save_pretrained(out)
-    return {"runtime": "transformers or vLLM with compressed-tensors"}
+    return Saved({"runtime": "transformers or vLLM with compressed-tensors"}, before)
 
 
 @torch.no_grad()

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Order(NamedTuple):
-    """A model, the table key and parameters of a format, the weights to quantize, and the folder of the dense copy that was judged."""
+    """A model, the table key and parameters of a format, the weights to quantize, and the folder of the dense copy that was judged.
+
+    ``probe`` [B, T]: token ids on which what is written is compared.
+    """
 
     use: str
     params: Mapping[str, Any]
@@ -18,10 +22,21 @@ class Order(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     names: list[str]
     dense: Path
+    probe: Tensor
 
 
-def repack(order: Order, settings: Any, out: Path) -> None:
-    """Write a folder by loading the model with transformers' settings of a quantizer and saving it.
+class Saved(NamedTuple):
+    """What a library has written: facts for the record, the runtime among them.
+
+    ``logits`` [B, T, V]: of the packed model in memory on the order's probe; None where the file is all there is.
+    """
+
+    facts: dict[str, Any]
+    logits: Tensor | None
+
+
+def repack(order: Order, settings: Any, out: Path) -> Tensor:
+    """Write a folder by loading the model with transformers' settings of a quantizer and saving it; returns the packed model's logits.
 
     It is saved before the first forward pass: on some CPUs a pass repacks bitsandbytes' 4-bit weights, and saved afterwards they are
     corrupt.
@@ -31,3 +46,11 @@ def repack(order: Order, settings: Any, out: Path) -> None:
         packed = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, device_map="cpu", dtype=torch.float32)
     packed.save_pretrained(out)
     order.tokenizer.save_pretrained(out)
+    return logits_of(packed, order.probe)
+
+
+@torch.no_grad()
+def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """[B, T, V] in float32."""
+    found: Tensor = model(input_ids=ids).logits.float()
+    return found

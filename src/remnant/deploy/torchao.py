@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TorchAoConfig
 
-from remnant.deploy.order import Order, repack
+from remnant.deploy.order import Order, Saved, repack
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 
@@ -52,11 +52,10 @@ def config(bits: int, group_size: int, asymmetric: bool) -> Any:
     return library["IntxWeightOnlyConfig"](weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity, mapping_type=mapping)
 
 
-def save(order: Order, out: Path) -> dict[str, Any]:
+def save(order: Order, out: Path) -> Saved:
     """Write a folder that transformers opens with torchao; raises UserError if torchao is missing."""
     settings = TorchAoConfig(config(order.params["bits"], order.params["group_size"], order.params["asymmetric"]))
-    repack(order, settings, out)
-    return {"runtime": "transformers with torchao"}
+    return Saved({"runtime": "transformers with torchao"}, repack(order, settings, out))
 
 
 def _library() -> dict[str, Any]:

@@ -22,7 +22,8 @@ EMPTY = np.zeros(0)
 class Vllm:
     """A folder in vLLM: a model in Hugging Face form, or one that was deployed as compressed-tensors.
 
-    Where there is no GPU it computes in float32; on one in the dtype that vLLM chooses for the files.
+    On a GPU it computes in the dtype that vLLM chooses for the files; without one in float32, packed weights in bfloat16, since vLLM has no
+    other kernels for them there.
 
     Args:
         source: folder or hub id.
@@ -42,11 +43,13 @@ class Vllm:
         except ImportError as error:
             raise UserError("The engine vllm is not installed.", INSTALL) from error
         self._settings, self._tokenizer = SamplingParams, tokenizer
-        self._limit = _context_length(source)
+        config: Any = AutoConfig.from_pretrained(source)
+        self._limit = _context_length(config.get_text_config())
+        packed = getattr(config, "quantization_config", None) is not None
         try:
             self._model = LLM(
                 source,
-                dtype="auto" if torch.cuda.is_available() else "float32",
+                dtype="auto" if torch.cuda.is_available() else "bfloat16" if packed else "float32",
                 max_model_len=self._limit,
                 max_num_batched_tokens=max(8192, self._limit),
                 # A prompt in pieces draws seeded samples from another place of their stream, and on a CPU fails.
@@ -116,6 +119,5 @@ def _answer(order: _Order, said: Any) -> Answer:
     return Tokens(np.array([s.logprob for s in read], np.float64), rank, EMPTY, EMPTY, order.text.cut)
 
 
-def _context_length(source: str) -> int:
-    config: Any = AutoConfig.from_pretrained(source).get_text_config()
+def _context_length(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", None) or config.n_positions)

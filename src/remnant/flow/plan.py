@@ -176,7 +176,7 @@ def steps(use: str | PerturbSpec) -> list[str | PerturbSpec]:
     return [use] if isinstance(use, PerturbSpec) or ":" in use else [part for part in use.split("+") if part != "full"]
 
 
-def deploy_node(spec: PerturbSpec, model: Input, corpus: Input | None) -> Node:
+def deploy_node(spec: PerturbSpec, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None) -> Node:
     """The files of a format that a runtime opens.
 
     Raises:
@@ -184,8 +184,8 @@ def deploy_node(spec: PerturbSpec, model: Input, corpus: Input | None) -> Node:
     """
     if spec.use not in SAVERS:
         raise UserError(f"No runtime opens '{spec.use}': it is a grid to study.", f"Formats that are deployed: {', '.join(DEPLOYED)}.")
-    dense = perturb_node(spec, model, corpus)
-    return Node("deploy", spec, {"model": model, "dense": dense}, dense.methods)
+    dense = perturb_node(spec, model, corpus, label)
+    return Node("deploy", spec, {"model": model, "dense": dense}, dense.methods, label or {})
 
 
 def measure_node(
@@ -238,14 +238,14 @@ def plan(sweep: SweepSpec) -> list[Node]:
 
 
 def explained(measured: Mapping[str, Node]) -> list[Node]:
-    """For every quantized unlearned model among some measured ones: what is left of its update."""
-    shown = {(n.label["model"], n.label["quantizer"]): n.inputs["model"] for n in measured.values()}
+    """For every quantized unlearned model among some measured ones: what is left of its update, from dense copies."""
+    copies = {(n.label["model"], n.label["quantizer"]): n.inputs["model"] for n in measured.values()}
     return [
         explain_node(
-            shown["target", "full"], shown[model, "full"], shown["target", quantizer], source, measured[f"{model}/{quantizer}"].label
+            copies["target", "full"], copies[model, "full"], copies["target", quantizer], source, measured[f"{model}/{quantizer}"].label
         )
-        for (model, quantizer), source in shown.items()
-        if quantizer != "full" and model not in ("target", "retrain")
+        for (model, quantizer), source in copies.items()
+        if quantizer != "full" and model not in ("target", "retrain") and not (isinstance(source, Node) and source.stage == "deploy")
     ]
 
 
@@ -269,12 +269,27 @@ def _measured(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str,
     models = _models(sweep, corpus, name, seed)
     nodes: dict[str, Node] = {}
     for model, (source, about) in models.items():
-        for use in ("full", *(q for q in sweep.quantizers if q != "full")):
-            short = use if isinstance(use, str) else " ".join([use.use, *(f"{k}={v}" for k, v in use.params.items())])
+        copies = {shown(use): perturbed(use, source, corpus, about | {"quantizer": shown(use)}, sweep.perturb) for use in _uses(sweep)}
+        for use in sweep.packed:
+            label = about | {"quantizer": f"{use} packed"}
+            copies[f"{use} packed"] = deploy_node(quantizer_spec(use, sweep.perturb), source, corpus, label)
+        for short, copy in copies.items():
             label = about | {"quantizer": short}
-            copy = perturbed(use, source, corpus, label, sweep.perturb)
             nodes[f"{model}/{short}"] = measure_node(sweep.measure, copy, corpus, label, models["target"][0])
     return nodes
+
+
+def _uses(sweep: SweepSpec) -> list[str | PerturbSpec]:
+    return ["full", *(q for q in sweep.quantizers if q != "full")]
+
+
+def shown(use: str | PerturbSpec) -> str:
+    """A quantizer as tables name it; one with settings of its own by its short name, if it has one, and what it leaves as it is."""
+    if isinstance(use, str):
+        return use
+    kept = [word for word in use.skip if word not in PerturbSpec.model_fields["skip"].default]
+    settings = [f"{k}={v}" for k, v in use.params.items()]
+    return " ".join([use.use, *settings, *([f"without {', '.join(kept)}"] if kept else [])])
 
 
 def _models(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str, tuple[Input, dict[str, Any]]]:
@@ -311,6 +326,7 @@ def _check_names(sweep: SweepSpec) -> None:
     named: tuple[str | MetricSpec, ...] = (*metric_names(sweep.measure.metrics), *sweep.measure.extra)
     checks: list[Callable[[], object]] = [partial(_losses, run) for run in sweep.unlearn]
     checks += [partial(quantizer_spec, part, sweep.perturb) for q in sweep.quantizers for part in steps(q)]
+    checks += [partial(deploy_node, quantizer_spec(q, sweep.perturb), Outside(""), Outside("")) for q in sweep.packed]
     checks += [partial(metric, m) for m in named]
     faults = []
     for check in checks:

@@ -29,6 +29,11 @@ class Sums(NamedTuple):
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))  # type: ignore[arg-type]
 
 
+def untouched(update: float, weights: int, changed: int) -> Sums:
+    """The sums of weights that no quantizer touches, where r = d: <d, d>, how many there are, and how many of them changed."""
+    return Sums(update, update, update, 0.0, weights, changed, weights - changed, 0)
+
+
 class Survival(NamedTuple):
     """How an update fares under a quantizer; None where a ratio is undefined (nothing was updated, or nothing is left).
 

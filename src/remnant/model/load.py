@@ -1,5 +1,8 @@
 """Open and save checkpoints in Hugging Face form, and name the weight matrices inside a model."""
 
+import contextlib
+import io
+import json
 import logging
 import re
 from collections.abc import Collection, Iterator
@@ -49,12 +52,20 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
         if not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
             raise UserError(f"The model folder {source} has no weights.", "Expected *.safetensors or pytorch_model*.bin in it.")
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the libraries that unpack quantized weights
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **_placed(source))
     except SafetensorError as error:
         raise UserError(f"The weights in {source} are damaged or cut short ({error}).", "Copy or download the model again.") from error
     except (OSError, ValueError) as error:
         raise UserError(f"The model {source} cannot be opened: {str(error).splitlines()[0]}") from error
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _placed(source: str) -> dict[str, Any]:
+    """Packed weights are unpacked where they are to stay."""
+    config = Path(source) / "config.json"
+    packed = config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
+    return {"device_map": str(device())} if packed else {}
 
 
 def open_tokenizer(source: str) -> PreTrainedTokenizerBase:

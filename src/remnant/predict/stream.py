@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remnant.errors import UserError
-from remnant.functional.survival import Sums
+from remnant.functional.survival import Sums, untouched
 from remnant.predict import kernels
 from remnant.predict.checkpoint import BYTES, Checkpoint, as_float32, round_to
 from remnant.predict.grids import Grid, Table, least_common_block, table
@@ -49,6 +49,7 @@ def survey(
     grids: Sequence[Grid],
     report: Callable[[int, int, str], None] = lambda done, total, note: None,
     threads: int | None = None,
+    keep: Sequence[str] = (),
 ) -> dict[str, dict[str, Sums]]:
     """For every quantizable weight and every grid the sums of `functional/survival.py`.
 
@@ -61,6 +62,7 @@ def survey(
         grids: what to round to.
         report: called with (entries done, entries in all, name).
         threads: by default one per core.
+        keep: a weight whose name contains one of these words stays as it is, as in mixed precision.
 
     Raises:
         UserError: other names or shapes, a dtype that is not float32, bfloat16 or float16, or weights that are not finite.
@@ -80,7 +82,8 @@ def survey(
             sums = sum(pool.map(rounds, pieces), np.zeros((len(usable), 7)))
             done += target.entries[name].size
             report(done, total, name)
-            found[name] = {g.name: _sums(name, target.entries[name].size, row) for g, row in zip(usable, sums, strict=True)}
+            kept = any(word in name for word in keep)
+            found[name] = {g.name: _sums(name, target.entries[name].size, row, kept) for g, row in zip(usable, sums, strict=True)}
     return found
 
 
@@ -172,8 +175,10 @@ def _round(pair: Callable[[Piece], tuple[Raw, Raw]], grids: Table, columns: int,
     return sums
 
 
-def _sums(name: str, weights: int, row: NDArray[np.float64]) -> Sums:
+def _sums(name: str, weights: int, row: NDArray[np.float64], kept: bool) -> Sums:
     update, changed, restored, together, same, erased, over_scale = row
     if not np.isfinite(update + restored):
         raise UserError(f"{name} holds a value that is not finite.", "The checkpoint is broken; unlearn or copy it again.")
+    if kept:
+        return untouched(float(update), weights, int(changed))
     return Sums(float(update), float(restored), float(together), float(over_scale), weights, int(changed), int(same), int(erased))

@@ -33,10 +33,15 @@ class Prediction(NamedTuple):
         return verdict(self.forecasts)
 
 
-def predict(target: Path, unlearned: Path, quantizers: Sequence[str], report: Callable[[int, int, str], None]) -> Prediction:
-    """Read two checkpoints as a stream; survival and forecast for each quantizer, or for the default set where none is named."""
+def predict(
+    target: Path, unlearned: Path, quantizers: Sequence[str], keep: Sequence[str], report: Callable[[int, int, str], None]
+) -> Prediction:
+    """Read two checkpoints as a stream; survival and forecast for each quantizer, or for the default set where none is named.
+
+    ``keep``: words; a weight whose name contains one is left as it is.
+    """
     grids = [grid(name) for name in quantizers or DEFAULT]
-    sums = survey(Checkpoint(target), Checkpoint(unlearned), grids, report)
+    sums = survey(Checkpoint(target), Checkpoint(unlearned), grids, report, keep=keep)
     totals: dict[str, Sums] = {}
     for found in sums.values():
         for name, part in found.items():

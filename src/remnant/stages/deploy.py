@@ -1,19 +1,16 @@
 """deploy: a model -> the files of a format that a runtime opens, opened again and compared with the dense copy that was judged."""
 
-import contextlib
 import importlib
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from remnant.catalog import SAVERS
 from remnant.deploy.llamacpp import Runtime
-from remnant.deploy.order import Order
+from remnant.deploy.order import Order, Saved, logits_of
 from remnant.errors import UserError
 from remnant.model.held import let_go
 from remnant.model.load import matrices, open_model, open_tokenizer
@@ -36,34 +33,35 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     if spec.source_dtype == "bfloat16":
         model = model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
     summary: dict[str, Any] = {"format": spec.use, "params": dict(spec.params)}
+    dense = open_model(str(inputs["dense"]))
+    probe = torch.randint(dense.config.vocab_size, (PROBES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
     names = [m.name for m in matrices(model, spec.skip)]
     module, function = SAVERS[spec.use].split(":")
     report(0, 2, spec.use)
-    notes = getattr(importlib.import_module(module), function)(Order(spec.use, spec.params, model, tokenizer, names, inputs["dense"]), out)
+    order = Order(spec.use, spec.params, model, tokenizer, names, inputs["dense"], probe)
+    saved: Saved = getattr(importlib.import_module(module), function)(order, out)
     report(1, 2, "opened again")
-    dense = open_model(str(inputs["dense"]))
-    apart = difference(dense, out, dense.config.vocab_size)
+    opened = logits(out, probe)
+    apart = difference(opened, logits_of(dense, probe))
     if not apart["relative"] <= APART:
         raise UserError(
-            f"The files for {notes['runtime']} answer otherwise than the dense copy (relative difference {apart['relative']:.2f}).",
+            f"The files for {saved.facts['runtime']} answer otherwise than the dense copy (relative difference {apart['relative']:.2f}).",
             "The library left weights alone or decodes them wrongly; deploy another format of this model.",
         )
-    summary |= notes | {"against_dense_copy": apart}
+    summary |= saved.facts | {"against_dense_copy": apart}
+    if saved.logits is not None:
+        summary["against_before_saving"] = difference(opened, saved.logits)
     report(2, 2, "opened again")
     return summary
 
 
-def difference(dense: Any, folder: Path, vocabulary: int) -> dict[str, float]:
-    """How far the packed form is from the dense copy on seeded token ids.
+def difference(packed: Tensor, plain: Tensor) -> dict[str, float]:
+    """How far two sets of logits [B, T, V] are apart.
 
     Returns:
-        ``relative``, the norm of the logits' difference over that of the logits; ``largest``, of a single logit; ``same_top``, the share
-        of places where the most likely token is the same.
+        ``relative``, the norm of the difference over that of the second; ``largest``, of a single logit; ``same_top``, the share of places
+        where the most likely token is the same.
     """
-    ids = torch.randint(vocabulary, (PROBES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
-    packed = logits(folder, ids)
-    with torch.no_grad():
-        plain = dense(input_ids=ids).logits.float()
     apart = packed - plain
     return {
         "relative": float(apart.norm() / plain.norm()),
@@ -77,8 +75,4 @@ def logits(folder: Path, ids: Tensor) -> Tensor:
     if files := sorted(folder.glob("*.gguf")):
         runtime = Runtime(files[0])
         return torch.stack([torch.from_numpy(runtime.logits(row.tolist())) for row in ids])
-    with contextlib.redirect_stderr(io.StringIO()):  # the libraries' own progress bars
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
-    with torch.no_grad():
-        found: Tensor = model(input_ids=ids).logits.float()
-    return found
+    return logits_of(open_model(str(folder)), ids)

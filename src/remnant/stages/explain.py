@@ -18,12 +18,13 @@ from remnant.records import ExplainSpec
 def run(spec: ExplainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Write layers.json, one record per quantized weight; the summary holds the survival of the whole update.
 
-    Reads one weight at a time from the four models and builds none. Works for every quantizer, since it compares dense copies.
+    Reads one weight at a time from the four models and builds none. Works for every quantizer, since it compares dense copies. Matrices
+    that were left as they are (``skip``) count too: their update survives.
     A target that is stored wider than the unlearned model is rounded to its dtype first: a cast is not an update.
     Weights that the files name otherwise than the model in memory does (experts of some architectures) are listed as missing.
     """
     models = {role: Checkpoint(inputs[role]) for role in ("target", "unlearned", "q_target", "q_unlearned")}
-    there = _names(inputs["q_target"])
+    there = list(dict.fromkeys([*_names(inputs["q_target"]), *models["target"].matrices()]))
     names = [name for name in there if all(name in model.entries for model in models.values())]
     whole, layers = Sums(), []
     for i, name in enumerate(names):
@@ -43,5 +44,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def _quantized(folder: Path, model: Checkpoint, name: str) -> Quantized:
+    weight = torch.from_numpy(model.read(name))
     with safe_open(folder / "codes.safetensors", "pt") as file:
-        return Quantized(file.get_tensor(f"{name}.codes"), file.get_tensor(f"{name}.scale"), None, torch.from_numpy(model.read(name)))
+        if f"{name}.codes" not in file.keys():  # noqa: SIM118
+            return Quantized(torch.empty(0), torch.full((1, 1), torch.inf), None, weight)
+        return Quantized(file.get_tensor(f"{name}.codes"), file.get_tensor(f"{name}.scale"), None, weight)

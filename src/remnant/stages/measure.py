@@ -14,6 +14,7 @@ from remnant.evaluate.collect import Answers, collect
 from remnant.evaluate.endpoint import Endpoint
 from remnant.evaluate.harness import ability
 from remnant.evaluate.items import ItemSet, items_of
+from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
 from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, value
 from remnant.evaluate.requests import Backend, Reading, Refused, Request
@@ -52,7 +53,8 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     corpus = inputs["corpus"]
     card = settings(corpus)
     tokenizer = open_tokenizer(str(corpus / "tokenizer" if spec.endpoint else inputs["model"]))
-    held = None if spec.endpoint or spec.engine else take(inputs["model"])
+    elsewhere = spec.endpoint or spec.engine or _gguf_file(inputs)
+    held = None if elsewhere else take(inputs["model"])
     model = held.model if held else None
     backend = _backend(spec, model, tokenizer, inputs)
     plans, sets, absent = _plans(spec, corpus, card, tokenizer, backend, "reference" in inputs)
@@ -81,10 +83,18 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
 
 
 def _backend(spec: MeasureSpec, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, inputs: Mapping[str, Path]) -> Backend:
-    """Who is asked: a server, vLLM, or the model that was opened here."""
+    """Who is asked: a server, vLLM, llama.cpp, or the model that was opened here."""
     if spec.endpoint:
         return Endpoint(spec.endpoint)
-    return Local(model, tokenizer, spec.batch_tokens) if model else Vllm(str(inputs["model"]), tokenizer)
+    if spec.engine:
+        return Vllm(str(inputs["model"]), tokenizer)
+    return Local(model, tokenizer, spec.batch_tokens) if model else LlamaCpp(_gguf_file(inputs), tokenizer)  # type: ignore[arg-type]
+
+
+def _gguf_file(inputs: Mapping[str, Path]) -> Path | None:
+    """The GGUF file that is measured, if it is one."""
+    model = inputs.get("model")
+    return next(iter(sorted(model.glob("*.gguf"))), None) if model and not (model / "model.safetensors").is_file() else None
 
 
 def _plans(

@@ -1,0 +1,78 @@
+"""A GGUF file in llama.cpp, in this process, as the one who is asked. Text goes in and out as token ids of the model's own tokenizer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from remnant.deploy.llamacpp import Runtime
+from remnant.evaluate.reading import Text, context_tokens
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Writing
+from remnant.functional.tokens import COLUMNS, Array, Tokens
+
+
+class LlamaCpp:
+    """A GGUF file and the tokenizer of the model that it was made from.
+
+    Raises:
+        UserError: llama.cpp is missing or cannot open the file.
+    """
+
+    offers = frozenset({"writing", *COLUMNS})
+
+    def __init__(self, file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._runtime = Runtime(file, context=0)
+        self._tokenizer = tokenizer
+        self._limit = self._runtime.context
+
+    def plan(self, requests: Sequence[Request]) -> list[list[int]]:
+        """One at a time, those with one context side by side, so that it is computed once."""
+        order = sorted(range(len(requests)), key=lambda i: (type(requests[i]).__name__, getattr(requests[i], "context", "")))
+        return [[i] for i in order]
+
+    def answer(self, batch: Sequence[Request]) -> list[Answer]:
+        """The answers, one after the other."""
+        return [self._one(request) for request in batch]
+
+    def _one(self, request: Request) -> Answer:
+        if isinstance(request, Writing):
+            return self._write(request)
+        return self._read(request) if isinstance(request, Reading) else Refused("llama.cpp gives no gradients")
+
+    def _write(self, asked: Writing) -> Answer:
+        ids = self._encode(asked.context + asked.prompt)
+        if len(ids) + asked.max_new > self._limit:
+            return Refused(f"prompt and answer are longer than the model's context of {self._limit} tokens")
+        chance = np.random.default_rng(asked.seed)
+        written: list[int] = []
+        text = ""
+        while len(written) < asked.max_new and not any(stop in text for stop in asked.stops):
+            logits = self._runtime.follow([*ids, *written]).astype(np.float64)
+            token = int(logits.argmax()) if asked.temperature == 0 else _drawn(logits / asked.temperature, chance)
+            if token == self._tokenizer.eos_token_id:
+                break
+            written.append(token)
+            text = str(self._tokenizer.decode(written, skip_special_tokens=True))
+        return text
+
+    def _read(self, asked: Reading) -> Answer:
+        whole = self._encode(asked.context + asked.text)
+        text = Text(whole, context_tokens(whole, self._encode(asked.context)) if asked.context else 0, self._limit)
+        if not text.counted:
+            return Refused("fewer than two tokens" if not asked.context else "no token fits behind its context")
+        logits = self._runtime.logits(text.ids)[text.first - 1 : -1].astype(np.float64)
+        logp = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+        chosen = logp[np.arange(len(logp)), text.ids[text.first :]]
+        mean = (np.exp(logp) * logp).sum(-1)
+        spread: Array = np.sqrt((np.exp(logp) * (logp - mean[:, None]) ** 2).sum(-1))
+        return Tokens(chosen, (logp > chosen[:, None]).sum(-1).astype(np.float64), mean, spread, text.cut)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer(text)["input_ids"])
+
+
+def _drawn(logits: Array, chance: np.random.Generator) -> int:
+    """A token in proportion to its probability."""
+    weights = np.exp(logits - logits.max())
+    return int(np.searchsorted(np.cumsum(weights) / weights.sum(), chance.random()))
