@@ -47,7 +47,7 @@ def test_kernels_give_the_numbers_of_the_dense_copy(
     pytest.importorskip({"bnb": "bitsandbytes", "ct-": "llmcompressor"}[name[:3]])
     from remnant.testing import tiny_model
 
-    shape = {"hidden_size": 128, "head_dim": 32, "max_position_embeddings": 1024, "initializer_range": 0.2}
+    shape: dict[str, Any] = {"hidden_size": 128, "head_dim": 32, "max_position_embeddings": 1024, "initializer_range": 0.2}
     wide = tiny_model(vocab=len(tokenizer), **shape)
     save_model(wide, tokenizer, tmp_path / "m")
     store = Store(tmp_path / "store").open()

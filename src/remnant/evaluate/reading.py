@@ -42,8 +42,9 @@ def context_tokens(whole: Sequence[int], context: Sequence[int]) -> int:
 def plain_head(model: PreTrainedModel) -> Head | None:
     """The output head where it can be applied to some positions only, tried out on a few tokens."""
     ids = torch.arange(4, device=model.device)[None]
-    hidden = model.base_model(input_ids=ids).last_hidden_state
-    return head_of(model, hidden, model(input_ids=ids).logits)
+    # The whole model first: compressed-tensors unpacks its weights in a hook of the whole.
+    logits = model(input_ids=ids).logits
+    return head_of(model, model.base_model(input_ids=ids).last_hidden_state, logits)
 
 
 @torch.no_grad()
