@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from remnant.flow.store import Store
 from remnant.functional.quantizers import fp4, nf4, rtn
 from remnant.lab.shapes import fresh_model
 from remnant.lab.tokenizer import train_tokenizer
+from remnant.methods import quantizer_spec
 from remnant.model.load import open_model, save_model
 from remnant.records import TrainSpec
 from remnant.stages.deploy import logits
@@ -261,3 +263,42 @@ def test_a_chain_is_the_copy_of_a_copy_in_its_order(folders: dict[str, Path], tm
     assert not torch.equal(found["int3+int8"], found["int8+int3"])
     assert torch.allclose(found["int3+int8"], found["int3"], atol=float(found["int3"].abs().max()) / 127)
     assert planning.steps("full") == []
+
+
+def test_an_adapter_is_merged_and_then_quantized(folders: dict[str, Path], tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = open_model(str(folders["llama-gqa"]))
+    plain = {n: p.clone() for n, p in base.state_dict().items()}
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    layer = adapted.base_model.model.model.layers[0].self_attn.q_proj
+    update = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    name, other = (f"model.layers.0.self_attn.{p}_proj.weight" for p in "qk")
+    store, source = Store(tmp_path / "store").open(), planning.Outside(str(folders["llama-gqa"]))
+    merged = planning.perturb_node(quantizer_spec("lora", {"params": {"adapter": str(tmp_path / "adapter")}}), source, None)
+    last = planning.perturb_node(quantizer_spec("bnb-nf4" if find_spec("bitsandbytes") else "nf4"), merged, None)
+    for piece in planning.ordered([last]):
+        make(store, piece, lambda done, total, note: None)
+    found = open_model(str(store.path(merged.name))).state_dict()
+    assert torch.allclose(found[name], plain[name] + update, atol=1e-6)
+    assert torch.equal(found[other], plain[other])
+    assert torch.equal(open_model(str(store.path(last.name))).state_dict()[name], nf4(found[name]).weight)
+    (tmp_path / "empty").mkdir()
+    broken = planning.perturb_node(quantizer_spec("lora", {"params": {"adapter": str(tmp_path / "empty")}}), source, None)
+    with pytest.raises(UserError, match="cannot be merged"):
+        make(store, broken, lambda done, total, note: None)
+
+
+def test_a_cast_before_another_format_is_a_step_of_its_own(folders: dict[str, Path], tmp_path: Path) -> None:
+    store, found = Store(tmp_path / "store").open(), {}
+    for use in ("bf16", "bf16+int8", "int8"):
+        node = planning.perturbed(use, planning.Outside(str(folders["llama-gqa"])), None)
+        assert isinstance(node, planning.Node)
+        for piece in planning.ordered([node]):
+            make(store, piece, lambda done, total, note: None)
+        found[use] = open_model(str(store.path(node.name))).state_dict()["model.layers.0.mlp.up_proj.weight"]
+    plain = open_model(str(folders["llama-gqa"])).state_dict()["model.layers.0.mlp.up_proj.weight"]
+    assert torch.equal(found["bf16"], plain.bfloat16().float())
+    assert torch.equal(found["bf16+int8"], rtn(plain.bfloat16().float(), bits=8).weight)
+    assert not torch.equal(found["bf16+int8"], found["int8"])

@@ -20,7 +20,7 @@ ALLOWED_LATE = {
     "stages/sources.py": {"datasets"},
     "functional/text.py": {"rouge_score"},
     "functional/tofu.py": {"rouge_score"},
-    **{f"deploy/{door}.py": None for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp")},
+    **{f"deploy/{door}.py": None for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp", "lora")},
 }
 
 

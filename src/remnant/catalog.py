@@ -96,6 +96,8 @@ QUANTIZERS: Mapping[str, Entry] = {
     "fp8": Entry(_QUANT + "fp8", 1, "8-bit float (e4m3) with a scale per row", "arXiv 2209.05433"),
     "q8_0": Entry(_QUANT + "q8_0", 1, "GGUF's 8-bit blocks of 32", "llama.cpp, ggml-quants.c"),
     "q4_0": Entry(_QUANT + "q4_0", 1, "GGUF's 4-bit blocks of 32", "llama.cpp, ggml-quants.c"),
+    "cast": Entry(_QUANT + "cast", 1, "a narrower float, bfloat16 or float16", "torch"),
+    "lora": Entry("remnant.deploy.lora:merge", 1, "a LoRA adapter merged into the weights, by peft", "arXiv 2106.09685, eq. 3"),
     "gptq": Entry("remnant.deploy.oneshot:gptq", 1, "error-compensating rounding on calibration text", "arXiv 2210.17323"),
     "awq": Entry("remnant.deploy.oneshot:awq", 1, "activation-aware scaling, then rounding", "arXiv 2306.00978"),
     "compressed": Entry("remnant.deploy.oneshot:rounded", 1, "rounding as vLLM loads it, by llm-compressor", "compressed-tensors"),
@@ -201,13 +203,14 @@ METRIC_GROUPS: Mapping[str, tuple[str, ...]] = {
 _RTN_NAME = re.compile(r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>\d+)))?(?:-(?P<scheme>asym|half-step|paper))?")
 _BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>\d+))?")
 _FIXED_NAMES: Mapping[str, int] = {"fp8": 0, "q8_0": 32, "q4_0": 32}
+_CASTS: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16"}
 _SHOT_NAME = re.compile(r"(?P<use>gptq|awq)(?P<bits>[348])(?:-g(?P<group>\d+))?")
 _BNB_NAME = re.compile(r"bnb-(?P<levels>nf4|fp4)(?:-b(?P<block>\d+))?(?P<double>-dq)?")
 _TORCHAO_NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>\d+))?(?P<asym>-asym)?")
 _HQQ_NAME = re.compile(r"hqq(?P<bits>[2348])(?:-g(?P<group>\d+))?")
 _WHOLE_NAME = re.compile(r"(?P<use>ct|gguf)-(?P<kind>[a-z0-9_]+)")
 QUANTIZER_NAMES = (
-    "full", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "fp8", "q8_0", "q4_0",
+    "full", "bf16", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "fp8", "q8_0", "q4_0",
     "gptq4", "awq4", "ct-w4a16", "ct-w8a16", "ct-fp8", "bnb-nf4", "bnb-fp4", "bnb-nf4-b128-dq", "bnb-int8", "ao-int4-g128-asym",
     "hqq4", "gguf-q8_0", "gguf-q4_k_m",
 )  # fmt: skip
@@ -228,6 +231,8 @@ def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
         return "rtn", params | {"granularity": match["granularity"] or "channel"}
     if match := _BLOCK_NAME.fullmatch(name):
         return match["use"], {"block": int(match["block"] or 64)}
+    if name in _CASTS:
+        return "cast", {"dtype": _CASTS[name]}
     if name in _FIXED_NAMES:
         return name, {"block": _FIXED_NAMES[name]}
     if match := _SHOT_NAME.fullmatch(name):

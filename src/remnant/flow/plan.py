@@ -155,6 +155,8 @@ def perturb_node(spec: PerturbSpec, model: Input, corpus: Input | None, label: M
         if corpus is None:
             raise UserError(f"The quantizer '{spec.use}' needs calibration text.", "Give a prepared corpus with --data.")
         inputs["corpus"] = corpus
+    if adapter := spec.params.get("adapter"):
+        inputs["adapter"] = _existing(str(adapter), "adapter")
     return Node("perturb", spec, inputs, {spec.use: method.identity}, label or {})
 
 
@@ -284,12 +286,14 @@ def _uses(sweep: SweepSpec) -> list[str | PerturbSpec]:
 
 
 def shown(use: str | PerturbSpec) -> str:
-    """A quantizer as tables name it; one with settings of its own by its short name, if it has one, and what it leaves as it is."""
+    """A quantizer as tables name it; one with settings of its own by all of them that are not the default, and what it leaves alone."""
     if isinstance(use, str):
         return use
-    kept = [word for word in use.skip if word not in PerturbSpec.model_fields["skip"].default]
-    settings = [f"{k}={v}" for k, v in use.params.items()]
-    return " ".join([use.use, *settings, *([f"without {', '.join(kept)}"] if kept else [])])
+    defaults = PerturbSpec(use=use.use)
+    own = {n: getattr(use, n) for n in PerturbSpec.model_fields if n not in ("use", "params", "skip")}
+    settings = use.params | {n: v for n, v in own.items() if v != getattr(defaults, n)}
+    kept = [word for word in use.skip if word not in defaults.skip]
+    return " ".join([use.use, *(f"{k}={v}" for k, v in settings.items()), *([f"without {', '.join(kept)}"] if kept else [])])
 
 
 def _models(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str, tuple[Input, dict[str, Any]]]:

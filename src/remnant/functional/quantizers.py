@@ -18,7 +18,7 @@ PIECE = 1 << 16
 class Quantized(NamedTuple):
     """A quantized weight. ``scale`` and ``zero`` have one entry per block, [blocks, 1]; ``weight`` is float32, decoded.
 
-    ``codes`` are empty where a library keeps them packed in a form of its own.
+    ``codes`` are empty where a library keeps them packed in a form of its own, and the bits of the weight where it is only cast.
     """
 
     codes: Tensor
@@ -177,3 +177,21 @@ def q4_0(weight: Tensor, *, block: int = 32) -> Quantized:
     codes = (blocks * inverse + 8.5).trunc().clamp(max=15) - 8
     kept = scale.half().float()
     return _quantized(weight, codes, kept, None, codes * kept)
+
+
+def cast(weight: Tensor, *, dtype: str = "bfloat16") -> Quantized:
+    """A narrower float without any scale: what happens to float32 weights that are stored for deployment.
+
+    Args:
+        weight: any shape.
+        dtype: "bfloat16" (8 significant bits) or "float16" (11, largest 65504).
+
+    Codes are the 16 bits of the value; ``scale`` is the largest magnitude. Source: torch's rounding, ties to even.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    if dtype not in ("bfloat16", "float16"):
+        raise ValueError(f"the dtype is bfloat16 or float16, not {dtype}")
+    kept = weight.to(getattr(torch, dtype))
+    return Quantized(kept.view(torch.int16), _safe(weight.float().abs().amax().view(1, 1)), None, kept.float())
