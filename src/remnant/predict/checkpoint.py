@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remnant.errors import UserError
-from remnant.predict.kernels import narrow, widen
+from remnant.predict.casts import narrow, widen
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -34,7 +35,7 @@ class Entry(NamedTuple):
 
 
 class Checkpoint:
-    """The index of a folder of safetensors. Opens files only to read; holds no weights.
+    """The index of a folder of safetensors. Keeps the files that were read from open, as opening costs as much as reading a piece.
 
     Raises:
         UserError: no folder, no safetensors, a missing shard, a file that is damaged or cut short.
@@ -46,6 +47,7 @@ class Checkpoint:
         for file in _shards(folder):
             self.entries |= _header(file)
         self.transposed = _conv1d(folder)
+        self._opened: dict[Path, FileIO] = {}
 
     def matrices(self) -> list[str]:
         """Names of the weights that quantizers usually touch: two or more dimensions, no embedding, head, norm or router."""
@@ -67,8 +69,8 @@ class Checkpoint:
     def read_into(self, name: str, first: int, raw: Bytes) -> Bytes:
         """Fill ``raw`` with the bytes of a weight's entries from ``first`` on, as they are on the disk."""
         entry = self.entries[name]
-        with entry.file.open("rb", buffering=0) as file:
-            read = os.preadv(file.fileno(), [raw.data], entry.offset + first * BYTES[entry.dtype])
+        file = self._opened.get(entry.file) or self._opened.setdefault(entry.file, FileIO(entry.file))
+        read = os.preadv(file.fileno(), [raw.data], entry.offset + first * BYTES[entry.dtype])
         if read != raw.size:
             raise UserError(f"{entry.file} is cut short inside {name}.", "Copy or download the checkpoint again.")
         return raw

@@ -27,20 +27,6 @@ RUN = 8192
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
-@njit(nogil=True, cache=True)
-def widen(raw: NDArray[np.uint16], out: NDArray[np.uint32]) -> None:
-    """bfloat16 bits to float32 bits."""
-    for i in range(raw.size):
-        out[i] = np.uint32(raw[i]) << np.uint32(16)
-
-
-@njit(nogil=True, cache=True)
-def narrow(bits: NDArray[np.int32]) -> None:
-    """Round float32 bits in place to those that bfloat16 can hold, ties to even."""
-    for i in range(bits.size):
-        bits[i] = (bits[i] + 0x7FFF + ((bits[i] >> 16) & 1)) & -0x10000
-
-
 @njit(nogil=True, cache=True, fastmath=FAST - {"nnan"})
 def _update(t: Floats, u: Floats, out: Doubles) -> None:
     """Add <d, d> and the number of changed weights to two float64."""
@@ -55,6 +41,12 @@ def _update(t: Floats, u: Floats, out: Doubles) -> None:
         out[1] += changed
 
 
+@njit(inline="always")
+def _ordered(bits):  # type: ignore[no-untyped-def]
+    """Float bits as an integer in the order of the floats, and back."""
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+
 @_compiled
 def extremes(w: Floats, block: int, low: Floats, high: Floats) -> None:
     """Smallest and largest weight of every block; the last one may be short.
@@ -66,11 +58,9 @@ def extremes(w: Floats, block: int, low: Floats, high: Floats) -> None:
         x = bits[b * block : (b + 1) * block]
         smallest, largest = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
         for i in range(x.size):
-            place = x[i] ^ ((x[i] >> np.int32(31)) & np.int32(0x7FFFFFFF))
-            smallest = min(smallest, place)
-            largest = max(largest, place)
-        small[b] = smallest ^ ((smallest >> np.int32(31)) & np.int32(0x7FFFFFFF))
-        large[b] = largest ^ ((largest >> np.int32(31)) & np.int32(0x7FFFFFFF))
+            smallest = min(smallest, _ordered(x[i]))
+            largest = max(largest, _ordered(x[i]))
+        small[b], large[b] = _ordered(smallest), _ordered(largest)
 
 
 @njit(inline="always", fastmath=FAST)
@@ -84,12 +74,6 @@ def _kept(x, cut, normal, least):  # type: ignore[no-untyped-def]
     return -v if x < 0 else v
 
 
-@njit(inline="always", fastmath=FAST)
-def _half(x):  # type: ignore[no-untyped-def]
-    """As a scale is stored in a GGUF file."""
-    return _kept(x, 13, 2.0**-14, 2.0**-24)
-
-
 @njit(cache=True, fastmath={"contract"})
 def _over(w, step, inverse):  # type: ignore[no-untyped-def]
     """The quotient w / step, rounded correctly, from 1 / step: weights in bfloat16 often lie on a tie, where the last bit decides.
@@ -101,7 +85,7 @@ def _over(w, step, inverse):  # type: ignore[no-untyped-def]
 
 
 # Scales: from a block's smallest and largest weight the step (what weights are divided by), the scale (what codes are multiplied with)
-# and the zero. A block of zeros has the step one.
+# and the zero. A block of zeros has the step one. GGUF files keep scales as float16.
 
 
 @njit(inline="always", fastmath=FAST)
@@ -122,14 +106,14 @@ def _asymmetric(smallest, largest, low, high, divisor):  # type: ignore[no-untyp
 @njit(inline="always", fastmath=FAST)
 def _q8_0(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
     step, _, zero = _symmetric(smallest, largest, low, high, divisor)
-    return step, _half(step), zero
+    return step, _kept(step, 13, 2.0**-14, 2.0**-24), zero
 
 
 @njit(inline="always", fastmath=FAST)
 def _q4_0(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
     step = (smallest if -smallest >= largest else largest) / divisor
     step = step if step != 0 else ONE
-    return step, _half(step), np.float32(8)
+    return step, _kept(step, 13, 2.0**-14, 2.0**-24), np.float32(8)
 
 
 # Codes: a weight over the step, rounded to what the grid holds, as a multiple of the scale.
@@ -200,52 +184,100 @@ def _fp8(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
     return _kept(_over(w, step, inverse), 20, 2.0**-6, 2.0**-9)
 
 
-def _pass(scales, code, *, own_scale=False, zeroed=False):  # type: ignore[no-untyped-def]
-    """The pass for one kind of grid: adds <r, r>, <r, d>, equal codes, erased weights and the sum of |d| / step to five float64.
+@njit(inline="always", fastmath=FAST)
+def _terms(d, a, c, tz, uz, ts, us):  # type: ignore[no-untyped-def]
+    """What one weight adds to <r, r>, <r, d>, equal codes and erased weights."""
+    r = c * us - a * ts
+    nothing = (a == 0) & (c == 0)
+    return r * r, r * d, ONE if (a + tz == c + uz) | nothing else ZERO, ONE if nothing & (d != 0) else ZERO
 
-    ``ends`` [4, blocks]: smallest and largest of the target, of the unlearned model; the last block may be short. ``low`` and ``high``
-    bound the codes. Steps, inverses, scales and zeros of both models are laid out weight by weight, a span at a time, so that short
-    blocks do not cut the loop into pieces; a kind whose scale is its step, or that has no zero, reads fewer of them.
+
+def _long_pass(scales, code):  # type: ignore[no-untyped-def]
+    """The pass of one kind of grid over blocks of at least a span, whose scales stay in registers; see ``_pass``."""
+
+    @_compiled
+    def long(t, u, block, ends, low, high, divisor, out):  # type: ignore[no-untyped-def]
+        for b in range(ends.shape[1]):
+            q, s, z = scales(ends[0, b], ends[1, b], low, high, divisor)
+            p, v, w = scales(ends[2, b], ends[3, b], low, high, divisor)
+            qi, pi = ONE / q, ONE / p
+            last = min((b + 1) * block, t.size)
+            for start in range(b * block, last, SPAN):
+                x, y = t[start : min(start + SPAN, last)], u[start : min(start + SPAN, last)]
+                square, product, same, erased, distance = ZERO, ZERO, ZERO, ZERO, ZERO
+                for i in range(x.size):
+                    d = y[i] - x[i]
+                    found = _terms(d, code(x[i], q, qi, z, low, high), code(y[i], p, pi, w, low, high), z, w, s, v)
+                    square += found[0]
+                    product += found[1]
+                    same += found[2]
+                    erased += found[3]
+                    distance += abs(d)
+                out[0] += square
+                out[1] += product
+                out[2] += same
+                out[3] += erased
+                out[4] += distance * abs(qi)
+
+    return long
+
+
+def _short_pass(scales, code, own_scale, zeroed):  # type: ignore[no-untyped-def]
+    """The pass of one kind of grid over shorter blocks; see ``_pass``.
+
+    Steps, inverses, scales and zeros are laid out weight by weight, a span at a time, so that the ends of blocks do not cut the loop into
+    pieces; a kind whose scale is its step, or that has no zero, reads fewer of them.
     """
 
     @_compiled
-    def blocks(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
+    def short(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
         tq, ti, ts, tz, uq, ui, us, uz = laid[0], laid[1], laid[2], laid[3], laid[4], laid[5], laid[6], laid[7]
-        laid_out = -1
         for start in range(0, t.size, SPAN):
             stop = min(start + SPAN, t.size)
-            first, last = start // block, (stop - 1) // block
-            if first != laid_out or last != laid_out:
-                for b in range(first, last + 1):
-                    low_end, high_end = max(start, b * block) - start, min(stop, (b + 1) * block) - start
-                    q, s, z = scales(ends[0, b], ends[1, b], low, high, divisor)
-                    p, v, w = scales(ends[2, b], ends[3, b], low, high, divisor)
-                    tq[low_end:high_end], ti[low_end:high_end] = q, ONE / q
-                    uq[low_end:high_end], ui[low_end:high_end] = p, ONE / p
-                    if own_scale:
-                        ts[low_end:high_end], us[low_end:high_end] = s, v
-                    if zeroed:
-                        tz[low_end:high_end], uz[low_end:high_end] = z, w
-                laid_out = first if first == last else -1
+            for b in range(start // block, (stop - 1) // block + 1):
+                q, s, z = scales(ends[0, b], ends[1, b], low, high, divisor)
+                p, v, w = scales(ends[2, b], ends[3, b], low, high, divisor)
+                first, last = max(start, b * block) - start, min(stop, (b + 1) * block) - start
+                tq[first:last], ti[first:last], uq[first:last], ui[first:last] = q, ONE / q, p, ONE / p
+                if own_scale:
+                    ts[first:last], us[first:last] = s, v
+                if zeroed:
+                    tz[first:last], uz[first:last] = z, w
             x, y = t[start:stop], u[start:stop]
             square, product, same, erased, distance = ZERO, ZERO, ZERO, ZERO, ZERO
             for i in range(x.size):
-                one, other = (tz[i], uz[i]) if zeroed else (ZERO, ZERO)
-                a = code(x[i], tq[i], ti[i], one, low, high)
-                c = code(y[i], uq[i], ui[i], other, low, high)
+                z, w = (tz[i], uz[i]) if zeroed else (ZERO, ZERO)
+                s, v = (ts[i], us[i]) if own_scale else (tq[i], uq[i])
                 d = y[i] - x[i]
-                r = c * (us[i] if own_scale else uq[i]) - a * (ts[i] if own_scale else tq[i])
-                square += r * r
-                product += r * d
-                nothing = (a == 0) & (c == 0)
-                same += ONE if (a + one == c + other) | nothing else ZERO
-                erased += ONE if nothing & (d != 0) else ZERO
+                found = _terms(d, code(x[i], tq[i], ti[i], z, low, high), code(y[i], uq[i], ui[i], w, low, high), z, w, s, v)
+                square += found[0]
+                product += found[1]
+                same += found[2]
+                erased += found[3]
                 distance += abs(d * ti[i])
             out[0] += square
             out[1] += product
             out[2] += same
             out[3] += erased
             out[4] += distance
+
+    return short
+
+
+def _pass(scales, code, *, own_scale=False, zeroed=False):  # type: ignore[no-untyped-def]
+    """The pass for one kind of grid: adds <r, r>, <r, d>, equal codes, erased weights and the sum of |d| / step to five float64.
+
+    ``ends`` [4, blocks]: smallest and largest of both models; the last block may be short. ``low`` and ``high`` bound the codes.
+    """
+    long = _long_pass(scales, code)  # type: ignore[no-untyped-call]
+    short = _short_pass(scales, code, own_scale, zeroed)  # type: ignore[no-untyped-call]
+
+    @_compiled
+    def blocks(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
+        if block >= SPAN:
+            long(t, u, block, ends, low, high, divisor, out)
+        else:
+            short(t, u, block, ends, low, high, divisor, laid, out)
 
     return blocks
 
@@ -265,14 +297,13 @@ def ends(w):  # type: ignore[no-untyped-def]
     smallest, largest = np.float32(np.inf), np.float32(-np.inf)
     low, high, wide = np.empty(1, np.float32), np.empty(1, np.float32), np.empty(RUN, np.float32)
     for start in range(0, w.size, RUN):
-        part = _wide(w[start : start + RUN], wide)  # type: ignore[no-untyped-call]
-        extremes(part, part.size, low, high)
+        _wide(w[start : start + RUN], wide, RUN, low, high)  # type: ignore[no-untyped-call]
         smallest, largest = min(smallest, low[0]), max(largest, high[0])
     return smallest, largest
 
 
 @_compiled
-def survey(t, u, run, base, kinds, blocks, bounds, whole, laid, sums):  # type: ignore[no-untyped-def]
+def survey(t, u, run, base, kinds, blocks, bounds, whole, sums):  # type: ignore[no-untyped-def]
     """All grids over some whole rows.
 
     Args:
@@ -284,38 +315,49 @@ def survey(t, u, run, base, kinds, blocks, bounds, whole, laid, sums):  # type: 
         blocks: [grids] weights that share a scale; 0 for the whole weight.
         bounds: [grids, 3] lowest and highest code, and what the largest weight is divided by.
         whole: [4, 1] smallest and largest of the whole weight, in the target and in the unlearned model.
-        laid: [8, SPAN] scratch.
         sums: [grids, 7] is added to: update, changed, restored, together, equal codes, erased, |d| / step.
     """
     size = min(run, t.size)
-    wide = np.empty((2, size), np.float32)
+    wide, laid = np.empty((2, size), np.float32), np.empty((8, SPAN), np.float32)
     for start in range(0, t.size, run):
-        x, y = _wide(t[start : start + run], wide[0]), _wide(u[start : start + run], wide[1])  # type: ignore[no-untyped-call]
-        _run(x, y, base, kinds, blocks, bounds, whole, laid, sums)
+        short = np.empty((4, min(run, t.size - start) // base), np.float32)
+        x = _wide(t[start : start + run], wide[0], base, short[0], short[1])  # type: ignore[no-untyped-call]
+        y = _wide(u[start : start + run], wide[1], base, short[2], short[3])  # type: ignore[no-untyped-call]
+        _run(x, y, short, base, kinds, blocks, bounds, whole, laid, sums)
 
 
-def _wide(raw, out):  # type: ignore[no-untyped-def]
-    """Weights as float32: themselves, or bits of bfloat16 widened into ``out``."""
+def _wide(raw, out, block, low, high):  # type: ignore[no-untyped-def]
+    """Weights as float32, themselves or bits of bfloat16 widened into ``out``, and the extremes of their blocks."""
 
 
 @overload(_wide)
-def _wide_of(raw, out):  # type: ignore[no-untyped-def]
+def _wide_of(raw, out, block, low, high):  # type: ignore[no-untyped-def]
     if raw.dtype == types.float32:
-        return lambda raw, out: raw
 
-    def widened(raw, out):  # type: ignore[no-untyped-def]
+        def same(raw, out, block, low, high):  # type: ignore[no-untyped-def]
+            extremes(raw, block, low, high)
+            return raw
+
+        return same
+
+    def widened(raw, out, block, low, high):  # type: ignore[no-untyped-def]
         part = out[: raw.size]
-        widen(raw, part.view(np.uint32))
+        bits, small, large = part.view(np.int32), low.view(np.int32), high.view(np.int32)
+        for b in range(low.size):
+            smallest, largest = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
+            x, y = raw[b * block : (b + 1) * block], bits[b * block : (b + 1) * block]
+            for i in range(x.size):
+                y[i] = np.int32(np.uint32(x[i]) << np.uint32(16))
+                smallest = min(smallest, _ordered(y[i]))
+                largest = max(largest, _ordered(y[i]))
+            small[b], large[b] = _ordered(smallest), _ordered(largest)
         return part
 
     return widened
 
 
 @_compiled
-def _run(t, u, base, kinds, blocks, bounds, whole, laid, sums):  # type: ignore[no-untyped-def]
-    short = np.empty((4, t.size // base), np.float32)
-    extremes(t, base, short[0], short[1])
-    extremes(u, base, short[2], short[3])
+def _run(t, u, short, base, kinds, blocks, bounds, whole, laid, sums):  # type: ignore[no-untyped-def]
     update = np.zeros(2)
     _update(t, u, update)
     for g in range(kinds.size):

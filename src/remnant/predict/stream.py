@@ -78,7 +78,7 @@ def survey(
             pieces = list(_pieces(target, name, columns, usable))
             pair = partial(_load, scratch, target, unlearned)
             whole = _whole(pool, pair, pieces) if any(g.block < 0 for g in usable) else np.zeros((4, 1), np.float32)
-            rounds = partial(_round, pair, table(usable, columns), columns, whole)
+            rounds = partial(_round, pair, table(usable, columns), _run(columns, usable), whole)
             sums = sum(pool.map(rounds, pieces), np.zeros((len(usable), 7)))
             done += target.entries[name].size
             report(done, total, name)
@@ -164,14 +164,17 @@ def _whole(pool: ThreadPoolExecutor, pair: Callable[[Piece], tuple[Raw, Raw]], p
     return np.array([found[:, 0].min(), found[:, 1].max(), found[:, 2].min(), found[:, 3].max()], np.float32)[:, None]
 
 
-def _round(pair: Callable[[Piece], tuple[Raw, Raw]], grids: Table, columns: int, whole: Floats, piece: Piece) -> NDArray[np.float64]:
+def _run(columns: int, grids: Sequence[Grid]) -> int:
+    """How many weights stay in the cache at a time, whole rows; 0 for the whole piece, where blocks go on over the ends of rows."""
+    run = max(1, RUN // columns) * columns
+    return run if all(run % g.block == 0 for g in grids if g.block > 0) else 0
+
+
+def _round(pair: Callable[[Piece], tuple[Raw, Raw]], grids: Table, run: int, whole: Floats, piece: Piece) -> NDArray[np.float64]:
     """[grids, 7] the sums of one piece, in the order of ``kernels.survey``."""
     t, u = pair(piece)
-    sums, laid = np.zeros((len(grids.kinds), 7)), np.empty((8, kernels.SPAN), np.float32)
-    rows = max(1, RUN // columns) * columns
-    # Where blocks go on over the ends of rows, the piece is one run.
-    run = rows if all(rows % b == 0 for b in grids.blocks if b) else piece.size
-    kernels.survey(t, u, run, *grids, whole, laid, sums)
+    sums = np.zeros((len(grids.kinds), 7))
+    kernels.survey(t, u, run or piece.size, *grids, whole, sums)
     return sums
 
 
