@@ -78,6 +78,20 @@ def tables(summary: dict[str, Any]) -> None:
             ("run", *grids[1:]),
             [(m, *(shown(recovery.get((m, q, metric))) for q in grids[1:])) for m in models],
         )
+    both = {(m, q): [*retained.get((m, q, "verbmem"), []), *retained.get((m, q, "knowmem_forget"), [])] for m in models for q in grids}
+    table(
+        "mean of VerMem and KnowMem, as the paper counts: share of the target's at the same precision that is retained",
+        ("run", *grids),
+        [(m, *(shown(both[m, q]) for q in grids)) for m in models],
+    )
+    there = {place: mean_retained(found) for place, found in retained.items()}
+    apart = {(m, q, k): [[x * (1 - there[m, "full", k]) for x in v] for v in found] for (m, q, k), found in recovery.items()}
+    for metric in ("verbmem", "knowmem_forget"):
+        table(
+            f"{metric}: what is retained behind the grid less what is retained in full precision, both as shares of the target's",
+            ("run", *grids[1:]),
+            [(m, *(shown(apart.get((m, q, metric))) for q in grids[1:])) for m in models],
+        )
     kept = utility(summary)
     table(
         "utility: share of the target's at the same precision",
@@ -91,6 +105,11 @@ def tables(summary: dict[str, Any]) -> None:
         mean = {place: np.mean([s[field] or 0.0 for s in found]) for place, found in survival.items()}
         rows = [(m, *(f"{mean[m, q]:.2f}" if (m, q) in mean else "-" for q in grids[1:])) for m in models]
         table(f"what survives: {field}", ("run", *grids[1:]), rows)
+
+
+def mean_retained(found: Sequence[Sequence[float]]) -> float:
+    """The middle of some intervals' middles."""
+    return sum(v for v, _, _ in found) / len(found)
 
 
 def utility(summary: dict[str, Any]) -> dict[tuple[str, str], str]:

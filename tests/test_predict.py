@@ -215,7 +215,7 @@ def test_forecasts_fall_with_the_gain_and_stay_within_their_range() -> None:
 
 
 def test_the_verdict_names_every_grid_once() -> None:
-    by = Calibration(4.0, -8.0, 0.0, 0.1, 0.1, 10, 2, 1.0, 1.0)
+    by = Calibration(4.0, -8.0, 0.0, 0.1, 0.1, 10, 2, 1.0, 10, 2, 1.0, 1.0)
     known = {"erased": surviving(0.0, None), "survives": surviving(1.0, 1.0), "between": surviving(0.67, 0.7)}
     told = verdict({name: forecast(s, by) for name, s in known.items()})
     assert "come back under erased" in told

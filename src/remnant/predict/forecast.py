@@ -18,8 +18,10 @@ class Calibration(NamedTuple):
 
     ``error_low`` and ``error_high`` are the 90th percentiles of |forecast - measured| on left-out runs, of forecasts below one half and
     of the others; ``cells`` and ``runs`` are what it was fitted to,
-    ``spearman`` is the rank correlation on left-out runs, ``separates`` the probability that a left-out cell in which more than a fifth
-    came back has a higher forecast than one in which less did (1 is perfect, 0.5 is chance).
+    ``spearman`` is the rank correlation on left-out runs of which some grid brings back at least half (``spearman_cells`` cells of
+    ``spearman_runs`` runs), ``spearman_all`` that on all runs, most of which measure noise around zero under every grid; ``separates`` the
+    probability that a left-out cell in which more than a fifth came back has a higher forecast than one in which less did (1 is perfect,
+    0.5 is chance).
     """
 
     intercept: float
@@ -30,6 +32,9 @@ class Calibration(NamedTuple):
     cells: int
     runs: int
     spearman: float
+    spearman_cells: int
+    spearman_runs: int
+    spearman_all: float
     separates: float
 
 
