@@ -18,7 +18,7 @@ from remnant.errors import UserError
 from remnant.flow import plan as planning
 from remnant.flow.run import make
 from remnant.flow.store import Store
-from remnant.functional.quantizers import fp4, nf4, rtn
+from remnant.functional.quantizers import fp4, fp8, nf4, rtn
 from remnant.lab.shapes import fresh_model
 from remnant.lab.tokenizer import train_tokenizer
 from remnant.methods import quantizer_spec
@@ -97,6 +97,20 @@ def test_torchao_has_our_grids() -> None:
         intx(weight(8, 96), group_size=128)
 
 
+def test_torchaos_eight_bits_are_our_grids() -> None:
+    pytest.importorskip("torchao")
+    from remnant.deploy.torchao import eight
+
+    theirs = eight(weight())
+    assert torch.allclose(theirs.weight, fp8(weight()).weight, rtol=1e-5)
+    assert theirs.codes.ne(fp8(weight()).codes).float().mean() < 0.001
+    whole = eight(weight(), kind="int8-dynamic")
+    assert torch.equal(whole.codes.float() * whole.scale, whole.weight)
+    assert float((whole.weight - weight()).abs().max()) <= 0.51 * float(whole.scale.max())
+    with pytest.raises(ValueError, match="fp8 or int8-dynamic"):
+        eight(weight(), kind="int4")
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
     pytest.importorskip("hqq")
@@ -112,7 +126,10 @@ def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
 
 
 @pytest.mark.parametrize("form", [f if f == "llama-gqa" else pytest.param(f, marks=pytest.mark.slow) for f in FORMS])
-@pytest.mark.parametrize("name", ["bnb-nf4", "ct-w4a16", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bnb-int8", "ao-int4-g128"))])
+@pytest.mark.parametrize(
+    "name",
+    ["bnb-nf4", "ct-w4a16", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic"))],
+)
 def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: str, name: str, tmp_path: Path) -> None:
     pytest.importorskip({"bnb": "bitsandbytes", "ct-": "llmcompressor", "ao-": "torchao"}[name[:3]])
     if form == "gpt2":

@@ -85,6 +85,7 @@ SAVERS: Mapping[str, str] = {
     "bnb-4bit": "remnant.deploy.bnb:save",
     "bnb-int8": "remnant.deploy.bnb:save",
     "torchao": "remnant.deploy.torchao:save",
+    "torchao-8": "remnant.deploy.torchao:save",
     "gguf": "remnant.deploy.llamacpp:save",
 }
 
@@ -104,6 +105,7 @@ QUANTIZERS: Mapping[str, Entry] = {
     "bnb-4bit": Entry("remnant.deploy.bnb:four_bit", 1, "NF4 and FP4 by bitsandbytes", "arXiv 2305.14314"),
     "bnb-int8": Entry("remnant.deploy.bnb:int8", 1, "LLM.int8 weights by bitsandbytes", "arXiv 2208.07339"),
     "torchao": Entry("remnant.deploy.torchao:intx", 1, "integer weights by torchao", "torchao"),
+    "torchao-8": Entry("remnant.deploy.torchao:eight", 1, "8-bit floats, and integers beside rounded activations, by torchao", "torchao"),
     "hqq": Entry("remnant.deploy.hqq:hqq", 1, "half-quadratic quantization", "hqq"),
     "gguf": Entry("remnant.deploy.llamacpp:gguf", 1, "whole files by llama.cpp, embeddings and head included", "llama.cpp"),
 }
@@ -218,7 +220,7 @@ QUANTIZER_NAMES = (
 # Short names of formats whose files a runtime opens.
 DEPLOYED = (
     "gguf-q4_k_m", "gguf-q8_0", "ct-w4a16", "ct-w8a16", "ct-fp8", "gptq4-g128", "awq4-g128", "bnb-nf4", "bnb-fp4", "bnb-int8",
-    "ao-int4-g128",
+    "ao-int4-g128", "ao-fp8", "ao-int8-dynamic",
 )  # fmt: skip
 
 
@@ -246,6 +248,8 @@ def _library_params(name: str) -> tuple[str, dict[str, object]] | None:
         return "bnb-4bit", {"levels": match["levels"], "block": int(match["block"] or 64), "double": bool(match["double"])}
     if match := _TORCHAO_NAME.fullmatch(name):
         return "torchao", {"bits": int(match["bits"]), "group_size": int(match["group"] or 0), "asymmetric": bool(match["asym"])}
+    if name in ("ao-fp8", "ao-int8-dynamic"):
+        return "torchao-8", {"kind": name.removeprefix("ao-")}
     if match := _HQQ_NAME.fullmatch(name):
         return "hqq", {"bits": int(match["bits"]), "group_size": int(match["group"] or 64)}
     if match := _WHOLE_NAME.fullmatch(name):

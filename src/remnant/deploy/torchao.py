@@ -1,4 +1,4 @@
-"""Integer weights of 2 to 8 bits by torchao, as dense copies with the library's own codes."""
+"""Weights by torchao, integers of 2 to 8 bits and 8-bit floats, as dense copies with the library's own codes."""
 
 import contextlib
 import io
@@ -34,14 +34,38 @@ def intx(weight: Tensor, *, bits: int = 4, group_size: int = 0, asymmetric: bool
         raise ValueError(f"bits must be 2 to 8, not {bits}")
     if group_size and weight.shape[-1] % group_size:
         raise ValueError(f"the group size {group_size} does not divide the row length {weight.shape[-1]}")
+    return _taken(weight, config(bits, group_size, asymmetric))
+
+
+def eight(weight: Tensor, *, kind: str = "fp8") -> Quantized:
+    """One weight as torchao keeps it in 8 bits, with a scale per row.
+
+    Args:
+        weight: [rows, columns].
+        kind: "fp8" (Float8WeightOnlyConfig, e4m3) or "int8-dynamic" (Int8DynamicActivationInt8WeightConfig, whose kernels also round
+            activations to 8 bits; the dense copy does not).
+
+    Raises:
+        UserError: torchao is missing.
+        ValueError: another kind.
+    """
+    return _taken(weight, config_of_eight(kind))
+
+
+def _taken(weight: Tensor, settings: Any) -> Quantized:
+    """Codes, scales, zeros and decoded values of a weight that the library has quantized in float32."""
     layer = nn.Linear(weight.shape[-1], weight.shape[-2], bias=False)
     layer.weight = nn.Parameter(weight.float().reshape(-1, weight.shape[-1]).contiguous())
-    holder = nn.Sequential(layer)
-    library = _library()
-    library["quantize_"](holder, config(bits, group_size, asymmetric))
+    _library()["quantize_"](nn.Sequential(layer), settings)
     kept: Any = layer.weight
-    zero = kept.zero_point.float().reshape(-1, 1) if asymmetric else None
-    return Quantized(kept.qdata.view(weight.shape), kept.scale.float().reshape(-1, 1), zero, kept.dequantize().float().view(weight.shape))
+    zero = getattr(kept, "zero_point", None)
+    shown = None if zero is None or not bool(zero.any()) else zero.float().reshape(-1, 1)
+    return Quantized(kept.qdata.view(torch.int8).view(weight.shape), kept.scale.float().reshape(-1, 1), shown, _decoded(kept, weight))
+
+
+def _decoded(kept: Any, like: Tensor) -> Tensor:
+    found: Tensor = kept.dequantize().float().view(like.shape)
+    return found
 
 
 def config(bits: int, group_size: int, asymmetric: bool) -> Any:
@@ -52,9 +76,17 @@ def config(bits: int, group_size: int, asymmetric: bool) -> Any:
     return library["IntxWeightOnlyConfig"](weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity, mapping_type=mapping)
 
 
+def config_of_eight(kind: str) -> Any:
+    """The library's own configuration of an 8-bit format; raises UserError if it is missing, ValueError for another kind."""
+    if kind not in ("fp8", "int8-dynamic"):
+        raise ValueError(f"the kind is fp8 or int8-dynamic, not {kind}")
+    return _library()[kind]()
+
+
 def save(order: Order, out: Path) -> Saved:
     """Write a folder that transformers opens with torchao; raises UserError if torchao is missing."""
-    settings = TorchAoConfig(config(order.params["bits"], order.params["group_size"], order.params["asymmetric"]))
+    own = config_of_eight(order.params["kind"]) if order.use == "torchao-8" else config(**order.params)
+    settings = TorchAoConfig(own)
     return Saved({"runtime": "transformers with torchao"}, repack(order, settings, out))
 
 
@@ -63,13 +95,22 @@ def _library() -> dict[str, Any]:
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            from torchao.quantization import IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
+            from torchao.quantization import (
+                Float8WeightOnlyConfig,
+                Int8DynamicActivationInt8WeightConfig,
+                IntxWeightOnlyConfig,
+                PerAxis,
+                PerGroup,
+                quantize_,
+            )
             from torchao.quantization.quant_primitives import MappingType
     except ImportError as error:
         raise UserError("This format needs torchao, which is not installed.", INSTALL) from error
     return {
         "quantize_": quantize_,
         "IntxWeightOnlyConfig": IntxWeightOnlyConfig,
+        "fp8": Float8WeightOnlyConfig,
+        "int8-dynamic": Int8DynamicActivationInt8WeightConfig,
         "PerGroup": PerGroup,
         "PerAxis": PerAxis,
         "MappingType": MappingType,
