@@ -24,12 +24,12 @@ from remnant.flow.sweepfile import read_sweep
 from remnant.functional.flips import sums
 from remnant.functional.survival import Sums, survival
 from remnant.methods import quantizer, quantizer_spec
-from remnant.model.data import encode, knowmem_items, raw_texts, verbmem_items
+from remnant.model.data import knowmem_items, verbmem_items
 from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.model.loop import fit, in_regime
 from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
-from remnant.stages.unlearn import accuracy, answers
+from remnant.stages.unlearn import accuracy, answers, read_examples
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def follow(spec: UnlearnSpec, target: Path, corpus: Path, grids: list[str], ever
     """The unlearning stage without its stop rules, with a look every few steps."""
     tokenizer = open_tokenizer(str(target))
     model = in_regime(open_model(str(target)), spec)
-    examples = {s: encode(tokenizer, raw_texts(corpus, r), spec.max_tokens) for s, r in (("forget", "forget"), ("retain", "retain1"))}
+    examples = read_examples(spec, tokenizer, corpus)
     terms, pad = terms_of(spec), tokenizer.pad_token_id
     streams = make_streams(model, terms, examples, pad, spec.seed)
     sides = {"text": verbmem_items(corpus), "forget": knowmem_items(corpus, "forget"), "retain": knowmem_items(corpus, "retain")}

@@ -1,6 +1,7 @@
 """Every architecture goes through unlearn, quantize, measure; every stage can be interrupted; the judge's rule by hand."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -368,3 +369,15 @@ def test_the_forget_loss_that_stops_a_run_is_that_of_the_whole_forget_set(
     assert said["steps"] == 1
     assert said["stopped"].startswith("the forget loss")
     assert float(said["stopped"].split()[3]) == pytest.approx(known, rel=1e-3)
+
+
+def test_retain_terms_read_the_splits_that_they_are_given(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    alone, both = (UnlearnSpec(method="ga_gdr", retain=splits) for splits in (None, ("retain1", "retain2")))
+    found = [unlearn.read_examples(spec, tokenizer, corpus) for spec in (alone, both)]
+    assert found[0]["forget"] == found[1]["forget"]
+    assert found[1]["retain"][: len(found[0]["retain"])] == found[0]["retain"]
+    assert len(found[1]["retain"]) == len(found[0]["retain"]) + len(raw_texts(corpus, "retain2"))
+    assert alone.identity() != both.identity()
+    shutil.copytree(corpus / "raw", tmp_path / "raw")
+    (tmp_path / "raw/retain2.json").unlink()
+    assert unlearn.read_examples(both, tokenizer, tmp_path) == found[0]

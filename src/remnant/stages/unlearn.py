@@ -38,10 +38,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     model = in_regime(open_model(str(target)).to(device()), spec)  # type: ignore[arg-type]
     pad = tokenizer.pad_token_id
     terms = terms_of(spec)
-    examples = {
-        "forget": _examples(spec, tokenizer, raw_texts(corpus, "forget")),
-        "retain": _examples(spec, tokenizer, _retained(spec, corpus)),
-    }
+    examples = read_examples(spec, tokenizer, corpus)
     longest = max((len(e) for side in examples.values() for e in side), default=0)
     if longest > context_length(model):
         raise UserError(
@@ -89,13 +86,14 @@ def _sure(spec: UnlearnSpec, model: PreTrainedModel, forget: Callable[[], Iterab
     return _Rule(found.moving, renew, summary=found.summary)
 
 
-def _retained(spec: UnlearnSpec, corpus: Path) -> list[str]:
-    """The text that retain terms read, as far as the corpus has it."""
-    there = (split for split in spec.retain or ("retain1",) if (corpus / "raw" / f"{split}.json").is_file())
-    return [text for split in there for text in raw_texts(corpus, split)]
+def read_examples(spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, corpus: Path) -> dict[str, list[list[int]]]:
+    """The forget text, and the retain text that retain terms read, as far as the corpus has it; as token lists."""
+    there = [split for split in spec.retain or ("retain1",) if (corpus / "raw" / f"{split}.json").is_file()]
+    texts = {"forget": raw_texts(corpus, "forget"), "retain": [text for split in there for text in raw_texts(corpus, split)]}
+    return {side: _tokenized(spec, tokenizer, found) for side, found in texts.items()}
 
 
-def _examples(spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+def _tokenized(spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Each text an example, cut at ``max_tokens``; or several short ones packed into one of up to ``pack_tokens``, as MUSE's code does."""
     if spec.pack_tokens is not None:
         return pack(tokenizer, texts, spec.pack_tokens, spec.seed)
