@@ -236,3 +236,17 @@ def test_weights_that_are_kept_keep_their_update(tmp_path: Path) -> None:
     assert (kept.update, kept.changed) == (plain[LAYER]["int4"].update, plain[LAYER]["int4"].changed)
     assert kept.together == kept.restored == kept.update
     assert survival(kept).gain == survival(kept).cosine == 1.0
+
+
+@pytest.mark.parametrize("name", ["int4-tensor", "int4", "int4-g128", "int3", "int4-half-step", "int4-asym", "fp8"])
+@pytest.mark.parametrize("largest", [7 / 64, 0.1, 5 / 48])
+def test_ties_go_where_division_sends_them(name: str, largest: float, tmp_path: Path) -> None:
+    """Weights in bfloat16 on halves of a step, where a quotient that is off by its last bit gives another code."""
+    generator = torch.Generator().manual_seed(3)
+    halves = torch.randint(-14, 15, (40, 4096), generator=generator) / 14 * largest
+    halves[:, 0] = largest
+    target = halves.bfloat16().float()
+    unlearned = (target * (1 + 2.0**-7 * torch.randint(-1, 2, target.shape, generator=generator))).bfloat16().float()
+    found, known = surveyed(tmp_path, target, unlearned, [name], torch.bfloat16)[name], exact(name, target, unlearned)
+    assert (found.same_code, found.erased, found.changed) == (known.same_code, known.erased, known.changed)
+    assert found.together == pytest.approx(known.together, rel=1e-5)
