@@ -2,7 +2,7 @@
 
 Reads the summaries of finished sweeps, writes src/remnant/predict/calibration.json and prints what it wrote as one JSON line.
 
-    python scripts/calibrate_forecast.py docs/results/catastrophic-failure/summary.json docs/results/rates/summary.json
+    python scripts/calibrate_forecast.py docs/results/catastrophic-failure/summary.json docs/results/mixed-precision/summary.json
 """
 
 import argparse
@@ -17,6 +17,7 @@ from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
 from remnant.functional.stats import auc
+from remnant.predict.forecast import kept
 
 OUT = Path(__file__).parent.parent / "src" / "remnant" / "predict" / "calibration.json"
 # What these keep depends on calibration text, so weights alone do not tell it.
@@ -33,8 +34,8 @@ class Case(NamedTuple):
     """One run under one grid: what survives of its update, and the recovery that was measured."""
 
     run: str
-    gain: float
-    cosine: float
+    early: float
+    late: float
     recovery: float
 
 
@@ -53,29 +54,30 @@ def cases(summary: dict[str, Any]) -> list[Case]:
     found = []
     for s in summary["survival"]:
         place = (s["corpus"], s["seed"], s["model"], s["quantizer"])
-        kept = [v for (*run, _), v in left.items() if tuple(run) == place[:3]]
-        if place in measured and not s["quantizer"].startswith(LEFT_OUT) and kept and 1 - sum(kept) / len(kept) >= MIN_FORGOTTEN:
+        rest = [v for (*run, _), v in left.items() if tuple(run) == place[:3]]
+        if place in measured and not s["quantizer"].startswith(LEFT_OUT) and rest and 1 - sum(rest) / len(rest) >= MIN_FORGOTTEN:
             values = measured[place]
             run = f"{s['corpus']} {s['model']} seed {s['seed']}"
-            found.append(Case(run, min(max(s["gain"], 0.0), 1.5), max(s["cosine"] or 0.0, 0.0), sum(values) / len(values)))
+            gains = (kept(s["gain"] if s[part] is None else s[part]) for part in ("early_gain", "late_gain"))
+            found.append(Case(run, *gains, sum(values) / len(values)))
     return found
 
 
 def fit(known: Sequence[Case]) -> tuple[float, float, float]:
     """Intercept and slopes of the logistic curve, by least squares on recoveries cut to 0..1, with a weak pull towards 0."""
-    gain, cosine = (np.array([getattr(c, n) for c in known]) for n in ("gain", "cosine"))
+    early, late = (np.array([getattr(c, n) for c in known]) for n in ("early", "late"))
     wanted = np.clip([c.recovery for c in known], 0, 1)
 
     def residuals(x: Any) -> Any:
-        return np.concatenate([curve(x, gain, cosine) - wanted, 0.01 * np.asarray(x)])
+        return np.concatenate([curve(x, early, late) - wanted, 0.01 * np.asarray(x)])
 
-    a, b, c = least_squares(residuals, (2.0, -4.0, 0.0)).x
+    a, b, c = least_squares(residuals, (2.0, -4.0, -1.0)).x
     return float(a), float(b), float(c)
 
 
-def curve(x: Sequence[float], gain: Any, cosine: Any) -> Any:
+def curve(x: Sequence[float], early: Any, late: Any) -> Any:
     """The forecast."""
-    return 1 / (1 + np.exp(-(x[0] + x[1] * gain + x[2] * cosine)))
+    return 1 / (1 + np.exp(-(x[0] + x[1] * early + x[2] * late)))
 
 
 def main() -> None:
@@ -84,13 +86,13 @@ def main() -> None:
     arguments.add_argument("summaries", type=Path, nargs="+")
     summaries = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.parse_args().summaries]
     # One cell that several sweeps share counts once.
-    known = list({(c.run, c.gain, c.cosine): c for summary in summaries for c in cases(summary)}.values())
+    known = list({(c.run, c.early, c.late): c for summary in summaries for c in cases(summary)}.values())
     runs = sorted({c.run for c in known})
     returning = {run for run in runs if max(c.recovery for c in known if c.run == run) >= MOST}
     pairs, graded = [], []
     for run in runs:
         x = fit([c for c in known if c.run != run])
-        own = [(float(curve(x, c.gain, c.cosine)), c.recovery) for c in known if c.run == run]
+        own = [(float(curve(x, c.early, c.late)), c.recovery) for c in known if c.run == run]
         pairs += own
         graded += own if run in returning else []
     forecasts, measured = np.array(pairs).T
@@ -98,8 +100,8 @@ def main() -> None:
     a, b, c = fit(known)
     result = {
         "intercept": a,
-        "gain": b,
-        "cosine": c,
+        "early": b,
+        "late": c,
         "error_low": float(np.quantile(errors[forecasts < 0.5], 0.9)),
         "error_high": float(np.quantile(errors[forecasts >= 0.5], 0.9)),
         "cells": len(known),

@@ -148,7 +148,7 @@ def figure_recovery(summary: dict[str, Any]) -> None:
             axes.scatter(*zip(*dots, strict=True), s=12, alpha=0.5, color=COLOURS[name], label=name, edgecolors="none")
     line = np.linspace(0, 1.4, 60)
     curve = [f.recovery for g in line if (f := forecast(Survival(float(g), 0.5, None, None, None, None, None), calibration()))]
-    axes.plot(line, curve, color="#3b3b3b", linewidth=1, label="forecast at cosine 0.5")
+    axes.plot(line, curve, color="#3b3b3b", linewidth=1, label="forecast at this gain everywhere")
     axes.set_xlabel("gain: part of the update that is left behind the grid")
     axes.set_ylabel("measured recovery")
     axes.set_xlim(-0.05, 1.7)

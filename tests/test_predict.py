@@ -17,7 +17,7 @@ from remnant.catalog import quantizer_params
 from remnant.cli import main
 from remnant.errors import UserError
 from remnant.functional import flips, quantizers
-from remnant.functional.survival import Sums, Survival, survival
+from remnant.functional.survival import Sums, Survival, survival, survival_of_model
 from remnant.predict.checkpoint import Checkpoint
 from remnant.predict.forecast import Calibration, calibration, forecast, verdict
 from remnant.predict.grids import DEFAULT, grid
@@ -204,7 +204,7 @@ def surviving(gain: float | None, cosine: float | None) -> Survival:
 
 def test_forecasts_fall_with_the_gain_and_stay_within_their_range() -> None:
     by = calibration()
-    assert by.gain < 0
+    assert by.early < 0
     gains = np.linspace(0, 1.2, 13)
     found = [forecast(surviving(float(g), 0.5), by) for g in gains]
     values = [f.recovery for f in found if f]
@@ -215,7 +215,7 @@ def test_forecasts_fall_with_the_gain_and_stay_within_their_range() -> None:
 
 
 def test_the_verdict_names_every_grid_once() -> None:
-    by = Calibration(4.0, -8.0, 0.0, 0.1, 0.1, 10, 2, 1.0, 10, 2, 1.0, 1.0)
+    by = Calibration(4.0, -6.0, -2.0, 0.1, 0.1, 10, 2, 1.0, 10, 2, 1.0, 1.0)
     known = {"erased": surviving(0.0, None), "survives": surviving(1.0, 1.0), "between": surviving(0.67, 0.7)}
     told = verdict({name: forecast(s, by) for name, s in known.items()})
     assert "come back under erased" in told
@@ -250,3 +250,18 @@ def test_ties_go_where_division_sends_them(name: str, largest: float, tmp_path: 
     found, known = surveyed(tmp_path, target, unlearned, [name], torch.bfloat16)[name], exact(name, target, unlearned)
     assert (found.same_code, found.erased, found.changed) == (known.same_code, known.erased, known.changed)
     assert found.together == pytest.approx(known.together, rel=1e-5)
+
+
+def test_the_early_blocks_are_counted_apart() -> None:
+    erased, survives = Sums(1.0, 0.0, 0.0, 0.0, 10, 5, 10, 5), Sums(1.0, 1.0, 1.0, 0.0, 10, 5, 0, 0)
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(8)]
+    found = survival_of_model({name: survives if i < 2 else erased for i, name in enumerate(names)} | {"other.weight": erased})
+    assert (found.early_gain, found.late_gain) == (1.0, 0.0)
+    assert found.gain == pytest.approx(2 / 9)
+    assert survival_of_model({"h.0.attn.c_attn.weight": survives, "h.1.attn.c_attn.weight": erased}).early_gain == 1.0
+    assert survival_of_model({"w": survives}).early_gain is None
+    by = calibration()
+    early, late = (forecast(surviving(0.5, 0.5)._replace(early_gain=e, late_gain=1 - e), by) for e in (1.0, 0.0))
+    assert early
+    assert late
+    assert early.recovery < 0.2 < 0.5 < late.recovery

@@ -15,7 +15,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "unlearn": 1,
     "perturb": 1,
     "measure": 2,
-    "explain": 3,
+    "explain": 5,
     "judge": 2,
     "deploy": 3,
 }

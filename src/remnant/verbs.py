@@ -172,12 +172,14 @@ def predict(target: Path, unlearned: Path, quantizers: Sequence[str], keep: Sequ
     with counting(console(stderr=True), "Reading both checkpoints") as report:
         found = prediction.predict(target, unlearned, quantizers, keep, report)
     page = prediction.write(found, out)
-    shown = Table("grid", "forecast of recovery", "gain", "cosine", "equal codes", "in the zero bin")
+    shown = Table("grid", "forecast of recovery", "gain", "early blocks", "cosine", "equal codes", "in the zero bin")
     for name, s in found.whole.items():
         f = found.forecasts[name]
         colour = "yellow" if f is None or f.low <= 0.2 < f.high else "red" if f.low > 0.2 else "green"
         told = f"[{colour}]{f.recovery:.2f} \\[{f.low:.2f}, {f.high:.2f}][/]" if f else "-"
-        shown.add_row(name, told, *("-" if x is None else f"{x:.2f}" for x in (s.gain, s.cosine, s.same_codes, s.in_zero_bin)))
+        shown.add_row(
+            name, told, *("-" if x is None else f"{x:.2f}" for x in (s.gain, s.early_gain, s.cosine, s.same_codes, s.in_zero_bin))
+        )
     console().print(shown)
     console().print(escape(found.verdict), highlight=False)
     console().print(f"Report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True)

@@ -4,7 +4,12 @@ With T the target's weight, U the unlearned one, d = U - T and r = Q(U) - Q(T): 
 expectation (E[r] = d) and gets noise of variance |d| (D - |d|); a bin that holds T and U erases d.
 """
 
+import re
+from collections.abc import Mapping
 from typing import NamedTuple
+
+# Where the number of a transformer's block stands in the name of a weight.
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
 
 
 class Sums(NamedTuple):
@@ -41,6 +46,7 @@ class Survival(NamedTuple):
     ``signal_to_noise``: |gain d| / |r - gain d|, 0 or more; the part of r along the update against the rest.
     ``same_codes``: share of equal codes, 0 to 1. ``in_zero_bin``: share of the changed weights that decode to 0 before and after, 0 to 1.
     ``update_over_scale``: mean of |d| / scale over the changed weights, 0 or more. ``changed``: share of changed weights, 0 to 1.
+    ``early_gain``, ``late_gain``: of a whole model, the mean gain of the matrices in the first quarter of its blocks and of all others.
     """
 
     gain: float | None
@@ -50,6 +56,8 @@ class Survival(NamedTuple):
     in_zero_bin: float | None
     update_over_scale: float | None
     changed: float | None
+    early_gain: float | None = None
+    late_gain: float | None = None
 
 
 def survival(found: Sums) -> Survival:
@@ -66,6 +74,21 @@ def survival(found: Sums) -> Survival:
         update_over_scale=_ratio(found.over_scale, found.changed),
         changed=_ratio(found.changed, found.weights),
     )
+
+
+def survival_of_model(found: Mapping[str, Sums]) -> Survival:
+    """The ratios of a whole model from the sums of its weights by their names."""
+    blocks = {name: int(place[1]) if (place := _BLOCK.search(name)) else None for name in found}
+    depth = 1 + max((b for b in blocks.values() if b is not None), default=-1)
+    whole = Sums()
+    early: list[float] = []
+    late: list[float] = []
+    for name, sums in found.items():
+        whole = whole.plus(sums)
+        if (gain := _ratio(sums.together, sums.update)) is not None:
+            block = blocks[name]
+            (early if block is not None and block < max(1, depth // 4) else late).append(gain)
+    return survival(whole)._replace(early_gain=_ratio(sum(early), len(early)), late_gain=_ratio(sum(late), len(late)))
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -1,7 +1,8 @@
 """From what survives of an update to a forecast of recovery, with its confidence, and to words.
 
-The forecast is a logistic curve in the gain and the cosine of the whole update, fitted to measured recoveries. Coefficients, number of
-cells and errors come from `calibration.json`, which `scripts/calibrate_forecast.py` writes from the results under docs/results/.
+The forecast is a logistic curve in two gains, of the first quarter of the blocks and of the rest, fitted to measured recoveries: what the
+early blocks keep of the update decides most. Coefficients, number of cells and errors come from `calibration.json`, which
+`scripts/calibrate_forecast.py` writes from the results under docs/results/.
 """
 
 import json
@@ -12,9 +13,12 @@ from typing import NamedTuple
 
 from remnant.functional.survival import Survival
 
+# Gains beyond this add nothing.
+MOST_GAIN = 1.2
+
 
 class Calibration(NamedTuple):
-    """recovery = 1 / (1 + exp(-(intercept + gain * g + cosine * c))).
+    """recovery = 1 / (1 + exp(-(intercept + early * early_gain + late * late_gain))).
 
     ``error_low`` and ``error_high`` are the 90th percentiles of |forecast - measured| on left-out runs, of forecasts below one half and
     of the others; ``cells`` and ``runs`` are what it was fitted to,
@@ -25,8 +29,8 @@ class Calibration(NamedTuple):
     """
 
     intercept: float
-    gain: float
-    cosine: float
+    early: float
+    late: float
     error_low: float
     error_high: float
     cells: int
@@ -51,13 +55,18 @@ def calibration() -> Calibration:
     return Calibration(**json.loads((resources.files("remnant.predict") / "calibration.json").read_text(encoding="utf-8")))
 
 
+def kept(gain: float) -> float:
+    """A gain within the range in which it matters."""
+    return min(max(gain, 0.0), MOST_GAIN)
+
+
 def forecast(found: Survival, by: Calibration) -> Forecast | None:
     """The recovery that a survival lets expect; None where nothing was updated."""
     if found.gain is None:
         return None
-    # Gains beyond these add nothing, and a cosine that is undefined belongs to an update that was erased.
-    gain = min(max(found.gain, 0.0), 1.5)
-    value = by.intercept + by.gain * gain + by.cosine * max(found.cosine or 0.0, 0.0)
+    # A part that was not updated lost nothing.
+    early, late = (kept(found.gain if part is None else part) for part in (found.early_gain, found.late_gain))
+    value = by.intercept + by.early * early + by.late * late
     recovery = 1 / (1 + math.exp(-value))
     error = by.error_low if recovery < 0.5 else by.error_high
     return Forecast(recovery, max(0.0, recovery - error), min(1.0, recovery + error))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from remnant.flow.store import disk_errors
-from remnant.functional.survival import Sums, Survival, survival
+from remnant.functional.survival import Survival, survival, survival_of_model
 from remnant.predict.checkpoint import Checkpoint
 from remnant.predict.forecast import Calibration, Forecast, calibration, forecast, verdict
 from remnant.predict.grids import DEFAULT, grid
@@ -42,12 +42,9 @@ def predict(
     """
     grids = [grid(name) for name in quantizers or DEFAULT]
     sums = survey(Checkpoint(target), Checkpoint(unlearned), grids, report, keep=keep)
-    totals: dict[str, Sums] = {}
-    for found in sums.values():
-        for name, part in found.items():
-            totals[name] = totals.get(name, Sums()).plus(part)
     by = calibration()
-    whole = {name: survival(total) for name, total in totals.items()}
+    used = dict.fromkeys(name for found in sums.values() for name in found)
+    whole = {name: survival_of_model({weight: found[name] for weight, found in sums.items() if name in found}) for name in used}
     layers = {weight: {name: survival(part) for name, part in found.items()} for weight, found in sums.items()}
     return Prediction(str(target), str(unlearned), whole, {n: forecast(s, by) for n, s in whole.items()}, layers, by)
 

@@ -123,7 +123,7 @@ def others(name: str, cells: list[Cell]) -> Group:
 def _file(groups: Sequence[Group], about: dict[str, Any], said: dict[str, Any]) -> None:
     """Put what is left of one update into the group that it belongs to; a group that is not judged yet has none."""
     place = {k: about[k] for k in ("corpus", "model", "quantizer", "seed")}
-    ratios = Survival(**{k: said[k] for k in Survival._fields})
+    ratios = Survival(**{k: said.get(k) for k in Survival._fields})
     for group in groups:
         if (group.corpus, group.seed) == (about["corpus"], about["seed"]):
             group.surviving.append(Surviving(**place, ratios=ratios))

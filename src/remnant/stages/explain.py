@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from remnant.functional.flips import sums
 from remnant.functional.quantizers import Quantized
-from remnant.functional.survival import Sums, survival
+from remnant.functional.survival import Sums, survival, survival_of_model
 from remnant.predict.checkpoint import Checkpoint
 from remnant.records import ExplainSpec
 
@@ -26,16 +26,17 @@ def run(spec: ExplainSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     models = {role: Checkpoint(inputs[role]) for role in ("target", "unlearned", "q_target", "q_unlearned")}
     there = list(dict.fromkeys([*_names(inputs["q_target"]), *models["target"].matrices()]))
     names = [name for name in there if all(name in model.entries for model in models.values())]
-    whole, layers = Sums(), []
+    whole: dict[str, Sums] = {}
+    layers = []
     for i, name in enumerate(names):
         kept = models["unlearned"].entries[name].dtype
         plain = {role: torch.from_numpy(models[role].read(name, kept)) for role in ("target", "unlearned")}
         found = sums(plain["target"], plain["unlearned"], *(_quantized(inputs[r], models[r], name) for r in ("q_target", "q_unlearned")))
-        whole = whole.plus(found)
+        whole[name] = found
         layers.append({"name": name, **survival(found)._asdict()})
         report(i + 1, len(names), name)
     (out / "layers.json").write_text(json.dumps(layers, indent=1) + "\n", encoding="utf-8")
-    return survival(whole)._asdict() | {"missing": sorted(set(there) - set(names))}
+    return survival_of_model(whole)._asdict() | {"missing": sorted(set(there) - set(names))}
 
 
 def _names(folder: Path) -> list[str]:
