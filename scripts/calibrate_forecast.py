@@ -36,6 +36,7 @@ class Case(NamedTuple):
     run: str
     early: float
     late: float
+    gain: float
     recovery: float
 
 
@@ -59,7 +60,7 @@ def cases(summary: dict[str, Any]) -> list[Case]:
             values = measured[place]
             run = f"{s['corpus']} {s['model']} seed {s['seed']}"
             gains = (kept(s["gain"] if s[part] is None else s[part]) for part in ("early_gain", "late_gain"))
-            found.append(Case(run, *gains, sum(values) / len(values)))
+            found.append(Case(run, *gains, kept(s["gain"]), sum(values) / len(values)))
     return found
 
 
@@ -96,6 +97,8 @@ def main() -> None:
         pairs += own
         graded += own if run in returning else []
     forecasts, measured = np.array(pairs).T
+    whole = spearmanr(*np.array([(-c.gain, c.recovery) for c in known if c.run in returning]).T).statistic
+    print(f"Rank correlation of the whole gain alone on the {len(returning)} runs that come back: {whole:.2f}")
     errors = np.abs(forecasts - np.clip(measured, 0, 1))
     a, b, c = fit(known)
     result = {
