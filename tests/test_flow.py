@@ -17,7 +17,7 @@ from remnant.catalog import LOSSES, METRICS, QUANTIZERS
 from remnant.cli import main
 from remnant.errors import UserError
 from remnant.flow import run as running
-from remnant.flow.plan import Node, plan, prepare_node, train_node
+from remnant.flow.plan import Node, plan, prepare_node, shown, train_node
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import expanded, read_sweep
 from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
@@ -283,3 +283,17 @@ def test_every_quantized_unlearned_model_is_explained_once(sweep: Path) -> None:
     expected = {(n.label["model"], n.label["quantizer"], n.label["seed"]) for n in nodes if n.stage == "perturb"}
     assert set(found) == {place for place in expected if place[0] not in ("target", "retrain")}
     assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    ("use", "told"),
+    [
+        ("int4-g64-asym", "int4-g64-asym"),
+        ({"use": "rtn", "params": {"bits": 3}}, "int3"),
+        ({"use": "rtn", "params": {"granularity": "tensor"}, "skip": ["lm_head", "layers.0."]}, "int4-tensor without layers.0"),
+        ({"use": "rtn", "params": {"granularity": "group", "group_size": 32, "scheme": "asym"}}, "int4-g32-asym"),
+        ({"use": "gptq", "params": {"bits": 4}, "calibration_samples": 128}, "gptq bits=4 calibration_samples=128"),
+    ],
+)  # fmt: skip
+def test_quantizers_show_what_is_set_on_them(use: Any, told: str) -> None:
+    assert shown(use if isinstance(use, str) else PerturbSpec(**use)) == told

@@ -242,6 +242,14 @@ def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
     return _library_params(name)
 
 
+def rtn_name(params: Mapping[str, Any]) -> str | None:
+    """The short name of rounding to nearest with some parameters; None where it has none."""
+    step = {"tensor": "-tensor", "channel": "", "group": f"-g{params.get('group_size', 128)}"}.get(params.get("granularity", "channel"))
+    scheme = params.get("scheme", "sym")
+    name = f"int{params.get('bits', 4)}{step}{'' if scheme == 'sym' else f'-{scheme}'}"
+    return name if step is not None and _RTN_NAME.fullmatch(name) else None
+
+
 def _library_params(name: str) -> tuple[str, dict[str, object]] | None:
     """The formats whose quantizing is left to a library."""
     if match := _BNB_NAME.fullmatch(name):

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS
+from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS, rtn_name
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_of, digest_path
 from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
@@ -286,14 +286,15 @@ def _uses(sweep: SweepSpec) -> list[str | PerturbSpec]:
 
 
 def shown(use: str | PerturbSpec) -> str:
-    """A quantizer as tables name it; one with settings of its own by all of them that are not the default, and what it leaves alone."""
+    """A quantizer as tables name it: by its short name if it has one, what is set otherwise than usual, and what it leaves alone."""
     if isinstance(use, str):
         return use
     defaults = PerturbSpec(use=use.use)
     own = {n: getattr(use, n) for n in PerturbSpec.model_fields if n not in ("use", "params", "skip")}
-    settings = use.params | {n: v for n, v in own.items() if v != getattr(defaults, n)}
-    kept = [word for word in use.skip if word not in defaults.skip]
-    return " ".join([use.use, *(f"{k}={v}" for k, v in settings.items()), *([f"without {', '.join(kept)}"] if kept else [])])
+    name = rtn_name(use.params) if use.use == "rtn" else None
+    settings = ({} if name else dict(use.params)) | {n: v for n, v in own.items() if v != getattr(defaults, n)}
+    kept = [word.strip(".") for word in use.skip if word not in defaults.skip]
+    return " ".join([name or use.use, *(f"{k}={v}" for k, v in settings.items()), *([f"without {', '.join(kept)}"] if kept else [])])
 
 
 def _models(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str, tuple[Input, dict[str, Any]]]:
