@@ -115,7 +115,7 @@ def _plans(
                 absent[plan.name] = found
                 continue
             sets[name] = found._replace(items=[i for i in found.items if spec.half in ("all", i.half)])
-        if reason := _unanswered(plan, backend.offers, has_reference):
+        if reason := _unanswered(plan, backend.offers, has_reference, "server" if spec.endpoint else "engine"):
             absent[plan.name] = reason
         else:
             plans.append(plan)
@@ -148,7 +148,7 @@ def _wanted(spec: MeasureSpec, corpus: Path, method: Method, columns: tuple[str,
     return Wanted(columns, spec.samples, spec.temperature, spec.seed, spec.decoding == "paper-code", unread)
 
 
-def _unanswered(plan: Plan, offers: frozenset[str], has_reference: bool) -> str:
+def _unanswered(plan: Plan, offers: frozenset[str], has_reference: bool, who: str) -> str:
     """Why a metric cannot be measured with this backend; empty if it can."""
     reads = plan.method.reads
     if not has_reference and any(r in reads for r in BY_REFERENCE):
@@ -158,7 +158,7 @@ def _unanswered(plan: Plan, offers: frozenset[str], has_reference: bool) -> str:
     if "view" in reads:
         needs.add("slope")
     lacking = sorted(needs - offers)
-    return f"who is asked does not say this of a text: {', '.join(lacking)}" if lacking else ""
+    return f"the {who} does not say this of a text: {', '.join(lacking)}" if lacking else ""
 
 
 def _first(plans: list[Plan], sets: Mapping[str, ItemSet]) -> list[Request]:
