@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from remnant.deploy.llamacpp import Runtime
 from remnant.evaluate.reading import Text, context_tokens
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Writing
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Writing, by_context, too_long, too_short
 from remnant.functional.tokens import COLUMNS, Array, Tokens
 
 
@@ -28,8 +28,7 @@ class LlamaCpp:
 
     def plan(self, requests: Sequence[Request]) -> list[list[int]]:
         """One at a time, those with one context side by side, so that it is computed once."""
-        order = sorted(range(len(requests)), key=lambda i: (type(requests[i]).__name__, getattr(requests[i], "context", "")))
-        return [[i] for i in order]
+        return [[i] for i in by_context(requests)]
 
     def answer(self, batch: Sequence[Request]) -> list[Answer]:
         """The answers, one after the other."""
@@ -43,7 +42,7 @@ class LlamaCpp:
     def _write(self, asked: Writing) -> Answer:
         ids = self._encode(asked.context + asked.prompt)
         if len(ids) + asked.max_new > self._limit:
-            return Refused(f"prompt and answer are longer than the model's context of {self._limit} tokens")
+            return too_long(self._limit)
         chance = np.random.default_rng(asked.seed)
         written: list[int] = []
         text = ""
@@ -60,7 +59,7 @@ class LlamaCpp:
         whole = self._encode(asked.context + asked.text)
         text = Text(whole, context_tokens(whole, self._encode(asked.context)) if asked.context else 0, self._limit)
         if not text.counted:
-            return Refused("fewer than two tokens" if not asked.context else "no token fits behind its context")
+            return too_short(asked)
         logits = self._runtime.logits(text.ids)[text.first - 1 : -1].astype(np.float64)
         logp = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
         chosen = logp[np.arange(len(logp)), text.ids[text.first :]]

@@ -13,7 +13,7 @@ from remnant.errors import UserError
 from remnant.evaluate.batches import packed, shared
 from remnant.evaluate.prefix import prefix_cache, slides
 from remnant.evaluate.reading import Text, context_tokens, plain_head, read, slope
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, too_long, too_short
 from remnant.evaluate.writing import write
 from remnant.functional.tokens import COLUMNS
 from remnant.model.load import context_length
@@ -105,7 +105,7 @@ class Local:
     def _read(self, asked: Sequence[Reading]) -> list[Answer]:
         texts = [Text(self._encode(r.context + r.text), self._context_tokens(r), self._limit) for r in asked]
         fit = [i for i, t in enumerate(texts) if t.counted]
-        found: list[Answer] = [Refused("fewer than two tokens" if not r.context else "no token fits behind its context") for r in asked]
+        found: list[Answer] = [too_short(r) for r in asked]
         if not fit:
             return found
         most = min(texts[i].first for i in fit) - 1
@@ -117,7 +117,7 @@ class Local:
 
     def _write(self, asked: Sequence[Writing]) -> list[Answer]:
         ids = [self._encode(w.context + w.prompt) for w in asked]
-        found: list[Answer] = [Refused(f"prompt and answer are longer than the model's context of {self._limit} tokens")] * len(asked)
+        found: list[Answer] = [too_long(self._limit)] * len(asked)
         fit = [i for i, w in enumerate(asked) if len(ids[i]) + w.max_new <= self._limit]
         if not fit:
             return found

@@ -66,6 +66,21 @@ class Backend(Protocol):
         ...
 
 
+def by_context(requests: Sequence[Request]) -> list[int]:
+    """Places in the list, requests of one kind and context side by side."""
+    return sorted(range(len(requests)), key=lambda i: (type(requests[i]).__name__, getattr(requests[i], "context", "")))
+
+
+def too_short(asked: Reading) -> Refused:
+    """The refusal of a text none of whose tokens is counted."""
+    return Refused("fewer than two tokens" if not asked.context else "no token fits behind its context")
+
+
+def too_long(limit: int) -> Refused:
+    """The refusal of a prompt that does not fit with its answer."""
+    return Refused(f"prompt and answer are longer than the model's context of {limit} tokens")
+
+
 def to_json(answer: Answer) -> Any:
     """An answer as plain data, exact to the last bit."""
     if isinstance(answer, Tokens):

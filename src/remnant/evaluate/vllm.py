@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.evaluate.reading import Text, context_tokens
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, by_context, too_long, too_short
 from remnant.functional.tokens import Tokens
 
 INSTALL = "Install it in an environment of its own, since it pins torch; `make vllm-check` shows how without a GPU."
@@ -62,7 +62,7 @@ class Vllm:
 
     def plan(self, requests: Sequence[Request]) -> list[list[int]]:
         """As many at a time as are kept together on the disk, those with one context side by side."""
-        order = sorted(range(len(requests)), key=lambda i: (type(requests[i]).__name__, getattr(requests[i], "context", "")))
+        order = by_context(requests)
         return [order[i : i + AT_A_TIME] for i in range(0, len(order), AT_A_TIME)]
 
     def answer(self, batch: Sequence[Request]) -> list[Answer]:
@@ -80,7 +80,7 @@ class Vllm:
     def _writing(self, asked: Writing) -> "_Order | Refused":
         ids = self._encode(asked.context + asked.prompt)
         if len(ids) + asked.max_new > self._limit:
-            return Refused(f"prompt and answer are longer than the model's context of {self._limit} tokens")
+            return too_long(self._limit)
         settings = self._settings(
             temperature=asked.temperature,
             seed=asked.seed if asked.temperature else None,
@@ -96,7 +96,7 @@ class Vllm:
         # One token is always written, for which the context must have room.
         text = Text(whole, skip, self._limit - 1)
         if not text.counted:
-            return Refused("fewer than two tokens" if not asked.context else "no token fits behind its context")
+            return too_short(asked)
         return _Order(text.ids, self._settings(temperature=0, max_tokens=1, prompt_logprobs=0), text)
 
     def _encode(self, text: str) -> list[int]:
