@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
-from remnant.evaluate import local, reading
+from remnant.evaluate import local, prefix, reading
 from remnant.evaluate.batches import packed, shared
 from remnant.evaluate.collect import collect
 from remnant.evaluate.local import Local
@@ -56,6 +56,39 @@ def test_writing_together_equals_alone_and_the_librarys_generate(
         given = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         out = generate(model, input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=12, do_sample=False, **given)
         assert tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_prefix_is_kept_once_where_every_layer_looks_back_without_limit(form: str) -> None:
+    model = tiny_model(form)
+    assert prefix.can_be_beside(model) == (form not in ("gemma3_text", "gemma2", "mistral"))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_an_attention_that_differs_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, together = tiny_model("llama"), prefix._together
+    assert prefix.can_be_beside(model)
+    monkeypatch.setattr(prefix, "_together", lambda query, *rest: together(query * 1.5, *rest))
+    assert not prefix.can_be_beside(model)
+
+
+@torch.no_grad()
+def test_scores_made_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    begun = prefix.prefix_cache(model, list(range(12)))
+    given: dict[str, Any] = {
+        "input_ids": torch.arange(20).view(5, 4) + 20,
+        "attention_mask": torch.ones(5, 16, dtype=torch.long),
+        "use_cache": True,
+    }
+    found = []
+    for size in (prefix.SCORE_BYTES, 1):
+        monkeypatch.setattr(prefix, "SCORE_BYTES", size)
+        with prefix.beside(model, begun, 5, 4) as cache:
+            found.append(model(**given, past_key_values=cache).logits)
+    whole = model(torch.cat([torch.arange(12).expand(5, 12), given["input_ids"]], -1)).logits[:, 12:]
+    torch.testing.assert_close(found[0], whole)
+    torch.testing.assert_close(found[1], whole)
 
 
 def plainly(model: PreTrainedModel, ids: list[int], first: int) -> Tokens:

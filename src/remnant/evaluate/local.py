@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.evaluate.batches import packed, shared
-from remnant.evaluate.prefix import prefix_cache, slides
+from remnant.evaluate.prefix import can_be_beside, prefix_cache, slides
 from remnant.evaluate.reading import Text, context_tokens, plain_head, read, slope
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, too_long, too_short
 from remnant.evaluate.writing import write
@@ -41,6 +41,7 @@ class Local:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._head = plain_head(model)
+        self._once = can_be_beside(model)
         self._limit = context_length(model)
         self._kind = model.device.type
         self._budget = budget or free_bytes(model.device) // bytes_per_token(model)
@@ -122,9 +123,8 @@ class Local:
         if not fit:
             return found
         same, prefix = self._shared([ids[i] for i in fit], self._limit)
-        for i, text in zip(
-            fit, write(self._model, self._tokenizer, [ids[i] for i in fit], [asked[i] for i in fit], same, prefix), strict=True
-        ):
+        texts = write(self._model, self._tokenizer, [ids[i] for i in fit], [asked[i] for i in fit], same, prefix, self._once)
+        for i, text in zip(fit, texts, strict=True):
             found[i] = text
         return found
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from remnant.evaluate.prefix import for_rows
+from remnant.evaluate.prefix import copied
 from remnant.functional.tokens import COLUMNS, Array, Tokens
 from remnant.model.data import collate
 from remnant.model.head import head_of
@@ -71,7 +71,7 @@ def read(
     given: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": mask}
     if prefix is not None:
         positions = torch.arange(shared, shared + batch.ids.shape[1], device=model.device).expand_as(batch.ids)
-        given |= {"position_ids": positions, "past_key_values": for_rows(model, prefix, len(texts)), "use_cache": True}
+        given |= {"position_ids": positions, "past_key_values": copied(model, prefix, *mask.shape), "use_cache": True}
     source = model.base_model(**given).last_hidden_state if head else model(**given).logits
     rows = torch.tensor([i for i, t in enumerate(texts) for _ in range(t.counted)], device=model.device)
     places = torch.tensor([p - shared for t in texts for p in range(t.first, len(t.ids))], device=model.device)

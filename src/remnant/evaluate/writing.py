@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.evaluate.prefix import for_rows
+from remnant.evaluate.prefix import beside, copied
 from remnant.evaluate.requests import Writing
 
 CHECK_EVERY = 4
@@ -21,6 +21,7 @@ def write(
     asked: Sequence[Writing],
     shared: int = 0,
     prefix: DynamicCache | None = None,
+    once: bool = False,
 ) -> list[str]:
     """What the model writes after each prompt, special tokens left out.
 
@@ -31,9 +32,25 @@ def write(
         asked: how each is to be continued; rows that are done leave the batch.
         shared: how many tokens all prompts begin with that are in ``prefix``.
         prefix: the cache of these tokens.
+        once: the model can keep the prefix once for all rows (``can_be_beside``).
     """
-    cache = for_rows(model, prefix, len(ids))
     tails = [list(i[shared:]) for i in ids]
+    width, most = max(len(t) for t in tails), max(w.max_new for w in asked)
+    if once and prefix and shared > width:
+        with beside(model, prefix, len(ids), width + most) as cache:
+            return _continue(model, tokenizer, tails, asked, shared, cache)
+    return _continue(model, tokenizer, tails, asked, shared, copied(model, prefix, len(ids), shared + width + most))
+
+
+def _continue(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tails: list[list[int]],
+    asked: Sequence[Writing],
+    shared: int,
+    cache: DynamicCache,
+) -> list[str]:
+    """Write behind what a cache holds and each row's own tail."""
     width = max(len(t) for t in tails)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     step_ids = torch.tensor([[pad] * (width - len(t)) + t for t in tails], device=model.device)
