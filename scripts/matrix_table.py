@@ -2,15 +2,16 @@
 
     python scripts/matrix_table.py docs/results/deployment-matrix/summary.json [--store runs]
 
-Per format and unlearned model: recovery of VerMem / KnowMem, and the gain. With a store, also the median seconds of quantizing and
-measuring one model. Last line: JSON.
+Per format and unlearned model: recovery of VerMem / KnowMem and the gain, means over seeds; then what the runtimes' own kernels change.
+With a store, also the median seconds of quantizing and measuring one model, and how far the kernels' logits are from the dense copy's.
+Last line: JSON.
 """
 
 import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from scipy.stats import spearmanr
@@ -21,6 +22,8 @@ from remnant.methods import quantizer_spec
 METRICS = ("verbmem", "knowmem_forget")
 # More than this has come back: the judge's limit.
 CAME_BACK = 0.2
+# How a sweep names a format that its own runtime's kernels compute.
+PACKED = " packed"
 
 
 def seconds(store: Path) -> dict[str, float]:
@@ -37,28 +40,67 @@ def seconds(store: Path) -> dict[str, float]:
     return {key: median(found) for key, found in measured.items()}
 
 
+def kernels_apart(store: Path) -> dict[str, float]:
+    """Per format, relative difference of logits between the runtime's kernels and the dense copy; the largest of all deployed models."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for path in store.glob("objects/deploy-*/manifest.json"):
+        m = json.loads(path.read_text(encoding="utf-8"))
+        if apart := m["summary"].get("against_dense_copy"):
+            found[json.dumps([m["spec"]["use"], m["spec"]["params"]], sort_keys=True)].append(apart["relative"])
+    return {key: max(values) for key, values in found.items()}
+
+
+def key_of(name: str) -> str:
+    """What a quantizer is called in a store's manifests."""
+    spec = quantizer_spec(name)
+    return json.dumps([spec.use, dict(spec.params)], sort_keys=True)
+
+
+def over_seeds(found: dict[tuple[int, str, str], dict[str, float]], model: str, quantizer: str, metric: str) -> list[float]:
+    """One recovery per seed."""
+    return [values[metric] for (_, m, q), values in found.items() if (m, q) == (model, quantizer) and metric in values]
+
+
+def print_formats(
+    found: dict[tuple[int, str, str], dict[str, float]], gains: dict[tuple[int, str, str], float], took: dict[str, float]
+) -> None:
+    """Mean recovery over seeds and mean gain, per format and model."""
+    models = sorted({m for _, m, _ in gains})
+    print("| format | " + " | ".join(f"{m}: recovery | gain" for m in models) + (" | s |" if took else " |"))
+    print("|---|" + "---|---|" * len(models) + ("---|" if took else ""))
+    for q in dict.fromkeys(q for _, _, q in gains):
+        cells = []
+        for m in models:
+            gain = fmean(g for (_, n, r), g in gains.items() if (n, r) == (m, q))
+            cells.append(" / ".join(f"{fmean(over_seeds(found, m, q, k)):.2f}" for k in METRICS) + f" | {gain:.2f}")
+        print(f"| {q} | " + " | ".join(cells) + (f" | {took[key_of(q)]:.1f} |" if key_of(q) in took else " |"))
+
+
+def print_packed(found: dict[tuple[int, str, str], dict[str, float]], apart: dict[str, float]) -> None:
+    """Recovery by the runtime's own kernels less that of the dense copy: mean and largest over models and seeds."""
+    print("\n| format | " + " | ".join(f"{k}: mean | largest" for k in METRICS) + " | logits apart |\n|---|---|---|---|---|---|")
+    for packed in dict.fromkeys(q for _, _, q in found if q.endswith(PACKED)):
+        q, cells = packed.removesuffix(PACKED), []
+        for k in METRICS:
+            values = [v[k] - found[s, m, q][k] for (s, m, r), v in found.items() if r == packed and k in v and k in found[s, m, q]]
+            cells.append(f"{fmean(values):.3f} | {max(values, key=abs):.3f}")
+        print(f"| {q} | " + " | ".join(cells) + f" | {apart.get(key_of(q), float('nan')):.2g} |")
+
+
 def main() -> None:
-    """Print the table and the ranking."""
+    """Print the tables and the ranking."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("summary", type=Path)
     arguments.add_argument("--store", type=Path)
     given = arguments.parse_args()
     summary: dict[str, Any] = json.loads(given.summary.read_text(encoding="utf-8"))
-    gains = {(s["model"], s["quantizer"]): s["gain"] for s in summary["survival"]}
-    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    gains = {(s["seed"], s["model"], s["quantizer"]): s["gain"] for s in summary["survival"]}
+    found: dict[tuple[int, str, str], dict[str, float]] = defaultdict(dict)
     for r in summary["recovery"]:
         if r["recovery"] is not None and r["metric"] in METRICS:
-            found[r["model"], r["quantizer"]][r["metric"]] = r["recovery"][0]
-    models = sorted({m for m, _ in gains})
-    formats = list(dict.fromkeys(q for _, q in gains))
-    took = seconds(given.store) if given.store else {}
-    print("| format | " + " | ".join(f"{m}: recovery | gain" for m in models) + (" | s |" if took else " |"))
-    print("|---|" + "---|---|" * len(models) + ("---|" if took else ""))
-    for q in formats:
-        cells = [" / ".join(f"{found[m, q][k]:.2f}" for k in METRICS) + f" | {gains[m, q]:.2f}" for m in models]
-        spec = quantizer_spec(q)
-        key = json.dumps([spec.use, dict(spec.params)], sort_keys=True)
-        print(f"| {q} | " + " | ".join(cells) + (f" | {took[key]:.1f} |" if key in took else " |"))
+            found[r["seed"], r["model"], r["quantizer"]][r["metric"]] = r["recovery"][0]
+    print_formats(found, gains, seconds(given.store) if given.store else {})
+    print_packed(found, kernels_apart(given.store) if given.store else {})
     pairs = [(gains[k], sum(v.values()) / len(v)) for k, v in found.items() if k in gains]
     back = [-g for g, r in pairs if r > CAME_BACK]
     stayed = [-g for g, r in pairs if r <= CAME_BACK]
