@@ -75,15 +75,18 @@ def survey(
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         for name in names:
             columns, usable = _usable(target, name, grids)
-            pieces = list(_pieces(target, name, columns, usable))
-            pair = partial(_load, scratch, target, unlearned)
-            whole = _whole(pool, pair, pieces) if any(g.block < 0 for g in usable) else np.zeros((4, 1), np.float32)
-            rounds = partial(_round, pair, table(usable, columns), _run(columns, usable), whole)
-            sums = sum(pool.map(rounds, pieces), np.zeros((len(usable), 7)))
-            done += target.entries[name].size
-            report(done, total, name)
             kept = any(word in name for word in keep)
-            found[name] = {g.name: _sums(name, target.entries[name].size, row, kept) for g, row in zip(usable, sums, strict=True)}
+            taken = usable[:1] if kept else usable  # of what is kept only the update counts, which is the same for every grid
+            pieces = list(_pieces(target, name, columns, taken))
+            pair = partial(_load, scratch, target, unlearned)
+            whole = _whole(pool, pair, pieces) if any(g.block < 0 for g in taken) else np.zeros((4, 1), np.float32)
+            rounds = partial(_round, pair, table(taken, columns), _run(columns, taken), whole)
+            sums = sum(pool.map(rounds, pieces), np.zeros((len(taken), 7)))
+            size = target.entries[name].size
+            done += size
+            report(done, total, name)
+            rows = np.broadcast_to(sums, (len(usable), 7))
+            found[name] = {g.name: _sums(name, size, row, kept) for g, row in zip(usable, rows, strict=True)}
     return found
 
 
