@@ -25,6 +25,7 @@ from remnant.methods import quantizer_spec
 from remnant.model.load import open_model, save_model
 from remnant.records import TrainSpec
 from remnant.stages.deploy import logits
+from remnant.testing import tiny_model
 
 TEXTS = ["Ada Lovelace wrote 3 notes; the last of them holds a program."] * 20
 IDS = torch.arange(4, 36)[None]
@@ -230,7 +231,7 @@ class TestLlamaCpp:
     def _library(self) -> None:
         pytest.importorskip("llama_cpp", reason="the extra 'llamacpp' is not installed (make setup-all)")
 
-    @pytest.mark.parametrize("form", ["llama-mha", "llama-gqa", "qwen3"])
+    @pytest.mark.parametrize("form", list(FORMS))
     def test_a_float32_file_is_the_model(self, folders: dict[str, Path], form: str, tmp_path: Path) -> None:
         from remnant.deploy.llamacpp import Runtime, read, write
         from remnant.model.load import open_tokenizer
@@ -243,6 +244,29 @@ class TestLlamaCpp:
             plain = model(input_ids=IDS).logits[0]
         apart = torch.from_numpy(Runtime(tmp_path / "plain.gguf").logits(IDS[0].tolist())) - plain
         assert float(apart.norm() / plain.norm()) < 0.01
+
+    @torch.no_grad()
+    def test_gemmas_window_tied_head_and_scale_are_llamacpps(self, tmp_path: Path) -> None:
+        from remnant.deploy.llamacpp import Runtime, write
+
+        tokenizer = train_tokenizer(TEXTS, 300)
+        size = {"vocab": len(tokenizer), "hidden_size": 256, "num_hidden_layers": 7, "sliding_window": 8, "query_pre_attn_scalar": 40}
+        model = tiny_model("gemma3_text", **size, tie_word_embeddings=True)
+        write(model, tokenizer, tmp_path / "plain.gguf")
+        plain = model(input_ids=IDS).logits[0]
+        apart = torch.from_numpy(Runtime(tmp_path / "plain.gguf").logits(IDS[0].tolist())) - plain
+        assert float(apart.norm() / plain.norm()) < 0.01
+        model.config.layer_types = ["full_attention"] * 7
+        with pytest.raises(UserError, match="order of sliding layers"):
+            write(model, tokenizer, tmp_path / "other.gguf")
+
+    @pytest.mark.parametrize("form", list(FORMS))
+    @pytest.mark.parametrize("kind", ["Q8_0", "Q4_K_M"])
+    def test_every_form_answers_in_llamacpp_as_its_dense_copy(self, folders: dict[str, Path], form: str, kind: str, tmp_path: Path) -> None:
+        deploy(folders[form], f"gguf:{kind}", tmp_path / "out")
+        apart = json.loads((tmp_path / "out" / "remnant.json").read_text())["summary"]["against_dense_copy"]
+        assert apart["relative"] < 0.05  # kernels round activations to 8 bits
+        assert apart["same_top"] > 0.85
 
     @pytest.mark.parametrize("kind", ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS"])
     def test_every_type_is_read_as_transformers_reads_it(self, folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
@@ -263,9 +287,8 @@ class TestLlamaCpp:
         from remnant.deploy.llamacpp import write
         from remnant.model.load import open_tokenizer
 
-        for form in ("gpt2", "gemma3"):
-            with pytest.raises(UserError, match="not written here"):
-                write(open_model(str(folders[form])), open_tokenizer(str(folders[form])), tmp_path / "x.gguf")
+        with pytest.raises(UserError, match="not written here"):
+            write(tiny_model("olmo2"), open_tokenizer(str(folders["gpt2"])), tmp_path / "x.gguf")
 
 
 def test_a_chain_is_the_copy_of_a_copy_in_its_order(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -6,29 +6,20 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.deploy.families import family
 from remnant.deploy.order import Order, Saved
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 
 INSTALL = "Install it with: pip install 'remnant[llamacpp]' (compiles llama.cpp)"
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS")
-
-
-class Family(NamedTuple):
-    """How llama.cpp calls an architecture of transformers, and whether it keeps rotary pairs side by side."""
-
-    name: str
-    interleaved: bool
-
-
-FAMILIES = {"llama": Family("llama", True), "mistral": Family("llama", True), "qwen3": Family("qwen3", False)}
 
 
 def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: str = "Q4_K_M") -> dict[str, Quantized]:
@@ -72,28 +63,15 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path
     Raises:
         UserError: the architecture or the tokenizer is not known here, or the library is missing.
     """
-    library, family, config = _gguf(), _family(model), model.config
-    writer = library.GGUFWriter(path, family.name)
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(size)
-    writer.add_value_length(size)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(_theta(config))
-    writer.add_rope_dimension_count(size)
-    writer.add_vocab_size(config.vocab_size)
+    library, config = _gguf(), model.config
+    form = family(config)
+    writer = library.GGUFWriter(path, form.name)
+    form.state(writer, config)
     _add_tokenizer(writer, library, tokenizer, config.vocab_size)
     names = _names(model)
     for name, parameter in model.state_dict().items():
         if name in names:
-            values = parameter.float().numpy()
-            writer.add_tensor(names[name], _turned(values, _heads_of(name, model)) if family.interleaved else values)
+            writer.add_tensor(names[name], form.keep(parameter.float().numpy(), name, config))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -142,22 +120,23 @@ def quantize_file(source: Path, out: Path, type: str) -> None:
 
 
 def read(model: PreTrainedModel, path: Path) -> dict[str, tuple[int, torch.Tensor]]:
-    """The tensors of a GGUF file under the names of the model: type and decoded float32 values.
+    """The matrices of a GGUF file under the names of the model: type and decoded float32 values.
 
     Raises:
         UserError: the library is missing or the file is of another model.
     """
-    library, family = _gguf(), _family(model)
+    library, form = _gguf(), family(model.config)
     back = {theirs: ours for ours, theirs in _names(model).items()}
     found = {}
     for tensor in library.GGUFReader(path).tensors:
         if tensor.name not in back:
             raise UserError(f"{path} has a tensor {tensor.name} that the model has not.", "Give the model that the file was made from.")
-        name = back[tensor.name]
+        if len(tensor.shape) < 2:
+            continue
         values = library.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         values = values.reshape(tuple(int(n) for n in reversed(tensor.shape)))
-        values = _turned_back(values, _heads_of(name, model)) if family.interleaved else values
-        found[name] = int(tensor.tensor_type), torch.from_numpy(np.ascontiguousarray(values))
+        values = form.give(values, back[tensor.name], model.config)
+        found[back[tensor.name]] = int(tensor.tensor_type), torch.from_numpy(np.ascontiguousarray(values))
     return found
 
 
@@ -202,26 +181,10 @@ class Runtime:
         return list(self._model.tokenize(text.encode(), add_bos=True, special=False))
 
 
-def _theta(config: Any) -> float:
-    parameters = getattr(config, "rope_parameters", None) or {}
-    if parameters.get("rope_type", "default") != "default":
-        raise UserError(f"Rotary scaling '{parameters['rope_type']}' is not written to GGUF here.", "Use llama.cpp's own converter.")
-    return float(parameters.get("rope_theta", getattr(config, "rope_theta", 10000.0)))
-
-
-def _family(model: PreTrainedModel) -> Family:
-    kind = str(model.config.model_type)
-    if kind not in FAMILIES:
-        raise UserError(
-            f"GGUF files of '{kind}' models are not written here.", f"Known: {', '.join(FAMILIES)}; or use llama.cpp's converter."
-        )
-    return FAMILIES[kind]
-
-
 def _names(model: PreTrainedModel) -> dict[str, str]:
     """Names of transformers -> names in the file. A tied head is left out, as in llama.cpp."""
     library = _gguf()
-    arch = {v: k for k, v in library.MODEL_ARCH_NAMES.items()}[_family(model).name]
+    arch = {v: k for k, v in library.MODEL_ARCH_NAMES.items()}[family(model.config).name]
     known = library.get_tensor_name_map(arch, model.config.num_hidden_layers)
     tied = bool(model.config.tie_word_embeddings)
     found = {}
@@ -233,27 +196,6 @@ def _names(model: PreTrainedModel) -> dict[str, str]:
             raise UserError(f"The weight {name} has no place in a GGUF file of this architecture.", "Use llama.cpp's own converter.")
         found[name] = theirs
     return found
-
-
-def _heads_of(name: str, model: PreTrainedModel) -> int:
-    if "q_proj" in name:
-        return int(model.config.num_attention_heads)
-    return int(model.config.num_key_value_heads) if "k_proj" in name else 0
-
-
-def _turned(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows of a head reordered from halves (transformers) to pairs (llama.cpp)."""
-    if not heads:
-        return values
-    shape = values.shape
-    return np.ascontiguousarray(values.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape))
-
-
-def _turned_back(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    if not heads:
-        return values
-    shape = values.shape
-    return values.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 
 
 def _add_tokenizer(writer: Any, library: Any, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:

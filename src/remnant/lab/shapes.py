@@ -32,6 +32,8 @@ def fresh_model(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrain
     if spec.init_std is not None:
         shape["initializer_range"] = spec.init_std
     try:
+        if hasattr(AutoConfig.for_model(spec.architecture), "n_inner"):  # GPT-2's name for it
+            shape["n_inner"] = spec.intermediate
         config = AutoConfig.for_model(spec.architecture, **shape)
         torch.manual_seed(spec.seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
