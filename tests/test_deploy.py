@@ -137,11 +137,12 @@ def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: 
         done = CliRunner().invoke(
             cli.main, ["deploy", str(folders[form]), "--as", name, "-o", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
         )
-        if done.exit_code:  # llm-compressor refuses GPT-2's layers; torchao leaves them alone in silence, which is found out
+        if name[:2] in ("ct", "ao"):  # llm-compressor fails on GPT-2's layers, torchao would leave them alone in silence
             assert done.exit_code == 2
-            assert ("linear" if name[:2] == "ct" else "answer otherwise") in done.output
+            assert "quantizes linear layers only" in done.output
             assert not (tmp_path / "out").exists()
             return
+        assert done.exit_code == 0, done.output
     else:
         deploy(folders[form], name, tmp_path / "out")
     here = logits(tmp_path / "out", IDS)
@@ -158,7 +159,7 @@ def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: 
     assert all(len(f["sha256"]) == 64 for f in record["files"].values())
 
 
-@pytest.mark.parametrize("name", ["gptq4-g128", "awq4-g128", "ct-w8a16"])
+@pytest.mark.parametrize("name", ["gptq4-g128", "awq4-g128", "ct-w8a16", pytest.param("autoround4-g128", marks=pytest.mark.slow)])
 def test_the_files_hold_exactly_what_was_judged(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
     """Quantizing the source again would not do: GPTQ gives other codes with another number of threads."""
     pytest.importorskip("llmcompressor")

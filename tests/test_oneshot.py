@@ -1,4 +1,4 @@
-"""GPTQ and AWQ through the library: codes on the grid, less output error than rounding, the same twice, limits said."""
+"""GPTQ, AWQ and AutoRound through the library: codes on the grid, less output error than rounding, the same twice, limits said."""
 
 import copy
 from pathlib import Path
@@ -66,7 +66,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
 
 def quantize(model: PreTrainedModel, name: str) -> tuple[PreTrainedModel, dict[str, Quantized]]:
     copied = copy.deepcopy(model)
-    found = getattr(oneshot, name)(copied, train_tokenizer(["a b c"], 260), batches(), [m.name for m in matrices(copied)])
+    more = {"steps": 8} if name == "autoround" else {}
+    found = getattr(oneshot, name)(copied, train_tokenizer(["a b c"], 260), batches(), [m.name for m in matrices(copied)], **more)
     return copied, found
 
 
@@ -83,11 +84,11 @@ def test_gptqs_layer_output_error_is_below_rounding(original: PreTrainedModel) -
     assert errors["gptq"] < 0.8 * errors["rtn"]
 
 
-@pytest.mark.parametrize("name", ["gptq", "awq"])
+@pytest.mark.parametrize("name", ["gptq", "awq", "autoround"])
 def test_the_models_output_error_is_below_rounding(name: str, original: PreTrainedModel) -> None:
     rounded = copy.deepcopy(original)
     for m in matrices(rounded):
-        m.write(rtn(m.read(), scheme="half-step" if name == "gptq" else "asym").weight)
+        m.write(rtn(m.read(), scheme="asym" if name == "awq" else "half-step").weight)
     unseen = batches(40)[24:]
     assert final_error(original, quantize(original, name)[0], unseen) < final_error(original, rounded, unseen)
 
@@ -119,7 +120,7 @@ def test_awqs_layer_output_error_is_below_rounding(original: PreTrainedModel) ->
     assert errors[0] < 0.8 * errors[1]
 
 
-@pytest.mark.parametrize("name", ["gptq", "awq"])
+@pytest.mark.parametrize("name", ["gptq", "awq", "autoround"])
 def test_codes_decode_to_the_dense_copy_and_runs_agree(name: str, original: PreTrainedModel) -> None:
     dense, found = quantize(original, name)
     again, _ = quantize(original, name)

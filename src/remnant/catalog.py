@@ -82,6 +82,7 @@ SAVERS: Mapping[str, str] = {
     "compressed": "remnant.deploy.oneshot:save",
     "gptq": "remnant.deploy.oneshot:save",
     "awq": "remnant.deploy.oneshot:save",
+    "autoround": "remnant.deploy.oneshot:save",
     "bnb-4bit": "remnant.deploy.bnb:save",
     "bnb-int8": "remnant.deploy.bnb:save",
     "torchao": "remnant.deploy.torchao:save",
@@ -101,6 +102,7 @@ QUANTIZERS: Mapping[str, Entry] = {
     "lora": Entry("remnant.deploy.lora:merge", 1, "a LoRA adapter merged into the weights, by peft", "arXiv 2106.09685, eq. 3"),
     "gptq": Entry("remnant.deploy.oneshot:gptq", 1, "error-compensating rounding on calibration text", "arXiv 2210.17323"),
     "awq": Entry("remnant.deploy.oneshot:awq", 1, "activation-aware scaling, then rounding", "arXiv 2306.00978"),
+    "autoround": Entry("remnant.deploy.oneshot:autoround", 1, "rounding learned on calibration text", "arXiv 2309.05516"),
     "compressed": Entry("remnant.deploy.oneshot:rounded", 1, "rounding as vLLM loads it, by llm-compressor", "compressed-tensors"),
     "bnb-4bit": Entry("remnant.deploy.bnb:four_bit", 1, "NF4 and FP4 by bitsandbytes", "arXiv 2305.14314"),
     "bnb-int8": Entry("remnant.deploy.bnb:int8", 1, "LLM.int8 weights by bitsandbytes", "arXiv 2208.07339"),
@@ -206,21 +208,21 @@ _RTN_NAME = re.compile(r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(
 _BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>\d+))?")
 _FIXED_NAMES: Mapping[str, int] = {"fp8": 0, "q8_0": 32, "q4_0": 32}
 _CASTS: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16"}
-_SHOT_NAME = re.compile(r"(?P<use>gptq|awq)(?P<bits>[348])(?:-g(?P<group>\d+))?")
+_SHOT_NAME = re.compile(r"(?P<use>gptq|awq|autoround)(?P<bits>[348])(?:-g(?P<group>\d+))?")
 _BNB_NAME = re.compile(r"bnb-(?P<levels>nf4|fp4)(?:-b(?P<block>\d+))?(?P<double>-dq)?")
 _TORCHAO_NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>\d+))?(?P<asym>-asym)?")
 _HQQ_NAME = re.compile(r"hqq(?P<bits>[2348])(?:-g(?P<group>\d+))?")
 _WHOLE_NAME = re.compile(r"(?P<use>ct|gguf)-(?P<kind>[a-z0-9_]+)")
 QUANTIZER_NAMES = (
     "full", "bf16", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "fp8", "q8_0", "q4_0",
-    "gptq4", "awq4", "ct-w4a16", "ct-w8a16", "ct-fp8", "bnb-nf4", "bnb-fp4", "bnb-nf4-b128-dq", "bnb-int8", "ao-int4-g128-asym",
-    "hqq4", "gguf-q8_0", "gguf-q4_k_m",
+    "gptq4", "awq4", "autoround4-g128", "ct-w4a16", "ct-w8a16", "ct-fp8", "bnb-nf4", "bnb-fp4", "bnb-nf4-b128-dq", "bnb-int8",
+    "ao-int4-g128-asym", "hqq4", "gguf-q8_0", "gguf-q4_k_m",
 )  # fmt: skip
 
 # Short names of formats whose files a runtime opens.
 DEPLOYED = (
-    "gguf-q4_k_m", "gguf-q8_0", "ct-w4a16", "ct-w8a16", "ct-fp8", "gptq4-g128", "awq4-g128", "bnb-nf4", "bnb-fp4", "bnb-int8",
-    "ao-int4-g128", "ao-fp8", "ao-int8-dynamic",
+    "gguf-q4_k_m", "gguf-q8_0", "ct-w4a16", "ct-w8a16", "ct-fp8", "gptq4-g128", "awq4-g128", "autoround4-g128", "bnb-nf4", "bnb-fp4",
+    "bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""GPTQ, AWQ and plain rounding through llm-compressor, as dense copies with the library's own codes."""
+"""GPTQ, AWQ, AutoRound and plain rounding through llm-compressor, as dense copies with the library's own codes."""
 
 import contextlib
 import copy
@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.deploy.order import Order, Saved, logits_of
+from remnant.deploy.order import Order, Saved, check_linear, logits_of
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 from remnant.model.load import open_model
@@ -68,6 +68,28 @@ def awq(
     """
     with _library() as modules:
         return _dense(modules, model, tokenizer, batches, names, _recipe(modules, "awq", names, {"bits": bits, "group_size": group_size}))
+
+
+def autoround(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[Tensor],
+    names: list[str],
+    *,
+    bits: int = 4,
+    group_size: int = 0,
+    steps: int = 200,
+) -> dict[str, Quantized]:
+    """AutoRound: which way each weight is rounded and where its range is clipped are learned, a block at a time, on calibration text.
+
+    Args, errors: as ``gptq``; ``steps``: of signed gradient descent per block. All calibration texts are cut to the shortest.
+
+    Source: Cheng et al. 2023 (arXiv 2309.05516), as in auto-round, driven by llm-compressor; symmetric.
+    """
+    params = {"bits": bits, "group_size": group_size, "steps": steps}
+    shortest = min(batch.shape[1] for batch in batches)
+    with _library() as modules:
+        return _dense(modules, model, tokenizer, [b[:, :shortest] for b in batches], names, _recipe(modules, "autoround", names, params))
 
 
 SCHEMES = ("W4A16", "W8A16", "FP8")
@@ -123,7 +145,7 @@ def _plain(modules: dict[str, Any], order: Order) -> list[Any]:
     """Rounding on the grid of a format, whatever chose the values before."""
     if order.use == "compressed":
         return _recipe(modules, order.use, order.names, order.params)
-    groups = _groups(order.names, order.params["bits"], order.params["group_size"], symmetric=order.use == "gptq")
+    groups = _groups(order.names, order.params["bits"], order.params["group_size"], symmetric=order.use != "awq")
     return [modules["QuantizationModifier"](config_groups=groups, ignore=[])]
 
 
@@ -131,7 +153,9 @@ def _recipe(modules: dict[str, Any], use: str, names: Sequence[str], params: Map
     if use == "compressed":
         scheme = "FP8_DYNAMIC" if params["scheme"] == "FP8" else params["scheme"]
         return [modules["QuantizationModifier"](scheme={scheme: [name.removesuffix(".weight") for name in names]}, ignore=[])]
-    groups = _groups(names, params["bits"], params["group_size"], symmetric=use == "gptq")
+    groups = _groups(names, params["bits"], params["group_size"], symmetric=use != "awq")
+    if use == "autoround":
+        return [modules["AutoRoundModifier"](config_groups=groups, ignore=[], iters=params["steps"], enable_torch_compile=False)]
     if use == "gptq":
         return [modules["GPTQModifier"](config_groups=groups, ignore=[])]
     return [modules["AWQModifier"](), modules["QuantizationModifier"](config_groups=groups, ignore=[])]
@@ -149,12 +173,13 @@ def _library() -> Iterator[dict[str, Any]]:
     os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
     try:
         from llmcompressor import oneshot
+        from llmcompressor.modifiers.autoround import AutoRoundModifier
         from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
         from llmcompressor.modifiers.transform.awq import AWQModifier
         from llmcompressor.pipelines import cache
         from loguru import logger
     except ImportError as error:
-        raise UserError("GPTQ and AWQ need llm-compressor, which is not installed.", INSTALL) from error
+        raise UserError("GPTQ, AWQ and AutoRound need llm-compressor, which is not installed.", INSTALL) from error
     logger.remove()
     logging.getLogger("compressed_tensors").setLevel(logging.ERROR)
     if not torch.cuda.is_available():
@@ -163,6 +188,7 @@ def _library() -> Iterator[dict[str, Any]]:
         warnings.simplefilter("ignore")
         yield {
             "oneshot": oneshot,
+            "AutoRoundModifier": AutoRoundModifier,
             "GPTQModifier": GPTQModifier,
             "AWQModifier": AWQModifier,
             "QuantizationModifier": QuantizationModifier,
@@ -180,11 +206,8 @@ def _oneshot(
     """Run a recipe on a copy, which the library fills with hooks."""
     import datasets
 
+    check_linear(model, names, "llm-compressor")
     hooked = copy.deepcopy(model)
-    layers = dict(hooked.named_modules())
-    for name in names:
-        if not isinstance(layers[name.removesuffix(".weight")], nn.Linear):
-            raise UserError(f"llm-compressor quantizes linear layers only, and {name} is not one.", "Use a round-to-nearest quantizer.")
     settings: dict[str, Any] = {}
     if batches:
         rows = [batch[0].tolist() for batch in batches]

@@ -1,13 +1,15 @@
 """What a library is given to write a deployed model, and the way that those inside transformers share."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from remnant.errors import UserError
 
 
 class Order(NamedTuple):
@@ -33,6 +35,18 @@ class Saved(NamedTuple):
 
     facts: dict[str, Any]
     logits: Tensor | None
+
+
+def check_linear(model: PreTrainedModel, names: Sequence[str], library: str) -> None:
+    """Refuse weights of other layers than linear ones, which some libraries leave alone in silence.
+
+    Raises:
+        UserError: a weight is not a linear layer's.
+    """
+    layers = dict(model.named_modules())
+    for name in names:
+        if not isinstance(layers[name.removesuffix(".weight")], nn.Linear):
+            raise UserError(f"{library} quantizes linear layers only, and {name} is not one.", "Use a round-to-nearest quantizer.")
 
 
 def repack(order: Order, settings: Any, out: Path) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TorchAoConfig
 
-from remnant.deploy.order import Order, Saved, repack
+from remnant.deploy.order import Order, Saved, check_linear, repack
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 
@@ -84,7 +84,12 @@ def config_of_eight(kind: str) -> Any:
 
 
 def save(order: Order, out: Path) -> Saved:
-    """Write a folder that transformers opens with torchao; raises UserError if torchao is missing."""
+    """Write a folder that transformers opens with torchao.
+
+    Raises:
+        UserError: torchao is missing, or a weight is not a linear layer's, which it would leave alone in silence.
+    """
+    check_linear(order.model, order.names, "torchao")
     own = config_of_eight(order.params["kind"]) if order.use == "torchao-8" else config(**order.params)
     settings = TorchAoConfig(own)
     return Saved({"runtime": "transformers with torchao"}, repack(order, settings, out))

@@ -239,7 +239,7 @@ def _tell(group: Group) -> list[str]:
 
 def expected(found: Surviving) -> Forecast | None:
     """The forecast from the weights alone; None where calibration text decides, or nothing was updated."""
-    if found.quantizer.startswith(("gptq", "awq")):
+    if found.quantizer.startswith(("gptq", "awq", "autoround")):
         return None
     return forecast(found.ratios, calibration())
 
