@@ -21,7 +21,7 @@ from remnant.predict.forecast import kept
 
 OUT = Path(__file__).parent.parent / "src" / "remnant" / "predict" / "calibration.json"
 # What these keep depends on calibration text, so weights alone do not tell it.
-LEFT_OUT = ("gptq", "awq")
+LEFT_OUT = ("gptq", "awq", "autoround")
 # A run that forgot less than this has nothing whose return could be measured.
 MIN_FORGOTTEN = 0.15
 # The judge's limit: more than this has come back.

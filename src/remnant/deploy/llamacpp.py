@@ -114,7 +114,7 @@ def quantize_file(source: Path, out: Path, type: str) -> None:
     library = _llama()
     settings = library.llama_model_quantize_default_params()
     settings.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{type}")
-    settings.nthread = len(os.sched_getaffinity(0))
+    settings.nthread = torch.get_num_threads()
     if library.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(settings)) != 0:
         raise UserError(f"llama.cpp could not quantize to {type}.", "Rows must be multiples of 256 for K-quants; Q8_0 and Q4_0 want 32.")
 
@@ -149,8 +149,10 @@ class Runtime:
 
     def __init__(self, path: Path, context: int = 512) -> None:
         library = _llama()
+        # A worker of a sweep has its share of the cores; so has what it calls.
+        threads = dict.fromkeys(("n_threads", "n_threads_batch"), torch.get_num_threads())
         try:
-            self._model = library.Llama(str(path), n_ctx=context, n_threads=len(os.sched_getaffinity(0)), logits_all=True, verbose=False)
+            self._model = library.Llama(str(path), n_ctx=context, **threads, logits_all=True, verbose=False)
         except (ValueError, AssertionError) as error:
             raise UserError(f"llama.cpp cannot open {path}: {error}.", "Make the file again.") from error
         self.context = int(self._model.n_ctx())
