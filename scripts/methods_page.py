@@ -50,7 +50,7 @@ The first term reads forget text, the second retain text; the second is weighted
 ## Quantizers
 
 Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`, each with `-asym`, `-half-step` or `-paper` for the scale;
-`nf4`, `fp4` and `nf4-b128` for another block; `gptq4`, `awq4`, `autoround4`, `gptq3-g128`. What the scales are stands in the docstring of `rtn`.
+`nf4`, `fp4` and `nf4-b128` for another block; `gptq4`, `awq4`, `autoround4`, `gptq3-g128`. The scales: the docstring of `rtn`.
 
 {table(QUANTIZERS)}
 

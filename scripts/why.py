@@ -86,11 +86,16 @@ def tables(summary: dict[str, Any]) -> None:
     )
     there = {place: mean_retained(found) for place, found in retained.items()}
     apart = {(m, q, k): [[x * (1 - there[m, "full", k]) for x in v] for v in found] for (m, q, k), found in recovery.items()}
-    for metric in ("verbmem", "knowmem_forget"):
+    for title, metrics in {
+        "verbmem": ["verbmem"],
+        "knowmem_forget": ["knowmem_forget"],
+        "mean of both": ["verbmem", "knowmem_forget"],
+    }.items():
+        differences = {(m, q): [v for k in metrics for v in apart.get((m, q, k), [])] for m in models for q in grids[1:]}
         table(
-            f"{metric}: what is retained behind the grid less what is retained in full precision, both as shares of the target's",
+            f"{title}: what is retained behind the grid less what is retained in full precision, both as shares of the target's",
             ("run", *grids[1:]),
-            [(m, *(shown(apart.get((m, q, metric))) for q in grids[1:])) for m in models],
+            [(m, *(shown(differences[m, q]) for q in grids[1:])) for m in models],
         )
     kept = utility(summary)
     table(
