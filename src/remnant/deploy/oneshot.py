@@ -82,14 +82,13 @@ def autoround(
 ) -> dict[str, Quantized]:
     """AutoRound: which way each weight is rounded and where its range is clipped are learned, a block at a time, on calibration text.
 
-    Args, errors: as ``gptq``; ``steps``: of signed gradient descent per block. All calibration texts are cut to the shortest.
+    Args, errors: as ``gptq``; ``steps``: of signed gradient descent per block.
 
     Source: Cheng et al. 2023 (arXiv 2309.05516), as in auto-round, driven by llm-compressor; symmetric.
     """
     params = {"bits": bits, "group_size": group_size, "steps": steps}
-    shortest = min(batch.shape[1] for batch in batches)
     with _library() as modules:
-        return _dense(modules, model, tokenizer, [b[:, :shortest] for b in batches], names, _recipe(modules, "autoround", names, params))
+        return _dense(modules, model, tokenizer, batches, names, _recipe(modules, "autoround", names, params))
 
 
 SCHEMES = ("W4A16", "W8A16", "FP8")
@@ -181,7 +180,8 @@ def _library() -> Iterator[dict[str, Any]]:
     except ImportError as error:
         raise UserError("GPTQ, AWQ and AutoRound need llm-compressor, which is not installed.", INSTALL) from error
     logger.remove()
-    logging.getLogger("compressed_tensors").setLevel(logging.ERROR)
+    for name in ("compressed_tensors", "autoround"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not torch.cuda.is_available():
         setattr(cache.IntermediatesCache, "pin_memory", lambda self, *args, **kwargs: None)  # noqa: B010
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
