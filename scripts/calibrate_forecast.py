@@ -2,7 +2,7 @@
 
 Reads the summaries of finished sweeps, writes src/remnant/predict/calibration.json and prints what it wrote as one JSON line.
 
-    python scripts/calibrate_forecast.py docs/results/catastrophic-failure/summary.json docs/results/mixed-precision/summary.json
+    python scripts/calibrate_forecast.py docs/results/{catastrophic-failure,mixed-precision,deployment-matrix}/summary.json
 """
 
 import argparse
@@ -58,7 +58,8 @@ def cases(summary: dict[str, Any]) -> list[Case]:
         rest = [v for (*run, _), v in left.items() if tuple(run) == place[:3]]
         if place in measured and not s["quantizer"].startswith(LEFT_OUT) and rest and 1 - sum(rest) / len(rest) >= MIN_FORGOTTEN:
             values = measured[place]
-            run = f"{s['corpus']} {s['model']} seed {s['seed']}"
+            # Sweeps share runs, and name other runs alike; what is left in full precision tells.
+            run = f"{s['corpus']} {s['model']} seed {s['seed']}, {sum(rest):.6f} left"
             gains = (kept(s["gain"] if s[part] is None else s[part]) for part in ("early_gain", "late_gain"))
             found.append(Case(run, *gains, kept(s["gain"]), sum(values) / len(values)))
     return found
@@ -85,20 +86,27 @@ def main() -> None:
     """Fit on all runs but one, forecast that one, for every run; then fit on all and write."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("summaries", type=Path, nargs="+")
-    summaries = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.parse_args().summaries]
+    paths = arguments.parse_args().summaries
+    by_sweep = [cases(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     # One cell that several sweeps share counts once.
-    known = list({(c.run, c.early, c.late): c for summary in summaries for c in cases(summary)}.values())
+    known = list({(c.run, c.early, c.late): c for found in by_sweep for c in found}.values())
     runs = sorted({c.run for c in known})
     returning = {run for run in runs if max(c.recovery for c in known if c.run == run) >= MOST}
-    pairs, graded = [], []
+    pairs, graded, foreseen = [], [], {}
     for run in runs:
         x = fit([c for c in known if c.run != run])
-        own = [(float(curve(x, c.early, c.late)), c.recovery) for c in known if c.run == run]
+        foreseen |= {c: float(curve(x, c.early, c.late)) for c in known if c.run == run}
+        own = [(foreseen[c], c.recovery) for c in known if c.run == run]
         pairs += own
         graded += own if run in returning else []
     forecasts, measured = np.array(pairs).T
     whole = spearmanr(*np.array([(-c.gain, c.recovery) for c in known if c.run in returning]).T).statistic
     print(f"Rank correlation of the whole gain alone on the {len(returning)} runs that come back: {whole:.2f}")
+    for path, found in zip(paths, by_sweep, strict=True):
+        own = [(foreseen[c], c.recovery) for c in found if c.run in returning and c in foreseen]
+        print(
+            f"{path.parent.name}: {spearmanr(*np.array(own).T).statistic:.2f} on {len(own)} cells of {len({c.run for c in found if c.run in returning})} runs"
+        )
     errors = np.abs(forecasts - np.clip(measured, 0, 1))
     a, b, c = fit(known)
     result = {

@@ -80,9 +80,10 @@ def print_packed(found: dict[tuple[int, str, str], dict[str, float]], apart: dic
     """Recovery by the runtime's own kernels less that of the dense copy: mean and largest over models and seeds."""
     print("\n| format | " + " | ".join(f"{k}: mean | largest" for k in METRICS) + " | logits apart |\n|---|---|---|---|---|---|")
     for packed in dict.fromkeys(q for _, _, q in found if q.endswith(PACKED)):
-        q, cells = packed.removesuffix(PACKED), []
+        q, cells = packed.removesuffix(PACKED), list[str]()
         for k in METRICS:
-            values = [v[k] - found[s, m, q][k] for (s, m, r), v in found.items() if r == packed and k in v and k in found[s, m, q]]
+            dense = {(s, m): v[k] for (s, m, r), v in found.items() if r == q and k in v}
+            values = [v[k] - dense[s, m] for (s, m, r), v in found.items() if r == packed and k in v and (s, m) in dense]
             cells.append(f"{fmean(values):.3f} | {max(values, key=abs):.3f}")
         print(f"| {q} | " + " | ".join(cells) + f" | {apart.get(key_of(q), float('nan')):.2g} |")
 
