@@ -103,10 +103,9 @@ def main() -> None:
     whole = spearmanr(*np.array([(-c.gain, c.recovery) for c in known if c.run in returning]).T).statistic
     print(f"Rank correlation of the whole gain alone on the {len(returning)} runs that come back: {whole:.2f}")
     for path, found in zip(paths, by_sweep, strict=True):
-        own = [(foreseen[c], c.recovery) for c in found if c.run in returning and c in foreseen]
-        print(
-            f"{path.parent.name}: {spearmanr(*np.array(own).T).statistic:.2f} on {len(own)} cells of {len({c.run for c in found if c.run in returning})} runs"
-        )
+        told = [c for c in found if c.run in returning and c in foreseen]
+        rank = spearmanr([foreseen[c] for c in told], [c.recovery for c in told]).statistic
+        print(f"{path.parent.name}: {rank:.2f} on {len(told)} cells of {len({c.run for c in told})} runs")
     errors = np.abs(forecasts - np.clip(measured, 0, 1))
     a, b, c = fit(known)
     result = {
