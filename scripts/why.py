@@ -22,7 +22,7 @@ from remnant.predict.forecast import calibration, forecast
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-SWEEPS = ("catastrophic-failure", "sure-ablation", "gptq-against-rounding")
+SWEEPS = ("catastrophic-failure", "sure-ablation", "gptq-against-rounding", "deployment-matrix")
 FIGURES = ROOT / "docs" / "figures"
 REGIMES = ("bf16", "fp32", "bf16 large rate", "sure")
 COLOURS = {"bf16": "#c8501e", "fp32": "#0b6fb8", "bf16 large rate": "#8a4fbf", "sure": "#2f8f5b"}
