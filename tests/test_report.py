@@ -1,5 +1,6 @@
 """The page: complete, self-contained, honest about what is missing, and right in a real browser at two widths."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -85,6 +86,17 @@ def test_the_story_says_what_came_back() -> None:
     assert "stayed forgotten under int8, nf4, gptq4, awq4" in told
 
 
+def test_the_story_names_seeds_and_what_came_back_to_a_model_that_was_no_good_before() -> None:
+    base = results()
+    (group,) = base.groups
+    spoilt = [v.model_copy(update={"outcome": "collapsed"}) if (v.model, v.quantizer) == ("ga_gdr", "full") else v for v in group.verdicts]
+    other = dataclasses.replace(group, seed=1, verdicts=spoilt)
+    told = table.story(dataclasses.replace(base, groups=[group, other]))
+    assert sum("On news, seed 0, the target" in line for line in told) == sum("On news, seed 1, the target" in line for line in told) == 1
+    assert [line for line in told if line.startswith("ga_gdr: collapsed in full precision") and "; came back under int4." in line]
+    assert not any("seed" in line for line in table.story(base))
+
+
 def test_colours_follow_the_direction() -> None:
     group = results().groups[0]
     assert table.tone(group, group.cell("ga_gdr", "full", "verbmem")) == "good"
@@ -140,6 +152,10 @@ def test_signs_of_collapse_are_flagged_against_the_target() -> None:
     found = {r["model"]: r["flags"] for r in table.signs(Results(base.sweep, base.groups, made, labels, {}))}
     assert found == {"target": [], "good": [], "loop": ["repetition", "entropy"], "noise": ["unknown"]}
     assert "loop full (repetition, entropy)" in table.story(Results(base.sweep, base.groups, made, labels, {}))[-1]
+    labels["noise"] = labels["loop"]
+    assert (
+        "loop in 2 of 2 measurements (repetition, entropy, unknown)" in table.story(Results(base.sweep, base.groups, made, labels, {}))[-1]
+    )
 
 
 PROBE = """

@@ -217,17 +217,31 @@ def _target_signs(results: Results, about: dict[str, Any]) -> dict[str, float]:
 
 def story(results: Results) -> list[str]:
     """What was found, in plain sentences, one paragraph per corpus and seed."""
-    told = [paragraph for group in results.groups for paragraph in _tell(group)]
-    flagged = [f"{s['corpus']} {s['model']} {s['quantizer']} ({', '.join(s['flags'])})" for s in signs(results) if s["flags"]]
+    several = len({group.seed for group in results.groups}) > 1
+    told = [paragraph for group in results.groups for paragraph in _tell(group, f", seed {group.seed}" if several else "")]
+    flagged = _flagged(signs(results))
     return [*told, f"Signs of collapse in what is written: {'; '.join(flagged)}."] if flagged else told
 
 
-def _tell(group: Group) -> list[str]:
+def _flagged(rows: list[dict[str, Any]]) -> list[str]:
+    """The models with signs over their limit, each once: in how many of its measurements, and which signs."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["corpus"], row["model"]), []).append(row)
+    told = []
+    for (corpus, model), own in found.items():
+        if over := [row for row in own if row["flags"]]:
+            where = over[0]["quantizer"] if len(over) == 1 else f"in {len(over)} of {len(own)} measurements"
+            told.append(f"{corpus} {model} {where} ({', '.join(dict.fromkeys(flag for row in over for flag in row['flags']))})")
+    return told
+
+
+def _tell(group: Group, seed: str) -> list[str]:
     target = group.cell("target", "full", "verbmem")
     retrain = group.cell("retrain", "full", "verbmem")
     lines = []
     if target and target.value is not None:
-        opening = f"On {group.corpus}, the target model continues the text that is to be forgotten with {target.value:.0f} % overlap"
+        opening = f"On {group.corpus}{seed}, the target model continues the text that is to be forgotten with {target.value:.0f} % overlap"
         if retrain and retrain.value is not None:
             opening += f"; a model that never read it reaches {retrain.value:.0f} %"
         lines.append(opening + ".")
@@ -257,12 +271,13 @@ def _tell_model(group: Group, model: str) -> str:
     full = group.verdict(model, "full")
     if full is None:
         return f"{model} was not judged."
-    if full.outcome != "stayed forgotten":
-        return f"{model}: {full.outcome} in full precision ({full.reason})."
     after: dict[str, list[str]] = {}
     for quantizer in group.quantizers:
         verdict = group.verdict(model, quantizer)
         if verdict and quantizer != "full":
             after.setdefault(verdict.outcome, []).append(quantizer)
+    if full.outcome != "stayed forgotten":
+        back = after.get("came back", [])
+        return f"{model}: {full.outcome} in full precision ({full.reason}){'; came back under ' if back else ''}{', '.join(back)}."
     told = "; ".join(f"{outcome} under {', '.join(names)}" for outcome, names in after.items())
     return f"{model} forgot in full precision ({full.reason}). After quantization: {told or 'not measured'}."
