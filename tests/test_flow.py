@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -75,7 +76,9 @@ def sweep(tmp_path: Path) -> Path:
 def start(sweep: Path, store: Path, *more: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "remnant.cli", "run", str(sweep), "--store", str(store), "--workers", "1", *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    # Behind a shell in the background Ctrl-C is ignored, and a child inherits that.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, preexec_fn=listen)
 
 
 def content(store: Path) -> dict[str, Any]:
