@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from click.testing import CliRunner
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant import cli
+from remnant.evaluate import vllm
 from remnant.evaluate.requests import Reading, Refused, Slope, Writing
 from remnant.evaluate.vllm import Vllm
 from remnant.functional.tokens import Tokens
@@ -96,3 +99,10 @@ def test_without_vllm_there_is_one_sentence(
     assert done.exit_code == 2
     assert "engine vllm is not installed" in done.output
     assert "Traceback" not in done.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_without_a_gpu_a_share_of_the_free_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for available, share in ((80, 0.24), (10, 0.03)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=available: types.SimpleNamespace(available=free, total=100))
+        assert vllm._memory() == {"gpu_memory_utilization": pytest.approx(share)}

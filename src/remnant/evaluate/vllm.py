@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
+from remnant.evaluate.local import SHARE
 from remnant.evaluate.reading import Text, context_tokens
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, by_context, too_long, too_short
 from remnant.functional.tokens import Tokens
@@ -50,6 +52,7 @@ class Vllm:
             self._model = LLM(
                 source,
                 dtype="auto" if torch.cuda.is_available() else "bfloat16" if packed else "float32",
+                **_memory(),
                 max_model_len=self._limit,
                 max_num_batched_tokens=max(8192, self._limit),
                 # A prompt in pieces draws seeded samples from another place of their stream, and on a CPU fails.
@@ -117,6 +120,14 @@ def _answer(order: _Order, said: Any) -> Answer:
     read = [said.prompt_logprobs[place][order.ids[place]] for place in range(order.text.first, len(order.ids))]
     rank = np.array([s.rank - 1 for s in read], np.float64)
     return Tokens(np.array([s.logprob for s in read], np.float64), rank, EMPTY, EMPTY, order.text.cut)
+
+
+def _memory() -> dict[str, float]:
+    """Without a GPU the setting of that name is a share of the main memory, taken at once; so it is some of what is free."""
+    if torch.cuda.is_available():
+        return {}
+    memory = psutil.virtual_memory()
+    return {"gpu_memory_utilization": SHARE["cpu"] * memory.available / memory.total}
 
 
 def _context_length(config: Any) -> int:
