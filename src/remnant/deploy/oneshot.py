@@ -47,8 +47,7 @@ def gptq(
 
     Source: Frantar et al. 2022 (arXiv 2210.17323), as in llm-compressor.
     """
-    with _library() as modules:
-        return _dense(modules, model, tokenizer, batches, names, _recipe(modules, "gptq", names, {"bits": bits, "group_size": group_size}))
+    return _dense(model, tokenizer, batches, names, "gptq", {"bits": bits, "group_size": group_size})
 
 
 def awq(
@@ -66,8 +65,7 @@ def awq(
 
     Source: Lin et al. 2023 (arXiv 2306.00978), as in llm-compressor (grid of 20 ratios, no clipping).
     """
-    with _library() as modules:
-        return _dense(modules, model, tokenizer, batches, names, _recipe(modules, "awq", names, {"bits": bits, "group_size": group_size}))
+    return _dense(model, tokenizer, batches, names, "awq", {"bits": bits, "group_size": group_size})
 
 
 def autoround(
@@ -86,9 +84,7 @@ def autoround(
 
     Source: Cheng et al. 2023 (arXiv 2309.05516), as in auto-round, driven by llm-compressor; symmetric.
     """
-    params = {"bits": bits, "group_size": group_size, "steps": steps}
-    with _library() as modules:
-        return _dense(modules, model, tokenizer, batches, names, _recipe(modules, "autoround", names, params))
+    return _dense(model, tokenizer, batches, names, "autoround", {"bits": bits, "group_size": group_size, "steps": steps})
 
 
 SCHEMES = ("W4A16", "W8A16", "FP8")
@@ -104,8 +100,7 @@ def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: l
     """
     if scheme not in SCHEMES:
         raise UserError(f"llm-compressor's scheme '{scheme}' is not known here.", f"Known: {', '.join(SCHEMES)}.")
-    with _library() as modules:
-        return _dense(modules, model, tokenizer, [], names, _recipe(modules, "compressed", names, {"scheme": scheme}))
+    return _dense(model, tokenizer, [], names, "compressed", {"scheme": scheme})
 
 
 def save(order: Order, out: Path) -> Saved:
@@ -223,19 +218,20 @@ def _oneshot(
 
 
 def _dense(
-    modules: dict[str, Any],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batches: list[Tensor],
     names: list[str],
-    recipe: list[Any],
+    use: str,
+    params: Mapping[str, Any],
 ) -> dict[str, Quantized]:
     """Make the model its own dense quantized copy and return the codes."""
-    hooked = _oneshot(modules, model, tokenizer, batches, names, recipe)
-    layers = dict(hooked.named_modules())
-    found = {name: _take(layers[name.removesuffix(".weight")]) for name in names}
-    dense = hooked.state_dict() | {name: q.weight for name, q in found.items()}
-    model.load_state_dict({name: dense[name] for name in model.state_dict()})
+    with _library() as modules:
+        hooked = _oneshot(modules, model, tokenizer, batches, names, _recipe(modules, use, names, params))
+        layers = dict(hooked.named_modules())
+        found = {name: _take(layers[name.removesuffix(".weight")]) for name in names}
+        dense = hooked.state_dict() | {name: q.weight for name, q in found.items()}
+        model.load_state_dict({name: dense[name] for name in model.state_dict()})
     return found
 
 
