@@ -252,6 +252,31 @@ def test_ties_go_where_division_sends_them(name: str, largest: float, tmp_path: 
     assert found.together == pytest.approx(known.together, rel=1e-5)
 
 
+def test_a_sample_of_a_large_weight_tells_nearly_the_same(tmp_path: Path) -> None:
+    target, unlearned = pair(rows=800, columns=2048, update=4e-3)
+    folders = [checkpoint(tmp_path / n, {LAYER: w}, torch.bfloat16) for n, w in (("target", target), ("unlearned", unlearned))]
+    models = [Checkpoint(f) for f in folders]
+    grids = [grid(n) for n in ("int8", "int4", "int4-tensor", "nf4")]
+    whole, part = (survey(models[0], models[1], grids, sample=n)[LAYER] for n in (0, 1 << 18))
+    for name, known in whole.items():
+        found = part[name]
+        assert found != known
+        assert (found.update, found.weights, found.changed) == (known.update, known.weights, known.changed)
+        assert survival(found).gain == pytest.approx(survival(known).gain, abs=0.03)
+        for share in ("same_codes", "in_zero_bin", "cosine"):
+            assert getattr(survival(found), share) == pytest.approx(getattr(survival(known), share), abs=0.03), share
+        assert survival(found).update_over_scale == pytest.approx(survival(known).update_over_scale, rel=0.03)
+
+
+def test_an_update_that_a_sample_would_miss_is_not_sampled(tmp_path: Path) -> None:
+    target, _ = pair(rows=800, columns=2048)
+    unlearned = target.clone()
+    unlearned[3] += 1e-3
+    folders = [checkpoint(tmp_path / n, {LAYER: w}) for n, w in (("target", target), ("unlearned", unlearned))]
+    models = [Checkpoint(f) for f in folders]
+    assert survey(models[0], models[1], [grid("int4")], sample=1 << 18) == survey(models[0], models[1], [grid("int4")], sample=0)
+
+
 def test_the_early_blocks_are_counted_apart() -> None:
     erased, survives = Sums(1.0, 0.0, 0.0, 0.0, 10, 5, 10, 5), Sums(1.0, 1.0, 1.0, 0.0, 10, 5, 0, 0)
     names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(8)]

@@ -186,11 +186,12 @@ def judge(target: str, unlearned: str, retrain: str | None, data: str, quantizer
     "-q", "--quantizer", "quantizers", multiple=True, help="A grid (int4, int4-g128, int4-tensor, nf4, fp8, q4_0 ...); may be repeated."
 )
 @click.option("--keep", multiple=True, help="Leave weights as they are whose name contains this, as in mixed precision; may be repeated.")
+@click.option("--exact", is_flag=True, help="Try the grids on all entries of large weights too, not on a sample of two million of each.")
 @click.option("--out", type=Path, default=Path("prediction"), show_default=True, help="Folder of the report.")
 @_guarded
-def predict(target: Path, unlearned: Path, quantizers: tuple[str, ...], keep: tuple[str, ...], out: Path) -> Any:
+def predict(target: Path, unlearned: Path, quantizers: tuple[str, ...], keep: tuple[str, ...], exact: bool, out: Path) -> Any:
     """Forecast from two checkpoints alone what quantization will bring back. No GPU, no data, no torch."""
-    return _verbs().predict(target, unlearned, quantizers, keep, out)
+    return _verbs().predict(target, unlearned, quantizers, keep, exact, out)
 
 
 @main.command()

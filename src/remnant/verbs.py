@@ -166,11 +166,11 @@ def judge(
     return exit_code({v.outcome for g in results.groups for v in g.verdicts})
 
 
-def predict(target: Path, unlearned: Path, quantizers: Sequence[str], keep: Sequence[str], out: Path) -> None:
+def predict(target: Path, unlearned: Path, quantizers: Sequence[str], keep: Sequence[str], exact: bool, out: Path) -> None:
     """Say from two checkpoints alone which grids will bring back what was unlearned."""
     prediction = importlib.import_module("remnant.report.prediction")  # brings the compiler of the passes and the plotting library
     with counting(console(stderr=True), "Reading both checkpoints") as report:
-        found = prediction.predict(target, unlearned, quantizers, keep, report)
+        found = prediction.predict(target, unlearned, quantizers, keep, report, exact=exact)
     page = prediction.write(found, out)
     shown = Table("grid", "forecast of recovery", "gain", "early blocks", "cosine", "equal codes", "in the zero bin")
     for name, s in found.whole.items():

@@ -22,19 +22,30 @@ FAST = {"reassoc", "contract", "nsz", "nnan"}
 _compiled = njit(nogil=True, cache=True, fastmath=FAST)
 # Weights whose scales are laid out side by side; sums of so many terms are exact enough in float32.
 SPAN = 1024
-# Weights whose extremes are looked for at a time.
+# Weights that are glanced at at a time.
 RUN = 8192
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
+def _value(raw):  # type: ignore[no-untyped-def]
+    """A weight as float32, from itself or from its bits in bfloat16."""
+
+
+@overload(_value, inline="always")
+def _value_of(raw):  # type: ignore[no-untyped-def]
+    if raw == types.float32:
+        return lambda raw: raw
+    return lambda raw: np.int32(np.uint32(raw) << np.uint32(16)).view(np.float32)
+
+
 @njit(nogil=True, cache=True, fastmath=FAST - {"nnan"})
-def _update(t: Floats, u: Floats, out: Doubles) -> None:
+def _update(t, u, out):  # type: ignore[no-untyped-def]
     """Add <d, d> and the number of changed weights to two float64."""
     for start in range(0, t.size, SPAN):
         x, y = t[start : start + SPAN], u[start : start + SPAN]
         square, changed = ZERO, ZERO
         for i in range(x.size):
-            d = y[i] - x[i]
+            d = _value(y[i]) - _value(x[i])  # type: ignore[no-untyped-call]
             square += d * d
             changed += ONE if d != 0 else ZERO
         out[0] += square
@@ -42,25 +53,36 @@ def _update(t: Floats, u: Floats, out: Doubles) -> None:
 
 
 @njit(inline="always")
-def _ordered(bits):  # type: ignore[no-untyped-def]
-    """Float bits as an integer in the order of the floats, and back."""
-    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+def _ordered(bits, sign, rest):  # type: ignore[no-untyped-def]
+    """Float bits as an integer in the order of the floats, and back; ``sign``: where the sign stands, ``rest``: all other bits."""
+    return bits ^ ((bits >> sign) & rest)
 
 
-@_compiled
-def extremes(w: Floats, block: int, low: Floats, high: Floats) -> None:
-    """Smallest and largest weight of every block; the last one may be short.
+def extremes(raw, block, low, high):  # type: ignore[no-untyped-def]
+    """Smallest and largest of every block of some weights, float32 or bits of bfloat16; the last block may be short.
 
     Compared as integers in the order of the floats, since a loop over the floats themselves is not vectorized.
     """
-    bits, small, large = w.view(np.int32), low.view(np.int32), high.view(np.int32)
-    for b in range(low.size):
-        x = bits[b * block : (b + 1) * block]
-        smallest, largest = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
-        for i in range(x.size):
-            smallest = min(smallest, _ordered(x[i]))
-            largest = max(largest, _ordered(x[i]))
-        small[b], large[b] = _ordered(smallest), _ordered(largest)
+
+
+@overload(extremes)
+def _extremes_of(raw, block, low, high):  # type: ignore[no-untyped-def]
+    signed, stored, places = (np.int32, np.float32, 31) if raw.dtype == types.float32 else (np.int16, np.uint16, 15)
+    sign, rest = signed(places), signed((1 << places) - 1)
+
+    def compared(raw, block, low, high):  # type: ignore[no-untyped-def]
+        bits = raw.view(signed)
+        found = np.empty(2, signed)
+        for b in range(low.size):
+            x = bits[b * block : (b + 1) * block]
+            smallest, largest = rest, signed(-rest)
+            for i in range(x.size):
+                place = signed(_ordered(x[i], sign, rest))
+                smallest, largest = min(smallest, place), max(largest, place)
+            found[0], found[1] = signed(_ordered(smallest, sign, rest)), signed(_ordered(largest, sign, rest))
+            low[b], high[b] = _value(found.view(stored)[0]), _value(found.view(stored)[1])  # type: ignore[no-untyped-call]
+
+    return compared
 
 
 @njit(inline="always", fastmath=FAST)
@@ -292,14 +314,20 @@ KINDS = ("sym", "clamped", "asym", "q8_0", "q4_0", "nf4", "fp4", "fp8")
 
 
 @_compiled
-def ends(w):  # type: ignore[no-untyped-def]
-    """Smallest and largest of some weights, float32 or bits of bfloat16."""
-    smallest, largest = np.float32(np.inf), np.float32(-np.inf)
-    low, high, wide = np.empty(1, np.float32), np.empty(1, np.float32), np.empty(RUN, np.float32)
-    for start in range(0, w.size, RUN):
-        _wide(w[start : start + RUN], wide, RUN, low, high)  # type: ignore[no-untyped-call]
-        smallest, largest = min(smallest, low[0]), max(largest, high[0])
-    return smallest, largest
+def glance(t, u, out):  # type: ignore[no-untyped-def]
+    """One look at two runs of weights, float32 or bits of bfloat16.
+
+    Adds <d, d> and the number of changed weights to the first two of six float64; the others get smallest and largest of both runs.
+    """
+    low, high = np.empty(2, np.float32), np.empty(2, np.float32)
+    out[2], out[3], out[4], out[5] = np.inf, -np.inf, np.inf, -np.inf
+    for start in range(0, t.size, RUN):
+        x, y = t[start : start + RUN], u[start : start + RUN]
+        _update(x, y, out)
+        extremes(x, RUN, low[:1], high[:1])  # type: ignore[no-untyped-call]
+        extremes(y, RUN, low[1:], high[1:])  # type: ignore[no-untyped-call]
+        out[2], out[3] = min(out[2], low[0]), max(out[3], high[0])
+        out[4], out[5] = min(out[4], low[1]), max(out[5], high[1])
 
 
 @_compiled
@@ -335,22 +363,16 @@ def _wide_of(raw, out, block, low, high):  # type: ignore[no-untyped-def]
     if raw.dtype == types.float32:
 
         def same(raw, out, block, low, high):  # type: ignore[no-untyped-def]
-            extremes(raw, block, low, high)
+            extremes(raw, block, low, high)  # type: ignore[no-untyped-call]
             return raw
 
         return same
 
     def widened(raw, out, block, low, high):  # type: ignore[no-untyped-def]
         part = out[: raw.size]
-        bits, small, large = part.view(np.int32), low.view(np.int32), high.view(np.int32)
-        for b in range(low.size):
-            smallest, largest = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
-            x, y = raw[b * block : (b + 1) * block], bits[b * block : (b + 1) * block]
-            for i in range(x.size):
-                y[i] = np.int32(np.uint32(x[i]) << np.uint32(16))
-                smallest = min(smallest, _ordered(y[i]))
-                largest = max(largest, _ordered(y[i]))
-            small[b], large[b] = _ordered(smallest), _ordered(largest)
+        for i in range(raw.size):
+            part[i] = _value(raw[i])  # type: ignore[no-untyped-call]
+        extremes(raw, block, low, high)  # type: ignore[no-untyped-call]
         return part
 
     return widened

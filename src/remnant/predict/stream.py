@@ -1,4 +1,8 @@
-"""Two checkpoints in, sums per weight and grid out: read, widened and rounded in pieces that stay in the cache."""
+"""Two checkpoints in, sums per weight and grid out: read, widened and rounded in pieces that stay in the cache.
+
+All of both checkpoints is read, for the update and for the extremes that set a scale. Grids are tried on all of a weight too, or, where
+it is large, on a sample of its rows that is spread evenly: rounding costs far more than reading, and two million entries tell enough.
+"""
 
 import os
 import threading
@@ -18,8 +22,12 @@ from remnant.predict.grids import Grid, Table, least_common_block, table
 
 Floats = NDArray[np.float32]
 Raw = NDArray[np.uint16] | Floats
-# Weights that are read at a time, and that are widened at a time and stay in the cache.
+# Entries that are read at a time, and that are widened at a time and stay in the cache.
 PIECE, RUN = 1 << 20, 1 << 14
+# A weight of more than twice so many entries is sampled, in slices of about so many.
+SAMPLE, SLICE = 1 << 21, 1 << 16
+# A sample speaks for its weight if it holds the update in proportion, within this factor; else all of the weight is rounded.
+FAIR = 1.5
 
 
 class Piece(NamedTuple):
@@ -50,11 +58,16 @@ def survey(
     report: Callable[[int, int, str], None] = lambda done, total, note: None,
     threads: int | None = None,
     keep: Sequence[str] = (),
+    sample: int = SAMPLE,
 ) -> dict[str, dict[str, Sums]]:
     """For every quantizable weight and every grid the sums of `functional/survival.py`.
 
-    A target that is stored wider than the unlearned model is rounded to its dtype first. Never holds more than a few pieces of 256k
+    A target that is stored wider than the unlearned model is rounded to its dtype first. Never holds more than a few pieces of a million
     entries per thread. A grid whose group does not divide a weight's rows is left out for it.
+
+    The update and the number of changed weights are exact. What a grid does to a weight of more than ``2 * sample`` entries is measured on
+    about ``sample`` of them and scaled up to the whole update; the standard error of a gain is then about sqrt(D / (``sample`` |d|)), D the
+    grid's step and |d| a typical update of an entry.
 
     Args:
         target: the model before.
@@ -63,6 +76,7 @@ def survey(
         report: called with (entries done, entries in all, name).
         threads: by default one per core.
         keep: a weight whose name contains one of these words stays as it is, as in mixed precision.
+        sample: entries of a weight that grids are tried on; 0 for all.
 
     Raises:
         UserError: other names or shapes, a dtype that is not float32, bfloat16 or float16, or weights that are not finite.
@@ -75,18 +89,22 @@ def survey(
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         for name in names:
             columns, usable = _usable(target, name, grids)
-            kept = any(word in name for word in keep)
-            taken = usable[:1] if kept else usable  # of what is kept only the update counts, which is the same for every grid
-            pieces = list(_pieces(target, name, columns, taken))
-            pair = partial(_load, scratch, target, unlearned)
-            whole = _whole(pool, pair, pieces) if any(g.block < 0 for g in taken) else np.zeros((4, 1), np.float32)
-            rounds = partial(_round, pair, table(taken, columns), _run(columns, taken), whole)
-            sums = sum(pool.map(rounds, pieces), np.zeros((len(taken), 7)))
             size = target.entries[name].size
+            pair = partial(_load, scratch, target, unlearned)
+            glance = _glance(pool, pair, list(_pieces(target, name, columns, usable, PIECE)))
+            if not np.isfinite(glance.update):
+                raise UserError(f"{name} holds a value that is not finite.", "The checkpoint is broken; unlearn or copy it again.")
+            if any(word in name for word in keep):
+                kept = untouched(glance.update, size, glance.changed)
+                found[name] = {g.name: kept for g in usable}
+            else:
+                rounds = partial(_round, pair, table(usable, columns), _run(columns, usable), glance.ends)
+                sums = sum(pool.map(rounds, _sampled(target, name, columns, usable, sample)), np.zeros((len(usable), 8)))
+                if not _fair(sums, glance, size):
+                    sums = sum(pool.map(rounds, _pieces(target, name, columns, usable, PIECE)), np.zeros((len(usable), 8)))
+                found[name] = {g.name: _sums(row, glance, size) for g, row in zip(usable, sums, strict=True)}
             done += size
             report(done, total, name)
-            rows = np.broadcast_to(sums, (len(usable), 7))
-            found[name] = {g.name: _sums(name, size, row, kept) for g, row in zip(usable, rows, strict=True)}
     return found
 
 
@@ -121,18 +139,29 @@ def _usable(target: Checkpoint, name: str, grids: Sequence[Grid]) -> tuple[int, 
     return columns, [g for g in grids if g.family in ("nf4", "fp4") or g.block <= 0 or columns % g.block == 0]
 
 
-def _pieces(target: Checkpoint, name: str, columns: int, grids: Sequence[Grid]) -> Iterator[Piece]:
-    """Runs of rows in which every block is whole; a transposed weight is one piece."""
+def _pieces(target: Checkpoint, name: str, columns: int, grids: Sequence[Grid], entries: int) -> Iterator[Piece]:
+    """Runs of about so many entries in whole rows, in which every block is whole; a transposed weight is one piece."""
     size = target.entries[name].size
     if target.turned(name):
         yield Piece(name, 0, size)
         return
-    rows = max(1, PIECE // columns)
+    rows = max(1, entries // columns)
     blocks = least_common_block(list(grids))
     if columns % blocks:
         rows = max(blocks, rows // blocks * blocks)
     for first in range(0, size, rows * columns):
         yield Piece(name, first, min(rows * columns, size - first))
+
+
+def _sampled(target: Checkpoint, name: str, columns: int, grids: Sequence[Grid], sample: int) -> list[Piece]:
+    """The pieces that grids are tried on: all of a weight, or slices of a large one, one at random from each of many equal parts."""
+    size = target.entries[name].size
+    if not sample or size <= 2 * sample or target.turned(name):
+        return list(_pieces(target, name, columns, grids, PIECE))
+    slices = list(_pieces(target, name, columns, grids, SLICE))
+    count = -(-sample * len(slices) // size)
+    places = (np.arange(count) + np.random.default_rng(0).random(count)) * len(slices) / count
+    return [slices[int(place)] for place in places]
 
 
 def _load(scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, piece: Piece) -> tuple[Raw, Raw]:
@@ -157,14 +186,23 @@ def _load(scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, piece: Pi
     return found[0], found[1]
 
 
-def _whole(pool: ThreadPoolExecutor, pair: Callable[[Piece], tuple[Raw, Raw]], pieces: list[Piece]) -> Floats:
-    """[4, 1] smallest and largest of a whole weight, in the target and in the unlearned model: a pass of its own."""
+class Glance(NamedTuple):
+    """What one look at a whole weight tells: <d, d>, changed entries, [4, 1] smallest and largest of target and unlearned model."""
 
-    def ends(piece: Piece) -> list[float]:
-        return [float(value) for side in pair(piece) for value in kernels.ends(side)]
+    update: float
+    changed: int
+    ends: Floats
 
-    found = np.array(list(pool.map(ends, pieces)), np.float32)
-    return np.array([found[:, 0].min(), found[:, 1].max(), found[:, 2].min(), found[:, 3].max()], np.float32)[:, None]
+
+def _glance(pool: ThreadPoolExecutor, pair: Callable[[Piece], tuple[Raw, Raw]], pieces: list[Piece]) -> Glance:
+    def one(piece: Piece) -> NDArray[np.float64]:
+        out = np.zeros(6)
+        kernels.glance(*pair(piece), out)
+        return out
+
+    found = np.array(list(pool.map(one, pieces)))
+    ends = [found[:, 2].min(), found[:, 3].max(), found[:, 4].min(), found[:, 5].max()]
+    return Glance(float(found[:, 0].sum()), int(found[:, 1].sum()), np.array(ends, np.float32)[:, None])
 
 
 def _run(columns: int, grids: Sequence[Grid]) -> int:
@@ -174,17 +212,34 @@ def _run(columns: int, grids: Sequence[Grid]) -> int:
 
 
 def _round(pair: Callable[[Piece], tuple[Raw, Raw]], grids: Table, run: int, whole: Floats, piece: Piece) -> NDArray[np.float64]:
-    """[grids, 7] the sums of one piece, in the order of ``kernels.survey``."""
+    """[grids, 8] the sums of one piece, in the order of ``kernels.survey``, and its size."""
     t, u = pair(piece)
-    sums = np.zeros((len(grids.kinds), 7))
+    sums = np.zeros((len(grids.kinds), 8))
+    sums[:, 7] = piece.size
     kernels.survey(t, u, run or piece.size, *grids, whole, sums)
     return sums
 
 
-def _sums(name: str, weights: int, row: NDArray[np.float64], kept: bool) -> Sums:
-    update, changed, restored, together, same, erased, over_scale = row
-    if not np.isfinite(update + restored):
-        raise UserError(f"{name} holds a value that is not finite.", "The checkpoint is broken; unlearn or copy it again.")
-    if kept:
-        return untouched(float(update), weights, int(changed))
-    return Sums(float(update), float(restored), float(together), float(over_scale), weights, int(changed), int(same), int(erased))
+def _fair(sums: NDArray[np.float64], glance: Glance, size: int) -> bool:
+    """Whether what was rounded holds its part of the update, so that it can stand for the whole weight."""
+    if not glance.update or not len(sums):
+        return True
+    part = sums[0, 0] / glance.update / (sums[0, 7] / size)
+    return bool(1 / FAIR <= part <= FAIR)
+
+
+def _sums(row: NDArray[np.float64], glance: Glance, size: int) -> Sums:
+    """The sums of a whole weight from those of what was rounded of it."""
+    update, changed, restored, together, same, erased, over_scale, looked = row
+    energy = glance.update / update if update else 1.0
+    count = glance.changed / changed if changed else 1.0
+    return Sums(
+        glance.update,
+        float(restored * energy),
+        float(together * energy),
+        float(over_scale * count),
+        size,
+        glance.changed,
+        round(same * size / looked),
+        round(erased * count),
+    )

@@ -10,7 +10,7 @@ from remnant.functional.survival import Survival, survival, survival_of_model
 from remnant.predict.checkpoint import Checkpoint
 from remnant.predict.forecast import Calibration, Forecast, calibration, forecast, verdict
 from remnant.predict.grids import DEFAULT, grid
-from remnant.predict.stream import survey
+from remnant.predict.stream import SAMPLE, survey
 from remnant.report.charts import layer_heat_map
 from remnant.report.page import environment
 
@@ -18,7 +18,10 @@ PREDICTION_SCHEMA = 1
 
 
 class Prediction(NamedTuple):
-    """What `remnant predict` found: per grid the survival of the whole update and the forecast, per weight and grid the survival."""
+    """What `remnant predict` found: per grid the survival of the whole update and the forecast, per weight and grid the survival.
+
+    ``sampled``: grids were tried on so many entries of every weight of more than twice as many; 0 for all.
+    """
 
     target: str
     unlearned: str
@@ -26,6 +29,7 @@ class Prediction(NamedTuple):
     forecasts: dict[str, Forecast | None]
     layers: dict[str, dict[str, Survival]]
     calibration: Calibration
+    sampled: int
 
     @property
     def verdict(self) -> str:
@@ -34,19 +38,26 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    target: Path, unlearned: Path, quantizers: Sequence[str], keep: Sequence[str], report: Callable[[int, int, str], None]
+    target: Path,
+    unlearned: Path,
+    quantizers: Sequence[str],
+    keep: Sequence[str],
+    report: Callable[[int, int, str], None],
+    *,
+    exact: bool = False,
 ) -> Prediction:
     """Read two checkpoints as a stream; survival and forecast for each quantizer, or for the default set where none is named.
 
-    ``keep``: words; a weight whose name contains one is left as it is.
+    ``keep``: words; a weight whose name contains one is left as it is. ``exact``: large weights are not sampled.
     """
     grids = [grid(name) for name in quantizers or DEFAULT]
-    sums = survey(Checkpoint(target), Checkpoint(unlearned), grids, report, keep=keep)
+    sample = 0 if exact else SAMPLE
+    sums = survey(Checkpoint(target), Checkpoint(unlearned), grids, report, keep=keep, sample=sample)
     by = calibration()
     used = dict.fromkeys(name for found in sums.values() for name in found)
     whole = {name: survival_of_model({weight: found[name] for weight, found in sums.items() if name in found}) for name in used}
     layers = {weight: {name: survival(part) for name, part in found.items()} for weight, found in sums.items()}
-    return Prediction(str(target), str(unlearned), whole, {n: forecast(s, by) for n, s in whole.items()}, layers, by)
+    return Prediction(str(target), str(unlearned), whole, {n: forecast(s, by) for n, s in whole.items()}, layers, by, sample)
 
 
 def write(found: Prediction, out: Path) -> Path:
@@ -66,6 +77,7 @@ def _record(found: Prediction) -> dict[str, Any]:
         "target": found.target,
         "unlearned": found.unlearned,
         "verdict": found.verdict,
+        "sampled": found.sampled,
         "grids": {n: s._asdict() | {"forecast": f._asdict() if (f := found.forecasts[n]) else None} for n, s in found.whole.items()},
         "layers": {w: {n: s._asdict() for n, s in grids.items()} for w, grids in found.layers.items()},
         "calibration": found.calibration._asdict(),
