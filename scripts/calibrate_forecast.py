@@ -17,11 +17,9 @@ from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
 from remnant.functional.stats import auc
-from remnant.predict.forecast import kept
+from remnant.predict.forecast import FROM_TEXT, kept
 
 OUT = Path(__file__).parent.parent / "src" / "remnant" / "predict" / "calibration.json"
-# What these keep depends on calibration text, so weights alone do not tell it.
-LEFT_OUT = ("gptq", "awq", "autoround")
 # A run that forgot less than this has nothing whose return could be measured.
 MIN_FORGOTTEN = 0.15
 # The judge's limit: more than this has come back.
@@ -31,37 +29,43 @@ MOST = 0.5
 
 
 class Case(NamedTuple):
-    """One run under one grid: what survives of its update, and the recovery that was measured."""
+    """One run under one grid: what survives of its update, and the recovery that was measured.
+
+    ``recovery``: against the target behind the same grid, as `forecast.Calibration` defines it; ``reopened``: (qU - U) / (T - U), against
+    the target in full precision, as the judge has it.
+    """
 
     run: str
     early: float
     late: float
     gain: float
     recovery: float
+    reopened: float
 
 
 def cases(summary: dict[str, Any]) -> list[Case]:
-    """All grids of all runs that had forgotten something in full precision; recovery is the mean over VerMem and KnowMem."""
-    measured: dict[tuple[Any, ...], list[float]] = {}
+    """All grids of all runs that had forgotten something in full precision; means over VerMem and KnowMem."""
+    retained: dict[tuple[Any, ...], dict[str, float]] = {}
+    reopened: dict[tuple[Any, ...], list[float]] = {}
     for r in summary["recovery"]:
-        forgotten = r["retained"] is not None and r["recovery"] is not None
-        if forgotten:
-            measured.setdefault((r["corpus"], r["seed"], r["model"], r["quantizer"]), []).append(r["recovery"][0])
-    left = {
-        (r["corpus"], r["seed"], r["model"], r["metric"]): r["retained"][0]
-        for r in summary["recovery"]
-        if r["quantizer"] == "full" and r["retained"] is not None
-    }
+        place = (r["corpus"], r["seed"], r["model"], r["quantizer"])
+        if r["retained"] is not None:
+            retained.setdefault(place, {})[r["metric"]] = r["retained"][0]
+            if r["recovery"] is not None:
+                reopened.setdefault(place, []).append(r["recovery"][0])
     found = []
     for s in summary["survival"]:
-        place = (s["corpus"], s["seed"], s["model"], s["quantizer"])
-        rest = [v for (*run, _), v in left.items() if tuple(run) == place[:3]]
-        if place in measured and not s["quantizer"].startswith(LEFT_OUT) and rest and 1 - sum(rest) / len(rest) >= MIN_FORGOTTEN:
-            values = measured[place]
+        run, grid = (s["corpus"], s["seed"], s["model"]), s["quantizer"]
+        left, now = retained.get((*run, "full")), retained.get((*run, grid))
+        if not left or not now or (*run, grid) not in reopened or grid.startswith(FROM_TEXT):
+            continue
+        before, behind = (sum(r[m] for m in left) / len(left) for r in (left, now))
+        if 1 - before >= MIN_FORGOTTEN:
             # Sweeps share runs, and name other runs alike; what is left in full precision tells.
-            run = f"{s['corpus']} {s['model']} seed {s['seed']}, {sum(rest):.6f} left"
+            name = f"{s['corpus']} {s['model']} seed {s['seed']}, {before:.6f} left"
             gains = (kept(s["gain"] if s[part] is None else s[part]) for part in ("early_gain", "late_gain"))
-            found.append(Case(run, *gains, kept(s["gain"]), sum(values) / len(values)))
+            values = reopened[*run, grid]
+            found.append(Case(name, *gains, kept(s["gain"]), (behind - before) / (1 - before), sum(values) / len(values)))
     return found
 
 
@@ -82,6 +86,20 @@ def curve(x: Sequence[float], early: Any, late: Any) -> Any:
     return 1 / (1 + np.exp(-(x[0] + x[1] * early + x[2] * late)))
 
 
+def foresee(known: Sequence[Case]) -> dict[Case, float]:
+    """The forecast of every case by a fit to the cases of all other runs."""
+    found = {}
+    for run in {c.run for c in known}:
+        x = fit([c for c in known if c.run != run])
+        found |= {c: float(curve(x, c.early, c.late)) for c in known if c.run == run}
+    return found
+
+
+def rank(cells: Sequence[Case], told: dict[Case, float]) -> float:
+    """Rank correlation of forecast and measured recovery; below 0 nothing came back, as at 0."""
+    return float(spearmanr([told[c] for c in cells], [max(c.recovery, 0.0) for c in cells]).statistic)
+
+
 def main() -> None:
     """Fit on all runs but one, forecast that one, for every run; then fit on all and write."""
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -92,20 +110,23 @@ def main() -> None:
     known = list({(c.run, c.early, c.late): c for found in by_sweep for c in found}.values())
     runs = sorted({c.run for c in known})
     returning = {run for run in runs if max(c.recovery for c in known if c.run == run) >= MOST}
-    pairs, graded, foreseen = [], [], {}
-    for run in runs:
-        x = fit([c for c in known if c.run != run])
-        foreseen |= {c: float(curve(x, c.early, c.late)) for c in known if c.run == run}
-        own = [(foreseen[c], c.recovery) for c in known if c.run == run]
-        pairs += own
-        graded += own if run in returning else []
-    forecasts, measured = np.array(pairs).T
-    whole = spearmanr(*np.array([(-c.gain, c.recovery) for c in known if c.run in returning]).T).statistic
-    print(f"Rank correlation of the whole gain alone on the {len(returning)} runs that come back: {whole:.2f}")
+    graded = [c for c in known if c.run in returning]
+    told = foresee(known)
+    print(f"Rank correlations on the {len(graded)} cells of the {len(returning)} runs that come back:")
+    ranks = {
+        "forecast and recovery": rank(graded, told),
+        "the same, recoveries below 0 as they are": spearmanr([told[c] for c in graded], [c.recovery for c in graded]).statistic,
+        "forecast and what is open again to the target in full precision": spearmanr(
+            [told[c] for c in graded], [c.reopened for c in graded]
+        ).statistic,
+        "the whole gain alone and recovery": rank(graded, {c: -c.gain for c in graded}),
+    }
+    for name, value in ranks.items():
+        print(f"  {value:.3f}  {name}")
     for path, found in zip(paths, by_sweep, strict=True):
-        told = [c for c in found if c.run in returning and c in foreseen]
-        rank = spearmanr([foreseen[c] for c in told], [c.recovery for c in told]).statistic
-        print(f"{path.parent.name}: {rank:.2f} on {len(told)} cells of {len({c.run for c in told})} runs")
+        own = [c for c in found if c.run in returning and c in told]
+        print(f"{path.parent.name}: {rank(own, told):.3f} on {len(own)} cells of {len({c.run for c in own})} runs")
+    forecasts, measured = np.array([told[c] for c in known]), np.array([c.recovery for c in known])
     errors = np.abs(forecasts - np.clip(measured, 0, 1))
     a, b, c = fit(known)
     result = {
@@ -116,10 +137,10 @@ def main() -> None:
         "error_high": float(np.quantile(errors[forecasts >= 0.5], 0.9)),
         "cells": len(known),
         "runs": len(runs),
-        "spearman": float(spearmanr(*np.array(graded).T).statistic),
+        "spearman": rank(graded, told),
         "spearman_cells": len(graded),
         "spearman_runs": len(returning),
-        "spearman_all": float(spearmanr(forecasts, measured).statistic),
+        "spearman_all": rank(known, told),
         "separates": auc(forecasts[measured > CAME_BACK], forecasts[measured <= CAME_BACK]),
     }
     result = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}

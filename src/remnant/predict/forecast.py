@@ -13,12 +13,18 @@ from typing import NamedTuple
 
 from remnant.functional.survival import Survival
 
+# Quantizers whose result depends on calibration text, by the beginning of their names: weights alone do not tell what they keep.
+FROM_TEXT = ("gptq", "awq", "autoround")
 # Gains beyond this add nothing.
 MOST_GAIN = 1.2
 
 
 class Calibration(NamedTuple):
     """recovery = 1 / (1 + exp(-(intercept + early * early_gain + late * late_gain))).
+
+    Recovery is the part of what was forgotten that is there again against the target behind the same grid, (s_q - s) / (1 - s) with s the
+    share that is retained in full precision and s_q that behind the grid, each against the target at the same precision and a mean over
+    VerMem and KnowMem. (What a grid costs the target itself cannot be told from an update.)
 
     ``error_low`` and ``error_high`` are the 90th percentiles of |forecast - measured| on left-out runs, of forecasts below one half and
     of the others; ``cells`` and ``runs`` are what it was fitted to,
@@ -43,7 +49,7 @@ class Calibration(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Recovery, 0 (stays forgotten) to 1 (comes back entirely), with the range that held 90 % of the left-out cells."""
+    """Recovery as in ``Calibration``, 0 (stays forgotten) to 1 (comes back), with the range that held 90 % of the left-out cells."""
 
     recovery: float
     low: float

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from remnant.catalog import METRICS
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
-from remnant.predict.forecast import Forecast, calibration, forecast, verdict
+from remnant.predict.forecast import FROM_TEXT, Forecast, calibration, forecast, verdict
 from remnant.records import Cell, Manifest, Piece, Recovery, SweepSpec, Verdict
 
 SUMMARY_SCHEMA = 1
@@ -253,7 +253,7 @@ def _tell(group: Group, seed: str) -> list[str]:
 
 def expected(found: Surviving) -> Forecast | None:
     """The forecast from the weights alone; None where calibration text decides, or nothing was updated."""
-    if found.quantizer.startswith(("gptq", "awq", "autoround")):
+    if found.quantizer.startswith(FROM_TEXT):
         return None
     return forecast(found.ratios, calibration())
 
