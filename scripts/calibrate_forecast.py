@@ -1,5 +1,7 @@
 """Fit the forecast of `remnant predict` to measured recoveries and test it on runs that it has not seen.
 
+A run is foreseen by a fit to all others but those of its name: other seeds, and other targets, of one method in one regime.
+
 Reads the summaries of finished sweeps, writes src/remnant/predict/calibration.json and prints what it wrote as one JSON line.
 
     python scripts/calibrate_forecast.py docs/results/{catastrophic-failure,mixed-precision,deployment-matrix}/summary.json
@@ -32,40 +34,46 @@ class Case(NamedTuple):
     """One run under one grid: what survives of its update, and the recovery that was measured.
 
     ``recovery``: against the target behind the same grid, as `forecast.Calibration` defines it; ``reopened``: (qU - U) / (T - U), against
-    the target in full precision, as the judge has it.
+    the target in full precision, as the judge has it; ``spread``: its standard error over items, from the judge's intervals.
     """
 
+    name: str
     run: str
+    grid: str
     early: float
     late: float
     gain: float
     recovery: float
     reopened: float
+    spread: float
 
 
 def cases(summary: dict[str, Any]) -> list[Case]:
     """All grids of all runs that had forgotten something in full precision; means over VerMem and KnowMem."""
     retained: dict[tuple[Any, ...], dict[str, float]] = {}
-    reopened: dict[tuple[Any, ...], list[float]] = {}
+    reopened: dict[tuple[Any, ...], list[list[float]]] = {}
     for r in summary["recovery"]:
         place = (r["corpus"], r["seed"], r["model"], r["quantizer"])
         if r["retained"] is not None:
             retained.setdefault(place, {})[r["metric"]] = r["retained"][0]
             if r["recovery"] is not None:
-                reopened.setdefault(place, []).append(r["recovery"][0])
+                reopened.setdefault(place, []).append(r["recovery"])
     found = []
     for s in summary["survival"]:
-        run, grid = (s["corpus"], s["seed"], s["model"]), s["quantizer"]
-        left, now = retained.get((*run, "full")), retained.get((*run, grid))
-        if not left or not now or (*run, grid) not in reopened or grid.startswith(FROM_TEXT):
+        place, grid = (s["corpus"], s["seed"], s["model"]), s["quantizer"]
+        left, now = retained.get((*place, "full")), retained.get((*place, grid))
+        if not left or not now or (*place, grid) not in reopened or grid.startswith(FROM_TEXT):
             continue
         before, behind = (sum(r[m] for m in left) / len(left) for r in (left, now))
         if 1 - before >= MIN_FORGOTTEN:
             # Sweeps share runs, and name other runs alike; what is left in full precision tells.
-            name = f"{s['corpus']} {s['model']} seed {s['seed']}, {before:.6f} left"
+            name = f"{s['corpus']} {s['model']}"
             gains = (kept(s["gain"] if s[part] is None else s[part]) for part in ("early_gain", "late_gain"))
-            values = reopened[*run, grid]
-            found.append(Case(name, *gains, kept(s["gain"]), (behind - before) / (1 - before), sum(values) / len(values)))
+            again = reopened[*place, grid]
+            spread = math.sqrt(sum(((high - low) / 3.92) ** 2 for _, low, high in again)) / len(again)
+            value = sum(v for v, _, _ in again) / len(again)
+            run = f"{name} seed {s['seed']}, {before:.6f} left"
+            found.append(Case(name, run, grid, *gains, kept(s["gain"]), (behind - before) / (1 - before), value, spread))
     return found
 
 
@@ -87,11 +95,11 @@ def curve(x: Sequence[float], early: Any, late: Any) -> Any:
 
 
 def foresee(known: Sequence[Case]) -> dict[Case, float]:
-    """The forecast of every case by a fit to the cases of all other runs."""
+    """The forecast of every case by a fit to the cases of all other names."""
     found = {}
-    for run in {c.run for c in known}:
-        x = fit([c for c in known if c.run != run])
-        found |= {c: float(curve(x, c.early, c.late)) for c in known if c.run == run}
+    for name in {c.name for c in known}:
+        x = fit([c for c in known if c.name != name])
+        found |= {c: float(curve(x, c.early, c.late)) for c in known if c.name == name}
     return found
 
 
@@ -100,14 +108,21 @@ def rank(cells: Sequence[Case], told: dict[Case, float]) -> float:
     return float(spearmanr([told[c] for c in cells], [max(c.recovery, 0.0) for c in cells]).statistic)
 
 
+def ceiling(cells: Sequence[Case], told: dict[Case, float], draws: int = 200) -> float:
+    """The rank correlation that a forecast would reach whose every value is right, with recoveries as noisy as these: a mean over draws."""
+    right, spread = np.array([told[c] for c in cells]), np.array([c.spread for c in cells])
+    noise = np.random.default_rng(0).normal(size=(draws, len(cells))) * spread
+    return float(np.mean([spearmanr(right, np.maximum(right + n, 0)).statistic for n in noise]))
+
+
 def main() -> None:
-    """Fit on all runs but one, forecast that one, for every run; then fit on all and write."""
+    """Forecast every run by a fit to others; then fit on all and write."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("summaries", type=Path, nargs="+")
     paths = arguments.parse_args().summaries
     by_sweep = [cases(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     # One cell that several sweeps share counts once.
-    known = list({(c.run, c.early, c.late): c for found in by_sweep for c in found}.values())
+    known = list({(c.run, c.grid): c for found in by_sweep for c in found}.values())
     runs = sorted({c.run for c in known})
     returning = {run for run in runs if max(c.recovery for c in known if c.run == run) >= MOST}
     graded = [c for c in known if c.run in returning]
@@ -119,13 +134,15 @@ def main() -> None:
         "forecast and what is open again to the target in full precision": spearmanr(
             [told[c] for c in graded], [c.reopened for c in graded]
         ).statistic,
+        "a forecast that is right everywhere, with recoveries as noisy as these": ceiling(graded, told),
         "the whole gain alone and recovery": rank(graded, {c: -c.gain for c in graded}),
     }
     for name, value in ranks.items():
         print(f"  {value:.3f}  {name}")
     for path, found in zip(paths, by_sweep, strict=True):
         own = [c for c in found if c.run in returning and c in told]
-        print(f"{path.parent.name}: {rank(own, told):.3f} on {len(own)} cells of {len({c.run for c in own})} runs")
+        runs_here = len({c.run for c in own})
+        print(f"{path.parent.name}: {rank(own, told):.3f} of {ceiling(own, told):.3f} on {len(own)} cells of {runs_here} runs")
     forecasts, measured = np.array([told[c] for c in known]), np.array([c.recovery for c in known])
     errors = np.abs(forecasts - np.clip(measured, 0, 1))
     a, b, c = fit(known)

@@ -42,7 +42,7 @@ def pooled(intervals: Sequence[Sequence[float]]) -> tuple[float, float, float]:
 
 
 def gather(rows: Iterable[dict[str, Any]], field: str) -> dict[tuple[str, str, str], list[list[float]]]:
-    """(model, quantizer, metric) -> one interval per corpus and seed."""
+    """(model, quantizer, metric) -> one interval per seed."""
     found: dict[tuple[str, str, str], list[list[float]]] = {}
     for row in rows:
         if row[field] is not None:
@@ -63,7 +63,7 @@ def table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> No
 
 
 def tables(summary: dict[str, Any]) -> None:
-    """Retained shares per grid, recovery, what survives, and the criteria of the failure."""
+    """Retained shares per grid, recovery, what survives, and utility, on one corpus."""
     retained, recovery = gather(summary["recovery"], "retained"), gather(summary["recovery"], "recovery")
     models = list(dict.fromkeys(r["model"] for r in summary["recovery"]))
     grids = list(dict.fromkeys(r["quantizer"] for r in summary["recovery"]))
@@ -129,7 +129,7 @@ def utility(summary: dict[str, Any]) -> dict[tuple[str, str], str]:
 
 
 def save(figure: Any, name: str) -> None:
-    """Write a figure without a date, so that equal data give equal files."""
+    """Write a figure without a date and with fixed names inside, so that equal data give equal files."""
     FIGURES.mkdir(exist_ok=True)
     figure.savefig(FIGURES / f"why-{name}.svg", bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
@@ -187,11 +187,13 @@ def figure_bins() -> None:
 
 def main() -> None:
     """Everything that the page shows."""
+    matplotlib.rcParams["svg.hashsalt"] = "remnant"
     figure_bins()
     summaries = {name: json.loads((RESULTS / name / "summary.json").read_text(encoding="utf-8")) for name in SWEEPS}
     for i, (name, summary) in enumerate(summaries.items()):
-        print(f"{chr(10) * bool(i)}## {name}")
-        tables(summary)
+        for corpus in dict.fromkeys(c["corpus"] for c in summary["cells"]):
+            print(f"{chr(10) * bool(i or corpus != summary['cells'][0]['corpus'])}## {name}, {corpus}")
+            tables({part: [row for row in summary[part] if row["corpus"] == corpus] for part in ("cells", "recovery", "survival")})
     figure_recovery(summaries["catastrophic-failure"])
 
 
