@@ -2,7 +2,7 @@
 
 Makes as many layers of the pair as are asked for in a temporary folder (0.8 GB a layer in bfloat16), then takes turns in one run. The
 plain pass reads every byte into a preallocated buffer and copies it once, with as many threads as the survey has, in pieces that never
-leave the cache: nothing that reads the files is faster. The survey is timed as `remnant predict` runs it, with large weights sampled, and
+leave the cache, which is the strictest measure. The survey is timed as `remnant predict` runs it, with large weights sampled, and
 with all of them rounded (exact); the two results are compared. Peak memory is that of a fresh process that only surveys. Last line: JSON.
 """
 

@@ -18,6 +18,7 @@ from remnant.errors import UserError
 from remnant.functional.survival import Sums, untouched
 from remnant.predict import kernels
 from remnant.predict.checkpoint import BYTES, Checkpoint, as_float32, round_to
+from remnant.predict.glance import look
 from remnant.predict.grids import Grid, Table, least_common_block, table
 
 Floats = NDArray[np.float32]
@@ -197,7 +198,7 @@ class Glance(NamedTuple):
 def _glance(pool: ThreadPoolExecutor, pair: Callable[[Piece], tuple[Raw, Raw]], pieces: list[Piece]) -> Glance:
     def one(piece: Piece) -> NDArray[np.float64]:
         out = np.zeros(6)
-        kernels.glance(*pair(piece), out)
+        look(*pair(piece), out)
         return out
 
     found = np.array(list(pool.map(one, pieces)))
