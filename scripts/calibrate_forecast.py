@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
-from remnant.functional.stats import auc
+from remnant.functional.stats import auc, pooled
 from remnant.predict.forecast import FROM_TEXT, kept
 
 OUT = Path(__file__).parent.parent / "src" / "remnant" / "predict" / "calibration.json"
@@ -66,14 +66,13 @@ def cases(summary: dict[str, Any]) -> list[Case]:
             continue
         before, behind = (sum(r[m] for m in left) / len(left) for r in (left, now))
         if 1 - before >= MIN_FORGOTTEN:
-            # Sweeps share runs, and name other runs alike; what is left in full precision tells.
             name = f"{s['corpus']} {s['model']}"
             gains = (kept(s["gain"] if s[part] is None else s[part]) for part in ("early_gain", "late_gain"))
-            again = reopened[*place, grid]
-            spread = math.sqrt(sum(((high - low) / 3.92) ** 2 for _, low, high in again)) / len(again)
-            value = sum(v for v, _, _ in again) / len(again)
+            again = pooled(reopened[*place, grid])
+            # Sweeps share runs, and name other runs alike; what is left in full precision tells.
             run = f"{name} seed {s['seed']}, {before:.6f} left"
-            found.append(Case(name, run, grid, *gains, kept(s["gain"]), (behind - before) / (1 - before), value, spread))
+            recovery, spread = (behind - before) / (1 - before), (again.high - again.low) / 3.92
+            found.append(Case(name, run, grid, *gains, kept(s["gain"]), recovery, again.value, spread))
     return found
 
 

@@ -4,7 +4,6 @@ python scripts/why.py                prints the tables in Markdown and writes do
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ matplotlib.use("svg")
 import numpy as np
 from matplotlib import pyplot
 
+from remnant.functional.stats import pooled
 from remnant.functional.survival import Survival
 from remnant.predict.forecast import calibration, forecast
 
@@ -32,13 +32,6 @@ def regime(model: str) -> tuple[str, str]:
     """The method and the regime in a model's name."""
     method, _, rest = model.partition(" ")
     return method, rest
-
-
-def pooled(intervals: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """The mean over seeds; its 95 % interval from the seeds' own bootstrap intervals, taken as independent."""
-    middle = sum(v for v, _, _ in intervals) / len(intervals)
-    spread = math.sqrt(sum(((high - low) / 3.92) ** 2 for _, low, high in intervals)) / len(intervals)
-    return middle, middle - 1.96 * spread, middle + 1.96 * spread
 
 
 def gather(rows: Iterable[dict[str, Any]], field: str) -> dict[tuple[str, str, str], list[list[float]]]:

@@ -136,3 +136,10 @@ def test_the_fast_auc_interval_equals_resampling_by_hand() -> None:
 def test_an_undefined_ratio_has_no_interval() -> None:
     assert stats.bootstrap_ratio((array(0, 0), array(1, 1)), lambda a, b: b / a, 100, 0) is None
     assert stats.bootstrap_mean(array(), 100, 0) is None
+
+
+def test_pooled_values_have_the_spread_of_their_mean() -> None:
+    found = stats.pooled([(0.2, 0.1, 0.3), (0.4, 0.3, 0.5), (0.9, 0.8, 1.0)])
+    assert found.value == pytest.approx(0.5)
+    assert (found.high - found.low) / 2 == pytest.approx(0.1 / 3**0.5)
+    assert found.value - found.low == pytest.approx(found.high - found.value)

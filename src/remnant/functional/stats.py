@@ -1,6 +1,7 @@
 """Numbers from rows: AUC, PrivLeak, means and their paired-bootstrap intervals. No torch."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,13 @@ def interval(value: float, draws: Array) -> Interval | None:
         return None
     low, high = np.quantile(finite, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
+
+
+def pooled(intervals: Sequence[Sequence[float]]) -> Interval:
+    """The mean of some values; its 95 % interval from their own (value, low, high), taken as independent and normal."""
+    middle = sum(v for v, _, _ in intervals) / len(intervals)
+    spread = math.sqrt(sum(((high - low) / 3.92) ** 2 for _, low, high in intervals)) / len(intervals)
+    return Interval(middle, middle - 1.96 * spread, middle + 1.96 * spread)
 
 
 def true_positives(forget: Array, holdout: Array, rate: float) -> float:

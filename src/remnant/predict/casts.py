@@ -1,15 +1,27 @@
 """Between float32 and bfloat16, on their bits."""
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 from numpy.typing import NDArray
 
 
+def value(raw):  # type: ignore[no-untyped-def]
+    """A weight as float32, from itself or from its bits in bfloat16."""
+
+
+@overload(value, inline="always")
+def _value_of(raw):  # type: ignore[no-untyped-def]
+    if raw == types.float32:
+        return lambda raw: raw
+    return lambda raw: np.int32(np.uint32(raw) << np.uint32(16)).view(np.float32)
+
+
 @njit(nogil=True, cache=True)
-def widen(raw: NDArray[np.uint16], out: NDArray[np.uint32]) -> None:
-    """bfloat16 bits to float32 bits."""
+def widen(raw: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
+    """bfloat16 bits to float32."""
     for i in range(raw.size):
-        out[i] = np.uint32(raw[i]) << np.uint32(16)
+        out[i] = value(raw[i])  # type: ignore[no-untyped-call]
 
 
 @njit(nogil=True, cache=True)

@@ -81,7 +81,7 @@ def as_float32(raw: Bytes, dtype: str, out: Floats) -> Floats:
     if dtype == "F32":
         return raw.view(np.float32)
     if dtype == "BF16":
-        widen(raw.view(np.uint16), out.view(np.uint32))
+        widen(raw.view(np.uint16), out)
     else:
         out[:] = raw.view(np.float16)
     return out

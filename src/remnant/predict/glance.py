@@ -8,25 +8,16 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from remnant.predict.casts import value
+
 # Sums may be taken in any order, and values are taken to be numbers: `update`, which is not compiled so, finds the ones that are not.
 FAST = {"reassoc", "contract", "nsz", "nnan"}
-_compiled = njit(nogil=True, cache=True, fastmath=FAST)
+compiled = njit(nogil=True, cache=True, fastmath=FAST)
 # Sums of so many terms are exact enough in float32.
 SPAN = 1024
 # Weights that are looked at at a time.
 RUN = 8192
 ZERO, ONE = np.float32(0), np.float32(1)
-
-
-def value(raw):  # type: ignore[no-untyped-def]
-    """A weight as float32, from itself or from its bits in bfloat16."""
-
-
-@overload(value, inline="always")
-def _value_of(raw):  # type: ignore[no-untyped-def]
-    if raw == types.float32:
-        return lambda raw: raw
-    return lambda raw: np.int32(np.uint32(raw) << np.uint32(16)).view(np.float32)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST - {"nnan"})
@@ -76,7 +67,7 @@ def _extremes_of(raw, block, low, high):  # type: ignore[no-untyped-def]
     return compared
 
 
-@_compiled
+@compiled
 def look(t, u, out):  # type: ignore[no-untyped-def]
     """One look at two runs of weights, float32 or bits of bfloat16.
 

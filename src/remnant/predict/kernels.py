@@ -12,11 +12,10 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from remnant.levels import FP4_LEVELS, NF4_LEVELS
-from remnant.predict.glance import FAST, ONE, SPAN, ZERO, extremes, update, value
+from remnant.predict.casts import widen
+from remnant.predict.glance import FAST, ONE, SPAN, ZERO, compiled, extremes, update
 
 Floats = NDArray[np.float32]
-
-_compiled = njit(nogil=True, cache=True, fastmath=FAST)
 
 
 @njit(inline="always", fastmath=FAST)
@@ -151,7 +150,7 @@ def _terms(d, a, c, tz, uz, ts, us):  # type: ignore[no-untyped-def]
 def _long_pass(scales, code):  # type: ignore[no-untyped-def]
     """The pass of one kind of grid over blocks of at least a span, whose scales stay in registers; see ``_pass``."""
 
-    @_compiled
+    @compiled
     def long(t, u, block, ends, low, high, divisor, out):  # type: ignore[no-untyped-def]
         for b in range(ends.shape[1]):
             q, s, z = scales(ends[0, b], ends[1, b], low, high, divisor)
@@ -185,7 +184,7 @@ def _short_pass(scales, code, own_scale, zeroed):  # type: ignore[no-untyped-def
     pieces; a kind whose scale is its step, or that has no zero, reads fewer of them.
     """
 
-    @_compiled
+    @compiled
     def short(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
         tq, ti, ts, tz, uq, ui, us, uz = laid[0], laid[1], laid[2], laid[3], laid[4], laid[5], laid[6], laid[7]
         for start in range(0, t.size, SPAN):
@@ -228,7 +227,7 @@ def _pass(scales, code, *, own_scale=False, zeroed=False):  # type: ignore[no-un
     long = _long_pass(scales, code)  # type: ignore[no-untyped-call]
     short = _short_pass(scales, code, own_scale, zeroed)  # type: ignore[no-untyped-call]
 
-    @_compiled
+    @compiled
     def blocks(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
         if block >= SPAN:
             long(t, u, block, ends, low, high, divisor, out)
@@ -247,7 +246,7 @@ _NORMAL4, _FLOAT4, _FLOAT8 = _pass(_symmetric, _nf4), _pass(_symmetric, _fp4), _
 KINDS = ("sym", "clamped", "asym", "q8_0", "q4_0", "nf4", "fp4", "fp8")
 
 
-@_compiled
+@compiled
 def survey(t, u, run, base, kinds, blocks, bounds, whole, sums):  # type: ignore[no-untyped-def]
     """All grids over some whole rows.
 
@@ -287,15 +286,14 @@ def _wide_of(raw, out, block, low, high):  # type: ignore[no-untyped-def]
 
     def widened(raw, out, block, low, high):  # type: ignore[no-untyped-def]
         part = out[: raw.size]
-        for i in range(raw.size):
-            part[i] = value(raw[i])  # type: ignore[no-untyped-call]
+        widen(raw, part)
         extremes(raw, block, low, high)  # type: ignore[no-untyped-call]
         return part
 
     return widened
 
 
-@_compiled
+@compiled
 def _run(t, u, short, base, kinds, blocks, bounds, whole, laid, sums):  # type: ignore[no-untyped-def]
     moved = np.zeros(2)
     update(t, u, moved)
@@ -324,7 +322,7 @@ def _run(t, u, short, base, kinds, blocks, bounds, whole, laid, sums):  # type: 
             _FLOAT8(t, u, block, ends, low, high, divisor, laid, out)
 
 
-@_compiled
+@compiled
 def _joined(short: Floats, times: int) -> Floats:
     """The extremes of blocks so many times as long; the last one may be short."""
     count = -(-short.shape[1] // times)

@@ -92,7 +92,8 @@ def survey(
             columns, usable = _usable(target, name, grids)
             size = target.entries[name].size
             pair = partial(_load, scratch, target, unlearned)
-            glance = _glance(pool, pair, list(_pieces(target, name, columns, usable, PIECE)))
+            pieces = list(_pieces(target, name, columns, usable, PIECE))
+            glance = _glance(pool, pair, pieces)
             if not np.isfinite(glance.update):
                 raise UserError(f"{name} holds a value that is not finite.", "The checkpoint is broken; unlearn or copy it again.")
             if any(word in name for word in keep):
@@ -100,10 +101,12 @@ def survey(
                 found[name] = {g.name: kept for g in usable}
             else:
                 rounds = partial(_round, pair, table(usable, columns), _run(columns, usable), glance.ends)
-                sums = sum(pool.map(rounds, _sampled(target, name, columns, usable, sample)), np.zeros((len(usable), 8)))
-                if not _fair(sums, glance, size):
-                    sums = sum(pool.map(rounds, _pieces(target, name, columns, usable, PIECE)), np.zeros((len(usable), 8)))
-                found[name] = {g.name: _sums(row, glance, size) for g, row in zip(usable, sums, strict=True)}
+                for taken in (_sampled(target, name, columns, usable, sample) or pieces, pieces):
+                    sums = sum(pool.map(rounds, taken), np.zeros((len(usable), 7)))
+                    looked = sum(piece.size for piece in taken)
+                    if _fair(sums, glance, looked / size):
+                        break
+                found[name] = {g.name: _sums(row, glance, size, looked) for g, row in zip(usable, sums, strict=True)}
             done += size
             report(done, total, name)
     return found
@@ -155,10 +158,10 @@ def _pieces(target: Checkpoint, name: str, columns: int, grids: Sequence[Grid], 
 
 
 def _sampled(target: Checkpoint, name: str, columns: int, grids: Sequence[Grid], sample: int) -> list[Piece]:
-    """The pieces that grids are tried on: all of a weight, or slices of a large one, one at random from each of many equal parts."""
+    """Slices of a large weight, one at random from each of many equal parts; none of one that is to be rounded whole."""
     size = target.entries[name].size
     if not sample or size <= 2 * sample or target.turned(name):
-        return list(_pieces(target, name, columns, grids, PIECE))
+        return []
     slices = list(_pieces(target, name, columns, grids, SLICE))
     count = -(-sample * len(slices) // size)
     places = (np.arange(count) + np.random.default_rng(0).random(count)) * len(slices) / count
@@ -213,25 +216,23 @@ def _run(columns: int, grids: Sequence[Grid]) -> int:
 
 
 def _round(pair: Callable[[Piece], tuple[Raw, Raw]], grids: Table, run: int, whole: Floats, piece: Piece) -> NDArray[np.float64]:
-    """[grids, 8] the sums of one piece, in the order of ``kernels.survey``, and its size."""
+    """[grids, 7] the sums of one piece, in the order of ``kernels.survey``."""
     t, u = pair(piece)
-    sums = np.zeros((len(grids.kinds), 8))
-    sums[:, 7] = piece.size
+    sums = np.zeros((len(grids.kinds), 7))
     kernels.survey(t, u, run or piece.size, *grids, whole, sums)
     return sums
 
 
-def _fair(sums: NDArray[np.float64], glance: Glance, size: int) -> bool:
-    """Whether what was rounded holds its part of the update, so that it can stand for the whole weight."""
+def _fair(sums: NDArray[np.float64], glance: Glance, share: float) -> bool:
+    """Whether what was rounded, a share of the weight, holds its part of the update, so that it can stand for all."""
     if not glance.update or not len(sums):
         return True
-    part = sums[0, 0] / glance.update / (sums[0, 7] / size)
-    return bool(1 / FAIR <= part <= FAIR)
+    return bool(1 / FAIR <= sums[0, 0] / glance.update / share <= FAIR)
 
 
-def _sums(row: NDArray[np.float64], glance: Glance, size: int) -> Sums:
-    """The sums of a whole weight from those of what was rounded of it."""
-    update, changed, restored, together, same, erased, over_scale, looked = row
+def _sums(row: NDArray[np.float64], glance: Glance, size: int, looked: int) -> Sums:
+    """The sums of a whole weight from those of what was rounded of it, ``looked`` entries."""
+    update, changed, restored, together, same, erased, over_scale = row
     energy = glance.update / update if update else 1.0
     count = glance.changed / changed if changed else 1.0
     return Sums(
