@@ -1,0 +1,48 @@
+"""Instrument checks: what must be right before a number is believed. No torch.
+
+A check that failed makes the numbers that depend on it "not measured"; it never makes them low.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from remnant.records import Record
+
+FILE = "checks.json"
+CheckName = Literal["loaded whole", "weights", "logits", "ids", "special tokens", "end tokens", "texts", "answers", "server"]
+
+
+class Check(Record):
+    """One check of a measurement.
+
+    ``said``: what was found, one sentence, with the remedy where it failed. ``metrics``: the metrics that a failure concerns; none means
+    all. ``count`` of ``total``: how often it was found, where that can be counted (texts cut, answers empty).
+    """
+
+    name: CheckName
+    ok: bool
+    said: str
+    metrics: tuple[str, ...] = ()
+    count: int = 0
+    total: int = 0
+
+
+def write_checks(folder: Path, checks: Iterable[Check]) -> None:
+    """Keep the checks of a measurement beside its rows."""
+    text = json.dumps([c.model_dump(mode="json") for c in checks], indent=1, ensure_ascii=False) + "\n"
+    (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def read_checks(folder: Path) -> list[Check] | None:
+    """The checks of a measurement; None where none were made."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    return [Check.model_validate(c) for c in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def faults_of(checks: Iterable[Check], metric: str) -> list[str]:
+    """What the failed checks say that concern a metric."""
+    return [c.said for c in checks if not c.ok and (not c.metrics or metric in c.metrics)]
