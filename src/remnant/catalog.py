@@ -14,9 +14,9 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "train": 1,
     "unlearn": 1,
     "perturb": 1,
-    "measure": 2,
+    "measure": 3,
     "explain": 5,
-    "judge": 2,
+    "judge": 3,
     "deploy": 3,
 }
 
@@ -116,6 +116,7 @@ QUANTIZERS: Mapping[str, Entry] = {
 ITEM_SETS: Mapping[str, str] = {
     "verbmem": "prompts cut from forget text",
     "verbmem_retain": "prompts cut from retain text",
+    "verbmem_begun": "the same prompts as verbmem, with the first quarter of the continuation given",
     "verbmem_primed": "the same prompts as verbmem, behind another passage of forget text",
     "knowmem_forget": "questions about forget text, behind ten answered ones",
     "knowmem_retain": "questions about retain text, behind ten answered ones",
@@ -176,6 +177,12 @@ METRICS: Mapping[str, Metric] = {
     "leak_answers": Metric(
         _MEMORY + "leak_at_k", 1, "best ROUGE-L F1 of four sampled answers on forget text", "arXiv 2511.04934", "low", ("knowmem_forget",)
     ),
+    "probability_answers": Metric(
+        _MEMORY + "probability", 1, "probability per token of answers about forget text", "arXiv 2401.06121", "low", ("knowmem_forget",)
+    ),
+    "verbmem_begun": Metric(
+        _TEXT + "rouge_l", 1, "the rest of the continuation of forget text, its first quarter given", "own", "low", ("verbmem_begun",)
+    ),
     "verbmem_primed": Metric(_TEXT + "rouge_l", 1, "VerMem behind another passage of forget text", "own", "low", ("verbmem_primed",)),
     "knowmem_reworded": Metric(_TEXT + "rouge_l", 1, "KnowMem in another frame, without examples", "own", "low", ("knowmem_reworded",)),
     "knowmem_prefilled": Metric(
@@ -195,11 +202,23 @@ METRICS: Mapping[str, Metric] = {
     "tofu_truth_ratio": Metric(_TOFU + "truth_ratio", 1, "wrong answers against the true one", "arXiv 2401.06121", "none", _QUESTIONS),
 }  # fmt: skip
 
+# What plain asking is: greedy answers. A verdict also wants utility, the first measure of it that there is.
+PLAIN = ("verbmem", "knowmem_forget")
+UTILITY = ("knowmem_retain", "verbmem_retain")
+# What still tells forget text apart where plain asking finds nothing, by kind; each kind must be silent before a verdict passes.
+TESTS: Mapping[str, tuple[str, ...]] = {
+    "given beginning": ("verbmem_begun", "knowmem_prefilled"),
+    "samples": ("leak", "leak_answers"),
+    "probability per token": ("probability", "probability_answers"),
+    "membership": ("privleak",),
+}
+
 METRIC_GROUPS: Mapping[str, tuple[str, ...]] = {
     "muse": ("verbmem", "knowmem_forget", "knowmem_retain", "privleak"),
+    "tests": tuple(name for names in TESTS.values() for name in names),
     "membership": ("privleak", *(name for name in METRICS if name.startswith("mia_"))),
     "memorization": ("verbmem", "exact_memorization", "extraction_strength", "probability", "longest_run"),
-    "probes": ("leak", "leak_answers", "verbmem_primed", "knowmem_reworded", "knowmem_prefilled"),
+    "probes": ("leak", "leak_answers", "verbmem_begun", "verbmem_primed", "knowmem_reworded", "knowmem_prefilled"),
     "tofu": tuple(name for name in METRICS if name.startswith("tofu_")),
     "all": tuple(METRICS),
 }

@@ -220,7 +220,7 @@ class EndpointSpec(Record):
 
 
 class MeasureSpec(Record):
-    """Which metrics (or groups of them) are measured on which half of the items.
+    """Which metrics (or groups of them) are measured on which half of the items; by default all that a verdict rests on.
 
     ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``ability``: tasks of lm-evaluation-harness, by the name
     that it knows them by (from the hub), or of a folder of its task files (``ability_tasks``), or "choice", which is made of the corpus and
@@ -228,12 +228,12 @@ class MeasureSpec(Record):
     by the free memory.
     """
 
-    metrics: tuple[str, ...] = ("verbmem", "knowmem_forget", "knowmem_retain", "privleak")
+    metrics: tuple[str, ...] = ("muse", "tests")
     extra: tuple[MetricSpec, ...] = ()
     half: Half = "all"
     decoding: Literal["greedy", "paper-code"] = "greedy"
     seed: int = 0
-    samples: Positive = 8
+    samples: Positive = 4
     temperature: Annotated[float, Field(gt=0)] = 0.8
     endpoint: EndpointSpec | None = None
     engine: Literal["vllm"] | None = None
@@ -243,12 +243,22 @@ class MeasureSpec(Record):
 
 
 class Rule(Record):
-    """The rule of the verdict, fixed before the run. Shares are of the target's value at the same precision."""
+    """The rule of the verdict, fixed before the run. Shares are of the way from a model that never read the text to the target.
+
+    ``utility_floor``: least share of the target's utility. ``max_retained``: most knowledge that plain asking may find.
+    ``max_recovery``: most that a form may bring back. ``max_told``: most that a stronger test may tell. ``min_gap``: points (of 100)
+    between target and unread model below which a number says nothing. ``min_items``: fewest items, ``max_unscorable``: largest share of
+    them without a number. ``word_for_word``: ROUGE from which one text counts as written out.
+    """
 
     utility_floor: Share = 0.8
     max_retained: Share = 0.35
     max_recovery: Share = 0.2
+    max_told: Share = 0.2
     min_gap: Annotated[float, Field(ge=0)] = 5.0
+    min_items: Positive = 10
+    max_unscorable: Share = 0.2
+    word_for_word: Share = 0.9
     resamples: Positive = 2000
     seed: int = 0
 
@@ -374,25 +384,3 @@ def status_of(scored: bool, lost: Counter[str] | None) -> str:
     if not scored:
         return f"no scorable item{reason}"
     return f"ok, {count} unscorable{reason}" if count else "ok"
-
-
-class Recovery(Record):
-    """How much of one kind of knowledge one quantizer brings back. Shares, not x100; None where undefined (see ``status``)."""
-
-    model: str
-    quantizer: str
-    metric: str
-    retained: tuple[float, float, float] | None
-    retained_of_full_target: tuple[float, float, float] | None
-    recovery: tuple[float, float, float] | None
-    recovery_over_retrain: tuple[float, float, float] | None
-    status: str
-
-
-class Verdict(Record):
-    """The judgement on one unlearned model under one quantizer, in one word and one sentence."""
-
-    model: str
-    quantizer: str
-    outcome: Literal["stayed forgotten", "came back", "not forgotten", "collapsed", "unclear"]
-    reason: str

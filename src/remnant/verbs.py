@@ -34,9 +34,12 @@ from remnant.parsing import parse
 from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
 from remnant.report import table
 
+# "not said" is no pass: it ends as unclear does.
 STAYED, NOT, UNCLEAR = 0, 3, 4
 MODELS = ("train", "unlearn", "perturb")
-OUTCOME_STYLES = {"stayed forgotten": "green", "unclear": "yellow", "came back": "red", "not forgotten": "red", "collapsed": "red"}
+OUTCOME_STYLES = {
+    "stayed forgotten": "green", "not said": "yellow", "unclear": "yellow", "came back": "red", "not forgotten": "red", "collapsed": "red",
+}  # fmt: skip
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -143,7 +146,11 @@ def measure(store: Store, model: str, data: str, reference: str | None, settings
         print(f"Asked at {store.manifest(node.name).created}; to ask the server anew: --set endpoint.again=1")
     cells = importlib.import_module("remnant.stages.cells")
     print_cells(cells.cells_of(about, cells.read_rows(path / "rows.jsonl"), Rule(), None))
-    for name, reason in store.manifest(node.name).summary["absent"].items():
+    summary = store.manifest(node.name).summary
+    for check in summary["checks"]:
+        if not check["ok"] or check["metrics"]:
+            print(f"{'Check' if check['ok'] else 'Failed check'}: {check['said']}.")
+    for name, reason in summary["absent"].items():
         print(f"Absent: {name}, because {reason}.")
 
 
@@ -186,10 +193,10 @@ def predict(target: Path, unlearned: Path, quantizers: Sequence[str], keep: Sequ
 
 
 def exit_code(outcomes: set[str]) -> int:
-    """0 if all stayed forgotten; 3 if anything came back, was not forgotten or collapsed; else 4."""
-    if outcomes <= {"stayed forgotten"}:
+    """0 if there are verdicts and all stayed forgotten; 3 if anything came back, was not forgotten or collapsed; else 4."""
+    if outcomes == {"stayed forgotten"}:
         return STAYED
-    return UNCLEAR if outcomes <= {"stayed forgotten", "unclear"} else NOT
+    return UNCLEAR if outcomes <= {"stayed forgotten", "not said", "unclear"} else NOT
 
 
 def _audit(models: dict[str, Input], corpus: Made | Outside, name: str, quantizers: Sequence[str], rule: Rule) -> list[Node]:

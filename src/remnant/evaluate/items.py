@@ -1,5 +1,6 @@
 """The sets of items of a corpus: what is asked, and what a model that remembers would say."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +54,8 @@ def items_of(name: str, corpus: Path, card: Mapping[str, Any], tokenizer: PreTra
     found = [
         i._replace(truth=first_tokens(tokenizer, i.truth, most)) for i in verbmem_items(corpus, "retain" if side == "retain" else "forget")
     ]
-    return ItemSet(_primed(found) if side == "primed" else found, most)
+    turned = {"primed": _primed, "begun": _begun}.get(side, list)
+    return ItemSet(turned(found), most)
 
 
 def _absent(family: str, side: str, name: str, corpus: Path, absent: Mapping[str, str]) -> str:
@@ -64,7 +66,12 @@ def _absent(family: str, side: str, name: str, corpus: Path, absent: Mapping[str
         )
     if name == "verbmem_retain" and not (corpus / "verbmem/retain.json").is_file():
         return "there are questions about the retain text, so no prompts were cut from it"
-    source = {"verbmem_primed": "verbmem", "knowmem_reworded": "knowmem_forget", "knowmem_prefilled": "knowmem_forget"}.get(name, name)
+    source = {
+        "verbmem_primed": "verbmem",
+        "verbmem_begun": "verbmem",
+        "knowmem_reworded": "knowmem_forget",
+        "knowmem_prefilled": "knowmem_forget",
+    }.get(name, name)
     return str(absent.get("privleak" if family == "privleak" else source, ""))
 
 
@@ -91,6 +98,24 @@ def _prefilled(name: str, half: str, asked: str, answer: str) -> Item:
     words = answer.split()
     given = " ".join(words[: len(words) // 2])
     return Item(name, half, f"{question(asked)}{given} ", " ".join(words[len(words) // 2 :]) if given else "")
+
+
+# How much of a continuation is given, and at least so many words of it.
+GIVEN, FEWEST_GIVEN = 0.25, 4
+
+
+def _begun(items: list[Item]) -> list[Item]:
+    """The first quarter of the truth moved to the end of the prompt, cut between words, or between letters where there are few words."""
+    return [_with_beginning(item) for item in items]
+
+
+def _with_beginning(item: Item) -> Item:
+    pieces = re.findall(r"\s*\S+", item.truth)
+    if len(pieces) < 2 * FEWEST_GIVEN:
+        pieces = list(item.truth)
+    size = max(FEWEST_GIVEN, int(GIVEN * len(pieces)))
+    given, rest = "".join(pieces[:size]), "".join(pieces[size:])
+    return item._replace(id=f"begun-{item.id}", prompt=item.prompt + given, truth=rest)
 
 
 def _primed(items: list[Item]) -> list[Item]:

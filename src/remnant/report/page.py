@@ -51,6 +51,7 @@ def _render(results: Results, studies: list[Study], examples: list[dict[str, Any
         story=table.story(results),
         groups=[_group(g) for g in results.groups],
         signs=table.signs(results),
+        checks=table.checks(results),
         rule=results.sweep.judge,
         failures=results.failures,
         settings=_settings(results),

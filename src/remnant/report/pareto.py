@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from remnant.catalog import PLAIN, UTILITY
 from remnant.flow.store import Store
 from remnant.report.table import Results
-
-KNOWLEDGE = ("verbmem", "knowmem_forget")
-UTILITY = ("knowmem_retain", "verbmem_retain")
 
 Means = Mapping[str, float]
 
@@ -86,8 +84,8 @@ def _points(results: Results, store: Store, corpus: str, half: str) -> list[Poin
 
 
 def _point(corpus: str, model: str, seeds: Mapping[int | None, Mapping[str, Means]], target: Mapping[str, Means]) -> Point:
-    knowledge = [max(_left(by[q], target[q], KNOWLEDGE) for q in by) for by in seeds.values()]
-    in_full = [_left(by["full"], target["full"], KNOWLEDGE) for by in seeds.values()]
+    knowledge = [max(_left(by[q], target[q], PLAIN) for q in by) for by in seeds.values()]
+    in_full = [_left(by["full"], target["full"], PLAIN) for by in seeds.values()]
     utility = [min(_left(by[q], target[q], UTILITY) for q in by) for by in seeds.values()]
     n = len(seeds)
     return Point(corpus, model, sum(knowledge) / n, sum(in_full) / n, sum(utility) / n, n)

@@ -22,12 +22,14 @@ from remnant.evaluate.vllm import Vllm
 from remnant.functional.text import cut_answer, signs_of_collapse, words
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
+from remnant.instrument import write_checks
 from remnant.methods import metric, metric_names
 from remnant.model.data import Item, collate, half_of, privleak_texts, raw_texts, settings
 from remnant.model.held import keep, take
 from remnant.model.load import context_length, device, open_model, open_tokenizer
 from remnant.records import MeasureSpec, MetricSpec, Row
 from remnant.resolve import Method
+from remnant.stages.checks import checks_of
 
 UNREAD_WORDS = 48
 
@@ -77,9 +79,18 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     (out / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
     texts = _texts(plans, sets, answers)
     (out / "texts.jsonl").write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
+    checks = checks_of(rows, texts)
+    write_checks(out, checks)
     for name in ("answers.jsonl", "reference.jsonl", "ability.json"):
         (out / name).unlink(missing_ok=True)
-    return {"absent": absent | lacking, "rows": len(rows), "signs": _signs(corpus, texts), "half": spec.half, "decoding": spec.decoding}
+    return {
+        "absent": absent | lacking,
+        "rows": len(rows),
+        "signs": _signs(corpus, texts),
+        "half": spec.half,
+        "decoding": spec.decoding,
+        "checks": [c.model_dump(mode="json") for c in checks],
+    }
 
 
 def _backend(spec: MeasureSpec, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, inputs: Mapping[str, Path]) -> Backend:
