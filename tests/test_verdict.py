@@ -138,7 +138,7 @@ def test_a_single_text_word_for_word_behind_a_good_mean_is_named() -> None:
 
 def test_short_answers_may_be_right_by_chance_but_not_many_of_them() -> None:
     def short(sheet: Sheet) -> Sheet:
-        return sheet._replace(texts=sheet.texts | {"knowmem_forget": {str(i): ("two words", f"a b {i}") for i in range(N)}})
+        return sheet._replace(texts=dict(sheet.texts) | {"knowmem_forget": {str(i): ("two words", f"a b {i}") for i in range(N)}})
 
     def right(sheet: Sheet, places: range) -> Sheet:
         return short(with_values(sheet, "knowmem_forget", lambda v: v | {str(i): 1.0 for i in places}))

@@ -10,7 +10,7 @@ from remnant.catalog import METRICS
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
 from remnant.predict.forecast import FROM_TEXT, Forecast, calibration, forecast, verdict
-from remnant.records import Cell, Manifest, Piece, Rule, SweepSpec
+from remnant.records import Cell, Manifest, Piece, SweepSpec
 from remnant.verdicts import Evidence, Recovery, Verdict
 
 SUMMARY_SCHEMA = 1
@@ -50,7 +50,6 @@ class Group:
     auc_retrain: float | None
     surviving: list[Surviving] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
-    max_recovery: float = Rule().max_recovery
 
     @property
     def models(self) -> list[str]:
@@ -113,7 +112,6 @@ def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: d
                 verdicts=[Verdict.model_validate(v) for v in _read(folder / "verdicts.json")],
                 auc_retrain=done[piece.name].summary.get("auc_retrain"),
                 evidence=[Evidence.model_validate(e) for e in _read(folder / "evidence.json")],
-                max_recovery=sweep.judge.max_recovery,
             )
         )
     for name, manifest in done.items():
@@ -301,14 +299,7 @@ def _tell_model(group: Group, model: str) -> str:
         if verdict and quantizer != "full":
             after.setdefault(verdict.outcome, []).append(quantizer)
     if full.outcome not in QUIET:
-        back = came_back(group, model)
-        return f"{model}: {full.outcome} in full precision ({full.reason}){'; more came back under ' if back else ''}{', '.join(back)}."
+        back = after.get("came back", [])
+        return f"{model}: {full.outcome} in full precision ({full.reason}){'; came back under ' if back else ''}{', '.join(back)}."
     told = "; ".join(f"{outcome} under {', '.join(names)}" for outcome, names in after.items())
     return f"{model}: {full.outcome} in full precision ({full.reason}). After quantization: {told or 'not measured'}."
-
-
-def came_back(group: Group, model: str) -> list[str]:
-    """The quantizers under which more of some knowledge is back than the rule allows, whatever the verdict in full precision is."""
-    limit = group.max_recovery
-    found = [r.quantizer for r in group.recoveries if r.model == model and r.recovery and r.recovery[0] > limit and r.recovery[1] > 0]
-    return list(dict.fromkeys(found))

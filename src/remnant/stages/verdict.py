@@ -18,10 +18,11 @@ from remnant.stages.evidence import contaminated, missing_kinds
 from remnant.stages.lineup import Lineup, Trio, gap, lacking, left, mean, ratio
 from remnant.verdicts import Evidence, Outcome, Recovery, Verdict
 
-# The gravest first. What is missing stands before "not said", as nothing can be said while plain asking is not complete.
-COLLAPSED, KNOWN, BACK, MISSING, HIDDEN, OPEN = range(6)
+# The gravest first; a form that brings back what full precision had lost is named before what full precision had kept. What is missing
+# stands before "not said", as nothing can be said while plain asking is not complete.
+COLLAPSED, BACK, KNOWN, MISSING, HIDDEN, OPEN = range(6)
 OUTCOMES: dict[int, Outcome] = {
-    COLLAPSED: "collapsed", KNOWN: "not forgotten", BACK: "came back", MISSING: "unclear", HIDDEN: "not said", OPEN: "unclear",
+    COLLAPSED: "collapsed", BACK: "came back", KNOWN: "not forgotten", MISSING: "unclear", HIDDEN: "not said", OPEN: "unclear",
 }  # fmt: skip
 # A truth of fewer words may be written by chance.
 LONG_TRUTH = 8
@@ -119,11 +120,14 @@ def _plain(line: Lineup, quantizer: str, found: Sequence[Recovery], rule: Rule) 
         powers = [a is not None and a.low > 0 and 100 * a.value >= rule.min_gap for a in apart]
         if powers[0]:
             known.append(metric)
-            yield from _amount(left(line.full, metric, rule), metric, "in full precision", KNOWN, rule)
-        if quantizer != "full":
-            yield from _grown(line, metric, powers[1], rule)
-            if powers[0] and not powers[1]:
+            before = left(line.full, metric, rule)
+            yield from _amount(before, metric, "in full precision", KNOWN, rule)
+            if quantizer != "full" and powers[1] and before and before.value <= rule.max_retained:
+                yield from _amount(left(line.form, metric, rule), metric, "in this form", BACK, rule)
+            if not powers[1]:
                 yield Finding(OPEN, f"behind this form the target itself no longer shows what it knows by {metric}")
+        elif quantizer != "full":
+            yield from _grown(line, metric, rule)
         yield from _written(line, metric, quantizer, rule)
     if not known:
         yield Finding(MISSING, "the target itself does not know the forget text, or nothing was measured that would show it")
@@ -140,16 +144,12 @@ def _amount(found: Interval | None, metric: str, where: str, grade: int, rule: R
         yield Finding(OPEN, f"{metric} {where} may be {found.high:.0%} of the way from unread to target; measure more items")
 
 
-def _grown(line: Lineup, metric: str, has_power: bool, rule: Rule) -> Iterator[Finding]:
-    """What is known behind the form, whatever was known in full precision; also what only the form lets be seen."""
-    if has_power:
-        yield from _amount(left(line.form, metric, rule), metric, "in this form", BACK, rule)
+def _grown(line: Lineup, metric: str, rule: Rule) -> Iterator[Finding]:
+    """What only the form lets be seen: in full precision not even the target showed it."""
     grown = ratio(rule, metric, [line.unlearned, line.q_unlearned], lambda u, q: q - u)
     above = ratio(rule, metric, [line.q_unlearned, line.q_retrain], lambda q, r: q - r) if line.q_retrain else grown
     if grown and above and grown.low > 0 and 100 * min(grown.value, above.value) >= rule.min_gap:
-        share = left(line.form, metric, rule)
-        if share is None or not has_power or share.value > rule.max_recovery:
-            yield Finding(BACK, f"{metric} grows by {100 * grown.value:.0f} points in this form")
+        yield Finding(BACK, f"{metric} grows by {100 * grown.value:.0f} points in this form")
 
 
 def _recovered(found: Sequence[Recovery], rule: Rule) -> Iterator[Finding]:
