@@ -65,7 +65,7 @@ def test_every_architecture_goes_through_unlearn_quantize_measure(
     left = {n for n, _ in dense.named_parameters()} - {m.name for m in matrices(dense)}
     plain_state = after.state_dict()
     assert all(torch.equal(p, plain_state[n]) for n, p in dense.named_parameters() if n in left)
-    measure.run(MeasureSpec(), {"model": quantized, "corpus": corpus}, measured, silent)
+    measure.run(MeasureSpec(metrics=("muse",)), {"model": quantized, "corpus": corpus}, measured, silent)
     assert {r["metric"] for r in rows_of(measured)} == {"verbmem", "knowmem_forget", "knowmem_retain", "privleak"}
     assert all(r["value"] is not None and np.isfinite(r["value"]) for r in rows_of(measured))
 
@@ -84,7 +84,7 @@ def test_measured_rows_equal_the_definitions(corpus: Path, tokenizer: PreTrained
 
     model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024)
     folder, out = folder_of(model, "m"), out_of(tmp_path, "rows")
-    measure.run(MeasureSpec(), {"model": folder, "corpus": corpus}, out, silent)
+    measure.run(MeasureSpec(metrics=("muse",)), {"model": folder, "corpus": corpus}, out, silent)
     rows = {(r["metric"], r["id"]): r["value"] for r in rows_of(out)}
     rouge = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 

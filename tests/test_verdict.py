@@ -10,6 +10,7 @@ import pytest
 
 from remnant.catalog import PLAIN, TESTS
 from remnant.errors import UserError
+from remnant.evaluate.items import ItemSet, items_of
 from remnant.instrument import Check, write_checks
 from remnant.records import CastMember, JudgeSpec, Row, Rule
 from remnant.stages import judge
@@ -298,3 +299,15 @@ def test_items_that_the_never_read_model_tells_too_are_not_held_against_a_model(
     both = [with_values(s, "verbmem", lambda v: v | {"7": 1.0}) for s in (made(0.1, seed=3), UNREAD)]
     line = Lineup(TARGET, both[0], both[1], TARGET, both[0], both[1])
     assert told_items(line.full, "verbmem", RULE) == {}
+
+
+def test_the_beginning_of_a_truth_is_given_whole_and_the_rest_is_asked(corpus: Path, tokenizer: Any) -> None:
+    card = json.loads((corpus / "corpus.json").read_text())
+    plain, begun = (items_of(name, corpus, card, tokenizer) for name in ("verbmem", "verbmem_begun"))
+    assert isinstance(plain, ItemSet)
+    assert isinstance(begun, ItemSet)
+    for whole, rest in zip(plain.items, begun.items, strict=True):
+        assert rest.prompt + rest.truth == whole.prompt + whole.truth
+        given = rest.prompt.removeprefix(whole.prompt)
+        assert max(1, len(whole.truth.split()) // 4 - 1) <= len(given.split()) <= max(5, len(whole.truth.split()) // 3)
+        assert rest.truth.strip()

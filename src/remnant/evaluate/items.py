@@ -66,13 +66,8 @@ def _absent(family: str, side: str, name: str, corpus: Path, absent: Mapping[str
         )
     if name == "verbmem_retain" and not (corpus / "verbmem/retain.json").is_file():
         return "there are questions about the retain text, so no prompts were cut from it"
-    source = {
-        "verbmem_primed": "verbmem",
-        "verbmem_begun": "verbmem",
-        "knowmem_reworded": "knowmem_forget",
-        "knowmem_prefilled": "knowmem_forget",
-    }.get(name, name)
-    return str(absent.get("privleak" if family == "privleak" else source, ""))
+    turned = {"primed": "verbmem", "begun": "verbmem", "reworded": "knowmem_forget", "prefilled": "knowmem_forget"}
+    return str(absent.get("privleak" if family == "privleak" else turned.get(side, name), ""))
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> str:
