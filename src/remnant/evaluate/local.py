@@ -11,11 +11,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.evaluate.batches import packed, shared
+from remnant.evaluate.ends import end_ids
 from remnant.evaluate.prefix import can_be_beside, prefix_cache, slides
-from remnant.evaluate.reading import Text, context_tokens, plain_head, read, slope
+from remnant.evaluate.reading import Text, plain_head, read, slope
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, too_long, too_short
 from remnant.evaluate.writing import write
 from remnant.functional.tokens import COLUMNS
+from remnant.model.data import context_tokens, frame, prompt_ids
 from remnant.model.load import context_length
 
 # Beyond these more tokens side by side are not faster.
@@ -40,6 +42,7 @@ class Local:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None) -> None:
         self._model, self._tokenizer = model, tokenizer
+        self._frame, self._ends = frame(tokenizer), end_ids(tokenizer, model.config, model.generation_config)
         self._head = plain_head(model)
         self._once = can_be_beside(model)
         self._limit = context_length(model)
@@ -123,7 +126,7 @@ class Local:
         if not fit:
             return found
         same, prefix = self._shared([ids[i] for i in fit], self._limit)
-        texts = write(self._model, self._tokenizer, [ids[i] for i in fit], [asked[i] for i in fit], same, prefix, self._once)
+        texts = write(self._model, self._tokenizer, [ids[i] for i in fit], [asked[i] for i in fit], self._ends, same, prefix, self._once)
         for i, text in zip(fit, texts, strict=True):
             found[i] = text
         return found
@@ -148,7 +151,7 @@ class Local:
 
     def _encode(self, text: str) -> list[int]:
         if text not in self._ids:
-            self._ids[text] = list(self._tokenizer(text)["input_ids"])
+            self._ids[text] = prompt_ids(self._tokenizer, text, self._frame)
         return self._ids[text]
 
     def _context_tokens(self, asked: Reading) -> int:

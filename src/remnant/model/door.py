@@ -1,4 +1,4 @@
-"""What must be true of a model's folder before it is opened: one whole set of weights, in a form that can be opened, of one configuration."""
+"""What must be true of a model folder before it is opened: one whole set of weights that can be opened, of one configuration."""
 
 import copy
 import json

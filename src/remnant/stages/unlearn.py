@@ -11,7 +11,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
-from remnant.model.data import Batch, Item, collate, encode, knowmem_items, pack, raw_texts, settings, verbmem_items
+from remnant.model.data import (
+    Batch,
+    Item,
+    collate,
+    context_tokens,
+    encode,
+    knowmem_items,
+    pack,
+    prompt_ids,
+    raw_texts,
+    settings,
+    verbmem_items,
+)
 from remnant.model.held import let_go
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
 from remnant.model.loop import Renewal, fit, in_regime, storage_dtype
@@ -137,11 +149,11 @@ def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: l
     batches = []
     for start in range(0, len(chosen), 16):
         part = chosen[start : start + 16]
-        whole = [list(tokenizer(i.prompt + i.truth)["input_ids"]) for i in part]
+        whole = [prompt_ids(tokenizer, i.prompt + i.truth) for i in part]
         batch = collate(whole, tokenizer.pad_token_id, next(model.parameters()).device)
         labels = batch.labels.clone()
         for row, item in enumerate(part):
-            labels[row, : len(tokenizer(item.prompt)["input_ids"])] = IGNORED
+            labels[row, : context_tokens(whole[row], prompt_ids(tokenizer, item.prompt))] = IGNORED
         batches.append(Batch(batch.ids, batch.mask, labels))
     return batches
 
