@@ -19,6 +19,7 @@ from remnant.evaluate.writing import write
 from remnant.functional.tokens import COLUMNS
 from remnant.model.data import context_tokens, frame, prompt_ids
 from remnant.model.load import context_length
+from remnant.model.whole import check_ids
 
 # Beyond these more tokens side by side are not faster.
 MOST_READ = {"cpu": 4096, "cuda": 65536}
@@ -41,6 +42,7 @@ class Local:
     offers = frozenset({"writing", "slope", *COLUMNS})
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None) -> None:
+        check_ids(model, tokenizer)
         self._model, self._tokenizer = model, tokenizer
         self._frame, self._ends = frame(tokenizer), end_ids(tokenizer, model.config, model.generation_config)
         self._head = plain_head(model)

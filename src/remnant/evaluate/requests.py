@@ -53,7 +53,7 @@ class Steep(NamedTuple):
 
 
 Request = Reading | Writing | Slope
-Answer = Tokens | str | Steep | Refused
+Answer = Tokens | str | float | Steep | Refused
 
 
 class Backend(Protocol):

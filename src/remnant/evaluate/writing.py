@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.evaluate.prefix import beside, copied
 from remnant.evaluate.ends import before_end
+from remnant.evaluate.prefix import beside, copied
 from remnant.evaluate.requests import Refused, Writing, not_finite
 
 CHECK_EVERY = 4
@@ -87,8 +87,10 @@ def _continue(
 
 
 def _pick(logits: Tensor, rows: list[int], asked: Sequence[Writing], chances: dict[int, Tensor], step: int) -> tuple[Tensor, Tensor]:
-    """[B] the next tokens of [B, V], the most probable or where the cumulated probabilities pass the row's own random number; and whether
-    a row's logits are finite, some but for minus infinity."""
+    """[B] the next tokens of [B, V] and whether each row's logits are finite (minus infinity is allowed).
+
+    A token is the most probable one, or the one where the cumulated probabilities pass the row's own random number.
+    """
     tokens = logits.argmax(-1)
     # What is no number counts as the largest, so one look at the largest tells of all.
     sound = logits.gather(-1, tokens[:, None])[:, 0].isfinite()

@@ -4,7 +4,7 @@ import re
 
 KINDS = ("linear", "experts", "embedding", "lm_head", "norm", "router", "conv", "state", "bias")
 # What nobody rounds: embeddings and heads, vectors, routers, short convolutions and the state of recurrent layers.
-LEFT_ALONE = ("embedding", "lm_head", "norm", "router", "conv", "state", "bias")
+LEFT_ALONE = ("lm_head", "embedding", "norm", "router", "conv", "state", "bias")
 
 _STATE = re.compile(r"(^|\.)(A_log|D|dt_bias|A|sinks|time_\w+|rg_lru\.\w+)(\.weight)?$")
 _CONV = re.compile(r"(^|[._])(short_?)?conv(_?1d)?s?\.weight$", re.IGNORECASE)

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from remnant.errors import UserError
-from remnant.functional.touched import LEFT_ALONE, kind_of
+from remnant.functional.touched import KINDS, LEFT_ALONE, kind_of
 from remnant.model.door import check_folder, check_size, packed_by
 from remnant.model.whole import check_finite, check_whole
 
@@ -58,7 +58,7 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
         if stored and not packed:
             check_size(config, stored, source)
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the libraries that unpack quantized weights
-            model, info = AutoModelForCausalLM.from_pretrained(
+            opened: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
                 trust_remote_code=False,
@@ -67,6 +67,7 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
                 # Packed weights are unpacked where they are to stay.
                 **({"device_map": str(device())} if packed else {}),
             )
+    model, info = opened
     check_whole(info, source)
     check_finite(model, source)
     return model.eval()  # type: ignore[no-any-return]
@@ -144,8 +145,9 @@ def matrices(model: nn.Module, skip: Collection[str] = LEFT_ALONE) -> Iterator[M
     """The weights that a quantizer may touch, each tied weight once.
 
     ``kind`` is as in ``kind_of``, where the model knows its own head and embeddings whatever they are called.
-    A word of ``skip`` leaves out a kind, or every weight whose name contains it. Biases are never listed.
+    A word of ``skip`` leaves out a kind, any other word every weight whose name contains it. Biases are never listed.
     """
+    words = [word for word in skip if word not in KINDS]
     modules = dict(model.named_modules())
     getter = getattr(model, "get_output_embeddings", None)
     head = getter() if getter else None
@@ -156,5 +158,5 @@ def matrices(model: nn.Module, skip: Collection[str] = LEFT_ALONE) -> Iterator[M
             continue
         known = "lm_head" if owner is head else "embedding" if isinstance(owner, nn.Embedding) else None
         kind = known or kind_of(name, tuple(parameter.shape))
-        if kind not in skip and not any(word in name for word in skip):
+        if kind not in skip and not any(word in name for word in words):
             yield Matrix(name, kind, parameter, isinstance(owner, Conv1D))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 
@@ -24,6 +25,7 @@ WRAPPERS: Mapping[str, str] = {
     "base_layer.": "peft (merge_and_unload before saving)",
     "pretrained_model.": "trl (save model.pretrained_model)",
 }
+DIVERGED = "It diverged in its last step: lower the learning rate, or clip the gradient."
 _WRAPPED = re.compile("|".join(rf"(?:(?<=\.)|^){re.escape(w)}" for w in sorted(WRAPPERS, key=len, reverse=True)))
 
 
@@ -98,6 +100,23 @@ def check_finite(model: nn.Module, source: str, remedy: str = "The file is broke
     name = first_not_finite((n, t.data) for n, t in named.items())
     if name:
         raise UserError(f"The weight {name} of {source} holds values that are not finite.", remedy)
+
+
+def check_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with ids that the model has no embedding for.
+
+    Raises:
+        UserError: how many, and the first of them.
+    """
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    rows = weight.shape[0]
+    outside = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
+    if outside:
+        raise UserError(
+            f"The tokenizer has {len(outside)} ids outside the model's {rows} embeddings, from {outside[0][0]} ({outside[0][1]!r}) on.",
+            "Give the tokenizer that was saved with this model, or resize the model's embeddings to it.",
+        )
 
 
 def _some(names: list[str]) -> str:
