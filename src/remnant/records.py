@@ -185,7 +185,7 @@ class PerturbSpec(Record):
 
     use: str
     params: dict[str, Any] = Field(default_factory=dict)
-    skip: tuple[str, ...] = ("lm_head", "embedding", "norm")
+    skip: tuple[str, ...] = ("lm_head", "embedding", "norm", "router", "conv", "state", "bias")
     source_dtype: Literal["float32", "bfloat16"] = "float32"
     calibration_samples: Positive = 32
     calibration_tokens: Positive = 256

@@ -96,7 +96,7 @@ def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **opt
     node = planning.unlearn_node(spec, planning.given(store, target, MODELS), corpus)
     make_here(store, [node])
     said = store.manifest(node.name).summary
-    print(f"Stopped after step {said['steps']}: {said['stopped']}. Kept step {said['chosen']['step']}.")
+    print(f"Stopped after step {said['steps']}: {said['stopped']}. Kept step {said['chosen']['step']}. {said['ended']}")
 
 
 def perturb(store: Store, model: str, quantizer: str, data: str | None, settings: Sequence[str]) -> None:

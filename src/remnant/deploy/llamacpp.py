@@ -17,6 +17,7 @@ from remnant.deploy.families import family
 from remnant.deploy.order import Order, Saved
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
+from remnant.model.data import prompt_ids
 
 INSTALL = "Install it with: pip install 'remnant[llamacpp]' (compiles llama.cpp)"
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS")
@@ -98,7 +99,7 @@ def save(order: Order, out: Path) -> Saved:
         quantize_file(Path(folder) / "F32.gguf", file, order.params["type"])
     order.tokenizer.save_pretrained(out)
     runtime = Runtime(file)
-    same = sum(runtime.tokens(text) == order.tokenizer(text)["input_ids"] for text in PROBES)
+    same = sum(runtime.tokens(text) == prompt_ids(order.tokenizer, text) for text in PROBES)
     alike = "same tokens" if same == len(PROBES) else f"llama.cpp cuts {len(PROBES) - same} of {len(PROBES)} texts otherwise; give it ids"
     return Saved({"runtime": "llama.cpp", "tokenizer": alike}, None)
 
@@ -156,6 +157,7 @@ class Runtime:
         except (ValueError, AssertionError) as error:
             raise UserError(f"llama.cpp cannot open {path}: {error}.", "Make the file again.") from error
         self.context = int(self._model.n_ctx())
+        self._library, self._vocabulary = library, library.llama_model_get_vocab(self._model.model)
 
     def logits(self, ids: list[int]) -> NDArray[np.float32]:
         """[T, vocabulary] of one text."""
@@ -177,6 +179,10 @@ class Runtime:
         while len(found) < count and (token := int(np.argmax(self.follow([*ids, *found])))) != stop:
             found.append(token)
         return found
+
+    def is_end(self, token: int) -> bool:
+        """Whether the file names a token as an end of what is written."""
+        return bool(self._library.llama_vocab_is_eog(self._vocabulary, token))
 
     def tokens(self, text: str) -> list[int]:
         """The ids of a text as llama.cpp cuts it, the first token of every text included."""

@@ -16,6 +16,7 @@ from remnant.model.data import (
     knowmem_items,
     knowmem_prefix,
     privleak_texts,
+    prompt_ids,
     question,
     read_list,
     verbmem_items,
@@ -72,7 +73,7 @@ def _absent(family: str, side: str, name: str, corpus: Path, absent: Mapping[str
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> str:
     """The text's first ``most`` ids, start token counted, decoded without special tokens. Source: MUSE's VerMem."""
-    return str(tokenizer.decode(tokenizer(text)["input_ids"][:most], skip_special_tokens=True))
+    return str(tokenizer.decode(prompt_ids(tokenizer, text)[:most], skip_special_tokens=True))
 
 
 def _questions(corpus: Path, side: str) -> list[Item]:

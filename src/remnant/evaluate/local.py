@@ -11,12 +11,15 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.evaluate.batches import packed, shared
+from remnant.evaluate.ends import end_ids
 from remnant.evaluate.prefix import can_be_beside, prefix_cache, slides
-from remnant.evaluate.reading import Text, context_tokens, plain_head, read, slope
+from remnant.evaluate.reading import Text, plain_head, read, slope
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, too_long, too_short
 from remnant.evaluate.writing import write
 from remnant.functional.tokens import COLUMNS
+from remnant.model.data import context_tokens, frame, prompt_ids
 from remnant.model.load import context_length
+from remnant.model.whole import check_ids
 
 # Beyond these more tokens side by side are not faster.
 MOST_READ = {"cpu": 4096, "cuda": 65536}
@@ -39,7 +42,9 @@ class Local:
     offers = frozenset({"writing", "slope", *COLUMNS})
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None) -> None:
+        check_ids(model, tokenizer)
         self._model, self._tokenizer = model, tokenizer
+        self._frame, self._ends = frame(tokenizer), end_ids(tokenizer, model.config, model.generation_config)
         self._head = plain_head(model)
         self._once = can_be_beside(model)
         self._limit = context_length(model)
@@ -123,7 +128,7 @@ class Local:
         if not fit:
             return found
         same, prefix = self._shared([ids[i] for i in fit], self._limit)
-        texts = write(self._model, self._tokenizer, [ids[i] for i in fit], [asked[i] for i in fit], same, prefix, self._once)
+        texts = write(self._model, self._tokenizer, [ids[i] for i in fit], [asked[i] for i in fit], self._ends, same, prefix, self._once)
         for i, text in zip(fit, texts, strict=True):
             found[i] = text
         return found
@@ -148,7 +153,7 @@ class Local:
 
     def _encode(self, text: str) -> list[int]:
         if text not in self._ids:
-            self._ids[text] = list(self._tokenizer(text)["input_ids"])
+            self._ids[text] = prompt_ids(self._tokenizer, text, self._frame)
         return self._ids[text]
 
     def _context_tokens(self, asked: Reading) -> int:

@@ -1,5 +1,6 @@
 """Log-probabilities of given texts, padded side by side, without ever holding the logits of all positions."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from remnant.evaluate.prefix import copied
+from remnant.evaluate.requests import Refused, Steep, not_finite
 from remnant.functional.tokens import COLUMNS, Array, Tokens
 from remnant.model.data import collate
 from remnant.model.head import head_of
@@ -33,11 +35,6 @@ class Text:
         return max(0, len(self.ids) - self.first)
 
 
-def context_tokens(whole: Sequence[int], context: Sequence[int]) -> int:
-    """How many tokens of context and text together belong to the context alone: those that both have in common from the start."""
-    return next((n for n, (a, b) in enumerate(zip(whole, context, strict=False)) if a != b), min(len(whole), len(context)))
-
-
 @torch.no_grad()
 def plain_head(model: PreTrainedModel) -> Head | None:
     """The output head where it can be applied to some positions only, tried out on a few tokens."""
@@ -55,8 +52,8 @@ def read(
     columns: Collection[str],
     shared: int = 0,
     prefix: DynamicCache | None = None,
-) -> list[Tokens]:
-    """What the model says about every counted token.
+) -> list[Tokens | Refused]:
+    """What the model says about every counted token; refused where that is not finite.
 
     Args:
         model: any causal model.
@@ -80,7 +77,12 @@ def read(
     split = {name: np.split(values, ends) for name, values in found.items()}
     nothing = [np.zeros(0)] * len(texts)
     logp, rank, mean, spread = (split.get(name, nothing) for name in COLUMNS)
-    return [Tokens(logp[i], rank[i], mean[i], spread[i], t.cut) for i, t in enumerate(texts)]
+    return [sound(Tokens(logp[i], rank[i], mean[i], spread[i], t.cut)) for i, t in enumerate(texts)]
+
+
+def sound(tokens: Tokens) -> Tokens | Refused:
+    """What was read if all of it is finite."""
+    return tokens if all(np.isfinite(getattr(tokens, column)).all() for column in COLUMNS) else not_finite()
 
 
 def _in_chunks(source: Tensor, targets: Tensor, head: Head | None, columns: Collection[str], vocabulary: int) -> dict[str, Array]:
@@ -104,12 +106,13 @@ def _in_chunks(source: Tensor, targets: Tensor, head: Head | None, columns: Coll
     return {c: torch.cat(values).double().cpu().numpy() for c, values in parts.items()}
 
 
-def slope(model: PreTrainedModel, text: Text) -> float:
-    """The Euclidean norm of the gradient of the mean loss of a text at all weights."""
+def slope(model: PreTrainedModel, text: Text) -> Steep | Refused:
+    """The Euclidean norm of the gradient of the mean loss of a text at all weights; refused where it is not finite."""
     batch = collate([text.ids], 0, model.device)
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
         model(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.labels).loss.backward()
     squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)
-    return float(torch.stack(squares).sum().sqrt())
+    found = float(torch.stack(squares).sum().sqrt())
+    return Steep(found, text.cut) if math.isfinite(found) else not_finite()

@@ -12,6 +12,7 @@ from remnant.catalog import SAVERS
 from remnant.deploy.llamacpp import Runtime
 from remnant.deploy.order import Order, Saved, logits_of
 from remnant.errors import UserError
+from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.records import PerturbSpec
@@ -28,6 +29,7 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         UserError: the library is missing, or would do in silence what is not what was asked for.
     """
     let_go()
+    check_plain(str(inputs["model"]), "deployed")
     tokenizer = open_tokenizer(str(inputs["model"]))
     model = open_model(str(inputs["model"]))
     if spec.source_dtype == "bfloat16":

@@ -1,6 +1,7 @@
 """measure: model + corpus -> one row per item and metric; texts apart from rows."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from remnant.evaluate.harness import ability
 from remnant.evaluate.items import ItemSet, items_of
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
-from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, value
+from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, plain, value
 from remnant.evaluate.requests import Backend, Reading, Refused, Request
 from remnant.evaluate.vllm import Vllm
 from remnant.functional.text import cut_answer, signs_of_collapse, words
@@ -24,7 +25,7 @@ from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
 from remnant.instrument import write_checks
 from remnant.methods import metric, metric_names
-from remnant.model.data import Item, collate, half_of, privleak_texts, raw_texts, settings
+from remnant.model.data import Item, collate, half_of, privleak_texts, prompt_ids, raw_texts, settings
 from remnant.model.held import keep, take
 from remnant.model.load import context_length, device, open_model, open_tokenizer
 from remnant.records import MeasureSpec, MetricSpec, Row
@@ -32,6 +33,7 @@ from remnant.resolve import Method
 from remnant.stages.checks import checks_of
 
 UNREAD_WORDS = 48
+CUT = "ok, cut at the end of the model's context"
 
 Report = Callable[[int, int, str], None]
 
@@ -204,12 +206,12 @@ def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -
     about = {"metric": plan.name, "split": plan.split, "id": item.id, "half": item.half}
     try:
         values = {r: _value(r, item, of, plan.wanted, answers, told) for r in plan.method.reads}
-        found = plan.method.load()(*values.values(), **plan.method.params)
+        found = plan.method.load()(*map(plain, values.values()), **plan.method.params)
     except Unscorable as error:
         return Row(**about, value=None, status=str(error))  # type: ignore[arg-type]
-    if found is None or found != found:
+    if found is None or not math.isfinite(found):
         return Row(**about, value=None, status="unscorable")  # type: ignore[arg-type]
-    status = "ok, cut at the end of the model's context" if is_cut(values) else "ok"
+    status = CUT if is_cut(values) else "ok"
     return Row(**about, value=float(found), status=status)  # type: ignore[arg-type]
 
 
@@ -264,23 +266,28 @@ def _ability(
 
 
 @torch.no_grad()
-def _views(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, corpus: Path, on: str) -> dict[str, View]:
-    """The View of every scorable text alone, cut at the model's context, by the id of its item."""
+def _views(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, corpus: Path, on: str) -> dict[str, tuple[View, str]]:
+    """The View of every scorable text alone, cut at the model's context, by the id of its item; and what is to be said of it."""
     assert model is not None
     side, found = on.removeprefix("privleak_"), {}
     for i, text in enumerate(privleak_texts(corpus, side)):
-        ids = list(tokenizer(text)["input_ids"])[: context_length(model)]
+        whole = prompt_ids(tokenizer, text)
+        ids = whole[: context_length(model)]
         if len(ids) > 1:
             batch = collate([ids], tokenizer.pad_token_id, model.device)
-            found[f"{side}-{i}"] = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+            view = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+            found[f"{side}-{i}"] = view, "ok" if len(ids) == len(whole) else CUT
     return found
 
 
-def _view_rows(plan: Plan, of: ItemSet, views: Mapping[str, View]) -> list[Row]:
-    function = plan.method.load()
-    scored = {i.id: float(function(views[i.id], **plan.method.params)[0]) for i in of.items if i.id in views}
-    return [
-        Row(metric=plan.name, split=plan.split, id=i.id, half=i.half, value=scored.get(i.id),  # type: ignore[arg-type]
-            status="ok" if i.id in scored else "fewer than two tokens")
-        for i in of.items
-    ]  # fmt: skip
+def _view_rows(plan: Plan, of: ItemSet, views: Mapping[str, tuple[View, str]]) -> list[Row]:
+    function, rows = plan.method.load(), []
+    for item in of.items:
+        value, status = None, "fewer than two tokens"
+        if item.id in views:
+            view, status = views[item.id]
+            value = float(function(view, **plan.method.params)[0])
+            if not (math.isfinite(value) and bool(view.logits.amax(-1).isfinite().all())):
+                value, status = None, "the logits are not finite"
+        rows.append(Row(metric=plan.name, split=plan.split, id=item.id, half=item.half, value=value, status=status))  # type: ignore[arg-type]
+    return rows

@@ -13,9 +13,11 @@ from remnant.functional.losses import gdr
 from remnant.functional.view import View
 from remnant.lab.shapes import fresh_model
 from remnant.model.data import collate, pack, raw_texts
+from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
 from remnant.model.loop import fit, in_regime, storage_dtype
+from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import TrainSpec
 
 
@@ -23,9 +25,11 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable
     """Train and save the model; the summary holds its size and the last loss."""
     let_go()
     corpus = inputs["corpus"]
+    check_plain(spec.base or "", "trained on")
     tokenizer = open_tokenizer(spec.base or str(corpus / "tokenizer"))
     model = open_model(spec.base) if spec.base else fresh_model(spec, tokenizer)
     model = in_regime(model.to(device()), spec).eval()  # type: ignore[arg-type]
+    check_ids(model, tokenizer)
     if spec.block_tokens > context_length(model):
         raise UserError(
             f"Blocks of {spec.block_tokens} tokens are longer than the model's context of {context_length(model)}.",
@@ -36,6 +40,7 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable
     loss_at = _loss(model, tokenizer, texts, spec, losses)
     steps, _ = fit(model, spec, loss_at, out, report)
     model.to(storage_dtype(spec.weights))
+    check_finite(model, "the trained model", DIVERGED)
     save_model(model, tokenizer, out)
     return {"steps": steps, "loss": losses[-1] if losses else None, "parameters": sum(p.numel() for p in model.parameters())}
 

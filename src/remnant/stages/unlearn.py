@@ -11,13 +11,27 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
-from remnant.model.data import Batch, Item, collate, encode, knowmem_items, pack, raw_texts, settings, verbmem_items
+from remnant.model.data import (
+    Batch,
+    Item,
+    collate,
+    context_tokens,
+    encode,
+    knowmem_items,
+    pack,
+    prompt_ids,
+    raw_texts,
+    settings,
+    verbmem_items,
+)
+from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
 from remnant.model.loop import Renewal, fit, in_regime, storage_dtype
 from remnant.model.parts import Part
 from remnant.model.sure import PaperCode, find
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
+from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import UnlearnSpec
 
 PROBE_ITEMS = 48
@@ -34,9 +48,12 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     """Unlearn and save the chosen checkpoint; the summary says which, and why the run stopped."""
     let_go()
     target, corpus = inputs["target"], inputs["corpus"]
+    check_plain(str(target), "unlearned from")
     tokenizer = open_tokenizer(str(target))
     model = in_regime(open_model(str(target)).to(device()), spec)  # type: ignore[arg-type]
     pad = tokenizer.pad_token_id
+    check_ids(model, tokenizer)
+    before = prints(model)
     terms = terms_of(spec)
     examples = read_examples(spec, tokenizer, corpus)
     longest = max((len(e) for side in examples.values() for e in side), default=0)
@@ -55,14 +72,51 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     if spec.select == "best" and "chosen" in memory:
         model.load_state_dict(torch.load(best, weights_only=True))
     best.unlink(missing_ok=True)
+    changed = prints(model) != before
+    check_finite(model, "the unlearned model", DIVERGED)
     model.to(storage_dtype(spec.weights))  # type: ignore[arg-type]
     save_model(model, tokenizer, out)
-    summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": memory.get("chosen", {"step": steps})}
+    chosen = memory.get("chosen") if spec.select == "best" else memory.get("probes", [None])[-1]
+    summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": chosen or {"step": steps}}
+    summary["ended"] = ended(spec, changed, memory.get("probes", []), chosen)
     if spec.count_lost:
         summary["lost_updates"] = _mean_of(out / "steps.jsonl", "lost")
     if rule.summary:
         summary["sure"] = rule.summary
     return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
+
+
+def prints(model: PreTrainedModel) -> list[int]:
+    """One number per weight that tells whether it is the same to the bit."""
+    return [int(torch.hash_tensor(p.data)) for p in model.parameters()]
+
+
+def ended(spec: UnlearnSpec, changed: bool, probes: list[dict[str, Any]], chosen: dict[str, Any] | None) -> str:
+    """How a run ended, in one sentence: what went wrong first, by the probes of the target and of what is kept.
+
+    Args:
+        spec: of the run.
+        changed: whether any weight is another than before.
+        probes: all of them, the target's first.
+        chosen: the probe of what is kept.
+    """
+    if not changed:
+        return (
+            f"Nothing was unlearned: no weight changed, since every step was lost in rounding ({spec.weights}, learning rate {spec.lr:g}); "
+            "raise the learning rate or keep the weights in float32."
+        )
+    if not probes or not chosen:
+        return "Nothing was probed."
+    origin = probes[0]
+    forget, retain = (f"{name} accuracy {chosen[name]:.3f} after {origin[name]:.3f}" for name in ("forget", "retain"))
+    if chosen["retain"] < spec.stop_utility * origin["retain"]:
+        return f"The utility is gone: {retain}, below {spec.stop_utility:.0%} of the target's."
+    if chosen["retain"] < spec.utility_floor * origin["retain"]:
+        which = "any step" if spec.select == "best" else "the last step"
+        return f"The utility floor of {spec.utility_floor:.0%} was not met by {which}: {retain}."
+    if chosen["forget"] >= origin["forget"]:
+        return f"Nothing was forgotten: {forget}."
+    return f"Less is known and the utility floor is met: {forget}, {retain}."
 
 
 class _Rule(NamedTuple):
@@ -137,11 +191,11 @@ def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: l
     batches = []
     for start in range(0, len(chosen), 16):
         part = chosen[start : start + 16]
-        whole = [list(tokenizer(i.prompt + i.truth)["input_ids"]) for i in part]
+        whole = [prompt_ids(tokenizer, i.prompt + i.truth) for i in part]
         batch = collate(whole, tokenizer.pad_token_id, next(model.parameters()).device)
         labels = batch.labels.clone()
         for row, item in enumerate(part):
-            labels[row, : len(tokenizer(item.prompt)["input_ids"])] = IGNORED
+            labels[row, : context_tokens(whole[row], prompt_ids(tokenizer, item.prompt))] = IGNORED
         batches.append(Batch(batch.ids, batch.mask, labels))
     return batches
 
