@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from remnant.formats import CT_SCHEMES, GGUF_TYPES
+
 # Raise a stage's version when its results change; artefacts of older versions are then made again.
 STAGE_VERSIONS: Mapping[str, int] = {
     "prepare": 1,
@@ -223,14 +225,16 @@ METRIC_GROUPS: Mapping[str, tuple[str, ...]] = {
     "all": tuple(METRICS),
 }
 
-_RTN_NAME = re.compile(r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>\d+)))?(?:-(?P<scheme>asym|half-step|paper))?")
-_BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>\d+))?")
+_RTN_NAME = re.compile(
+    r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>[0-9]{1,6})))?(?:-(?P<scheme>asym|half-step|paper))?"
+)
+_BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>[0-9]{1,6}))?")
 _FIXED_NAMES: Mapping[str, int] = {"fp8": 0, "q8_0": 32, "q4_0": 32}
 _CASTS: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16"}
-_SHOT_NAME = re.compile(r"(?P<use>gptq|awq|autoround)(?P<bits>[348])(?:-g(?P<group>\d+))?")
-_BNB_NAME = re.compile(r"bnb-(?P<levels>nf4|fp4)(?:-b(?P<block>\d+))?(?P<double>-dq)?")
-_TORCHAO_NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>\d+))?(?P<asym>-asym)?")
-_HQQ_NAME = re.compile(r"hqq(?P<bits>[2348])(?:-g(?P<group>\d+))?")
+_SHOT_NAME = re.compile(r"(?P<use>gptq|awq|autoround)(?P<bits>[348])(?:-g(?P<group>[0-9]{1,6}))?")
+_BNB_NAME = re.compile(r"bnb-(?P<levels>nf4|fp4)(?:-b(?P<block>[0-9]{1,6}))?(?P<double>-dq)?")
+_TORCHAO_NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>[0-9]{1,6}))?(?P<asym>-asym)?")
+_HQQ_NAME = re.compile(r"hqq(?P<bits>[2348])(?:-g(?P<group>[0-9]{1,6}))?")
 _WHOLE_NAME = re.compile(r"(?P<use>ct|gguf)-(?P<kind>[a-z0-9_]+)")
 QUANTIZER_NAMES = (
     "full", "bf16", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "fp8", "q8_0", "q4_0",
@@ -243,6 +247,10 @@ DEPLOYED = (
     "gguf-q4_k_m", "gguf-q8_0", "ct-w4a16", "ct-w8a16", "ct-fp8", "gptq4-g128", "awq4-g128", "autoround4-g128", "bnb-nf4", "bnb-fp4",
     "bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic",
 )  # fmt: skip
+
+
+# All names of formats with a library's own types, to suggest the nearest where one is mistyped.
+TYPED_NAMES = (*(f"gguf-{t.lower()}" for t in GGUF_TYPES), *(f"ct-{s.lower()}" for s in CT_SCHEMES))
 
 
 def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
@@ -282,5 +290,8 @@ def _library_params(name: str) -> tuple[str, dict[str, object]] | None:
     if match := _HQQ_NAME.fullmatch(name):
         return "hqq", {"bits": int(match["bits"]), "group_size": int(match["group"] or 64)}
     if match := _WHOLE_NAME.fullmatch(name):
-        return {"ct": ("compressed", {"scheme": match["kind"].upper()}), "gguf": ("gguf", {"type": match["kind"].upper()})}[match["use"]]
+        kind = match["kind"].upper()
+        if match["use"] == "ct":
+            return ("compressed", {"scheme": kind}) if kind in CT_SCHEMES else None
+        return ("gguf", {"type": kind}) if kind in GGUF_TYPES else None
     return None

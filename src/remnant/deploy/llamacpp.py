@@ -16,11 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.deploy.families import family
 from remnant.deploy.order import Order, Saved
 from remnant.errors import UserError
+from remnant.formats import GGUF_TYPES
 from remnant.functional.quantizers import Quantized
 from remnant.model.data import prompt_ids
 
 INSTALL = "Install it with: pip install 'remnant[llamacpp]' (compiles llama.cpp)"
-TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS")
 
 
 def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: str = "Q4_K_M") -> dict[str, Quantized]:
@@ -29,7 +29,7 @@ def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: st
     Args:
         model: changed in place to its dense quantized copy.
         tokenizer: the model's.
-        type: one of ``TYPES``.
+        type: one of ``GGUF_TYPES``.
 
     Returns:
         For every quantized weight its decoded values; codes are not unpacked, ``scale`` is the mean step of the weight.
@@ -110,8 +110,8 @@ def quantize_file(source: Path, out: Path, type: str) -> None:
     Raises:
         UserError: no such type, the library is missing, or it reports a failure.
     """
-    if type not in TYPES:
-        raise UserError(f"llama.cpp's type '{type}' is not known here.", f"Known: {', '.join(TYPES)}.")
+    if type not in GGUF_TYPES:
+        raise UserError(f"llama.cpp's type '{type}' is not known here.", f"Known: {', '.join(GGUF_TYPES)}.")
     library = _llama()
     settings = library.llama_model_quantize_default_params()
     settings.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{type}")

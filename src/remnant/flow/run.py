@@ -20,7 +20,8 @@ from typing import Any
 
 from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
-from remnant.flow.plan import Node, Outside, plan
+from remnant.flow.place import Outside, check_hub
+from remnant.flow.plan import Node, plan
 from remnant.flow.store import Store, disk_errors, write_progress
 from remnant.records import Manifest, Piece, SweepSpec
 
@@ -53,6 +54,9 @@ def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path
         with disk_errors(store.root):
             scratch.mkdir(parents=True, exist_ok=True)
             (scratch / "error.json").unlink(missing_ok=True)
+            for source in node.inputs.values():
+                if isinstance(source, Outside):
+                    check_hub(source.source)
             started = time.monotonic()
             inputs = {r: Path(s.source) if isinstance(s, Outside) else store.path(s.name) for r, s in node.inputs.items()}
             stage = importlib.import_module(f"remnant.stages.{node.stage}")
@@ -180,7 +184,7 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-m", "remnant.flow.run", str(store.root), str(order)]
+    command = [sys.executable, "-P", "-m", "remnant.flow.run", str(store.root), str(order)]
     log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")
     return [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for _ in range(count)]
 

@@ -136,6 +136,12 @@ def _safe(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
+def _reciprocal(scale: Tensor) -> Tensor:
+    """1 / scale; 0 where that is no float32, as such a scale is kept as 0 anyway."""
+    inverse = 1 / torch.where(scale == 0, torch.ones_like(scale), scale)
+    return torch.where((scale != 0) & inverse.isfinite(), inverse, torch.zeros_like(scale))
+
+
 def _quantized(weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None, decoded: Tensor) -> Quantized:
     return _sound(Quantized(codes.to(torch.int8).reshape(weight.shape), scale, zero, decoded.reshape(weight.shape)))
 
@@ -166,7 +172,9 @@ def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quanti
     ordered, code_of = table.sort(stable=True)
     edges = (ordered[1:] + ordered[:-1]) / 2
     # bitsandbytes multiplies whole blocks by a reciprocal and divides the last, cut one; on a tie the two differ.
-    scaled = padded * (1.0 / scale)
+    # Of blocks so small that 1 / scale is no float32 a multiple is taken, by a power of two, which changes no quotient.
+    lift = torch.where(scale < 2.0**-60, 2.0**90, 1.0)
+    scaled = (padded * lift) * (1.0 / (scale * lift))
     if flat.numel() % block:
         scaled[-1] = padded[-1] / scale[-1]
     index = torch.bucketize(scaled, edges)
@@ -182,7 +190,7 @@ def fp8(weight: Tensor, *, block: int = 0) -> Quantized:
     """
     blocks = _blocks(_numbers(weight), "group" if block else "channel", block)
     scale = _safe(blocks.abs().amax(-1, keepdim=True) / 448)
-    rounded = (blocks / scale).to(torch.float8_e4m3fn)
+    rounded = (blocks / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
     return _quantized(weight, rounded.view(torch.int8), scale, None, rounded.float() * scale)
 
 
@@ -193,7 +201,7 @@ def q8_0(weight: Tensor, *, block: int = 32) -> Quantized:
     """
     blocks = _blocks(_numbers(weight), "group", block)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
-    scaled = blocks * torch.where(scale > 0, 1 / _safe(scale), torch.zeros_like(scale))
+    scaled = blocks * _reciprocal(scale)
     codes = scaled.sign() * (scaled.abs() + 0.5).floor()
     kept = scale.half().float()
     return _quantized(weight, codes, kept, None, codes * kept)
@@ -207,8 +215,7 @@ def q4_0(weight: Tensor, *, block: int = 32) -> Quantized:
     blocks = _blocks(_numbers(weight), "group", block)
     at = blocks.abs().argmax(-1, keepdim=True)
     scale = blocks.gather(-1, at) / -8
-    inverse = torch.where(scale != 0, 1 / torch.where(scale == 0, torch.ones_like(scale), scale), torch.zeros_like(scale))
-    codes = (blocks * inverse + 8.5).trunc().clamp(max=15) - 8
+    codes = (blocks * _reciprocal(scale) + 8.5).trunc().clamp(max=15) - 8
     kept = scale.half().float()
     return _quantized(weight, codes, kept, None, codes * kept)
 
