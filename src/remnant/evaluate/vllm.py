@@ -14,6 +14,7 @@ from remnant.evaluate.local import SHARE
 from remnant.evaluate.reading import Text, context_tokens
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, by_context, too_long, too_short
 from remnant.functional.tokens import Tokens
+from remnant.model.sizes import declared_context
 
 INSTALL = "Install it in an environment of its own, since it pins torch; `make vllm-check` shows how without a GPU."
 # So many requests are handed over at a time: each such batch is a line on the disk, and vLLM packs it as it likes.
@@ -46,7 +47,7 @@ class Vllm:
             raise UserError("The engine vllm is not installed.", INSTALL) from error
         self._settings, self._tokenizer = SamplingParams, tokenizer
         config: Any = AutoConfig.from_pretrained(source)
-        self._limit = _context_length(config.get_text_config())
+        self._limit = declared_context(config)
         packed = getattr(config, "quantization_config", None) is not None
         try:
             self._model = LLM(
@@ -128,7 +129,3 @@ def _memory() -> dict[str, float]:
         return {}
     memory = psutil.virtual_memory()
     return {"gpu_memory_utilization": SHARE["cpu"] * memory.available / memory.total}
-
-
-def _context_length(config: Any) -> int:
-    return int(getattr(config, "max_position_embeddings", None) or config.n_positions)

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from remnant.errors import UserError
+from remnant.model.sizes import longest_text
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -95,11 +96,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: 
 
 def context_length(model: PreTrainedModel) -> int:
     """Longest sequence that the model takes, in tokens."""
-    config: Any = model.config
-    for name in ("max_position_embeddings", "n_positions"):
-        if (length := getattr(config, name, None)) is not None:
-            return int(length)
-    return 1 << 30
+    return longest_text(model)
 
 
 class Matrix(NamedTuple):
