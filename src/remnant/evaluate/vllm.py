@@ -17,6 +17,7 @@ from remnant.evaluate.reading import Text, sound
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, by_context, not_finite, too_long, too_short
 from remnant.functional.tokens import Tokens
 from remnant.model.data import context_tokens, prompt_ids
+from remnant.model.sizes import declared_context
 
 INSTALL = "Install it in an environment of its own, since it pins torch; `make vllm-check` shows how without a GPU."
 # So many requests are handed over at a time: each such batch is a line on the disk, and vLLM packs it as it likes.
@@ -49,7 +50,7 @@ class Vllm:
             raise UserError("The engine vllm is not installed.", INSTALL) from error
         self._settings, self._tokenizer = SamplingParams, tokenizer
         config: Any = AutoConfig.from_pretrained(source)
-        self._limit = _context_length(config.get_text_config())
+        self._limit = declared_context(config)
         self._ends = sorted(end_ids(tokenizer, config, *configs_of(source)))
         packed = getattr(config, "quantization_config", None) is not None
         try:
@@ -137,7 +138,3 @@ def _memory() -> dict[str, float]:
         return {}
     memory = psutil.virtual_memory()
     return {"gpu_memory_utilization": SHARE["cpu"] * memory.available / memory.total}
-
-
-def _context_length(config: Any) -> int:
-    return int(getattr(config, "max_position_embeddings", None) or config.n_positions)

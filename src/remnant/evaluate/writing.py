@@ -1,7 +1,7 @@
 """Continuations of many prompts side by side, equal to one prompt at a time."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from remnant.evaluate.ends import before_end
 from remnant.evaluate.prefix import beside, copied
 from remnant.evaluate.requests import Refused, Writing, not_finite
+from remnant.evaluate.steps import Cached, Whole
+from remnant.evaluate.ways import Ways
 
 CHECK_EVERY = 4
 
@@ -21,9 +23,10 @@ def write(
     ids: Sequence[Sequence[int]],
     asked: Sequence[Writing],
     ends: frozenset[int],
+    ways: Ways,
+    head: Callable[[Tensor], Tensor] | None = None,
     shared: int = 0,
     prefix: DynamicCache | None = None,
-    once: bool = False,
 ) -> list[str | Refused]:
     """What the model writes after each prompt, special tokens left out; refused where its logits are not finite.
 
@@ -33,42 +36,55 @@ def write(
         ids: the prompts as tokens.
         asked: how each is to be continued; rows that are done leave the batch.
         ends: the ids of tokens at which an answer ends (``end_ids``).
+        ways: what leaves the model's answers as they are.
+        head: its output head (``plain_head``), if it can be applied by itself.
         shared: how many tokens all prompts begin with that are in ``prefix``.
         prefix: the cache of these tokens.
-        once: the model can keep the prefix once for all rows (``can_be_beside``).
     """
+    most = max(w.max_new for w in asked)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    if ways.writing == "whole":
+        return _continue(tokenizer, asked, ends, Whole(model, head, ids, ways.padded))
+    if ways.writing == "even":
+        return _by_length(model, tokenizer, ids, asked, ends, ways)
     tails = [list(i[shared:]) for i in ids]
-    width, most = max(len(t) for t in tails), max(w.max_new for w in asked)
-    if once and prefix and shared > width:
+    width = max(len(t) for t in tails)
+    if ways.once and prefix and shared > width:
         with beside(model, prefix, len(ids), width + most) as cache:
-            return _continue(model, tokenizer, tails, asked, ends, shared, cache)
-    return _continue(model, tokenizer, tails, asked, ends, shared, copied(model, prefix, len(ids), shared + width + most))
+            return _continue(tokenizer, asked, ends, Cached(model, tails, most, pad, shared, cache, ways.positions))
+    begun = copied(model, prefix, len(ids), shared + width + most) if prefix else None
+    return _continue(tokenizer, asked, ends, Cached(model, tails, most, pad, shared, begun, ways.positions))
+
+
+def _by_length(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[Sequence[int]],
+    asked: Sequence[Writing],
+    ends: frozenset[int],
+    ways: Ways,
+) -> list[str | Refused]:
+    """Prompts of one length at a time, for models that would carry padding through their states."""
+    found: list[str | Refused] = [""] * len(ids)
+    for length in {len(i) for i in ids}:
+        places = [place for place, i in enumerate(ids) if len(i) == length]
+        some = [asked[p] for p in places]
+        steps = Cached(model, [ids[p] for p in places], max(w.max_new for w in some), positions=ways.positions)
+        for place, text in zip(places, _continue(tokenizer, some, ends, steps, ways.leaves), strict=True):
+            found[place] = text
+    return found
 
 
 def _continue(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tails: list[list[int]],
-    asked: Sequence[Writing],
-    ends: frozenset[int],
-    shared: int,
-    cache: DynamicCache,
+    tokenizer: PreTrainedTokenizerBase, asked: Sequence[Writing], ends: frozenset[int], steps: Cached | Whole, leaves: bool = True
 ) -> list[str | Refused]:
-    """Write behind what a cache holds and each row's own tail."""
-    width = max(len(t) for t in tails)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    step_ids = torch.tensor([[pad] * (width - len(t)) + t for t in tails], device=model.device)
-    mask = torch.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in tails], device=model.device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    """Write behind each row; rows that are done leave if they can."""
     chances = {i: _chances(w) for i, w in enumerate(asked) if w.temperature > 0}
     written: list[list[int]] = [[] for _ in asked]
     rows = list(range(len(asked)))
     open_, broken = set(rows), set[int]()
     for step in range(max(w.max_new for w in asked)):
-        out = model(
-            input_ids=step_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        tokens, sound = _pick(out.logits[:, -1], rows, asked, chances, step)
+        tokens, sound = _pick(steps.step(), rows, asked, chances, step)
         for row, token, is_sound in zip(rows, tokens.tolist(), sound.tolist(), strict=True):
             if row in open_:
                 written[row].append(token)
@@ -76,13 +92,10 @@ def _continue(
         open_ -= {row for row in open_ if row in broken or _is_done(tokenizer, written[row], asked[row], ends)}
         if not open_:
             break
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
-        step_ids, positions = tokens[:, None], positions[:, -1:] + 1
-        if 2 * len(open_) <= len(rows):
-            kept = torch.tensor([i for i, row in enumerate(rows) if row in open_], device=model.device)
+        steps.add(tokens)
+        if leaves and 2 * len(open_) <= len(rows):
+            steps.keep(torch.tensor([i for i, row in enumerate(rows) if row in open_], device=tokens.device))
             rows = [row for row in rows if row in open_]
-            cache.batch_select_indices(kept)
-            mask, step_ids, positions = mask[kept], step_ids[kept], positions[kept]
     return [not_finite() if row in broken else _text(tokenizer, tokens, ends) for row, tokens in enumerate(written)]
 
 

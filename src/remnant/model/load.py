@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from remnant.errors import UserError
 from remnant.functional.touched import KINDS, LEFT_ALONE, kind_of
 from remnant.model.door import check_folder, check_size, packed_by
+from remnant.model.sizes import longest_text
 from remnant.model.whole import check_finite, check_whole
 
 transformers_logging.disable_progress_bar()
@@ -116,11 +117,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: 
 
 def context_length(model: PreTrainedModel) -> int:
     """Longest sequence that the model takes, in tokens."""
-    config: Any = model.config
-    for name in ("max_position_embeddings", "n_positions"):
-        if (length := getattr(config, name, None)) is not None:
-            return int(length)
-    return 1 << 30
+    return longest_text(model)
 
 
 class Matrix(NamedTuple):
