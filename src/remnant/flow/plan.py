@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS, rtn_name
+from remnant.durable import digest_of
 from remnant.errors import UserError
-from remnant.flow.store import Store, digest_of, digest_path
+from remnant.flow.store import Store, digest_path
 from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
 from remnant.records import (
     SCHEMA,
@@ -47,7 +48,7 @@ class Node:
             "schema": SCHEMA,
             "stage": self.stage,
             "version": STAGE_VERSIONS[self.stage],
-            "spec": self.spec.identity(),
+            "spec": _without_paths(self.spec.identity(), self.inputs),
             "inputs": {role: source.digest for role, source in self.inputs.items()},
             "methods": dict(self.methods),
         }
@@ -62,6 +63,20 @@ class Node:
     def piece(self) -> Piece:
         """What is kept of this node under the name of a run."""
         return Piece(name=self.name, stage=self.stage, label=dict(self.label))
+
+
+# Where a spec names a file or folder that is an input too, and so enters by its content.
+_PATHS: Mapping[str, tuple[str, ...]] = {"base": ("base",), "tokenizer": ("tokenizer",), "adapter": ("params", "adapter")}
+
+
+def _without_paths(spec: dict[str, Any], roles: Iterable[str]) -> dict[str, Any]:
+    """A spec's identity without the paths of inputs: the same content by another path is the same."""
+    for *inside, last in (_PATHS[role] for role in roles if role in _PATHS):
+        place = spec
+        for part in inside:
+            place = place.get(part, {})
+        place.pop(last, None)
+    return spec
 
 
 @dataclass(frozen=True)
@@ -109,8 +124,8 @@ def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | 
         UserError: nothing fits.
     """
     path = Path(reference)
-    if path.resolve().parent == (store.root / "objects").resolve() and store.has(path.name):
-        return Made(path.name, store.manifest(path.name).digest)
+    if path.exists() and store.path(owner := store.owner(path) or "").resolve() == path.resolve():
+        return Made(owner, store.manifest(owner).digest)
     if path.exists():
         return Outside(reference)
     stages = (stage,) if isinstance(stage, str) else stage

@@ -12,6 +12,7 @@ from remnant.functional.stats import bootstrap_ratio
 from remnant.records import JudgeSpec, Recovery, Rule, Verdict
 from remnant.stages.cells import Sheet, auc_of, cells_of, read_rows
 
+LEAVES = ("cells.json", "recovery.json", "verdicts.json")
 KNOWLEDGE = ("verbmem", "knowmem_forget")
 UTILITY = ("knowmem_retain", "verbmem_retain")
 Array = NDArray[np.float64]

@@ -13,21 +13,35 @@ from transformers import PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
 from remnant.functional.text import ngrams, words
+from remnant.lineage import Lineage
 from remnant.methods import quantizer
 from remnant.model.data import encode, raw_texts
 from remnant.model.held import keep, take, version
-from remnant.model.load import Matrix, matrices, open_tokenizer, save_model
+from remnant.model.load import Matrix, matrices, open_tokenizer
+from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.records import PerturbSpec
 
 OVERLAP_WORDS = 13
+LEAVES = (*LEFT_BY_MODELS, "codes.safetensors")
 
 
-def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """Quantize, save model and codes; the summary says what was quantized and what was left."""
+def run(
+    spec: PerturbSpec,
+    inputs: Mapping[str, Path],
+    out: Path,
+    report: Callable[[int, int, str], None],
+    known: Mapping[str, Lineage] | None = None,
+) -> dict[str, Any]:
+    """Quantize, save model and codes; the summary says what was quantized and what was left.
+
+    ``known``: what the model and the copy ("self") are; a copy of the model that is in memory is then not opened anew.
+    """
+    known = known or {}
     method = quantizer(spec)
     tokenizer = open_tokenizer(str(inputs["model"]))
-    source = take(inputs["model"])
+    source = take(inputs["model"], known.get("model"))
     model = source.model
+    check_saving(model, tokenizer)
     chosen = list(matrices(model, spec.skip))
     if not chosen:
         raise UserError("No weight is left to quantize.", "Skip fewer kinds of weights.")
@@ -45,11 +59,11 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         report(0, 1, spec.use)
         found = function(*(offered[name] for name in method.reads), **method.params)
         report(1, 1, spec.use)
-    save_model(model, tokenizer, out)
+    save(model, tokenizer, out)
     _save_codes(found, out / "codes.safetensors")
     now = dict(model.named_parameters())
     changed = [*(m.name for m in chosen), *(n for n, before in others.items() if not torch.equal(before, now[n]))]
-    keep(version(source, out, changed))
+    keep(version(source, out, changed, known.get("self")))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
     return summary | {

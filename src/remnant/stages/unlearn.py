@@ -9,18 +9,23 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.durable import is_whole, tell
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
+from remnant.model import kept
 from remnant.model.data import Batch, Item, collate, encode, knowmem_items, pack, raw_texts, settings, verbmem_items
 from remnant.model.held import let_go
-from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
+from remnant.model.load import context_length, device, open_model, open_tokenizer
 from remnant.model.loop import Renewal, fit, in_regime, storage_dtype
 from remnant.model.parts import Part
+from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.sure import PaperCode, find
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
 
 PROBE_ITEMS = 48
+LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
+GOES_ON_FROM = ("resume.pt", "best.pt", "steps.jsonl")
 
 
 class Probe(NamedTuple):
@@ -36,6 +41,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     target, corpus = inputs["target"], inputs["corpus"]
     tokenizer = open_tokenizer(str(target))
     model = in_regime(open_model(str(target)).to(device()), spec)  # type: ignore[arg-type]
+    check_saving(model, tokenizer)
     pad = tokenizer.pad_token_id
     terms = terms_of(spec)
     examples = read_examples(spec, tokenizer, corpus)
@@ -49,20 +55,32 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     probe = make_probe(model, tokenizer, corpus)
     rule = _sure(spec, model, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
     best = out / "best.pt"
+    if best.exists() and not is_whole(best):
+        _start_afresh(out)
     loss_at = make_loss(model, terms, streams, spec.batch_size, pad, rule.on_forget)
     after_step = _watch(spec, model, probe, make_forget_loss(model, examples["forget"], spec.batch_size, pad), best)
     steps, memory = fit(model, spec, loss_at, out, report, after_step, rule.moving, rule.renew, rule.on_gradients)
     if spec.select == "best" and "chosen" in memory:
-        model.load_state_dict(torch.load(best, weights_only=True))
-    best.unlink(missing_ok=True)
+        found = kept.load(best)
+        if found is None or found["step"] != memory["chosen"]["step"]:
+            _start_afresh(out)
+            return run(spec, inputs, out, report)
+        model.load_state_dict(found["model"])
     model.to(storage_dtype(spec.weights))  # type: ignore[arg-type]
-    save_model(model, tokenizer, out)
+    save(model, tokenizer, out)
     summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": memory.get("chosen", {"step": steps})}
     if spec.count_lost:
         summary["lost_updates"] = _mean_of(out / "steps.jsonl", "lost")
     if rule.summary:
         summary["sure"] = rule.summary
     return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
+
+
+def _start_afresh(out: Path) -> None:
+    """Throw away what an earlier call left: its best checkpoint is damaged or missing, so its steps are worth nothing."""
+    tell(f"{out / 'best.pt'} is damaged or missing; the steps are done again.")
+    for name in GOES_ON_FROM:
+        (out / name).unlink(missing_ok=True)
 
 
 class _Rule(NamedTuple):
@@ -187,7 +205,7 @@ def _watch(
         memory.setdefault("probes", [{"step": 0, **origin._asdict()}]).append({"step": step, **found._asdict()})
         if _better(found, memory.get("chosen"), spec.utility_floor * origin.retain):
             memory["chosen"] = {"step": step, **found._asdict()}
-            torch.save(model.state_dict(), best)
+            kept.save({"step": step, "model": model.state_dict()}, best)
         if "stopped" not in memory and found.forget <= spec.stop_forget * origin.forget:
             memory["stopped"] = f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"
         if "stopped" not in memory and found.retain < spec.stop_utility * origin.retain:
