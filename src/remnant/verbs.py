@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from remnant import score as scoring
+from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
 from remnant.flow import plan as planning
 from remnant.flow.plan import Input, Made, Node, Outside
@@ -24,6 +25,7 @@ from remnant.flow.run import (
     forget_failures,
     make,
     missing,
+    repair,
     start_workers,
     stop_workers,
 )
@@ -49,8 +51,7 @@ def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     """Make some pieces in this process, in order; returns the folder of the last."""
     with one_by_one(console(stderr=True)) as report_for:
         for node in nodes:
-            if not store.has(node.name):
-                make(store, node, report_for(node))
+            make(store, node, report_for(node))
     path = store.path(nodes[-1].name)
     print(path)
     return path
@@ -216,9 +217,10 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     sweep = read_sweep(sweep_path(name), settings)
     nodes = planning.plan(sweep)
     screen = console(stderr=True)
+    repair(store, nodes, table.READ)
     todo = missing(store, nodes)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
-    store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "pieces": [n.piece.model_dump(mode="json") for n in nodes]})
+    _label(store, sweep, nodes, needed=bool(todo))
     if todo:
         forget_failures(store, nodes)
         _work(store, sweep, nodes, workers or default_workers(sweep), screen)
@@ -226,6 +228,15 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     results = table.collect(store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()})
     _finish(results, store, out or store.root / "reports" / sweep.name, examples=examples)
     return _tell_failures(lost, missing(store, nodes), nodes)
+
+
+def _label(store: Store, sweep: SweepSpec, nodes: Sequence[Node], *, needed: bool) -> None:
+    """Keep the run under its name; where nothing is to be made, a store that takes nothing does not matter."""
+    try:
+        store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "pieces": [n.piece.model_dump(mode="json") for n in nodes]})
+    except UserError:
+        if needed:
+            raise
 
 
 def default_workers(sweep: SweepSpec) -> int:
@@ -310,24 +321,27 @@ def plan(store: Store, name: str, settings: Sequence[str]) -> None:
 
 
 def ls(store: Store) -> None:
-    """All artefacts, oldest first."""
+    """All artefacts, oldest first; damaged manifests last."""
     found = Table("artefact", "what", "made", "time", "size")
-    for name, m in store.manifests().items():
+    known = store.manifests()
+    for name, m in known.items():
         size = sum(f.bytes for f in m.files.values())
         what = m.spec.get("method") or m.spec.get("use") or m.spec.get("lab") or ",".join(m.spec.get("splits", ())) or ""
         found.add_row(name, str(what), m.created, clock(m.seconds), f"{size / 1e6:.1f} MB")
+    for name in sorted({n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)):
+        found.add_row(name, "[red]its manifest is damaged[/]", "", "", "")
     console().print(found)
 
 
 def show(store: Store, reference: str) -> int:
     """One manifest, and whether its files are still what they were."""
-    names = [n for stage in ("prepare", *MODELS, "measure", "judge") for n in store.matching(reference, stage)]
+    names = [n for stage in STAGE_VERSIONS for n in store.matching(reference, stage)]
     if len(names) != 1:
         what = f"is the start of {len(names)} artefacts" if names else f"is no artefact of {store.root}"
         raise UserError(f"'{reference}' {what}.", "See them with: remnant ls")
     print(store.manifest(names[0]).model_dump_json(indent=1))
     faults = store.faults(names[0])
-    print(f"Damaged: {', '.join(faults)}." if faults else "All files are as recorded.")
+    print(f"Damaged: {', '.join(faults)}. Delete the folder {store.path(names[0])}." if faults else "All files are as recorded.")
     return 1 if faults else 0
 
 

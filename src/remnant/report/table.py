@@ -13,6 +13,8 @@ from remnant.predict.forecast import FROM_TEXT, Forecast, calibration, forecast,
 from remnant.records import Cell, Manifest, Piece, Recovery, SweepSpec, Verdict
 
 SUMMARY_SCHEMA = 1
+# Stages whose files the report reads.
+READ = ("measure", "explain", "judge")
 SHOWN_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain", "verbmem_retain", "privleak")
 TITLES = {
     "verbmem": "VerMem: forget text continued word for word",
@@ -90,8 +92,13 @@ class Results:
 
 
 def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: dict[str, str]) -> Results:
-    """Read what is finished of a run; cells of pieces that failed are kept with their status."""
-    done = {p.name: store.manifest(p.name) for p in pieces if store.has(p.name)}
+    """Read what is finished of a run; cells of pieces that failed are kept with their status.
+
+    Raises:
+        UserError: something that is read is damaged; names the folder to delete.
+    """
+    there = [p for p in pieces if store.path(p.name).exists()]
+    done = {p.name: store.checked(p.name) if p.stage in READ else store.manifest(p.name) for p in there}
     pieces_by_name = {p.name: p for p in pieces}
     groups: list[Group] = []
     for piece in pieces:
