@@ -103,8 +103,7 @@ def test_steps_that_are_not_this_runs_or_damaged_are_not_believed(what: str, tmp
     data = bytearray(resume.read_bytes())
     if what == "a flipped bit":
         data[len(data) // 2] ^= 1
-    damaged = {"cut": data[:-9], "empty": b"", "older": data[:-64]}.get(what, bytes(data))
-    resume.write_bytes(damaged)
+    resume.write_bytes({"cut": bytes(data[:-9]), "empty": b"", "older": bytes(data[:-64])}.get(what, bytes(data)))
     if what == "another log":
         log.write_text(log.read_text().replace("2", "3"))
     found, seen = run(steps=4 if what == "other settings" else 3, seed=int(what == "other weights"))

@@ -18,7 +18,7 @@ from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
 from remnant.flow import plan as planning
 from remnant.flow.plan import Input, Made, Node, Outside
-from remnant.flow.progress import clock, counting, describe, one_by_one, watch
+from remnant.flow.progress import clock, counting, describe, one_by_one, telling, watch
 from remnant.flow.run import (
     clean_up,
     failures,
@@ -215,9 +215,10 @@ def sweep_path(name: str) -> Path:
 def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Path | None, examples: bool) -> int:
     """Run a sweep to its report; the same call again goes on or does nothing."""
     sweep = read_sweep(sweep_path(name), settings)
-    nodes = planning.plan(sweep)
     screen = console(stderr=True)
-    repair(store, nodes, table.READ)
+    with telling(screen, f"looking at what there is of {sweep.name}"):
+        nodes = planning.plan(sweep)
+        repair(store, nodes, table.READ)
     todo = missing(store, nodes)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
     _label(store, sweep, nodes, needed=bool(todo))
@@ -313,7 +314,8 @@ def _matrix(group: table.Group) -> Table:
 def plan(store: Store, name: str, settings: Sequence[str]) -> None:
     """Say what a sweep would make, with the resolved settings."""
     sweep = read_sweep(sweep_path(name), settings)
-    nodes = planning.plan(sweep)
+    with telling(console(stderr=True), f"planning {sweep.name}"):
+        nodes = planning.plan(sweep)
     for node in nodes:
         print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
     print(json.dumps(sweep.model_dump(mode="json", exclude_defaults=True), indent=1))
@@ -340,7 +342,8 @@ def show(store: Store, reference: str) -> int:
         what = f"is the start of {len(names)} artefacts" if names else f"is no artefact of {store.root}"
         raise UserError(f"'{reference}' {what}.", "See them with: remnant ls")
     print(store.manifest(names[0]).model_dump_json(indent=1))
-    faults = store.faults(names[0])
+    with telling(console(stderr=True), f"checking {names[0]}"):
+        faults = store.faults(names[0])
     print(f"Damaged: {', '.join(faults)}. Delete the folder {store.path(names[0])}." if faults else "All files are as recorded.")
     return 1 if faults else 0
 
@@ -351,15 +354,17 @@ def report(store: Store, name: str, out: Path | None, examples: bool, beside: Se
     sweep = parse(SweepSpec, kept["sweep"], name)
     pieces = [parse(Piece, piece, name) for piece in kept["pieces"]]
     lost = {n: f["message"] for n, f in failures(store, pieces).items()}
-    others = [table.others(path.as_posix(), scoring.score_file(path)) for path in beside]
-    found = table.collect(store, sweep, pieces, lost)
+    with telling(console(stderr=True), f"reading what there is of {name}"):
+        others = [table.others(path.as_posix(), scoring.score_file(path)) for path in beside]
+        found = table.collect(store, sweep, pieces, lost)
     found.groups.extend(others)
     _finish(found, store, out or store.root / "reports" / name, examples=examples)
 
 
 def score(path: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None) -> None:
     """Score a file of generations, or read another tool's logs, and print the metrics."""
-    cells = scoring.score_file(path, auc_retrain, retrain=retrain)
+    with telling(console(stderr=True), f"scoring {path}"):
+        cells = scoring.score_file(path, auc_retrain, retrain=retrain)
     print_cells(cells)
     if json_out is not None:
         with disk_errors(json_out.parent):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ COMMAND = "REMNANT_COMMAND"
 HOLDING = ("perturb", "measure")
 POLL_SECONDS = 0.25
 WRITE_SECONDS = 0.5
+# Less than what makes a piece look forsaken to who watches.
+AGAIN_SECONDS = 10.0
 
 
 def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path | None:
@@ -67,6 +70,7 @@ def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path
         inputs = {r: Path(s.source) if isinstance(s, Outside) else store.path(s.name) for r, s in node.inputs.items()}
         more = {"known": known | {"self": Lineage(node.digest, node.digest)}} if node.stage in HOLDING else {}
         started = time.monotonic()
+        report(0, 0, "starting")
         summary = stage.run(node.spec, inputs, scratch, report, **more)
         _unchanged(node)
         return store.seal(node.name, _manifest(node, summary, time.monotonic() - started), stage.LEAVES, goes_on_from)
@@ -280,6 +284,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _say_again(said: list[tuple[Path, int, int, str]]) -> None:
+    """Repeat what was said last, so that a piece that reports nothing for a while does not look forsaken; ends with the process."""
+    while True:
+        time.sleep(AGAIN_SECONDS)
+        for state in list(said):
+            write_progress(*state)
+
+
 def _worker(root: str, order: str) -> None:
     """The body of a worker process."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -288,6 +300,9 @@ def _worker(root: str, order: str) -> None:
     store = Store(Path(root)).open()
     sweep = SweepSpec.model_validate_json(Path(order).read_text(encoding="utf-8"))
 
+    said: list[tuple[Path, int, int, str]] = []
+    threading.Thread(target=_say_again, args=(said,), daemon=True).start()
+
     def report_for(node: Node) -> Report:
         last = 0.0
 
@@ -295,8 +310,9 @@ def _worker(root: str, order: str) -> None:
             nonlocal last
             if os.getppid() != parent:
                 raise KeyboardInterrupt
+            said[:] = [(store.scratch(node.name), done, total, note)]
             if time.monotonic() - last > WRITE_SECONDS or done == total:
-                write_progress(store.scratch(node.name), done, total, note)
+                write_progress(*said[0])
                 last = time.monotonic()
 
         return report

@@ -276,7 +276,7 @@ class Store:
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             whole = False
         if not whole:
-            raise UserError(f"{path} is damaged.", "Run the sweep again: its name is written anew and nothing that is finished is repeated.")
+            raise UserError(f"{path} is damaged.", "Run the sweep again: its name is written anew, nothing is repeated.")
         return dict(data)
 
     def matching(self, reference: str, stage: str) -> list[str]:

@@ -67,7 +67,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) 
     except Exception as error:
         if "os error" in str(error):
             raise  # a disk's fault by way of a library in Rust, told as such by whoever holds the store
-        raise UserError(f"The model cannot be saved ({_first_line(error)}).", "Its steps are kept; the same command saves again.") from error
+        raise UserError(f"The model cannot be saved ({_first_line(error)}).", "Its steps are kept; run the command again.") from error
 
 
 def _first_line(error: Exception) -> str:
