@@ -10,8 +10,21 @@ import pytest
 
 from remnant.flow.store import Store
 from tests.wrecks import (
-    call, child, content, ended, files_of, in_this_process, killed_at, kind_of, leave_unfinished, nodes_of, readers, spread, survives,
-    sweep_file, work_in,
+    call,
+    child,
+    content,
+    ended,
+    files_of,
+    in_this_process,
+    killed_at,
+    kind_of,
+    leave_unfinished,
+    nodes_of,
+    readers,
+    spread,
+    survives,
+    sweep_file,
+    work_in,
 )  # fmt: skip
 
 

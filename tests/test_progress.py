@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from remnant.flow.progress import LINE_SECONDS, Pace, Teller, _state, one_by_one, seconds_left
 from remnant.flow.plan import prepare_node
+from remnant.flow.progress import LINE_SECONDS, Pace, Teller, _state, one_by_one, seconds_left
 from remnant.flow.store import Store
 from remnant.records import PrepareSpec
 
