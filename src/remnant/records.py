@@ -320,7 +320,7 @@ class FileRecord(Record):
 
 
 class Manifest(Record):
-    """What an artefact is, what it was made from and under which circumstances; written last."""
+    """What an artefact is, what it was made from (``inputs`` for people, ``sources`` by digest) and how; ``seal``: sha256 of the rest."""
 
     schema_version: int = SCHEMA
     key: str
@@ -329,6 +329,7 @@ class Manifest(Record):
     stage_version: int
     spec: dict[str, Any]
     inputs: dict[str, str]
+    sources: dict[str, str] = {}
     methods: dict[str, str]
     files: dict[str, FileRecord]
     summary: dict[str, Any]
@@ -340,6 +341,7 @@ class Manifest(Record):
     dirty: bool | None
     device: str
     peak_memory_mb: float
+    seal: str = ""
 
 
 class Piece(Record):

@@ -14,16 +14,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from remnant import score as scoring
+from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
 from remnant.flow import plan as planning
 from remnant.flow.plan import Input, Made, Node, Outside
-from remnant.flow.progress import clock, counting, describe, one_by_one, watch
+from remnant.flow.progress import clock, counting, describe, one_by_one, telling, watch
 from remnant.flow.run import (
     clean_up,
     failures,
     forget_failures,
     make,
     missing,
+    repair,
     start_workers,
     stop_workers,
 )
@@ -52,8 +54,7 @@ def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     """Make some pieces in this process, in order; returns the folder of the last."""
     with one_by_one(console(stderr=True)) as report_for:
         for node in nodes:
-            if not store.has(node.name):
-                make(store, node, report_for(node))
+            make(store, node, report_for(node))
     path = store.path(nodes[-1].name)
     print(path)
     return path
@@ -221,11 +222,13 @@ def sweep_path(name: str) -> Path:
 def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Path | None, examples: bool) -> int:
     """Run a sweep to its report; the same call again goes on or does nothing."""
     sweep = read_sweep(sweep_path(name), settings)
-    nodes = planning.plan(sweep)
     screen = console(stderr=True)
+    with telling(screen, f"looking at what there is of {sweep.name}"):
+        nodes = planning.plan(sweep)
+        repair(store, nodes, table.READ)
     todo = missing(store, nodes)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
-    store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "pieces": [n.piece.model_dump(mode="json") for n in nodes]})
+    _label(store, sweep, nodes, needed=bool(todo))
     if todo:
         forget_failures(store, nodes)
         _work(store, sweep, nodes, workers or default_workers(sweep), screen)
@@ -233,6 +236,15 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     results = table.collect(store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()})
     _finish(results, store, out or store.root / "reports" / sweep.name, examples=examples)
     return _tell_failures(lost, missing(store, nodes), nodes)
+
+
+def _label(store: Store, sweep: SweepSpec, nodes: Sequence[Node], *, needed: bool) -> None:
+    """Keep the run under its name; where nothing is to be made, a store that takes nothing does not matter."""
+    try:
+        store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "pieces": [n.piece.model_dump(mode="json") for n in nodes]})
+    except UserError:
+        if needed:
+            raise
 
 
 def default_workers(sweep: SweepSpec) -> int:
@@ -309,7 +321,8 @@ def _matrix(group: table.Group) -> Table:
 def plan(store: Store, name: str, settings: Sequence[str]) -> None:
     """Say what a sweep would make, with the resolved settings."""
     sweep = read_sweep(sweep_path(name), settings)
-    nodes = planning.plan(sweep)
+    with telling(console(stderr=True), f"planning {sweep.name}"):
+        nodes = planning.plan(sweep)
     for node in nodes:
         print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
     print(json.dumps(sweep.model_dump(mode="json", exclude_defaults=True), indent=1))
@@ -317,24 +330,28 @@ def plan(store: Store, name: str, settings: Sequence[str]) -> None:
 
 
 def ls(store: Store) -> None:
-    """All artefacts, oldest first."""
+    """All artefacts, oldest first; damaged manifests last."""
     found = Table("artefact", "what", "made", "time", "size")
-    for name, m in store.manifests().items():
+    known = store.manifests()
+    for name, m in known.items():
         size = sum(f.bytes for f in m.files.values())
         what = m.spec.get("method") or m.spec.get("use") or m.spec.get("lab") or ",".join(m.spec.get("splits", ())) or ""
         found.add_row(name, str(what), m.created, clock(m.seconds), f"{size / 1e6:.1f} MB")
+    for name in sorted({n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)):
+        found.add_row(name, "[red]its manifest is damaged[/]", "", "", "")
     console().print(found)
 
 
 def show(store: Store, reference: str) -> int:
     """One manifest, and whether its files are still what they were."""
-    names = [n for stage in ("prepare", *MODELS, "measure", "judge") for n in store.matching(reference, stage)]
+    names = [n for stage in STAGE_VERSIONS for n in store.matching(reference, stage)]
     if len(names) != 1:
         what = f"is the start of {len(names)} artefacts" if names else f"is no artefact of {store.root}"
         raise UserError(f"'{reference}' {what}.", "See them with: remnant ls")
     print(store.manifest(names[0]).model_dump_json(indent=1))
-    faults = store.faults(names[0])
-    print(f"Damaged: {', '.join(faults)}." if faults else "All files are as recorded.")
+    with telling(console(stderr=True), f"checking {names[0]}"):
+        faults = store.faults(names[0])
+    print(f"Damaged: {', '.join(faults)}. Delete the folder {store.path(names[0])}." if faults else "All files are as recorded.")
     return 1 if faults else 0
 
 
@@ -344,15 +361,17 @@ def report(store: Store, name: str, out: Path | None, examples: bool, beside: Se
     sweep = parse(SweepSpec, kept["sweep"], name)
     pieces = [parse(Piece, piece, name) for piece in kept["pieces"]]
     lost = {n: f["message"] for n, f in failures(store, pieces).items()}
-    others = [table.others(path.as_posix(), scoring.score_file(path)) for path in beside]
-    found = table.collect(store, sweep, pieces, lost)
+    with telling(console(stderr=True), f"reading what there is of {name}"):
+        others = [table.others(path.as_posix(), scoring.score_file(path)) for path in beside]
+        found = table.collect(store, sweep, pieces, lost)
     found.groups.extend(others)
     _finish(found, store, out or store.root / "reports" / name, examples=examples)
 
 
 def score(path: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None) -> None:
     """Score a file of generations, or read another tool's logs, and print the metrics."""
-    cells = scoring.score_file(path, auc_retrain, retrain=retrain)
+    with telling(console(stderr=True), f"scoring {path}"):
+        cells = scoring.score_file(path, auc_retrain, retrain=retrain)
     print_cells(cells)
     if json_out is not None:
         with disk_errors(json_out.parent):

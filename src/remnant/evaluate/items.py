@@ -18,7 +18,7 @@ from remnant.model.data import (
     privleak_texts,
     prompt_ids,
     question,
-    read_list,
+    records,
     verbmem_items,
 )
 
@@ -80,7 +80,7 @@ def _questions(corpus: Path, side: str) -> list[Item]:
     if side in ("forget", "retain"):
         context = knowmem_prefix(corpus, side)
         return [item._replace(context=context) for item in knowmem_items(corpus, side)]
-    rows = read_list(corpus / "knowmem/forget_qa.json")
+    rows = records(corpus / "knowmem/forget_qa.json", "question", "answer")
     turn = _reworded if side == "reworded" else _prefilled
     return [turn(f"{side}-question-{i}", half_of(i), row["question"], row["answer"]) for i, row in enumerate(rows)]
 
@@ -121,7 +121,7 @@ def _primed(items: list[Item]) -> list[Item]:
 
 
 def _tofu(corpus: Path, side: str) -> list[Item]:
-    rows = read_list(corpus / "tofu" / f"{side}.json")
+    rows = records(corpus / "tofu" / f"{side}.json", "question", "answer")
     return [
         Item(
             f"{side}-{i}",
@@ -130,7 +130,7 @@ def _tofu(corpus: Path, side: str) -> list[Item]:
             r["answer"],
             "",
             r.get("paraphrased_answer", r["answer"]),
-            tuple(r["perturbed_answer"]),
+            tuple(str(a) for a in r.get("perturbed_answer", ())),
         )
         for i, r in enumerate(rows)
     ]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from remnant.durable import digest_of
 from remnant.errors import UserError
-from remnant.flow.store import Store, digest_of, digest_path
+from remnant.flow.store import Store, digest_path
 from remnant.weightfiles import config_of, shown
 
 MODEL_STAGES = ("train", "unlearn", "perturb", "deploy")
@@ -64,8 +65,8 @@ def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | 
     stages = (stage,) if isinstance(stage, str) else stage
     check_reference(reference, stages)
     path = Path(reference)
-    if path.resolve().parent == (store.root / "objects").resolve() and store.has(path.name):
-        return _made(store, path.name, stages)
+    if path.exists() and store.path(owner := store.owner(path) or "").resolve() == path.resolve():
+        return _made(store, owner, stages)
     if path.exists():
         return outside(reference, stages)
     found = [n for s in stages for n in store.matching(reference, s)]

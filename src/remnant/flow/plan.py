@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS, rtn_name
+from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.place import Made as Made
 from remnant.flow.place import Outside as Outside
 from remnant.flow.place import given as given
 from remnant.flow.place import outside
-from remnant.flow.store import digest_of
 from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
 from remnant.records import (
     SCHEMA,
@@ -54,7 +54,7 @@ class Node:
             "schema": SCHEMA,
             "stage": self.stage,
             "version": STAGE_VERSIONS[self.stage],
-            "spec": self.spec.identity(),
+            "spec": _without_paths(self.spec.identity(), self.inputs),
             "inputs": {role: source.digest for role, source in self.inputs.items()},
             "methods": dict(self.methods),
         }
@@ -69,6 +69,20 @@ class Node:
     def piece(self) -> Piece:
         """What is kept of this node under the name of a run."""
         return Piece(name=self.name, stage=self.stage, label=dict(self.label))
+
+
+# Where a spec names a file or folder that is an input too, and so enters by its content.
+_PATHS: Mapping[str, tuple[str, ...]] = {"base": ("base",), "tokenizer": ("tokenizer",), "adapter": ("params", "adapter")}
+
+
+def _without_paths(spec: dict[str, Any], roles: Iterable[str]) -> dict[str, Any]:
+    """A spec's identity without the paths of inputs: the same content by another path is the same."""
+    for *inside, last in (_PATHS[role] for role in roles if role in _PATHS):
+        place = spec
+        for part in inside:
+            place = place.get(part, {})
+        place.pop(last, None)
+    return spec
 
 
 Input = Node | Made | Outside

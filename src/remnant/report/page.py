@@ -28,7 +28,7 @@ def write(results: Results, store: Store, out: Path, *, examples: bool = False) 
     Returns:
         The path of the page.
     """
-    with disk_errors(out):
+    with disk_errors(out, "Choose another folder with --out."):
         out.mkdir(parents=True, exist_ok=True)
         summary = json.dumps(table.summary(results), indent=1, allow_nan=False) + "\n"
         (out / "summary.json").write_text(summary, encoding="utf-8")

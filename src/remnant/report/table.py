@@ -14,6 +14,8 @@ from remnant.records import Cell, Manifest, Piece, SweepSpec
 from remnant.verdicts import Evidence, Recovery, Verdict
 
 SUMMARY_SCHEMA = 1
+# Stages whose files the report reads.
+READ = ("measure", "explain", "judge")
 SHOWN_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain", "verbmem_retain", "privleak")
 # Plain asking stays below its limits; what a stronger test says is another matter.
 QUIET = ("stayed forgotten", "not said")
@@ -94,8 +96,13 @@ class Results:
 
 
 def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: dict[str, str]) -> Results:
-    """Read what is finished of a run; cells of pieces that failed are kept with their status."""
-    done = {p.name: store.manifest(p.name) for p in pieces if store.has(p.name)}
+    """Read what is finished of a run; cells of pieces that failed are kept with their status.
+
+    Raises:
+        UserError: something that is read is damaged; names the folder to delete.
+    """
+    there = [p for p in pieces if store.path(p.name).exists()]
+    done = {p.name: store.checked(p.name) if p.stage in READ else store.manifest(p.name) for p in there}
     pieces_by_name = {p.name: p for p in pieces}
     groups: list[Group] = []
     for piece in pieces:

@@ -15,11 +15,15 @@ from remnant.errors import UserError
 from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import matrices, open_model, open_tokenizer
+from remnant.model.saving import LEFT_BY_MODELS
 from remnant.records import PerturbSpec
 
 PROBES, PROBE_TOKENS = 4, 64
 # Kernels that round activations stay below this; weights that were left alone or garbled do not.
 APART = 0.2
+LEAVES = (
+    *LEFT_BY_MODELS, "pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json", "recipe.yaml", "*.gguf",
+)  # fmt: skip
 
 
 def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:

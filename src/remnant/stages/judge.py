@@ -16,6 +16,8 @@ from remnant.stages.lineup import Lineup, ratio, unmeasured
 from remnant.stages.verdict import decide
 from remnant.verdicts import Evidence, Recovery, Shares, Verdict
 
+LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
+
 
 def run(spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Write cells.json, recovery.json, evidence.json and verdicts.json; the summary counts the outcomes."""

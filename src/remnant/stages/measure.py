@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.catalog import METRICS
+from remnant.durable import read_json, write_json
 from remnant.errors import Unscorable, UserError
 from remnant.evaluate.collect import Answers, collect
 from remnant.evaluate.endpoint import Endpoint
@@ -24,6 +25,7 @@ from remnant.functional.text import cut_answer, signs_of_collapse, words
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
 from remnant.instrument import write_checks
+from remnant.lineage import Lineage
 from remnant.methods import metric, metric_names
 from remnant.model.data import Item, collate, half_of, privleak_texts, prompt_ids, raw_texts, settings
 from remnant.model.held import keep, take
@@ -34,6 +36,8 @@ from remnant.stages.checks import checks_of
 
 UNREAD_WORDS = 48
 CUT = "ok, cut at the end of the model's context"
+LEAVES = ("rows.jsonl", "texts.jsonl", "checks.json")
+GOES_ON_FROM = ("answers.jsonl", "reference.jsonl", "ability.json")
 
 Report = Callable[[int, int, str], None]
 
@@ -48,8 +52,12 @@ class Plan(NamedTuple):
     wanted: Wanted
 
 
-def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report) -> dict[str, Any]:
+def run(
+    spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report, known: Mapping[str, Lineage] | None = None
+) -> dict[str, Any]:
     """Measure, write rows.jsonl and texts.jsonl; the summary holds absent metrics and the signs of collapse.
+
+    ``known``: what the model is; a version of the model that is in memory is then not opened anew.
 
     Raises:
         UserError: the model or the server cannot be opened, or a user's metric reads what is not there.
@@ -58,7 +66,7 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     card = settings(corpus)
     tokenizer = open_tokenizer(str(corpus / "tokenizer" if spec.endpoint else inputs["model"]))
     elsewhere = spec.endpoint or spec.engine or _gguf_file(inputs)
-    held = None if elsewhere else take(inputs["model"])
+    held = None if elsewhere else take(inputs["model"], (known or {}).get("model"))
     model = held.model if held else None
     backend = _backend(spec, model, tokenizer, inputs)
     plans, sets, absent = _plans(spec, corpus, card, tokenizer, backend, "reference" in inputs)
@@ -83,8 +91,9 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     (out / "texts.jsonl").write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
     checks = checks_of(rows, texts)
     write_checks(out, checks)
-    for name in ("answers.jsonl", "reference.jsonl", "ability.json"):
-        (out / name).unlink(missing_ok=True)
+    if known is None:  # nobody will seal the folder and leave these out
+        for name in GOES_ON_FROM:
+            (out / name).unlink(missing_ok=True)
     return {
         "absent": absent | lacking,
         "rows": len(rows),
@@ -252,12 +261,10 @@ def _ability(
     if not spec.ability or model is None:
         return [], dict.fromkeys((f"ability_{t}" for t in spec.ability), "the harness runs on models opened by transformers only")
     kept = out / "ability.json"
-    if not kept.is_file():
-        scores = ability(model, tokenizer, spec.ability, corpus, Path(spec.ability_tasks) if spec.ability_tasks else None)
-        scratch = kept.with_suffix(".tmp")
-        scratch.write_text(json.dumps(scores), encoding="utf-8")
-        scratch.replace(kept)
-    found = json.loads(kept.read_text(encoding="utf-8"))
+    found = read_json(kept)
+    if found is None:
+        found = ability(model, tokenizer, spec.ability, corpus, Path(spec.ability_tasks) if spec.ability_tasks else None)
+        write_json(kept, found)
     return [
         Row(metric=f"ability_{task}", id=f"{task}-{i}", half=half_of(i), value=value)  # type: ignore[arg-type]
         for task, values in found.items()

@@ -13,28 +13,46 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.functional.quantizers import Indivisible, Quantized
 from remnant.functional.text import ngrams, words
+from remnant.lineage import Lineage
 from remnant.methods import quantizer
 from remnant.model.data import encode, raw_texts
 from remnant.model.door import check_plain
 from remnant.model.held import keep, take, version
-from remnant.model.load import Matrix, matrices, open_tokenizer, save_model
+from remnant.model.load import Matrix, matrices, open_tokenizer
+from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import check_finite, check_ids, first_not_finite
 from remnant.records import PerturbSpec
 
 OVERLAP_WORDS = 13
+LEAVES = (*LEFT_BY_MODELS, "codes.safetensors")
 
 
-def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
+def run(
+    spec: PerturbSpec,
+    inputs: Mapping[str, Path],
+    out: Path,
+    report: Callable[[int, int, str], None],
+    known: Mapping[str, Lineage] | None = None,
+) -> dict[str, Any]:
     """Quantize, save model and codes; the summary says what was quantized and what was left.
+
+    Args:
+        spec: the quantizer.
+        inputs: the model, and the corpus for calibration text.
+        out: receives the copy.
+        report: called with (done, total, note).
+        known: what the model and the copy ("self") are; a copy of the model that is in memory is then not opened anew.
 
     Raises:
         UserError: the model is quantized already, no weight is left to quantize, or one is not finite before or after.
     """
+    known = known or {}
     method = quantizer(spec)
     check_plain(str(inputs["model"]), "quantized again")
     tokenizer = open_tokenizer(str(inputs["model"]))
-    source = take(inputs["model"])
+    source = take(inputs["model"], known.get("model"))
     model = source.model
+    check_saving(model, tokenizer)
     chosen = list(matrices(model, spec.skip))
     if not chosen:
         raise UserError("No weight is left to quantize.", "Skip fewer kinds of weights.")
@@ -56,11 +74,11 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         found = function(*(offered[name] for name in method.reads), **method.params)
         report(1, 1, spec.use)
     _check_result(spec, model, found)
-    save_model(model, tokenizer, out)
+    save(model, tokenizer, out)
     _save_codes(found, out / "codes.safetensors")
     now = dict(model.named_parameters())
     changed = [*(m.name for m in chosen), *(n for n, before in others.items() if not torch.equal(before, now[n]))]
-    keep(version(source, out, changed))
+    keep(version(source, out, changed, known.get("self")))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
     return summary | {
