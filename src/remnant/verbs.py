@@ -33,6 +33,7 @@ from remnant.methods import quantizer_spec
 from remnant.parsing import parse
 from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
 from remnant.report import table
+from remnant.secrecy import redacted, scrubbed
 
 STAYED, NOT, UNCLEAR = 0, 3, 4
 MODELS = ("train", "unlearn", "perturb")
@@ -129,10 +130,11 @@ def measure(store: Store, model: str, data: str, reference: str | None, settings
     """Measure one model, or one behind a server, and print its numbers."""
     given = overlaid(settings, **options)
     served = model.startswith(("http://", "https://"))
-    if served:
+    if served and isinstance(given.get("endpoint", {}), dict):
         given["endpoint"] = {"url": model} | given.get("endpoint", {})
     spec = parse(MeasureSpec, given, "measure")
-    about = CastMember(corpus=data, model=Path(model).name, method=None, weights=None, quantizer="full", seed=None)
+    shown = spec.endpoint.url if spec.endpoint else model
+    about = CastMember(corpus=data, model=Path(shown).name, method=None, weights=None, quantizer="full", seed=None)
     corpus = planning.given(store, data, "prepare")
     source = None if served else planning.given(store, model, MODELS)
     judge = planning.given(store, reference, MODELS) if reference else None
@@ -218,7 +220,7 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     screen = console(stderr=True)
     todo = missing(store, nodes)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
-    store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "pieces": [n.piece.model_dump(mode="json") for n in nodes]})
+    store.label(sweep.name, {"sweep": redacted(sweep.model_dump(mode="json")), "pieces": [n.piece.model_dump(mode="json") for n in nodes]})
     if todo:
         forget_failures(store, nodes)
         _work(store, sweep, nodes, workers or default_workers(sweep), screen)
@@ -248,7 +250,7 @@ def _work(store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, scr
         stop_workers(workers)
         log = store.root / "partial" / f"workers-{os.getpid()}.log"
         if any(w.returncode not in (0, 130) for w in workers) and log.is_file():
-            screen.print(log.read_text(encoding="utf-8", errors="replace")[-2000:], style="red", markup=False)
+            screen.print(scrubbed(log.read_text(encoding="utf-8", errors="replace"))[-2000:], style="red", markup=False)
         clean_up(store)
 
 
@@ -305,7 +307,7 @@ def plan(store: Store, name: str, settings: Sequence[str]) -> None:
     nodes = planning.plan(sweep)
     for node in nodes:
         print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
-    print(json.dumps(sweep.model_dump(mode="json", exclude_defaults=True), indent=1))
+    print(json.dumps(redacted(sweep.model_dump(mode="json", exclude_defaults=True)), indent=1))
     print(f"{len(nodes)} pieces of work, {len(missing(store, nodes))} to be made.")
 
 

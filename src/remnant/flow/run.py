@@ -10,19 +10,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
 from remnant.flow.plan import Node, Outside, plan
 from remnant.flow.store import Store, disk_errors, write_progress
 from remnant.records import Manifest, Piece, SweepSpec
+from remnant.secrecy import redacted, scrubbed, scrubbed_command
 
 Report = Callable[[int, int, str], None]
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "rouge-score", "llmcompressor", "compressed-tensors")
@@ -67,11 +69,11 @@ def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
         digest=node.digest,
         stage=node.stage,
         stage_version=STAGE_VERSIONS[node.stage],
-        spec=node.spec.model_dump(mode="json"),
+        spec=redacted(node.spec.model_dump(mode="json")),
         inputs={r: f"{s.source} ({s.digest[:16]})" if isinstance(s, Outside) else s.name for r, s in node.inputs.items()},
         methods=dict(node.methods),
         files={},
-        summary=summary,
+        summary=redacted(summary),
         seconds=round(seconds, 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=os.environ.get(COMMAND, _command()),
@@ -84,7 +86,7 @@ def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
 
 
 def _command() -> str:
-    return " ".join(["remnant", *sys.argv[1:]])
+    return scrubbed_command(["remnant", *sys.argv[1:]])
 
 
 def _packages() -> dict[str, str]:
@@ -154,7 +156,7 @@ def _attempt(store: Store, node: Node, report: Report, failed: set[str]) -> bool
 def _note_failure(store: Store, node: Node, message: str, trace: str) -> None:
     scratch = store.scratch(node.name)
     scratch.mkdir(parents=True, exist_ok=True)
-    (scratch / "error.json").write_text(json.dumps({"message": message, "traceback": trace}), encoding="utf-8")
+    (scratch / "error.json").write_text(json.dumps({"message": scrubbed(message), "traceback": scrubbed(trace)}), encoding="utf-8")
 
 
 def failures(store: Store, nodes: Sequence[Node | Piece]) -> dict[str, dict[str, str]]:
@@ -171,8 +173,6 @@ def forget_failures(store: Store, nodes: Sequence[Node]) -> None:
 
 def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess.Popen[bytes]]:
     """Worker processes for a sweep, each with its share of the cores, ending by themselves when nothing is left to do."""
-    order = store.root / "partial" / f"sweep-{os.getpid()}.json"
-    order.write_text(sweep.model_dump_json(), encoding="utf-8")
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     environment = os.environ | {
         COMMAND: _command(),
@@ -180,9 +180,17 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-m", "remnant.flow.run", str(store.root), str(order)]
+    command = [sys.executable, "-m", "remnant.flow.run", str(store.root)]
     log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")
-    return [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for _ in range(count)]
+    return [subprocess.Popen(command, env=environment, stdin=_order(sweep), stdout=log, stderr=log) for _ in range(count)]
+
+
+def _order(sweep: SweepSpec) -> BinaryIO:
+    """The sweep for one worker to read, in a file without a name: settings may hold secrets, which must not outlive a kill."""
+    order = tempfile.TemporaryFile()  # noqa: SIM115 (the worker reads it; it is gone when both have closed it)
+    order.write(sweep.model_dump_json().encode())
+    order.seek(0)
+    return cast(BinaryIO, order)
 
 
 def stop_workers(workers: Sequence["subprocess.Popen[bytes]"]) -> None:
@@ -199,7 +207,7 @@ def stop_workers(workers: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 
 def clean_up(store: Store) -> None:
-    """Remove this process's order and log of workers."""
+    """Remove this process's log of workers."""
     for path in (store.root / "partial").glob(f"*-{os.getpid()}.*"):
         path.unlink(missing_ok=True)
     for path in (store.root / "partial").iterdir():
@@ -211,13 +219,13 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _worker(root: str, order: str) -> None:
+def _worker(root: str) -> None:
     """The body of a worker process."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     parent = os.getppid()
     store = Store(Path(root)).open()
-    sweep = SweepSpec.model_validate_json(Path(order).read_text(encoding="utf-8"))
+    sweep = SweepSpec.model_validate_json(sys.stdin.buffer.read())
 
     def report_for(node: Node) -> Report:
         last = 0.0
@@ -236,7 +244,10 @@ def _worker(root: str, order: str) -> None:
         work(store, plan(sweep), report_for)
     except (KeyboardInterrupt, Interrupted):
         sys.exit(130)
+    except Exception:
+        sys.stderr.write(scrubbed(traceback.format_exc()))
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    _worker(*sys.argv[1:3])
+    _worker(sys.argv[1])
