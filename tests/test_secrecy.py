@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from remnant import cli, secrecy
 from remnant.errors import UserError
 from remnant.flow import run as running
-from remnant.flow.plan import Outside, measure_node
+from remnant.flow.plan import Node, Outside, measure_node
 from remnant.flow.store import Store
 from remnant.parsing import parse
 from remnant.records import EndpointSpec, MeasureSpec, MetricSpec, PerturbSpec, SweepSpec
@@ -109,14 +109,14 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(tmp_path: Path, monkeyp
     stage = type(
         "stage", (), {"run": staticmethod(lambda spec, *rest: {"said": f"asked http://u:{SECRET}@h with {spec.params['api_key']}"})}
     )
-    monkeypatch.setattr(running.importlib, "import_module", lambda name: stage)
+    monkeypatch.setattr("importlib.import_module", lambda name: stage)
     spec = PerturbSpec(use="f", params={"api_key": SECRET, "bits": 4})
-    node = running.Node("perturb", spec)
+    node = Node("perturb", spec)
     running.make(store, node, lambda *a: None)
     manifest = store.manifest(node.name)
     assert manifest.spec["params"] == {"api_key": secrecy.HIDDEN, "bits": 4}
     assert manifest.summary["said"] == f"asked http://{secrecy.HIDDEN}@h with {secrecy.HIDDEN}"
-    running._note_failure(store, running.Node("perturb", spec, label={"x": 1}), f"key {SECRET}", f"trace {SECRET}")
+    running._note_failure(store, Node("perturb", spec, label={"x": 1}), f"key {SECRET}", f"trace {SECRET}")
     assert found_in(tmp_path / "s") == []
 
 

@@ -19,8 +19,10 @@ VARIABLES = ("REMNANT_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_AP
 HARMLESS = frozenset({"api-version", "version"})
 # Names that look like a secret's: whole words, so that max_tokens and tokenizer are none.
 WORDS = frozenset(
-    "key keys token password passwd passphrase pwd secret secrets credential credentials authorization auth bearer apikey cookie "
-    "signature sig jwt pat".split()
+    [
+        "key", "keys", "token", "password", "passwd", "passphrase", "pwd", "secret", "secrets", "credential", "credentials",
+        "authorization", "auth", "bearer", "apikey", "cookie", "signature", "sig", "jwt", "pat",
+    ]
 )  # fmt: skip
 # Names that are nothing else: only these stay out of the identity of a result, since a "stop_token" decides it.
 CERTAIN = re.compile(

@@ -47,7 +47,11 @@ def collect(requests: Sequence[Request], backend: Backend, spool: Path, report: 
     with spool.open("a", encoding="utf-8") as stream:
         for number, batch in enumerate(batches):
             if number + 1 < len(lines):
-                found |= {i: from_json(a) for i, a in zip(batch, lines[number + 1]["answers"], strict=True)}
+                kept = [from_json(a) for a in lines[number + 1]["answers"]]
+                found |= dict(zip(batch, kept, strict=True))
+                # A backend that counts its refusals counts those of the process before too.
+                if recall := getattr(backend, "recall", None):
+                    recall(kept)
                 continue
             answers = backend.answer([asked[i] for i in batch])
             stream.write(json.dumps({"answers": [to_json(a) for a in answers]}) + "\n")
@@ -62,7 +66,7 @@ def _whole_lines(spool: Path) -> list[dict[str, Any]]:
     if not spool.is_file():
         return []
     whole = spool.read_bytes().rpartition(b"\n")[0]
-    lines = [json.loads(line) for line in whole.splitlines()]
+    lines = [json.loads(line) for line in whole.split(b"\n") if line]
     _rewrite(spool, lines)
     return lines
 
