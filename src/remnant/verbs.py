@@ -347,8 +347,12 @@ def report(store: Store, name: str, out: Path | None, examples: bool, beside: Se
 
 def score(path: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None) -> None:
     """Score a file of generations, or read another tool's logs, and print the metrics."""
-    cells = scoring.score_file(path, auc_retrain, retrain=retrain)
-    print_cells(cells)
+    cells, notes = scoring.scored(path, auc_retrain, retrain=retrain)
+    models = dict.fromkeys((c.corpus, c.model) for c in cells)
+    for place in models:
+        print_cells([c for c in cells if (c.corpus, c.model) == place], place[1] if len(models) > 1 else None)
+    for note in notes:
+        print(note)
     if json_out is not None:
         with disk_errors(json_out.parent):
             text = json.dumps(table.scored_summary(cells), indent=1, allow_nan=False) + "\n"
@@ -360,11 +364,12 @@ def score(path: Path, auc_retrain: float | None, retrain: Path | None, json_out:
             os.replace(scratch, json_out)
 
 
-def print_cells(cells: Sequence[Cell]) -> None:
-    """Cells as a small table."""
-    found = Table("metric", "x100 [95 % interval]", "items", "status")
+def print_cells(cells: Sequence[Cell], title: str | None = None) -> None:
+    """The cells of one model as a small table."""
+    found = Table("metric", "x100 [95 % interval]", "items", "status", title=escape(title) if title else None)
     for cell in cells:
-        found.add_row(cell.metric, table.number(cell) if cell.value is not None else "-", str(cell.n), cell.status)
+        value = table.number(cell) if cell.value is not None else "-"
+        found.add_row(escape(cell.metric), escape(value), str(cell.n), escape(cell.status))
     console().print(found)
 
 

@@ -78,9 +78,10 @@ class Endpoint:
                 f"The server at {self._spec.url} answers as the model '{one.model[:80]}', not as '{self._spec.model}'.",
                 "Give the name that it uses with --set endpoint.model=NAME.",
             )
-        if overlong(one, str(one.choice.get("text")), 1):
+        wrote = str(one.choice.get("text"))
+        if overlong(one, wrote, 1):
             raise UserError(
-                f"The server at {self._spec.url} ignores max_tokens: it wrote {len(str(one.choice.get('text')).split())} words for one token.",
+                f"The server at {self._spec.url} ignores max_tokens: it wrote {len(wrote.split())} words for one token.",
                 "Answers would be scored that are longer than the truth; ask a server that keeps to it.",
             )
         body = {"prompt": PROBE, "max_tokens": PROBE_TOKENS, "temperature": 0}

@@ -4,6 +4,7 @@ Nothing that a server did not finish, held back or cut may count as an answer: a
 answer looks forgotten.
 """
 
+import itertools
 import json
 import math
 from typing import Any, NamedTuple
@@ -226,7 +227,7 @@ def _counted(asked: Reading, logps: list[Any], offsets: list[int], tokens: list[
 def _bad_places(offsets: list[Any]) -> str:
     if not all(isinstance(o, int) and not isinstance(o, bool) and o >= 0 for o in offsets):
         return "stand at no places"
-    return "" if all(a <= b for a, b in zip(offsets, offsets[1:], strict=False)) else "are not in the order of the text"
+    return "" if all(a <= b for a, b in itertools.pairwise(offsets)) else "are not in the order of the text"
 
 
 def _bad_numbers(logps: list[Any]) -> str:

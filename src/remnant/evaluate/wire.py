@@ -46,7 +46,7 @@ class Guard:
         self._timer.cancel()
 
     def seen(self, event: str, info: dict[str, Any]) -> None:
-        """httpx's trace: remember the socket of every connection that is made."""
+        """Remember, as a trace of httpx, the socket of every connection that is made."""
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             made = info["return_value"].get_extra_info("socket")
             if isinstance(made, socket.socket):
