@@ -15,9 +15,10 @@ from click.testing import CliRunner, Result
 
 from remnant import verbs
 from remnant.cli import main
+from remnant.errors import Interrupted
 from remnant.flow import run as running
 from remnant.flow.plan import Node, plan
-from remnant.flow.store import Store
+from remnant.flow.store import Store, write_progress
 from remnant.flow.sweepfile import read_sweep
 from remnant.model import held, loop
 from remnant.report import page
@@ -116,14 +117,14 @@ def leave_unfinished(root: Path, sweep: Path) -> None:
         forget(root, node, nodes)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "SAVE_SECONDS", 0.0)
-            with pytest.raises((KeyboardInterrupt, running.Interrupted)):
+            with pytest.raises((KeyboardInterrupt, Interrupted)):
                 running.make(store, node, _stop_at(store, node, at))
     shutil.rmtree(store.path(next(n for n in nodes if n.stage == "judge").name), ignore_errors=True)
 
 
 def _stop_at(store: Store, node: Node, at: int) -> Callable[[int, int, str], None]:
     def report(done: int, total: int, note: str) -> None:
-        running.write_progress(store.scratch(node.name), done, total, note)
+        write_progress(store.scratch(node.name), done, total, note)
         if done >= at:
             raise KeyboardInterrupt
 

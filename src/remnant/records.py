@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from remnant.secrecy import Address, without_secrets
+
 SCHEMA = 1
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
 Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "explain", "judge", "deploy"]
@@ -32,7 +34,7 @@ class Record(BaseModel):
         None is left out, so that an optional field that is added later leaves the keys of what was made before as they are.
         """
         dropped = {n for n, f in type(self).model_fields.items() if isinstance(f.json_schema_extra, dict) and f.json_schema_extra}
-        return self.model_dump(mode="json", exclude=dropped, exclude_none=True)
+        return dict(without_secrets(self.model_dump(mode="json", exclude=dropped, exclude_none=True)))
 
 
 class PrepareSpec(Record):
@@ -207,16 +209,16 @@ class MetricSpec(Record):
 class EndpointSpec(Record):
     """A server that speaks OpenAI's completions protocol, for a model that cannot be opened.
 
-    ``url`` ends before /completions. ``model``: the name by which the server knows it. ``again``: raise it to ask a server anew that was
-    asked before. A key, where one is needed, is taken from the variable REMNANT_API_KEY and kept nowhere.
+    ``url`` ends before /completions; user, password and query are used, not kept. ``again``: raise it to ask anew. A key is taken from
+    REMNANT_API_KEY. A request ends after ``timeout`` s, whatever arrives; one answer takes at most attempts x (timeout + 30) s.
     """
 
-    url: str
+    url: Address
     model: str = "default"
     again: Annotated[int, Field(ge=0)] = 0
-    concurrency: Positive = circumstance(4)
-    attempts: Positive = circumstance(6)
-    timeout: Annotated[float, Field(gt=0)] = circumstance(120.0)
+    concurrency: Annotated[int, Field(gt=0, le=256)] = circumstance(4)
+    attempts: Annotated[int, Field(gt=0, le=100)] = circumstance(6)
+    timeout: Annotated[float, Field(gt=0, le=86400)] = circumstance(120.0)
 
 
 class MeasureSpec(Record):

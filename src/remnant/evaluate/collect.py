@@ -49,7 +49,11 @@ def collect(requests: Sequence[Request], backend: Backend, spool: Path, report: 
     with spool.open("ab") as stream:
         for number, batch in enumerate(batches):
             if number + 1 < len(lines):
-                found |= {i: from_json(a) for i, a in zip(batch, lines[number + 1]["answers"], strict=True)}
+                kept = [from_json(a) for a in lines[number + 1]["answers"]]
+                found |= dict(zip(batch, kept, strict=True))
+                # A backend that counts its refusals counts those of the process before too.
+                if recall := getattr(backend, "recall", None):
+                    recall(kept)
                 continue
             answers = backend.answer([asked[i] for i in batch])
             stream.write(_line({"answers": [to_json(a) for a in answers]}, number + 1, identity))

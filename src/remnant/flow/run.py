@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from remnant.catalog import STAGE_VERSIONS
 from remnant.durable import tell
@@ -27,6 +28,7 @@ from remnant.flow.plan import Input, Node, plan
 from remnant.flow.store import FAILURE, Store, digest_path, disk_errors, write_progress
 from remnant.lineage import Lineage
 from remnant.records import Manifest, Piece, SweepSpec
+from remnant.secrecy import redacted, scrubbed, scrubbed_command
 
 Report = Callable[[int, int, str], None]
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "rouge-score", "llmcompressor", "compressed-tensors")
@@ -122,12 +124,12 @@ def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
         digest=node.digest,
         stage=node.stage,
         stage_version=STAGE_VERSIONS[node.stage],
-        spec=node.spec.model_dump(mode="json"),
+        spec=redacted(node.spec.model_dump(mode="json")),
         inputs={r: f"{s.source} ({s.digest[:16]})" if isinstance(s, Outside) else s.name for r, s in node.inputs.items()},
         sources={role: source.digest for role, source in node.inputs.items()},
         methods=dict(node.methods),
         files={},
-        summary=summary,
+        summary=redacted(summary),
         seconds=round(seconds, 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=os.environ.get(COMMAND, _command()),
@@ -140,7 +142,7 @@ def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
 
 
 def _command() -> str:
-    return " ".join(["remnant", *sys.argv[1:]])
+    return scrubbed_command(["remnant", *sys.argv[1:]])
 
 
 def _packages() -> dict[str, str]:
@@ -211,9 +213,9 @@ def _note_failure(store: Store, node: Node, message: str, trace: str) -> None:
     scratch = store.scratch(node.name)
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / FAILURE).write_text(json.dumps({"message": message, "traceback": trace}), encoding="utf-8")
+        (scratch / FAILURE).write_text(json.dumps({"message": scrubbed(message), "traceback": scrubbed(trace)}), encoding="utf-8")
     except OSError as error:
-        tell(f"{node.name} failed: {message} This could not be kept ({error.strerror}).")
+        tell(f"{node.name} failed: {scrubbed(message)} This could not be kept ({error.strerror}).")
 
 
 def failures(store: Store, nodes: Sequence[Node | Piece]) -> dict[str, dict[str, str]]:
@@ -246,8 +248,6 @@ def forget_failures(store: Store, nodes: Sequence[Node]) -> None:
 
 def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess.Popen[bytes]]:
     """Worker processes for a sweep, each with its share of the cores, ending by themselves when nothing is left to do."""
-    order = store.root / "partial" / f"sweep-{os.getpid()}.json"
-    order.write_text(sweep.model_dump_json(), encoding="utf-8")
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     environment = os.environ | {
         COMMAND: _command(),
@@ -255,9 +255,17 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-P", "-m", "remnant.flow.run", str(store.root), str(order)]
+    command = [sys.executable, "-P", "-m", "remnant.flow.run", str(store.root)]
     log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")
-    return [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for _ in range(count)]
+    return [subprocess.Popen(command, env=environment, stdin=_order(sweep), stdout=log, stderr=log) for _ in range(count)]
+
+
+def _order(sweep: SweepSpec) -> BinaryIO:
+    """The sweep for one worker to read, in a file without a name: settings may hold secrets, which must not outlive a kill."""
+    order = tempfile.TemporaryFile()  # noqa: SIM115 (the worker reads it; it is gone when both have closed it)
+    order.write(sweep.model_dump_json().encode())
+    order.seek(0)
+    return cast(BinaryIO, order)
 
 
 def stop_workers(workers: Sequence["subprocess.Popen[bytes]"]) -> None:
@@ -274,7 +282,7 @@ def stop_workers(workers: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 
 def clean_up(store: Store) -> None:
-    """Remove this process's order and log of workers."""
+    """Remove this process's log of workers."""
     for path in (store.root / "partial").glob(f"*-{os.getpid()}.*"):
         path.unlink(missing_ok=True)
     for path in (store.root / "partial").iterdir():
@@ -294,13 +302,13 @@ def _say_again(said: list[tuple[Path, int, int, str]]) -> None:
             write_progress(*state)
 
 
-def _worker(root: str, order: str) -> None:
+def _worker(root: str) -> None:
     """The body of a worker process."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     parent = os.getppid()
     store = Store(Path(root)).open()
-    sweep = SweepSpec.model_validate_json(Path(order).read_text(encoding="utf-8"))
+    sweep = SweepSpec.model_validate_json(sys.stdin.buffer.read())
 
     said: list[tuple[Path, int, int, str]] = []
     threading.Thread(target=_say_again, args=(said,), daemon=True).start()
@@ -323,7 +331,10 @@ def _worker(root: str, order: str) -> None:
         work(store, plan(sweep), report_for)
     except (KeyboardInterrupt, Interrupted):
         sys.exit(130)
+    except Exception:
+        sys.stderr.write(scrubbed(traceback.format_exc()))
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    _worker(*sys.argv[1:3])
+    _worker(sys.argv[1])

@@ -12,6 +12,7 @@ from remnant.report import table
 from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer, pareto_plane
 from remnant.report.pareto import Study, study
 from remnant.report.table import Group, Results
+from remnant.secrecy import redacted
 
 WORST = 3
 
@@ -77,7 +78,7 @@ def _group(group: Group) -> dict[str, Any]:
 
 def _settings(results: Results) -> list[tuple[str, str]]:
     """The sweep as written, one line per part, only what differs from the defaults."""
-    written = results.sweep.model_dump(mode="json", exclude_defaults=True)
+    written = redacted(results.sweep.model_dump(mode="json", exclude_defaults=True))
     return [(key, json.dumps(value, ensure_ascii=False)) for key, value in written.items()]
 
 
