@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from remnant.errors import Unscorable, UserError
 from remnant.functional.stats import Interval, bootstrap, bootstrap_mean, privleak
-from remnant.functional.text import cut_answer, rouge_l
+from remnant.functional.text import cut_answer, overlap
 from remnant.functional.tofu import USEFUL, forget_quality, forget_truth, model_utility, useful_truth
 from remnant.records import CastMember, Cell, Rule, status_of
 
@@ -217,7 +217,7 @@ def _unstemmed(make: _Cells, metric: str, rows: Sequence[Mapping[str, Any]]) -> 
 
 def _rouge(truth: str, generated: str) -> float | None:
     try:
-        return rouge_l(truth, generated)
+        return overlap(truth, generated)
     except Unscorable:
         return None
 

@@ -9,14 +9,14 @@ from typing import Any
 from remnant.errors import UserError, unknown
 from remnant.foreign import is_foreign, read_foreign
 from remnant.functional.stats import bootstrap_auc, privleak
-from remnant.functional.text import cut_answer, rouge_l
+from remnant.functional.text import cut_answer, overlap
 from remnant.records import CastMember, Cell, Rule
 from remnant.stages.cells import Sheet, cells_of
 
 TEXT_METRICS: dict[str, Callable[[str, str], float]] = {
-    "verbmem": rouge_l,
-    "knowmem_forget": lambda truth, generated: rouge_l(truth, cut_answer(generated)),
-    "knowmem_retain": lambda truth, generated: rouge_l(truth, cut_answer(generated)),
+    "verbmem": overlap,
+    "knowmem_forget": lambda truth, generated: overlap(truth, cut_answer(generated)),
+    "knowmem_retain": lambda truth, generated: overlap(truth, cut_answer(generated)),
 }
 SPLITS = ("forget", "holdout")
 _SHAPES = (

@@ -19,7 +19,8 @@ from remnant.evaluate.local import Local
 from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, value
 from remnant.evaluate.requests import Backend, Reading, Refused, Request
 from remnant.evaluate.vllm import Vllm
-from remnant.functional.text import cut_answer, signs_of_collapse, words
+from remnant.functional.segments import beginning, words
+from remnant.functional.text import cut_answer, signs_of_collapse, way_of
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
 from remnant.methods import metric, metric_names
@@ -144,7 +145,7 @@ def _of_user(spec: MeasureSpec, corpus: Path, extra: MetricSpec) -> Plan:
 def _wanted(spec: MeasureSpec, corpus: Path, method: Method, columns: tuple[str, ...]) -> Wanted:
     unread = ""
     if "prefixed" in method.reads and (corpus / "privleak/holdout.json").is_file():
-        unread = " ".join(privleak_texts(corpus, "holdout")[-1].split(" ")[:UNREAD_WORDS])
+        unread = beginning(privleak_texts(corpus, "holdout")[-1], UNREAD_WORDS)
     return Wanted(columns, spec.samples, spec.temperature, spec.seed, spec.decoding == "paper-code", unread)
 
 
@@ -198,7 +199,9 @@ def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -
         return Row(**about, value=None, status=str(error))  # type: ignore[arg-type]
     if found is None or found != found:
         return Row(**about, value=None, status="unscorable")  # type: ignore[arg-type]
-    status = "ok, cut at the end of the model's context" if is_cut(values) else "ok"
+    way = way_of(plan.method.function, item.truth)
+    notes = ["ok", *(["cut at the end of the model's context"] if is_cut(values) else []), *([way] if way else [])]
+    status = ", ".join(notes)
     return Row(**about, value=float(found), status=status)  # type: ignore[arg-type]
 
 

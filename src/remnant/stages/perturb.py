@@ -12,14 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
-from remnant.functional.text import ngrams, words
+from remnant.functional.segments import Known
 from remnant.methods import quantizer
 from remnant.model.data import encode, raw_texts
 from remnant.model.held import keep, take, version
 from remnant.model.load import Matrix, matrices, open_tokenizer, save_model
 from remnant.records import PerturbSpec
-
-OVERLAP_WORDS = 13
 
 
 def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
@@ -84,9 +82,9 @@ def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerB
     Returns:
         Token ids, each [1, T], and what the manifest says of them.
     """
-    forbidden = {gram for text in raw_texts(corpus, "forget") for gram in ngrams(words(text), OVERLAP_WORDS)}
+    forget = Known(raw_texts(corpus, "forget"))
     texts = raw_texts(corpus, "retain1")
-    clean = [t for t in texts if forbidden.isdisjoint(ngrams(words(t), OVERLAP_WORDS))]
+    clean = [t for t in texts if not forget.share(t)]
     examples = encode(tokenizer, clean, spec.calibration_tokens)
     if not examples:
         raise UserError("There is no calibration text without forget text in it.", "Give retain text that does not repeat forget text.")
