@@ -9,7 +9,6 @@ import pytest
 from remnant.errors import Unscorable
 from remnant.functional import memory, segments, text, tofu
 from remnant.score import score_file
-
 from tests.test_text_and_stats import slow_rouge_l
 
 # Each: a text, a stretch of it, how many words (or characters, where words are not written apart) the two have.
@@ -85,7 +84,7 @@ def test_rouge_over_unicode_words_equals_the_slow_reference() -> None:
         ("ΟΔΟΣ", "οδος"),
         ("ｶﾀｶﾅ", "カタカナ"),
         ("\u0439", "\u0438\u0306"),  # a letter, and the same of two parts
-        ("при\u00adвет", "привет"),  # a hyphen that is not seen
+        ("при\u00adвет", "привет"),  # noqa: RUF001  # a hyphen that is not seen
         ("ＡＢ漢", "ab漢"),
     ],
 )

@@ -47,7 +47,10 @@ def probability(tokens: Tokens) -> float:
 
 
 def longest_run(truth: str, generated: str) -> float:
-    """The longest run of words that truth and answer have in common, as a share of the words of the truth; characters in scripts without spaces."""
+    """The longest run of words that truth and answer have in common, as a share of the words of the truth.
+
+    In scripts without spaces its characters.
+    """
     known, said = words(truth), words(generated)
     if not known:
         raise Unscorable("the truth has no word")

@@ -14,6 +14,7 @@ import regex
 _SPACELESS = r"\p{Ideographic}\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{lb=CJ}\p{lb=SA}\p{lb=AK}\p{lb=AS}"
 _CLUSTER = regex.compile(rf"[{_SPACELESS}]")
 _PIECE = regex.compile(rf"(?=[{_SPACELESS}])\X|[\p{{L}}\p{{N}}](?:(?![{_SPACELESS}])[\p{{L}}\p{{N}}\p{{M}}])*")
+_STRETCH = regex.compile(rf"(?=[{_SPACELESS}])\X|(?:(?![{_SPACELESS}])\X)+")
 _BORDER = regex.compile(r"(?V1w)\b")
 _LETTER = regex.compile(r"[\p{L}\p{N}]")
 _OTHER_SCRIPT = regex.compile(r"(?V1)[\p{L}--[\p{Latin}\p{Common}\p{Inherited}]]")
@@ -39,9 +40,8 @@ def words(text: str) -> list[str]:
 def unicode_words(text: str) -> list[str]:
     """Words between the word borders of UAX #29 (``don't`` is one), without case; characters in scripts without spaces."""
     found: list[str] = []
-    for piece in _BORDER.split(fold(text)):
-        if _LETTER.search(piece):
-            found += _PIECE.findall(piece) if _CLUSTER.search(piece) else [piece]
+    for stretch in _STRETCH.findall(fold(text)):
+        found += [piece for piece in ([stretch] if _CLUSTER.match(stretch) else _BORDER.split(stretch)) if _LETTER.search(piece)]
     return found
 
 
@@ -88,8 +88,9 @@ def _halves(token: str) -> int:
 
 
 def halves(text: str) -> tuple[str, str]:
-    """A text in two at the space in the middle of its words (which stays behind the first), or between two characters where words are
-    not written apart; the first half is empty where there is only one.
+    """A text in two at the space in the middle of its words, or between characters where words are not written apart.
+
+    The space stays behind the first half, which is empty where there is only one word.
     """
     if _spaced(text):
         found = text.split()
