@@ -114,7 +114,10 @@ def perturb(store: Store, model: str, quantizer: str, data: str | None, settings
     """Quantize a model to a dense copy."""
     corpus = planning.given(store, data, "prepare") if data else None
     spec = quantizer_spec(quantizer, overlaid(settings))
-    make_here(store, [planning.perturb_node(spec, planning.given(store, model, MODELS), corpus)])
+    node = planning.perturb_node(spec, planning.given(store, model, MODELS), corpus)
+    make_here(store, [node])
+    for doubt in store.manifest(node.name).summary.get("calibration", {}).get("warnings", ()):
+        print(f"Warning: {doubt}.")
 
 
 def deploy(store: Store, model: str, name: str, data: str | None, out: Path, settings: Sequence[str]) -> None:
