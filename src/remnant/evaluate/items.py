@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from remnant.catalog import ITEM_SETS
 from remnant.errors import unknown
+from remnant.functional.segments import halves
 from remnant.functional.text import STOPS
 from remnant.model.data import (
     Item,
@@ -90,10 +91,9 @@ def _reworded(name: str, half: str, asked: str, answer: str) -> Item:
 
 
 def _prefilled(name: str, half: str, asked: str, answer: str) -> Item:
-    """The answer's first half in the prompt; an answer of one word leaves nothing to give, and its truth is empty."""
-    words = answer.split()
-    given = " ".join(words[: len(words) // 2])
-    return Item(name, half, f"{question(asked)}{given} ", " ".join(words[len(words) // 2 :]) if given else "")
+    """The answer's first half in the prompt; an answer of one word (or character) leaves nothing to give, and its truth is empty."""
+    given, rest = halves(answer)
+    return Item(name, half, f"{question(asked)}{given or ' '}", rest if given else "")
 
 
 # How much of a continuation is given, and at least so many words of it.

@@ -13,6 +13,7 @@ from remnant.flow.place import Made as Made
 from remnant.flow.place import Outside as Outside
 from remnant.flow.place import given as given
 from remnant.flow.place import outside
+from remnant.flow.texts import text_files
 from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
 from remnant.records import (
     SCHEMA,
@@ -93,7 +94,8 @@ def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> N
     inputs: dict[str, Input] = {}
     for role in ("forget", "retain", "holdout"):
         for i, name in enumerate(getattr(spec, role)):
-            inputs[f"{role}-{i}"] = _existing(name, role)
+            text_files(name, role)  # before its digest is taken, which reads all of it
+            inputs[f"{role}-{i}"] = Outside(name)
     for role in ("folder", "tofu"):
         if name := getattr(spec, role):
             inputs[role] = _existing(name, "corpus")

@@ -74,7 +74,8 @@ def settings(corpus: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{corpus} is no prepared corpus: it has no corpus.json.", "Make one with: remnant prepare") from error
+        remedy = f"Prepare it first: remnant prepare --forget {corpus} --retain ..., and give the folder that this prints as --data."
+        raise UserError(f"{corpus} is no prepared corpus: it has no corpus.json.", remedy) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: it is not JSON.", "Prepare the corpus again.") from error
     whole = isinstance(card, dict) and isinstance(card.get("absent"), dict) and type(card.get("answer_tokens")) is int

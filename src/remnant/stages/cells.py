@@ -16,6 +16,7 @@ from remnant.errors import UserError
 from remnant.functional.stats import Interval, bootstrap, bootstrap_auc, bootstrap_mean, privleak, true_positives
 from remnant.functional.tofu import USEFUL, forget_quality, forget_truth, model_utility, useful_truth
 from remnant.instrument import Check, faults_of, read_checks
+from remnant.parsing import lines_of
 from remnant.records import CastMember, Cell, Row, Rule, status_of
 
 Array = NDArray[np.float64]
@@ -89,7 +90,7 @@ _DAMAGED = "The measurement is damaged; delete its folder and measure again."
 def _lines(path: Path, parsed: Callable[[str], Any]) -> list[Any]:
     """Every line of a file of records, or a sentence about the one that is none."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), 1):
         try:
             found += [parsed(line)] if line.strip() else []
         except ValueError as error:
