@@ -99,7 +99,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
 
 def prints(model: PreTrainedModel) -> list[int]:
     """One number per weight that tells whether it is the same to the bit."""
-    return [int(torch.hash_tensor(p.data)) for p in model.parameters()]
+    return [int(torch.hash_tensor(p.data).view(torch.int64)) for p in model.parameters()]
 
 
 def ended(spec: UnlearnSpec, changed: bool, probes: list[dict[str, Any]], chosen: dict[str, Any] | None) -> str:
