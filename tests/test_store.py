@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -152,7 +152,12 @@ def test_a_damaged_input_is_made_again_where_the_plan_says_how_and_else_refused(
 
 def test_files_are_read_for_checking_once_per_process(store: Store, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr("remnant.flow.store.digest_file", lambda path: read.append(path) or durable.digest_file(path))
+
+    def watched(path: Path) -> str:
+        read.append(path)
+        return durable.digest_file(path)
+
+    monkeypatch.setattr("remnant.flow.store.digest_file", watched)
     for _ in range(5):
         assert store.sound(node.name)
     assert len(read) == len(set(read)) == len(store.manifest(node.name).files)
@@ -282,8 +287,17 @@ def test_content_is_on_the_disk_before_its_name(store: Store, monkeypatch: pytes
     """The order that a power cut demands: every file and folder synchronised, then the rename, then the folder that it is in."""
     events: list[tuple[str, str]] = []
     real_sync, real_replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda f: events.append(("sync", os.path.realpath(f"/proc/self/fd/{f}"))) or real_sync(f))
-    monkeypatch.setattr(os, "replace", lambda a, b: events.append(("name", str(b))) or real_replace(a, b))
+
+    def sync(place: int) -> None:
+        events.append(("sync", os.path.realpath(f"/proc/self/fd/{place}")))
+        real_sync(place)
+
+    def replace(source: Path, target: Path) -> None:
+        events.append(("name", str(target)))
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
     node = prepare_node(CORPUS)
     final = running.make(store, node, silent)
     assert final is not None
@@ -410,7 +424,7 @@ def test_a_full_disk_while_steps_are_saved_leaves_the_last_ones(tmp_path: Path) 
 
     with pytest.MonkeyPatch.context() as patch:
         real = durable._Counted
-        patch.setattr(durable, "_Counted", lambda file: real(Full(file)))
+        patch.setattr(durable, "_Counted", lambda file: real(cast(Any, Full(file))))
         with pytest.raises(UserError, match="The disk is full"), disk_errors(tmp_path):
             kept.save({"step": 2, "w": torch.ones(1000)}, path)
     assert kept.load(path)["step"] == 1
@@ -505,7 +519,12 @@ def test_a_copy_of_a_model_from_outside_is_known_as_its_version_in_a_later_proce
         running.make(store, copy, silent)
     held.let_go()
     opened: list[str] = []
-    monkeypatch.setattr(held, "open_model", lambda source: opened.append(source) or open_model(source))
+
+    def counted(source: str) -> PreTrainedModel:
+        opened.append(source)
+        return open_model(source)
+
+    monkeypatch.setattr(held, "open_model", counted)
     for source in (copies[0], outside, copies[1]):
         running.make(store, measure_node(MeasureSpec(metrics=("verbmem",)), source, node), silent)
     assert opened == [str(store.path(copies[0].name))]
@@ -515,7 +534,7 @@ def test_two_models_of_one_name_are_never_taken_for_each_other(
     store: Store, node: Node, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     """The second is measured behind the first, with a manifest beside it that names the first's origin."""
-    rows = []
+    rows: list[str] = []
     for seed, parent in enumerate("abb"):
         folder = tmp_path / parent / "checkpoint-0123456789abcdef"
         if not folder.exists():

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,9 +16,10 @@ from click.testing import CliRunner, Result
 
 from remnant import verbs
 from remnant.cli import main
+from remnant.errors import Interrupted
 from remnant.flow import run as running
 from remnant.flow.plan import Node, plan
-from remnant.flow.store import Store
+from remnant.flow.store import Store, write_progress
 from remnant.flow.sweepfile import read_sweep
 from remnant.model import held, loop
 from remnant.report import page
@@ -116,14 +118,14 @@ def leave_unfinished(root: Path, sweep: Path) -> None:
         forget(root, node, nodes)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "SAVE_SECONDS", 0.0)
-            with pytest.raises((KeyboardInterrupt, running.Interrupted)):
+            with pytest.raises((KeyboardInterrupt, Interrupted)):
                 running.make(store, node, _stop_at(store, node, at))
     shutil.rmtree(store.path(next(n for n in nodes if n.stage == "judge").name), ignore_errors=True)
 
 
 def _stop_at(store: Store, node: Node, at: int) -> Callable[[int, int, str], None]:
     def report(done: int, total: int, note: str) -> None:
-        running.write_progress(store.scratch(node.name), done, total, note)
+        write_progress(store.scratch(node.name), done, total, note)
         if done >= at:
             raise KeyboardInterrupt
 
@@ -204,6 +206,18 @@ def survives(whole: Path, expected: dict[str, Any], sweep: Path, place: Path, ho
     assert (root / "reports/tiny/summary.json").read_bytes() == expected["summary"]
     assert all(Store(root).sound(n.name) for n in nodes)
     return outcome
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Callable[[str], int]]:
+    """A real file system of that size; what is given back mounts it anew with other options. Skips where mounting needs more rights."""
+    place.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        yield lambda options: subprocess.check_call(["mount", "-o", f"remount,{options}", place])
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)  # weights that are still mapped hold it
 
 
 def child(body: Callable[[], None]) -> int:
