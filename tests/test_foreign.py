@@ -366,7 +366,7 @@ def test_muses_own_results_are_in_percent_already(tmp_path: Path) -> None:
 def test_lines_end_at_line_feeds_only_and_what_cannot_be_scored_says_why(tmp_path: Path) -> None:
     texts = ["a\u2028b", "a\u2029b", "a\u0085b", "漢字", "", "\ud800 a b", "x" * 10]
     lines = [{"metric": "verbmem", "id": i, "truth": t, "generated": t} for i, t in enumerate(texts)]
-    raw = [json.dumps(line, ensure_ascii="\ud800" in line["truth"]) for line in lines]
+    raw = [json.dumps(line, ensure_ascii="\ud800" in str(line["truth"])) for line in lines]
     (tmp_path / "g.jsonl").write_bytes("\r\n".join(raw).encode())
     (found,) = score_file(tmp_path / "g.jsonl")
     assert (found.value, found.n) == (100.0, 5)

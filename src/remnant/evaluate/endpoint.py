@@ -26,6 +26,7 @@ from remnant.evaluate.served import (
     overlong,
     parsed,
     said,
+    unfinished,
     whole_characters,
     written,
 )
@@ -93,8 +94,12 @@ class Endpoint:
             )
 
     def _whole(self, of: Said | Refused) -> Said:
-        if isinstance(of, Refused):
-            raise UserError(f"The server at {self._spec.url} does not answer a plain prompt: {of.reason}.", "Try it by hand.")
+        refused = of if isinstance(of, Refused) else unfinished(of)
+        if isinstance(of, Said) and not refused and not isinstance(of.choice.get("text"), str):
+            refused = Refused(f"{WRONG} gave no text")
+        if isinstance(of, Refused) or refused:
+            reason = refused.reason if refused else ""
+            raise self._fault(f" does not answer a plain prompt: {self._shown(reason)}", "Ask it by hand what is wrong.")
         return of
 
     def _echoes(self) -> bool:
