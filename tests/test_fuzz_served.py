@@ -155,18 +155,10 @@ SERVERS: dict[str, Act] = {
     "a teapot": sends(b"\xff" * 10_000, 418),
     "another key": says({"error": "no key"}, 401),
 }
-FAST = (
-    "drips a body",
-    "drips headers",
-    "drips chunks",
-    "resets",
-    "closes in the body",
-    "bad gzip",
-    "nested lists",
-    "a huge integer",
-    "text null",
-)
-FAST += ("filtered", "unfinished", "an error inside", "moved", "waits oddly", "an error page", "the prompt again", "a list", "closes")
+FAST = {
+    "drips a body", "drips headers", "drips chunks", "resets", "closes in the body", "bad gzip", "nested lists", "a huge integer",
+    "text null", "filtered", "unfinished", "an error inside", "moved", "waits oddly", "an error page", "the prompt again", "a list", "closes",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -224,8 +216,6 @@ def outcome(url: str) -> list[Any] | str:
 @pytest.mark.parametrize("good", [0, PROBES])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in SERVERS])
 def test_a_hostile_server_ends_in_refusals_or_one_sentence(name: str, good: int, serve: Callable[[Act, int], str]) -> None:
-    if good == 0 and name == "the prompt again":
-        pytest.skip("the first prompt is too short to be known again")
     found = outcome(serve(SERVERS[name], good))
     if isinstance(found, str):
         assert found.isprintable()
@@ -274,7 +264,8 @@ LOGS: list[tuple[str, Any]] = [
     ("half.jsonl", json.dumps(OWN)[:-5]), ("list.jsonl", "[1]"), ("number.jsonl", "7"), ("null.jsonl", "null"),
     ("two.jsonl", json.dumps(OWN) * 2), ("twice.jsonl", (json.dumps(OWN) + "\n") * 2), ("none.jsonl", json.dumps({"id": 1})),
     ("metric.jsonl", json.dumps(OWN | {"metric": ["verbmem"]})), ("markup.jsonl", json.dumps(OWN | {"metric": "[/red]\ud800\n\x1b[31m"})),
-    ("id.jsonl", json.dumps(OWN | {"id": None})), ("bool.jsonl", json.dumps(OWN | {"id": True})), ("id2.jsonl", json.dumps(OWN | {"id": {}})),
+    ("id.jsonl", json.dumps(OWN | {"id": None})), ("bool.jsonl", json.dumps(OWN | {"id": True})),
+    ("id2.jsonl", json.dumps(OWN | {"id": {}})),
     ("truth.jsonl", json.dumps(OWN | {"truth": None})), ("said.jsonl", json.dumps(OWN | {"generated": 5})),
     ("blank_truth.jsonl", json.dumps(OWN | {"truth": ""})), ("signs.jsonl", json.dumps(OWN | {"truth": "?!", "generated": "?!"})),
     ("surrogate.jsonl", json.dumps(OWN | {"truth": "\ud800", "id": "\udfff"})),

@@ -25,6 +25,7 @@ from remnant.evaluate.served import (
     log_probabilities,
     overlong,
     parsed,
+    repeats,
     said,
     unfinished,
     whole_characters,
@@ -87,6 +88,8 @@ class Endpoint:
             )
         body = {"prompt": PROBE, "max_tokens": PROBE_TOKENS, "temperature": 0}
         told = {str(self._whole(self._post(body | {"seed": seed})).choice.get("text")) for seed in range(PROBES)}
+        if any(repeats(text, PROBE) for text in told):
+            raise self._fault(" returns the prompt with its answer", "Switch that off (echo): the prompt would be scored as an answer.")
         if len(told) == PROBES:
             raise UserError(
                 f"The server at {self._spec.url} ignores temperature: {PROBES} greedy answers to one prompt all differ.",
