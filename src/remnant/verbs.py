@@ -217,6 +217,7 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     nodes = planning.plan(sweep)
     screen = console(stderr=True)
     todo = missing(store, nodes)
+    tell_code(planning.user_code(sweep) if todo else [], screen)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
     store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "pieces": [n.piece.model_dump(mode="json") for n in nodes]})
     if todo:
@@ -226,6 +227,12 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     results = table.collect(store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()})
     _finish(results, store, out or store.root / "reports" / sweep.name, examples=examples)
     return _tell_failures(lost, missing(store, nodes), nodes)
+
+
+def tell_code(uses: Sequence[str], screen: Console) -> None:
+    """Say that files of the user's run, before they do."""
+    for use in uses:
+        screen.print(f"This runs code of {escape(use)}", highlight=False, soft_wrap=True)
 
 
 def default_workers(sweep: SweepSpec) -> int:
@@ -255,7 +262,7 @@ def _work(store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, scr
 def _tell_failures(lost: dict[str, dict[str, str]], todo: Sequence[Node], nodes: Sequence[Node]) -> int:
     names = {n.name: n for n in nodes}
     for name, failure in lost.items():
-        console().print(f"[red]failed[/] {describe(names[name])}: {escape(failure['message'])}", highlight=False)
+        console().print(f"[red]failed[/] {escape(describe(names[name]))}: {escape(failure['message'])}", highlight=False)
         if failure["traceback"]:
             console().print(failure["traceback"], style="dim", markup=False, highlight=False)
     if any(f["traceback"] for f in lost.values()):
@@ -282,9 +289,9 @@ def _finish(results: table.Results, store: Store, out: Path, *, examples: bool) 
 def _matrix(group: table.Group) -> Table:
     """One row per model and quantizer, one column per metric, the verdict last."""
     title = group.corpus if group.seed is None else f"{group.corpus}, seed {group.seed}"
-    found = Table(title=f"{title} (x100, 95 % intervals)")
+    found = Table(title=escape(f"{title} (x100, 95 % intervals)"))
     for column in ("model", "quantizer", *group.metrics, "verdict"):
-        found.add_column(column)
+        found.add_column(escape(column))
     for model in group.models:
         for quantizer in group.quantizers:
             cells = [group.cell(model, quantizer, m) for m in group.metrics]
@@ -295,7 +302,13 @@ def _matrix(group: table.Group) -> Table:
             ]
             verdict = group.verdict(model, quantizer)
             outcome = f"[{OUTCOME_STYLES[verdict.outcome]}]{verdict.outcome}[/]" if verdict else ""
-            found.add_row(model if quantizer == "full" else "", quantizer, *shown, outcome, end_section=quantizer == group.quantizers[-1])
+            found.add_row(
+                escape(model) if quantizer == "full" else "",
+                escape(quantizer),
+                *shown,
+                outcome,
+                end_section=quantizer == group.quantizers[-1],
+            )
     return found
 
 
@@ -306,6 +319,8 @@ def plan(store: Store, name: str, settings: Sequence[str]) -> None:
     for node in nodes:
         print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
     print(json.dumps(sweep.model_dump(mode="json", exclude_defaults=True), indent=1))
+    for use in planning.user_code(sweep):
+        print(f"Running it runs code of {use}.")
     print(f"{len(nodes)} pieces of work, {len(missing(store, nodes))} to be made.")
 
 
@@ -315,7 +330,7 @@ def ls(store: Store) -> None:
     for name, m in store.manifests().items():
         size = sum(f.bytes for f in m.files.values())
         what = m.spec.get("method") or m.spec.get("use") or m.spec.get("lab") or ",".join(m.spec.get("splits", ())) or ""
-        found.add_row(name, str(what), m.created, clock(m.seconds), f"{size / 1e6:.1f} MB")
+        found.add_row(escape(name), escape(str(what)), escape(m.created), clock(m.seconds), f"{size / 1e6:.1f} MB")
     console().print(found)
 
 
@@ -362,7 +377,8 @@ def print_cells(cells: Sequence[Cell]) -> None:
     """Cells as a small table."""
     found = Table("metric", "x100 [95 % interval]", "items", "status")
     for cell in cells:
-        found.add_row(cell.metric, table.number(cell) if cell.value is not None else "-", str(cell.n), cell.status)
+        value = table.number(cell) if cell.value is not None else "-"
+        found.add_row(escape(cell.metric), escape(value), str(cell.n), escape(cell.status))
     console().print(found)
 
 
@@ -373,6 +389,6 @@ def check(path: str) -> int:
     failed = 0
     for result in testing.check_file(path):
         colour = {"ok": "green", "failed": "red", "skipped": "yellow"}[result.outcome]
-        screen.print(f"[{colour}]{result.outcome:7}[/] {result.function}: {result.law} {escape(result.detail)}", highlight=False)
+        screen.print(f"[{colour}]{result.outcome:7}[/] {escape(result.function)}: {result.law} {escape(result.detail)}", highlight=False)
         failed += result.outcome == "failed"
     return 1 if failed else 0

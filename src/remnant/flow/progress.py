@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from remnant.flow.plan import Node
@@ -98,7 +99,7 @@ def watch(store: Store, nodes: Sequence[Node], workers: Sequence["subprocess.Pop
 def _line(store: Store, todo: Sequence[Node], overall: str, console: Console) -> None:
     """What is being done, in one line, for a log."""
     active = [(node, state) for node in todo if (state := _state(store.scratch(node.name))) and time.time() - state["time"] < STALE_SECONDS]
-    parts = [f"{describe(node)} {state['done']}/{state['total']}" for node, state in active]
+    parts = [f"{escape(describe(node))} {state['done']}/{state['total']}" for node, state in active]
     console.print(f"     {'; '.join(parts) or 'starting'} [dim]({overall})[/]", highlight=False)
 
 
@@ -107,7 +108,9 @@ def _announce(store: Store, nodes: Sequence[Node], seen: set[str], left: str, co
         if node.name not in seen and store.has(node.name):
             seen.add(node.name)
             took = clock(store.manifest(node.name).seconds)
-            console.print(f"[green]done[/] {describe(node)} [dim]({took}; {len(seen)}/{len(nodes)}, about {left} left)[/]", highlight=False)
+            console.print(
+                f"[green]done[/] {escape(describe(node))} [dim]({took}; {len(seen)}/{len(nodes)}, about {left} left)[/]", highlight=False
+            )
 
 
 def _show_running(store: Store, todo: Sequence[Node], running: dict[str, TaskID], bars: Progress) -> None:
@@ -127,7 +130,12 @@ def _show_running(store: Store, todo: Sequence[Node], running: dict[str, TaskID]
 
 @contextmanager
 def _bars(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[left]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[left]}", markup=False),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bars:
         yield bars
 
