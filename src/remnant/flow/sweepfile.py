@@ -14,6 +14,8 @@ from remnant.records import SweepSpec
 
 # A sweep file is a page or two; more runs than this take weeks of the smallest lab.
 MOST_BYTES, MOST_RUNS = 10_000_000, 10_000
+# Reading a dotted key takes time by the square of its parts.
+MOST_PARTS = 1000
 
 
 def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
@@ -37,7 +39,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path} is longer than {MOST_BYTES} bytes.", "Sweeps are short; is this one?")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(line.partition("=")[0].count(".") > MOST_PARTS for line in text.splitlines()):
+            raise UserError(f"{path} has a key of more than {MOST_PARTS} parts.", "No setting lies so deep.")
+        return tomllib.loads(text)
     except FileNotFoundError as error:
         raise UserError(f"The sweep {path} does not exist.", "See sweeps/ for examples.") from error
     except RecursionError as error:
@@ -63,6 +68,8 @@ def expanded(table: Any) -> list[Any]:
         return [table]
     fixed = {k: v for k, v in table.items() if k != "grid"}
     lists = {k: v if isinstance(v, list) else [v] for k, v in table["grid"].items()}
+    if empty := next((k for k, v in lists.items() if not v), None):
+        raise UserError(f"The list of '{empty}' under grid is empty, so there is no run.", "Put values into it.")
     runs = []
     for values in itertools.product(*lists.values()):
         run = copy.deepcopy(fixed)
