@@ -143,7 +143,8 @@ def index_cases() -> Iterator[Case]:
     ]  # fmt: skip
     for i, name in enumerate(names):
         yield case(f"shard {i}", {"weight_map": {LAYER: name}})
-    for i, whole in enumerate((None, [], 1, "x", {}, {"weight_map": None}, {"weight_map": []}, {"weight_map": {}}, {"weight_map": "x"})):
+    wholes: tuple[Any, ...] = (None, [], 1, "x", {}, {"weight_map": None}, {"weight_map": []}, {"weight_map": {}}, {"weight_map": "x"})
+    for i, whole in enumerate(wholes):
         yield case(f"whole {i}", whole)
     for text in ("", "{", "[" * 100_000, "NaN", '{"weight_map": {"a": "b", "a": "c"}}', "not json"):
         yield case(f"text {text[:9]}", text)

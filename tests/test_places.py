@@ -60,7 +60,7 @@ def test_what_is_named_is_told_apart(
     if make:
         touch(tmp_path / make)
     with pytest.raises(UserError) as caught:
-        (place.outside if says.startswith("m is") else lambda n, s: place.given(store, n, s))(named, stage)  # type: ignore[arg-type,operator]
+        (place.outside if says.startswith("m is") else lambda n, s: place.given(store, n, s))(named, stage)
     assert says in str(caught.value)
 
 
