@@ -237,6 +237,7 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
         nodes = planning.plan(sweep)
         repair(store, nodes, table.READ)
     todo = missing(store, nodes)
+    terminal.tell_code(planning.user_code(sweep) if todo else [], screen)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
     _label(store, sweep, nodes, needed=bool(todo))
     if todo:
@@ -286,7 +287,7 @@ def _work(store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, scr
 def _tell_failures(lost: dict[str, dict[str, str]], todo: Sequence[Node], nodes: Sequence[Node]) -> int:
     names = {n.name: n for n in nodes}
     for name, failure in lost.items():
-        terminal.console().print(f"[red]failed[/] {describe(names[name])}: {escape(failure['message'])}", highlight=False)
+        terminal.console().print(f"[red]failed[/] {escape(describe(names[name]))}: {escape(failure['message'])}", highlight=False)
         if failure["traceback"]:
             terminal.console().print(failure["traceback"], style="dim", markup=False, highlight=False)
     if any(f["traceback"] for f in lost.values()):
@@ -318,6 +319,8 @@ def plan(store: Store, name: str, settings: Sequence[str]) -> None:
     for node in nodes:
         print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
     print(json.dumps(redacted(sweep.model_dump(mode="json", exclude_defaults=True)), indent=1))
+    for use in planning.user_code(sweep):
+        print(f"Running it runs code of {use}.")
     print(f"{len(nodes)} pieces of work, {len(missing(store, nodes))} to be made.")
 
 
@@ -328,9 +331,9 @@ def ls(store: Store) -> None:
     for name, m in known.items():
         size = sum(f.bytes for f in m.files.values())
         what = m.spec.get("method") or m.spec.get("use") or m.spec.get("lab") or ",".join(m.spec.get("splits", ())) or ""
-        found.add_row(name, str(what), m.created, clock(m.seconds), f"{size / 1e6:.1f} MB")
+        found.add_row(escape(name), escape(str(what)), escape(m.created), clock(m.seconds), f"{size / 1e6:.1f} MB")
     for name in sorted({n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)):
-        found.add_row(name, "[red]its manifest is damaged[/]", "", "", "")
+        found.add_row(escape(name), "[red]its manifest is damaged[/]", "", "", "")
     terminal.console().print(found)
 
 
@@ -387,6 +390,6 @@ def check(path: str) -> int:
     failed = 0
     for result in testing.check_file(path):
         colour = {"ok": "green", "failed": "red", "skipped": "yellow"}[result.outcome]
-        screen.print(f"[{colour}]{result.outcome:7}[/] {result.function}: {result.law} {escape(result.detail)}", highlight=False)
+        screen.print(f"[{colour}]{result.outcome:7}[/] {escape(result.function)}: {result.law} {escape(result.detail)}", highlight=False)
         failed += result.outcome == "failed"
     return 1 if failed else 0

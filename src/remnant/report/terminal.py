@@ -20,6 +20,12 @@ def console(*, stderr: bool = False) -> Console:
     return found if found.is_terminal else Console(stderr=stderr, width=160)
 
 
+def tell_code(uses: Sequence[str], screen: Console) -> None:
+    """Say that files of the user's run, before they do."""
+    for use in uses:
+        screen.print(f"This runs code of {escape(use)}", highlight=False, soft_wrap=True)
+
+
 def matrix(group: table.Group) -> Table:
     """One row per model and quantizer, one column per metric, the verdict last."""
     title = group.corpus if group.seed is None else f"{group.corpus}, seed {group.seed}"

@@ -82,6 +82,8 @@ def run(
     keep(version(source, out, changed, known.get("self")))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
+    if found and (left := [m.name for m in chosen if m.name not in found]):
+        summary["left_out"] = left
     return summary | {
         "quantizer": spec.use,
         "params": dict(method.params),
