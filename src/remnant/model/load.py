@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -54,12 +54,23 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
             raise UserError(f"The model folder {source} has no weights.", "Expected *.safetensors or pytorch_model*.bin in it.")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the libraries that unpack quantized weights
+            _refuse_encoder_decoder(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **_placed(source))
     except SafetensorError as error:
         raise UserError(f"The weights in {source} are damaged or cut short ({error}).", "Copy or download the model again.") from error
     except (OSError, ValueError) as error:
         raise UserError(f"The model {source} cannot be opened: {str(error).splitlines()[0]}") from error
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _refuse_encoder_decoder(source: str) -> None:
+    """Half of such a model would open as a causal one, without what it was trained to read."""
+    config = AutoConfig.from_pretrained(source)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"The model {source} ({config.model_type}) is an encoder with a decoder: it continues another text than it reads.",
+            "Give a causal language model.",
+        )
 
 
 def _placed(source: str) -> dict[str, Any]:

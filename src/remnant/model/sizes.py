@@ -30,7 +30,10 @@ _NOT_TEXT = re.compile(r"vision|visual|image|audio|video|encoder\.")
 def number(config: Any, names: tuple[str, ...]) -> int:
     """The first of ``names`` that a configuration gives a positive number; of a list by layer the largest; 0 without one."""
     for name in names:
-        value = getattr(config, name, None)
+        try:
+            value = getattr(config, name, None)
+        except RuntimeError:  # transformers: it differs by layer
+            value = [getattr(layer, name, None) for layer in config.per_layer_config]
         found = [int(v) for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, int | float) and v > 0]
         if found:
             return max(found)
