@@ -25,22 +25,43 @@ DELTA = {
     "linear_key_head_dim": 16, "linear_value_head_dim": 16,
 }  # fmt: skip
 WINDOW = {"sliding_window": 24}
+PER_LAYER = {
+    **WINDOW, "layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8,
+}  # fmt: skip
 DECODER = {"is_decoder": True}
 NO_HEAD = {"head_dim": None}
 
-# What each needs beside SIZES, by its model_type.
+# Nothing but SIZES is needed by these.
+SIMPLE = (
+    "llama", "qwen2", "qwen3", "gemma", "gpt2", "gpt_neox", "gpt_bigcode", "gpt_neox_japanese", "openai-gpt", "ctrl", "biogpt", "bloom",
+    "mpt", "phi", "phi3", "stablelm", "starcoder2", "cohere", "olmo", "olmo2", "granite", "glm", "glm4", "helium", "nemotron", "persimmon",
+    "diffllama", "bitnet", "arcee", "smollm3", "seed_oss", "ernie4_5", "nanochat", "hunyuan_v1_dense", "apertus", "jais2", "ministral3",
+    "hyperclovax", "fuyu", "mamba", "falcon_mamba", "camembert", "ernie", "big_bird", "xlm", "doge", "cpmant",
+)  # fmt: skip
+EXPERTS = (
+    "mixtral", "qwen2_moe", "qwen3_moe", "phimoe", "olmoe", "flex_olmo", "granitemoe", "dots1", "glm4_moe", "minimax_m2", "jetmoe",
+)  # fmt: skip
+WINDOWED = ("mistral", "gemma2", "gemma3_text", "cohere2", "exaone4", "olmo3")
+DECODERS = ("bert", "roberta", "electra", "xlm-roberta")
+# The others with what each needs, by model_type.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(SIMPLE, {}),
+    **dict.fromkeys(EXPERTS, MOE),
+    **dict.fromkeys(WINDOWED, WINDOW),
+    **dict.fromkeys(DECODERS, DECODER),
     # Attention to everything.
-    "llama": {}, "qwen2": {}, "qwen3": {}, "gemma": {}, "gpt2": {}, "gpt_neox": {}, "gpt_bigcode": {}, "gpt_neox_japanese": {},
-    "openai-gpt": {}, "ctrl": {}, "biogpt": {}, "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64}, "xglm": {"ffn_dim": 128, "attention_heads": 4},
-    "bloom": {}, "mpt": {}, "falcon": {**NO_HEAD, "multi_query": True}, "gptj": {**NO_HEAD, "rotary_dim": 8}, "codegen": {**NO_HEAD, "rotary_dim": 8},
-    "phi": {}, "phi3": {}, "stablelm": {}, "starcoder2": {}, "cohere": {}, "olmo": {}, "olmo2": {}, "granite": {}, "glm": {}, "glm4": {}, "helium": {},
-    "nemotron": {}, "persimmon": {}, "diffllama": {}, "bitnet": {}, "arcee": {}, "smollm3": {}, "seed_oss": {}, "ernie4_5": {}, "nanochat": {},
-    "hunyuan_v1_dense": {}, "apertus": {}, "jais2": {}, "ministral3": {}, "hyperclovax": {}, "fuyu": {},
-    # Mixtures of experts, narrow keys, sparse attention.
-    "mixtral": MOE, "qwen2_moe": MOE, "qwen3_moe": MOE, "phimoe": MOE, "olmoe": MOE, "flex_olmo": MOE, "granitemoe": MOE, "dots1": MOE, "glm4_moe": MOE,
-    "minimax_m2": MOE, "ernie4_5_moe": {**MOE, "moe_num_experts": 4, "moe_k": 2}, "deepseek_v2": {**MLA, **MOE}, "deepseek_v3": {**MLA, **MOE},
-    "glm4_moe_lite": {**MLA, **MOE}, "deepseek_v32": INDEXED, "glm_moe_dsa": INDEXED, "jetmoe": MOE,
+    "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64},
+    "xglm": {"ffn_dim": 128, "attention_heads": 4},
+    "falcon": {**NO_HEAD, "multi_query": True},
+    "gptj": {**NO_HEAD, "rotary_dim": 8},
+    "codegen": {**NO_HEAD, "rotary_dim": 8},
+    # Mixtures of experts, narrow keys, attention to chosen tokens.
+    "ernie4_5_moe": {**MOE, "moe_num_experts": 4, "moe_k": 2},
+    "deepseek_v2": {**MLA, **MOE},
+    "deepseek_v3": {**MLA, **MOE},
+    "glm4_moe_lite": {**MLA, **MOE},
+    "deepseek_v32": INDEXED,
+    "glm_moe_dsa": INDEXED,
     "dbrx": {
         **dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "max_position_embeddings")),
         "d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 512,
@@ -48,20 +69,20 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
     },
     # Windows and chunks.
-    "mistral": WINDOW, "gemma2": WINDOW, "gemma3_text": WINDOW, "cohere2": WINDOW, "exaone4": WINDOW, "olmo3": WINDOW, "gpt_oss": {**MOE, **WINDOW},
-    "mimo_v2_flash": {**MOE, **WINDOW}, "afmoe": {**MOE, **WINDOW}, "llama4_text": {**MOE, "attention_chunk_size": 24},
+    "gpt_oss": {**MOE, **WINDOW},
+    "mimo_v2_flash": {**MOE, **WINDOW},
+    "afmoe": {**MOE, **WINDOW},
+    "llama4_text": {**MOE, "attention_chunk_size": 24},
     "gpt_neo": {"num_hidden_layers": None, "num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 24},
-    "gemma3n_text": {
-        **WINDOW, "layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8,
-        "laurel_rank": 4, "activation_sparsity_pattern": None,
-    },
-    "gemma4_text": {
-        **WINDOW, "layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8,
-    },
+    "gemma3n_text": {**PER_LAYER, "laurel_rank": 4, "activation_sparsity_pattern": None},
+    "gemma4_text": PER_LAYER,
     "modernbert-decoder": {"local_attention": 24},
     # Layers that are no attention, alone or between others.
-    "mamba": {}, "falcon_mamba": {}, "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2, "state_size": 16, "n_groups": 2, "chunk_size": 32},
-    "bamba": {**MAMBA2, "attn_layer_indices": [1]}, "falcon_h1": {**MAMBA2, "mamba_d_ssm": 128}, "rwkv": {"context_length": 512},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2, "state_size": 16, "n_groups": 2, "chunk_size": 32},
+    "rwkv": {"context_length": 512},
+    "xlstm": {**NO_HEAD, "num_heads": 4, "num_blocks": 2},
+    "bamba": {**MAMBA2, "attn_layer_indices": [1]},
+    "falcon_h1": {**MAMBA2, "mamba_d_ssm": 128},
     "granitemoehybrid": {**MAMBA2, **MOE, **NO_HEAD, "layer_types": ["mamba", "attention"]},
     "jamba": {
         **NO_HEAD, "use_mamba_kernels": False, "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8,
@@ -76,16 +97,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 2, "chunk_size": 32,
     },
     "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 24, "lru_width": 64},
-    "qwen3_next": {**DELTA, **MOE}, "qwen3_5_text": DELTA, "qwen3_5_moe_text": {**DELTA, **MOE}, "olmo_hybrid": {**NO_HEAD, "layer_types": DELTA["layer_types"]},
+    "qwen3_next": {**DELTA, **MOE},
+    "qwen3_5_text": DELTA,
+    "qwen3_5_moe_text": {**DELTA, **MOE},
+    "olmo_hybrid": {**NO_HEAD, "layer_types": DELTA["layer_types"]},
     "kimi_linear": {**MLA, **MOE, "linear_head_dim": 16, "linear_num_heads": 4, "layer_types": DELTA["layer_types"]},
     "minimax": {**MOE, "layer_types": DELTA["layer_types"], "block_size": 16},
-    "lfm2": {"layer_types": ["conv", "full_attention"]}, "lfm2_moe": {**MOE, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "xlstm": {**NO_HEAD, "num_heads": 4, "num_blocks": 2}, "reformer": {
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {**MOE, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    # Other ways to attend, and half of an encoder-decoder.
+    "reformer": {
         **DECODER, "num_key_value_heads": None, "attn_layers": ["local", "lsh"], "attention_head_size": 16, "axial_pos_embds": False,
     },
-    # Encoders' architectures, as decoders and as what they are; halves of encoder-decoders; other ways to read.
-    "bert": DECODER, "roberta": DECODER, "electra": DECODER, "xlm-roberta": DECODER, "camembert": {}, "ernie": {}, "big_bird": {}, "xlm": {},
-    "doge": {}, "cpmant": {}, "prophetnet": {"num_hidden_layers": None, "num_decoder_layers": 2, "num_encoder_layers": 1, "num_decoder_attention_heads": 4},
+    "prophetnet": {"num_hidden_layers": None, "num_decoder_layers": 2, "num_encoder_layers": 1, "num_decoder_attention_heads": 4},
 }  # fmt: skip
 
 
@@ -93,7 +117,9 @@ def shape_of(name: str, vocabulary: int) -> dict[str, Any]:
     """Everything that the configuration of an architecture is given."""
     own = ARCHITECTURES[name]
     more = {"vocab_size_per_layer_input": vocabulary} if "hidden_size_per_layer_input" in own else {}
-    return {k: v for k, v in (SIZES | own | more | {"vocab_size": vocabulary}).items() if v is not None or k == "activation_sparsity_pattern"}
+    return {
+        k: v for k, v in (SIZES | own | more | {"vocab_size": vocabulary}).items() if v is not None or k == "activation_sparsity_pattern"
+    }
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from remnant.evaluate.reading import states
 from remnant.evaluate.steps import Cached, accepted, is_plain
 from remnant.model.data import collate
 from remnant.model.load import context_length
-from remnant.model.sizes import reach
+from remnant.model.sizes import chooses, reach
 
 # Rounding of float32 parts two ways to compute by about 1e-6 of the largest logit; a fault of a cache by 1e-3 and more.
 TOLERANCE = 3e-5
@@ -91,6 +91,21 @@ def ways_of(model: PreTrainedModel) -> Ways:
         positions=positions,
         leaves=leaves,
     )
+
+
+def within(ways: Ways, model: PreTrainedModel, length: int) -> Ways:
+    """The ways for texts of so many tokens.
+
+    Layers that choose which tokens to look at break ties as the shape of a batch falls out; caches of other things than keys and values
+    are not trusted beyond a window that was too wide to try.
+    """
+    width = reach(model)
+    if is_plain(model) or not 0 < width < length:
+        return ways
+    if chooses(model):
+        return SLOWEST
+    alone = ways._replace(padded=False, behind=False, begun=False, once=False, writing="whole" if ways.writing == "whole" else "alone")
+    return alone if width > WIDEST else ways
 
 
 class _Trial:
@@ -205,7 +220,7 @@ def _alone(model: PreTrainedModel, ids: list[int]) -> Tensor:
 
 
 def _texts(model: PreTrainedModel) -> list[list[int]]:
-    """Texts with a common beginning, the same ones for every model; as long as its smallest window if that is not wide."""
+    """Texts with a common beginning, the same ones for every model; longer than its smallest window if that is not wide."""
     room = context_length(model)
     longest = SHARED + max(TAILS) + STEPS
     window = reach(model)
@@ -216,8 +231,12 @@ def _texts(model: PreTrainedModel) -> list[list[int]]:
     lengths = [SHARED + n + STEPS for n in tails] + [longest]
     usable = _usable(model)
     picked = torch.randint(len(usable), (len(lengths), longest), generator=torch.Generator().manual_seed(0)).tolist()
-    common = [usable[place] for place in picked[0][:SHARED]]
-    return [(common + [usable[place] for place in row[SHARED:]])[:n] for row, n in zip(picked, lengths, strict=True)]
+    texts = [[usable[place] for place in picked[0][:SHARED] + row[SHARED:]][:n] for row, n in zip(picked, lengths, strict=True)]
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    if isinstance(pad, int) and 0 <= pad <= max(usable):
+        # Of a text it may be a part, such as GPT-2's end token, and some models leave it out when they count places.
+        texts = [[pad if place in (0, SHARED + 2) else token for place, token in enumerate(text)] for text in texts]
+    return texts
 
 
 def _usable(model: PreTrainedModel) -> list[int]:

@@ -16,6 +16,7 @@ from remnant.evaluate.harness import ability
 from remnant.evaluate.items import ItemSet, items_of
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
+from remnant.evaluate.reading import states
 from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, value
 from remnant.evaluate.requests import Backend, Reading, Refused, Request
 from remnant.evaluate.vllm import Vllm
@@ -261,7 +262,7 @@ def _views(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, co
         ids = list(tokenizer(text)["input_ids"])[: context_length(model)]
         if len(ids) > 1:
             batch = collate([ids], tokenizer.pad_token_id, model.device)
-            found[f"{side}-{i}"] = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+            found[f"{side}-{i}"] = View(states(model, False, batch), batch.labels)
     return found
 
 
