@@ -18,6 +18,7 @@ from remnant.evaluate.harness import ability
 from remnant.evaluate.items import ItemSet, items_of
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
+from remnant.evaluate.reading import states
 from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, plain, value
 from remnant.evaluate.requests import Backend, Reading, Refused, Request
 from remnant.evaluate.trial import model_checks, special_tokens_check
@@ -295,7 +296,7 @@ def _views(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, co
         ids = whole[: context_length(model)]
         if len(ids) > 1:
             batch = collate([ids], tokenizer.pad_token_id, model.device)
-            view = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+            view = View(states(model, False, batch), batch.labels)
             found[f"{side}-{i}"] = view, "ok" if len(ids) == len(whole) else f"ok, {CUT}"
     return found
 
