@@ -86,9 +86,11 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
 
 
-def prints(model: PreTrainedModel) -> list[int]:
-    """One number per weight that tells whether it is the same to the bit."""
-    return [int(torch.hash_tensor(p.data)) for p in model.parameters()]
+def prints(model: PreTrainedModel) -> list[tuple[int, int]]:
+    """Two numbers per weight that tell whether it is the same to the bit: the sums of all its bit patterns and of every second one."""
+    kinds = {4: torch.int32, 2: torch.int16}
+    bits = (p.data.flatten().view(kinds[p.element_size()]) for p in model.parameters())
+    return [(int(b.sum(dtype=torch.int64)), int(b[::2].sum(dtype=torch.int64))) for b in bits]
 
 
 def ended(spec: UnlearnSpec, changed: bool, probes: list[dict[str, Any]], chosen: dict[str, Any] | None) -> str:
