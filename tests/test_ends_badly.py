@@ -95,7 +95,8 @@ def test_layers_that_a_group_does_not_divide_stay_as_they_are_and_are_named(
 def test_what_nobody_quantizes_is_left_alone_by_default_and_can_be_asked_for(tokenizer: PreTrainedTokenizerBase) -> None:
     assert PerturbSpec(use="rtn").skip == LEFT_ALONE
     hybrid = tiny_model(
-        "qwen3_next", vocab=len(tokenizer), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32,
+        "qwen3_next", vocab=len(tokenizer), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
         linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16, decoder_sparse_step=1,
         layer_types=["linear_attention", "full_attention"],
     )  # fmt: skip
@@ -113,6 +114,17 @@ def target(folder_of: Save, model: PreTrainedModel) -> Path:
     return folder_of(model, "target")
 
 
+@pytest.fixture
+def _knowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes that begin at one half and fall a little every time, so that no run stops before its last step."""
+    monkeypatch.setattr(unlearn, "make_probe", lambda *rest: map(falling, itertools.count()).__next__)
+
+
+def falling(step: int) -> unlearn.Probe:
+    """The probe of a step."""
+    return unlearn.Probe(0.5 - step / 100, 0.5 - step / 1000)
+
+
 def unlearned(target: Path, corpus: Path, out: Path, **more: Any) -> dict[str, Any]:
     out.mkdir()
     spec = UnlearnSpec(**({"method": "ga", "steps": 2, "lr": 1e-3, "batch_size": 4, "probe_every": 1} | more))
@@ -120,13 +132,17 @@ def unlearned(target: Path, corpus: Path, out: Path, **more: Any) -> dict[str, A
 
 
 def test_a_rate_too_small_for_the_dtype_is_said_to_have_changed_nothing(target: Path, corpus: Path, tmp_path: Path) -> None:
-    said = unlearned(target, corpus, tmp_path / "a", lr=1e-9, weights="bf16", compute="bf16")
-    assert said["ended"].startswith("Nothing was unlearned: no weight changed")
-    assert "1e-09" in said["ended"]
-    said = unlearned(target, corpus, tmp_path / "b", lr=1e-3, weights="bf16", compute="bf16")
-    assert "no weight changed" not in said["ended"]
+    said = {lr: unlearned(target, corpus, tmp_path / f"{lr}", lr=lr, weights="bf16") for lr in (1e-20, 1e-8, 1e-3)}
+    assert said[1e-20]["ended"].startswith("Nothing was unlearned: no weight changed")
+    assert "(bf16, learning rate 1e-20)" in said[1e-20]["ended"]
+    assert said[1e-20]["share_changed"] == 0.0
+    assert said[1e-8]["ended"].startswith("Nothing was unlearned: only 0.0")
+    assert 0 < said[1e-8]["share_changed"] < 0.01
+    assert "changed" not in said[1e-3]["ended"]
+    assert said[1e-3]["share_changed"] > 0.5
 
 
+@pytest.mark.usefixtures("_knowing")
 def test_with_the_last_step_chosen_the_summary_names_the_step_that_is_saved(target: Path, corpus: Path, tmp_path: Path) -> None:
     said = unlearned(target, corpus, tmp_path / "a", select="last", steps=3)
     assert said["chosen"] == said["probes"][-1]
@@ -141,7 +157,7 @@ def test_how_a_run_ended_is_told_by_its_probes() -> None:
     told = {}
     for name, forget, retain in (("gone", 0.1, 0.2), ("floor", 0.1, 0.5), ("kept", 0.8, 0.6), ("good", 0.3, 0.59)):
         chosen = {"step": 1, "forget": forget, "retain": retain}
-        told[name] = unlearn.ended(spec, True, [origin, chosen], chosen)
+        told[name] = unlearn.ended(spec, 0.9, [origin, chosen], chosen)
     assert told["gone"].startswith("The utility is gone: retain accuracy 0.200 after 0.600, below 50%")
     assert told["floor"].startswith("The utility floor of 90% was not met by any step")
     assert told["kept"].startswith("Nothing was forgotten")
@@ -159,7 +175,7 @@ def test_weights_that_diverged_in_the_last_step_are_not_saved(
         return found
 
     monkeypatch.setattr(unlearn, "fit", diverging)
-    with pytest.raises(UserError, match="not finite.*diverged"):
+    with pytest.raises(UserError, match=r"not finite.*diverged"):
         unlearned(target, corpus, tmp_path / "a", select="last")
     assert not (tmp_path / "a/model.safetensors").exists()
 
@@ -203,6 +219,6 @@ def test_a_broken_file_does_not_reach_a_quantizer(folder_of: Save, model: PreTra
     state = load_file(folder / "model.safetensors")
     state["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="up_proj.weight .*not finite"):
+    with pytest.raises(UserError, match=r"up_proj\.weight .*not finite"):
         perturb.run(quantizer_spec("nf4"), {"model": folder}, tmp_path, silent)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
