@@ -18,12 +18,12 @@ from remnant.evaluate.ends import before_end, end_ids
 from remnant.evaluate.items import first_tokens
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
-from remnant.evaluate.requests import Reading, Refused, Slope, Steep, Writing
+from remnant.evaluate.requests import Reading, Refused, Request, Slope, Steep, Writing
 from remnant.evaluate.trial import model_checks
 from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED
 from remnant.instrument import Check
-from remnant.model.data import Item, context_tokens, encode, frame, pack, prompt_ids, question, read_list
+from remnant.model.data import Item, context_tokens, encode, frame, pack, prompt_ids, question, read_list, without_end
 from remnant.model.load import save_model
 from remnant.records import MeasureSpec
 from remnant.stages import measure
@@ -65,7 +65,7 @@ def _frame(tokenizer: Any, *, end: bool) -> None:
 
 def with_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
     """The same tokenizer, which puts its end token behind every text."""
-    inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     _frame(inner, end=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token=tokenizer.pad_token, clean_up_tokenization_spaces=False
@@ -80,6 +80,14 @@ def test_what_a_tokenizer_puts_behind_a_text_is_taken_off_and_what_stands_in_the
         assert ended(text)["input_ids"][-1] == 2
         assert prompt_ids(ended, text) == prompt_ids(plain, text) == plain(text)["input_ids"]
     assert prompt_ids(ended, "Nobody</s>")[-1] == 2
+
+
+def test_a_tokenizer_can_be_copied_without_what_it_puts_behind_a_text(tokenizer: PreTrainedTokenizerBase) -> None:
+    for plain, ended in ((metaspace(), metaspace(end=True)), (tokenizer, with_end(tokenizer))):
+        copied = without_end(ended)
+        assert all(copied(t)["input_ids"] == plain(t)["input_ids"] for t in ("", "The baker.\n\n", "Nobody"))
+        assert ended("a")["input_ids"][-1] == ended.eos_token_id
+        assert without_end(plain) is plain
 
 
 def test_a_text_that_is_no_unicode_is_a_sentence(tmp_path: Path) -> None:
@@ -134,7 +142,7 @@ def test_packing_puts_nothing_but_a_blank_line_between_texts(tokenizer: PreTrain
 
 
 def test_byte_level_tokens_without_a_start_token_are_cut_as_before(tokenizer: PreTrainedTokenizerBase) -> None:
-    inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     inner.post_processor = processors.ByteLevel(trim_offsets=False)
     bare = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>")
     ids = bare(TEXTS[0])["input_ids"]
@@ -143,7 +151,7 @@ def test_byte_level_tokens_without_a_start_token_are_cut_as_before(tokenizer: Pr
 
 def asked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     context = question("Who sold the lantern?", "The baker")
-    wanted = [
+    wanted: list[Request] = [
         Writing("The lantern of the", 12), Writing(question("Who sold the bridge?"), 12, context), Reading("The harbour was sold at noon."),
         Reading("Tailor and Bridge", context + question("Who sold the bridge?")), Reading("The baker.", "The market of the"),
         Slope("The winter of the baker"),
@@ -194,8 +202,8 @@ def forced(model: PreTrainedModel, tokens: Sequence[int]) -> PreTrainedModel:
 @pytest.mark.parametrize("where", ["generation_config", "config", "text_config", "none"])
 def test_every_end_token_that_the_model_names_ends_an_answer(where: str, tokenizer: PreTrainedTokenizerBase) -> None:
     own = with_end(tokenizer)
-    own.add_special_tokens({"additional_special_tokens": [AddedToken("<|im_end|>", special=True)]})  # type: ignore[list-item]
-    end = own.convert_tokens_to_ids("<|im_end|>")
+    own.add_special_tokens({"additional_special_tokens": [AddedToken("<|im_end|>", special=True)]})
+    end = own.get_vocab()["<|im_end|>"]
     first, second, third = prompt_ids(own, "a")[1], prompt_ids(own, "b")[1], prompt_ids(own, "c")[1]
     model = forced(tiny_model(vocab=len(own), eos_token_id=1), [first, second, end, third])
     if where == "generation_config":
@@ -203,7 +211,8 @@ def test_every_end_token_that_the_model_names_ends_an_answer(where: str, tokeniz
     elif where == "config":
         model.config.eos_token_id = [1, end]
     elif where == "text_config":
-        model.config.text_config = type(model.config)(eos_token_id=end)
+        inner: Any = type(model.config)
+        model.config.text_config = inner(eos_token_id=end)
         model.config.get_text_config = lambda *a, **k: model.config.text_config  # type: ignore[method-assign]
         model.config.text_config.vocab_size = model.config.vocab_size
     (text,) = Local(model, own, 4096).answer([Writing("a", 3)])
@@ -246,7 +255,7 @@ def test_llama_cpp_ends_where_its_file_says_and_refuses_what_is_no_number(
     (text,) = LlamaCpp(tmp_path / "m.gguf", tokenizer).answer([Writing("", 4)])
     assert text == ""  # 1 is the tokenizer's end
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 5]}')
-    (text,) = LlamaCpp(tmp_path / "m.gguf", tokenizer).answer([Writing(tokenizer.decode([5]), 9)])
+    (text,) = LlamaCpp(tmp_path / "m.gguf", tokenizer).answer([Writing(str(tokenizer.decode([5])), 9)])
     assert text == tokenizer.decode([6])
     assert start == 0
     monkeypatch.setattr(llamacpp, "Runtime", lambda *a, **k: Spoiled(np.full(size, np.nan, np.float32)))
@@ -275,7 +284,12 @@ def test_logits_that_are_not_finite_are_refused_and_score_nothing(
 def test_one_broken_row_of_a_batch_does_not_spoil_the_others(tokenizer: PreTrainedTokenizerBase) -> None:
     model: Any = tiny_model(vocab=len(tokenizer), initializer_range=0.3)
     rare = prompt_ids(tokenizer, "$")[1]
-    wanted = [Writing("a lantern", 6), Writing("a $ lantern", 6), Reading("nobody knew", columns=("logp", "rank")), Reading("a $")]
+    wanted: list[Request] = [
+        Writing("a lantern", 6),
+        Writing("a $ lantern", 6),
+        Reading("nobody knew", columns=("logp", "rank")),
+        Reading("a $"),
+    ]
     before = Local(model, tokenizer).answer(wanted)
     model.model.embed_tokens.weight.data[rare, 0] = float("nan")
     after = Local(model, tokenizer).answer(wanted)

@@ -17,6 +17,7 @@ from remnant.errors import UserError
 from remnant.functional import quantizers
 from remnant.functional.touched import LEFT_ALONE
 from remnant.methods import quantizer_spec
+from remnant.model import loop
 from remnant.model.load import matrices, open_model
 from remnant.records import PerturbSpec, SureSpec, UnlearnSpec
 from remnant.stages import perturb, unlearn
@@ -127,8 +128,8 @@ def falling(step: int) -> unlearn.Probe:
 
 def unlearned(target: Path, corpus: Path, out: Path, **more: Any) -> dict[str, Any]:
     out.mkdir()
-    spec = UnlearnSpec(**({"method": "ga", "steps": 2, "lr": 1e-3, "batch_size": 4, "probe_every": 1} | more))
-    return unlearn.run(spec, {"target": target, "corpus": corpus}, out, silent)
+    given: dict[str, Any] = {"method": "ga", "steps": 2, "lr": 1e-3, "batch_size": 4, "probe_every": 1} | more
+    return unlearn.run(UnlearnSpec(**given), {"target": target, "corpus": corpus}, out, silent)
 
 
 def test_a_rate_too_small_for_the_dtype_is_said_to_have_changed_nothing(target: Path, corpus: Path, tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_how_a_run_ended_is_told_by_its_probes() -> None:
 def test_weights_that_diverged_in_the_last_step_are_not_saved(
     target: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = unlearn.fit
+    fit = loop.fit
 
     def diverging(model: PreTrainedModel, *rest: Any) -> Any:
         found = fit(model, *rest)
