@@ -13,7 +13,7 @@ from remnant.errors import UserError
 from remnant.evaluate import local
 from remnant.evaluate.collect import collect
 from remnant.evaluate.local import Local
-from remnant.evaluate.requests import Reading, Writing
+from remnant.evaluate.requests import Reading, Request, Writing
 from remnant.evaluate.steps import Cached
 from remnant.evaluate.ways import Ways, ways_of
 from remnant.functional.tokens import Tokens
@@ -81,7 +81,7 @@ def compared(name: str, tokenizer: PreTrainedTokenizerBase, spool: Path) -> Foun
         named = type(model).__name__ in str(error) and bool(error.remedy)
         return Found(name, "refused" if named else "different", str(error).partition(": ")[2][:60])
     model.config.use_cache = False
-    asked = [*(Writing(p, NEW, c) for c in CONTEXTS for p in PROMPTS), *(Reading(t, c) for c in CONTEXTS for t in TEXTS)]
+    asked: list[Request] = [*(Writing(p, NEW, c) for c in CONTEXTS for p in PROMPTS), *(Reading(t, c) for c in CONTEXTS for t in TEXTS)]
     answers = collect(asked, backend, spool, lambda done, total: None)
     texts, numbers = 0, 0.0
     for one in asked:

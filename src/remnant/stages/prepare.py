@@ -99,7 +99,15 @@ def _write(path: Path, data: Any) -> None:
 
 
 def _tokenizer(spec: PrepareSpec, texts: list[str]) -> PreTrainedTokenizerBase:
-    return open_tokenizer(spec.tokenizer) if spec.tokenizer else train_tokenizer(texts, spec.vocab_size)
+    if not spec.tokenizer:
+        return train_tokenizer(texts, spec.vocab_size)
+    tokenizer = open_tokenizer(spec.tokenizer)
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"The tokenizer of {spec.tokenizer} does not say which characters a token is, so texts cannot be cut by it.",
+            "Save it as a fast tokenizer (tokenizer.json), with transformers.convert_slow_tokenizer.",
+        )
+    return tokenizer
 
 
 def _lab_parts(spec: PrepareSpec) -> Parts:
