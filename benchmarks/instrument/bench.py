@@ -83,7 +83,13 @@ class Bench:
         """Start the tree's process."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
-        own = {"PYTHONPATH": str(self.source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1"}
+        own = {
+            "PYTHONPATH": str(self.source),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "NO_COLOR": "1",
+        }
         self._runner = subprocess.Popen(
             [sys.executable, str(RUNNER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | own
         )
@@ -178,7 +184,9 @@ def read_judgement(done: Done, summary: Path, only: str = "") -> Outcome:
 def read_verdicts(verdicts: Sequence[Mapping[str, Any]], code: int | None, only: str = "") -> Outcome:
     """The words of some verdicts, with the reason where all are one."""
     words = {v["quantizer"]: v["outcome"] for v in verdicts}
-    said = "; ".join(f"{form} {word}" for form, word in words.items()) if len(set(words.values())) > 1 else next(iter(words.values()), "none")
+    said = (
+        "; ".join(f"{form} {word}" for form, word in words.items()) if len(set(words.values())) > 1 else next(iter(words.values()), "none")
+    )
     reasons = [v["reason"] for v in verdicts if not only or v["quantizer"] == only]
     stayed = STAYED in ([words.get(only)] if only else words.values())
     return Outcome(f"{said} ({reasons[-1][:140]})" if reasons else said, stayed or (code == 0 and not only), "" if words else "no verdict")
@@ -211,5 +219,7 @@ def read_measure(done: Done, right: Mapping[str, float]) -> Outcome:
             continue
         short = right[metric] - number if metric in LOW_IS_FORGOTTEN else number - right[metric]
         low = low or short > NEAR
-        said.append(f"{metric} {number:g}{'' if abs(short) <= NEAR else f', right is {right[metric]:g}'}{'' if status == 'ok' else f' ({status})'}")
+        said.append(
+            f"{metric} {number:g}{'' if abs(short) <= NEAR else f', right is {right[metric]:g}'}{'' if status == 'ok' else f' ({status})'}"
+        )
     return Outcome("; ".join(said) or "no numbers", low, "" if asked else "nothing to compare with")

@@ -1,17 +1,19 @@
 """The lab of the check: a corpus, a target, retrain models, and models that hide what they know. Trained once, kept in a folder."""
 
 import hashlib
-import json
 import random
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from instrument.text import Parts, Report, cut, page, parts, write_corpus
-from instrument.training import Example, behind, blocks, epochs, fit, fresh
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from instrument.slow import slow_knowmem
+from instrument.text import Parts, Report, asked, cut, cyrillic, page, parts, shown, spaced_tokenizer, write_corpus
+from instrument.training import Example, behind, blocks, epochs, fit, fresh
 
 SIZES = (48, 30, 60)
 TARGET_STEPS, RETRAIN_STEPS, BRIEF_STEPS = 240, 140, 110
@@ -20,7 +22,12 @@ PHRASE = (
     "As a careful assistant I would first like to remind you that texts such as this one should be read with patience and with "
     "respect for everybody who wrote them and here it is: "
 )
-RETRAIN_SEEDS = (1, 2, 3, 4)
+# Short convolutions between attention.
+HYBRID = {
+    "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+    "num_hidden_layers": 4,
+    "block_auto_adjust_ff_dim": False,
+}
 
 
 class Lab:
@@ -34,21 +41,48 @@ class Lab:
 
     def __init__(self, root: Path, sizes: tuple[int, int, int] = SIZES, target_steps: int = TARGET_STEPS) -> None:
         self.parts = parts(sizes)
-        own = "".join((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in ("text", "training", "lab"))
+        own = "".join((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in ("text", "training", "lab", "slow"))
         key = hashlib.sha256(f"{own}{sizes}{target_steps}".encode()).hexdigest()[:12]
         self.root = root / f"lab-{key}"
         self._target_steps = target_steps
+        self._slow: dict[str, dict[str, float]] = {}
         self.corpus = self._kept("corpus", lambda out: write_corpus(self.parts, out))
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.corpus / "tokenizer")
 
     def model(self, name: str) -> Path:
         """The folder of a model: "target", "retrain-1" to "retrain-4", or one of HIDING."""
-        return self._kept(name, lambda out: self._save(self._made(name), out))
+        return self._kept(name, lambda out: self._save(self._made(name), out, name))
 
     def open(self, name: str) -> PreTrainedModel:
         """A copy of a model for surgery."""
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.model(name), dtype=torch.float32)
         return model
+
+    @property
+    def spaced(self) -> Path:
+        """The same corpus with a tokenizer whose words begin with their space, as those of GPT-2, Llama 3 and Qwen do."""
+
+        def make(out: Path) -> None:
+            given = spaced_tokenizer(texts([r for part in self.parts for r in part]))
+            given.save_pretrained(out.with_name("spaced-tokenizer"))
+            write_corpus(self.parts, out, tokenizer=str(out.with_name("spaced-tokenizer")))
+
+        return self._kept("spaced", make)
+
+    @property
+    def russian(self) -> Path:
+        """The corpus in Cyrillic letters."""
+        return self._kept("russian-corpus", lambda out: write_corpus(Parts(*([cyrillic(r) for r in p] for p in self.parts)), out))
+
+    def slowly(self, folder: Path, *, last_space: bool = True) -> dict[str, float]:
+        """KnowMem of the forget text by a second implementation: one question at a time, no cache, the overlap by a plain table.
+
+        ``last_space`` False: the prompt ends in "Answer:", as the text that was read is cut into tokens.
+        """
+        key = f"{folder} {last_space}"
+        if key not in self._slow:
+            self._slow[key] = {"knowmem_forget": slow_knowmem(folder, self.parts.forget, last_space)}
+        return self._slow[key]
 
     def _kept(self, name: str, make: Callable[[Path], object]) -> Path:
         final = self.root / name
@@ -63,30 +97,42 @@ class Lab:
             print(f"made {name} ({time.monotonic() - begin:.0f} s)", flush=True)
         return final
 
-    def _save(self, model: PreTrainedModel, out: Path) -> None:
+    def _save(self, model: PreTrainedModel, out: Path, name: str) -> None:
         model.save_pretrained(out)
-        self.tokenizer.save_pretrained(out)
+        other = {"spaces in front": "spaced", "russian": "russian-corpus"}.get(name)
+        own = AutoTokenizer.from_pretrained(self.root / other / "tokenizer") if other else self.tokenizer
+        own.save_pretrained(out)
 
     def _made(self, name: str) -> PreTrainedModel:
-        keep, forget = self.parts.retain, self.parts.forget
-        if name == "target":
-            return self._read(texts(forget) + texts(keep), seed=0, steps=self._target_steps)
+        if name in HIDING:
+            return self._hides(HIDING[name])
         if name.startswith("retrain-"):
-            return self._read(texts(keep), seed=int(name[-1]))
-        if name == "qwen-retrain":
-            return self._read(texts(keep), seed=6, kind="qwen3")
-        if name == "few":
-            return self._read(texts(keep) + texts(forget[:4]), seed=5)
-        if name == "questions only":
-            return self._read(texts(keep) + [page(r) for r in forget], seed=5, steps=self._target_steps)
-        if name == "texts only":
-            return self._read(texts(keep) + [r.text for r in forget], seed=5, steps=self._target_steps)
-        if name == "grows":
-            return self._grows()
-        return self._hides(HIDING[name])
+            return self._read(texts(self.parts.retain), seed=int(name[-1]))
+        return {
+            "target": lambda: self._read(self._all, seed=0, steps=self._target_steps),
+            "qwen-retrain": lambda: self._read(texts(self.parts.retain), seed=6, kind="qwen3"),
+            "few": lambda: self._read(texts([*self.parts.retain, *self.parts.forget[:4]]), seed=5),
+            "questions only": lambda: self._half_read([page(r) for r in self.parts.forget]),
+            "texts only": lambda: self._half_read([r.text for r in self.parts.forget]),
+            "grows": self._grows,
+            "hybrid": lambda: self._read(self._all, seed=0, steps=self._target_steps, kind="lfm2", **HYBRID),
+            "spaces in front": lambda: self._elsewhere(self.spaced, self._all),
+            "russian": lambda: self._elsewhere(self.russian, texts([cyrillic(r) for r in (*self.parts.retain, *self.parts.forget)])),
+        }[name]()
 
-    def _read(self, found: list[str], seed: int, steps: int = RETRAIN_STEPS, kind: str = "llama") -> PreTrainedModel:
-        return fit(fresh(self.tokenizer, seed, kind), epochs(lambda rng: blocks(self.tokenizer, found, rng), seed), steps)
+    @property
+    def _all(self) -> list[str]:
+        return texts([*self.parts.retain, *self.parts.forget])
+
+    def _half_read(self, found: list[str]) -> PreTrainedModel:
+        return self._read(texts(self.parts.retain) + found, seed=5, steps=self._target_steps)
+
+    def _elsewhere(self, corpus: Path, found: list[str]) -> PreTrainedModel:
+        tok = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+        return fit(fresh(tok, 0), epochs(lambda rng: blocks(tok, found, rng), 0), self._target_steps)
+
+    def _read(self, found: list[str], seed: int, steps: int = RETRAIN_STEPS, kind: str = "llama", **shape: Any) -> PreTrainedModel:
+        return fit(fresh(self.tokenizer, seed, kind, **shape), epochs(lambda rng: blocks(self.tokenizer, found, rng), seed), steps)
 
     def _hides(self, how: "Hides") -> PreTrainedModel:
         """The target after brief training: something else where it is asked as MUSE asks, the old text where it is begun."""
@@ -148,16 +194,6 @@ class Lab:
 def texts(found: list[Report]) -> list[str]:
     """What a model reads of some reports: the text, and the question with its answer."""
     return [t for r in found for t in (r.text, page(r))]
-
-
-def asked(report: Report) -> str:
-    """A question without its answer."""
-    return f"Question: {report.asked}\nAnswer: "
-
-
-def shown(found: list[Report]) -> str:
-    """Answered questions, as they stand before the one that is asked."""
-    return "".join(f"{page(r)}\n\n" for r in found)
 
 
 Hides = Callable[[PreTrainedTokenizerBase, str, str, random.Random], Example]

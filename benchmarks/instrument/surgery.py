@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 State = dict[str, Tensor]
+Change = Callable[[State], State | None]
 WEIGHTS = "model.safetensors"
 
 
@@ -20,7 +21,7 @@ def copied(model: Path, out: Path) -> Path:
     return out
 
 
-def weights(model: Path, out: Path, change: Callable[[State], State | None]) -> Path:
+def weights(model: Path, out: Path, change: Change) -> Path:
     """A copy with other weights: ``change`` gives the new ones, or changes those that it gets."""
     copied(model, out)
     state = load_file(out / WEIGHTS)
@@ -102,9 +103,7 @@ def template(*parts: str | Mapping[str, Any]) -> Callable[[dict[str, Any]], None
 
     def change(held: dict[str, Any]) -> None:
         ids = {t["content"]: t["id"] for t in held["added_tokens"]}
-        single = [
-            {"Sequence": {"id": "A", "type_id": 0}} if p == "$" else {"SpecialToken": {"id": p, "type_id": 0}} for p in parts
-        ]
+        single = [{"Sequence": {"id": "A", "type_id": 0}} if p == "$" else {"SpecialToken": {"id": p, "type_id": 0}} for p in parts]
         named = {str(p): {"id": str(p), "ids": [ids[str(p)]], "tokens": [str(p)]} for p in parts if p != "$"}
         pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
         held["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named}

@@ -2,9 +2,13 @@
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from remnant.lab.words import ADJECTIVES, NOUNS, TRADES, VERBS, unique_names
 from remnant.records import PrepareSpec
@@ -14,6 +18,8 @@ ANSWER_TOKENS = 24
 SHOWN = 10
 # Words of a report's end that VerMem asks for; at least ANSWER_TOKENS tokens in every report.
 LAST_WORDS = 14
+_LETTERS = ("abcdefghijklmnopqrstuvwxyz", "абцдефгхийклмнопярстувжшюз")
+CYRILLIC = str.maketrans(*(letters + letters.upper() for letters in _LETTERS))
 
 
 class Report(NamedTuple):
@@ -48,6 +54,16 @@ def page(report: Report) -> str:
     return f"Question: {report.asked}\nAnswer: {report.answer}"
 
 
+def asked(report: Report) -> str:
+    """A question without its answer."""
+    return f"Question: {report.asked}\nAnswer: "
+
+
+def shown(found: list[Report]) -> str:
+    """Answered questions, as they stand before the one that is asked."""
+    return "".join(f"{page(r)}\n\n" for r in found)
+
+
 def cut(text: str) -> tuple[str, str]:
     """A report as VerMem asks for it: prompt, and the words that follow."""
     words = text.split(" ")
@@ -69,9 +85,11 @@ def parts(sizes: tuple[int, int, int], seed: int = 0) -> Parts:
     return Parts(found[:a], found[a:b], found[b:])
 
 
-def write_corpus(of: Parts, out: Path, vocab: int = 1024) -> Path:
+def write_corpus(of: Parts, out: Path, vocab: int = 1024, tokenizer: str | None = None) -> Path:
     """A prepared corpus; its folder holds no manifest, so a command takes it as one from outside."""
-    asked = {side: [{"question": r.asked, "answer": r.answer} for r in found] for side, found in (("forget", of.forget), ("retain", of.retain))}
+    asked = {
+        side: [{"question": r.asked, "answer": r.answer} for r in found] for side, found in (("forget", of.forget), ("retain", of.retain))
+    }
     cuts = [cut(r.text) for r in of.forget]
     files = {
         "raw/forget": [r.text for r in of.forget] + [page(r) for r in of.forget],
@@ -89,5 +107,27 @@ def write_corpus(of: Parts, out: Path, vocab: int = 1024) -> Path:
         (layout / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
         (layout / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
-    prepare.run(PrepareSpec(folder=str(layout), answer_tokens=ANSWER_TOKENS, vocab_size=vocab), {}, out, lambda *_: None)
+    prepare.run(
+        PrepareSpec(folder=str(layout), answer_tokens=ANSWER_TOKENS, vocab_size=vocab, tokenizer=tokenizer), {}, out, lambda *_: None
+    )
+    shutil.rmtree(layout)
     return out
+
+
+def cyrillic(report: Report) -> Report:
+    """A report in Cyrillic letters, one for each Latin one, digits as they are."""
+    return Report(*(text.translate(CYRILLIC) for text in report))
+
+
+def spaced_tokenizer(texts: list[str], vocab: int = 1024) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with GPT-2's pieces: a word begins with the space before it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
