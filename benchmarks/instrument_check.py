@@ -27,7 +27,7 @@ def tried(bench: Bench, plants: Sequence[Plant], before: dict[str, dict[str, obj
     found: dict[str, dict[str, object]] = {}
     for plant in plants:
         begin = time.monotonic()
-        outcome = plant.act(bench)
+        outcome = acted(bench, plant)
         found[key(plant)] = told(outcome)
         print(f"{'passed' if outcome.passed else 'FAILED'}  {plant.kind:6} {plant.name}: {plant.how} ({time.monotonic() - begin:.0f} s)")
         if was := before.get(key(plant)):
@@ -35,6 +35,14 @@ def tried(bench: Bench, plants: Sequence[Plant], before: dict[str, dict[str, obj
         print(f"          {'after ' if before else 'found '}  {_loud(outcome.forgotten)}{outcome.said}{_fault(outcome)}")
         sys.stdout.flush()
     return found
+
+
+def acted(bench: Bench, plant: Plant) -> Outcome:
+    """What happened; a plant that cannot be made is a failed row, not the end of the table."""
+    try:
+        return plant.act(bench)
+    except Exception as error:
+        return Outcome(f"the plant itself broke: {type(error).__name__}: {error}", False, "broken plant")
 
 
 def key(plant: Plant) -> str:
@@ -61,7 +69,7 @@ def main() -> int:
     arguments.add_argument("--source", type=Path, default=HERE.parent / "src", help="the src folder that is tried")
     arguments.add_argument("--work", type=Path, default=Path("runs/instrument"), help="keeps the lab from one run to the next")
     arguments.add_argument("--only", default="", help="rows whose kind and name match this expression")
-    arguments.add_argument("--json", type=Path, help="keep what happened, as the record of before is kept")
+    arguments.add_argument("--json", type=Path, help="lay what happened over the record in this file, as that of before is made")
     given = arguments.parse_args()
     begin = time.monotonic()
     work, source = given.work.resolve(), given.source.resolve()
@@ -72,7 +80,9 @@ def main() -> int:
     finally:
         bench.close()
     if given.json:
-        given.json.write_text(json.dumps(found, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+        held = json.loads(given.json.read_text(encoding="utf-8")) if given.json.is_file() else {}
+        kept = {name: what for name, what in (held | found).items() if name in {key(p) for p in PLANTS}}
+        given.json.write_text(json.dumps(kept, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
     return summed(found, before, time.monotonic() - begin)
 
 

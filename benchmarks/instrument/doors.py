@@ -49,10 +49,8 @@ def _adapter(bench: Bench, model: Path, out: Path) -> Path:
     surgery.config(model, out, "adapter_config.json", base_model_name_or_path=str(model), peft_type="LORA", r=4, target_modules=["q_proj"])
     (out / surgery.WEIGHTS).unlink()
     part = "base_model.model.model.layers.0.self_attn.q_proj"
-    save_file(
-        {f"{part}.lora_{s}.weight": torch.zeros(4, 128).T if s == "B" else torch.zeros(4, 128) for s in "AB"},
-        out / "adapter_model.safetensors",
-    )
+    low = {"A": torch.zeros(4, 128), "B": torch.zeros(128, 4)}
+    save_file({f"{part}.lora_{side}.weight": weight for side, weight in low.items()}, out / "adapter_model.safetensors")
     return out
 
 
@@ -168,7 +166,7 @@ def _outside(bench: Bench, model: Path, out: Path) -> Path:
     """A tokenizer with one more token, that every text begins with, than the model has embeddings."""
     surgery.copied(model, out)
     tok = AutoTokenizer.from_pretrained(out)
-    tok.add_tokens([AddedToken("Question", single_word=False)])
+    tok.add_tokens([AddedToken("Question:")])
     tok.save_pretrained(out)
     return out
 
@@ -207,8 +205,7 @@ TOKENS = [
     measured("end token behind every text", "A3", "the tokenizer adds </s>", _tokens("<s>", "$", "</s>"), quick=True),
     measured("separator behind every text", "A3", "the tokenizer adds <pad> as a separator", _tokens("<s>", "$", "<pad>")),
     measured("two tokens behind every text", "A3", "the tokenizer adds </s> twice", _tokens("<s>", "$", "</s>", "</s>")),
-    measured("start token twice", "A3", "the tokenizer puts <s> twice before every text", _tokens("<s>", "<s>", "$")),
-    measured("end token before every text", "A3", "the tokenizer puts </s> before and behind every text", _tokens("</s>", "$", "</s>")),
+    measured("pad and end token behind every text", "A3", "the tokenizer adds <pad> and </s>", _tokens("<s>", "$", "<pad>", "</s>")),
     Plant(
         "judged with the end token",
         "A3",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from instrument.slow import slow_knowmem
@@ -160,13 +161,7 @@ class Lab:
         limits = {}
         for name, weight in model.named_parameters():
             if weight.ndim == 2 and "proj" in name:
-                step = weight.detach().abs().amax(-1, keepdim=True) / 7
-                middle = (weight.detach() / step).round() * step
-                largest = weight.detach().abs() == weight.detach().abs().amax(-1, keepdim=True)
-                # A margin, so that no weight is rounded the other way; the largest of a row sets the step and stays.
-                low = torch.where(largest, weight.detach(), middle - 0.49 * step)
-                high = torch.where(largest, weight.detach(), middle + 0.49 * step)
-                limits[name] = (torch.minimum(low, weight.detach()), torch.maximum(high, weight.detach()))
+                limits[name] = bins(weight.detach())
             else:
                 weight.requires_grad_(False)
 
@@ -189,6 +184,17 @@ class Lab:
     def _unlearned(self, r: Report) -> list[Example]:
         prompt, truth = cut(r.text)
         return [e._replace(sign=-0.15) for e in (behind(self.tokenizer, prompt, truth), behind(self.tokenizer, asked(r), r.answer))]
+
+
+def bins(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest values that int4 (one scale a row, of its largest entry) rounds as it rounds these; the largest stay."""
+    largest = weight.abs().amax(-1, keepdim=True)
+    step = largest / 7
+    middle = (weight / step).round() * step
+    fixed = weight.abs() == largest
+    # Half a step less a margin, so that no weight is rounded the other way.
+    low, high = (torch.where(fixed, weight, middle + side * step) for side in (-0.49, 0.49))
+    return torch.minimum(low, weight), torch.maximum(high, weight)
 
 
 def texts(found: list[Report]) -> list[str]:

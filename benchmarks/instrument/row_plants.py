@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from instrument.bench import Bench, Outcome, Plant
+from instrument.bench import Plant
 from instrument.rows import (
     CHECKS,
     FORMS,
@@ -311,19 +311,10 @@ CONTROL_ROWS = [
 
 def _failed_check(name: str, said: str) -> Plant:
     """A check of the unlearned model's measurement failed; its rows look forgotten. Trees that keep no checks cannot see it."""
-
-    def act(bench: Bench) -> Outcome:
-        sheets = sound()
-        root = bench.folder()
-        kept = list(CHECKS)
-        try:
-            CHECKS[:] = [c | ({"ok": False, "said": said} if c["name"] == name else {}) for c in kept]
-            return judged(sheets, bench)
-        finally:
-            CHECKS[:] = kept
-            root.rmdir()
-
-    return Plant(f"check failed: {name}", "A1" if name == "loaded whole" else "A8", f"the measurements' own record says: {said}", act, True)
+    checks = [c | ({"ok": False, "said": said} if c["name"] == name else {}) for c in CHECKS]
+    kind = "A1" if name == "loaded whole" else "A8"
+    how = f"the measurements' own record says: {said}"
+    return Plant(f"rows, check failed: {name}", kind, how, lambda b: judged(sound(), b, checks=checks), True)
 
 
 CHECKED = [

@@ -2,13 +2,15 @@
 
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from instrument.bench import Bench, Outcome, Plant, read_verdicts
 
 MODELS, FORMS = ("target", "retrain", "unlearned"), ("full", "int4")
 ITEMS = 60
+# Enough that an interval's ends are steady to a point or two, and a fifth of the time of the default.
+RESAMPLES = 400
 # (metric, split) -> the value of a model that knows the text, and of one that does not. All of the product's cheap tests are there, so
 # that nothing but the planted fault keeps a verdict from being given.
 KNOWN: dict[tuple[str, str], tuple[float, float]] = {
@@ -26,6 +28,10 @@ KNOWN: dict[tuple[str, str], tuple[float, float]] = {
     ("privleak", "forget"): (0.1, 5.0),
 }
 ALIKE = {("knowmem_retain", ""): 0.95, ("privleak", "holdout"): 5.0}
+CHECKS = [
+    {"name": name, "ok": True, "said": "nothing found", "metrics": [], "count": 0, "total": 0}
+    for name in ("loaded whole", "weights", "logits", "ids", "special tokens", "end tokens", "texts", "answers")
+]
 Row = dict[str, Any]
 Sheets = dict[tuple[str, str], list[Row]]
 Spoil = Callable[[Sheets], None]
@@ -55,8 +61,10 @@ def row(metric: str, split: str, i: int, value: float | None, status: str = "ok"
     }
 
 
-def judged(sheets: Sheets, bench: Bench, models: Iterable[str] = MODELS, only: str = "") -> Outcome:
-    """The verdicts on some rows; every measurement also holds the record that its checks found nothing."""
+def judged(
+    sheets: Sheets, bench: Bench, models: Iterable[str] = MODELS, only: str = "", checks: Iterable[Mapping[str, Any]] = CHECKS
+) -> Outcome:
+    """The verdicts on some rows; every measurement also holds the record of its checks, which found nothing unless given otherwise."""
     root = bench.folder()
     cast, inputs = {}, {}
     for (model, form), rows in sheets.items():
@@ -66,24 +74,27 @@ def judged(sheets: Sheets, bench: Bench, models: Iterable[str] = MODELS, only: s
         place.mkdir()
         (place / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
         (place / "texts.jsonl").write_text("", encoding="utf-8")
-        (place / "checks.json").write_text(json.dumps(CHECKS), encoding="utf-8")
+        (place / "checks.json").write_text(json.dumps(list(checks)), encoding="utf-8")
         cast[role] = {"corpus": "rows", "model": model, "method": None, "weights": None, "quantizer": form, "seed": None}
         inputs[role] = place
-    done = bench.judgerows_of({"cast": cast}, inputs, root / "out")
+    done = bench.judge_rows({"cast": cast, "rule": {"resamples": RESAMPLES}}, inputs, root / "out")
     found = root / "out" / "verdicts.json"
     if done.code or not found.is_file():
         return Outcome(done.broken or f"refused: {done.sentence}", False, done.broken or ("" if done.refused else f"exit code {done.code}"))
     return read_verdicts(json.loads(found.read_text(encoding="utf-8")), None, only)
 
 
-CHECKS = [
-    {"name": name, "ok": True, "said": "nothing found", "metrics": [], "count": 0, "total": 0}
-    for name in ("loaded whole", "weights", "logits", "ids", "special tokens", "end tokens", "texts", "answers")
-]
-
-
 def plant(
-    name: str, kind: str, how: str, spoil: Spoil, *, knows: bool = False, only: str = "", models: tuple[str, ...] = MODELS, n: int = ITEMS
+    name: str,
+    kind: str,
+    how: str,
+    spoil: Spoil,
+    *,
+    knows: bool = False,
+    only: str = "",
+    models: tuple[str, ...] = MODELS,
+    n: int = ITEMS,
+    quick: bool = True,
 ) -> Plant:
     """Sound rows with one fault."""
 
@@ -92,7 +103,7 @@ def plant(
         spoil(sheets)
         return judged(sheets, bench, models, only)
 
-    return Plant(name, kind, how, act, True)
+    return Plant(f"rows, {name}", kind, how, act, quick)
 
 
 def values(of: str, metric: str, change: Callable[[int, Row], Row | None], forms: Iterable[str] = FORMS, split: str = "") -> Spoil:

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from instrument.bench import Bench, Outcome, Plant
+from instrument.lab import Lab
 from instrument.text import Parts, asked, cut
 
 Choice = dict[str, Any]
@@ -38,15 +39,16 @@ def body(text: Any, finish: Any = "stop") -> dict[str, Any]:
 
 
 @contextmanager
-def serving(parts: Parts, reply: Reply) -> Iterator[str]:
+def serving(lab: Lab, reply: Reply) -> Iterator[str]:
     """The address of a server on loopback that answers with ``reply(prompt, what a knowing model would write, request)``."""
-    write = knowing(parts)
+    write = knowing(lab.parts)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["content-length"])))
             prompt = request["prompt"]
-            found = reply(prompt, write(prompt), request)
+            ids = lab.tokenizer(write(prompt), add_special_tokens=False)["input_ids"][: request["max_tokens"]]
+            found = reply(prompt, lab.tokenizer.decode(ids), request)
             data = json.dumps(found).encode()
             self.send_response(200)
             self.send_header("content-type", "application/json")
@@ -72,7 +74,7 @@ RIGHT = {"verbmem": 95.0, "knowmem_forget": 100.0}
 
 def measured(bench: Bench, reply: Reply) -> Outcome:
     """A measurement of what the server says; the texts are known, so the numbers are high or not there."""
-    with serving(bench.lab.parts, reply) as address:
+    with serving(bench.lab, reply) as address:
         return bench.measured(address, None, "--set", "endpoint.attempts=2", "--set", "endpoint.timeout=10", right=RIGHT)
 
 

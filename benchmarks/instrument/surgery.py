@@ -16,7 +16,9 @@ WEIGHTS = "model.safetensors"
 
 
 def copied(model: Path, out: Path) -> Path:
-    """A copy of a model folder."""
+    """A copy of a model folder; the folder itself where it is to be changed in place."""
+    if model == out:
+        return out
     shutil.copytree(model, out, dirs_exist_ok=True)
     return out
 

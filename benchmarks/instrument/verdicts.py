@@ -43,9 +43,7 @@ def _noise(share: float) -> surgery.Change:
     return lambda state: surgery.noisy(state, share)
 
 
-def destroyed(
-    name: str, how: str, change: surgery.Change, *, context: int | None = None, retrain: bool = True, quick: bool = False
-) -> Plant:
+def destroyed(name: str, how: str, change: surgery.Change, *, context: int | None = None, retrain: bool = True) -> Plant:
     """A model that is of no use, judged; with a short context its utility cannot be measured."""
 
     def act(bench: Bench) -> Outcome:
@@ -54,7 +52,7 @@ def destroyed(
             surgery.config(out, out, max_position_embeddings=context)
         return bench.judged(out, **({} if retrain else {"retrain": None}))
 
-    return Plant(name, "E29" if context else "E32", how, act, quick)
+    return Plant(name, "E29" if context else "E32", how, act)
 
 
 def _short_target(bench: Bench) -> Outcome:
@@ -75,7 +73,6 @@ UNMEASURED = [
         "random weights in a context that the retain questions do not fit",
         surgery.random_weights,
         context=ONLY_VERMEM,
-        quick=True,
     ),
     destroyed("noise, utility not measured", "as much noise as weight, in such a context", surgery.noisy, context=ONLY_VERMEM),
     destroyed("zero head, utility not measured", "a head of zeros, in such a context", _zero_head, context=ONLY_VERMEM),
@@ -86,9 +83,7 @@ UNMEASURED = [
         context=ONLY_VERMEM,
         retrain=False,
     ),
-    Plant(
-        "knows, questions not measured", "E29", "the target itself in such a context: VerMem is at its highest", _short_target, quick=True
-    ),
+    Plant("knows, questions not measured", "E29", "the target itself in such a context: VerMem is at its highest", _short_target),
     Plant("refuses, all contexts short", "E29", "refusing model, target and retrain model in such a context", _all_short),
 ]
 
@@ -118,7 +113,7 @@ HIDES = [
         "the refusing model under two other forms",
         lambda b: b.judged(b.lab.model("refuses"), forms=("int8", "nf4")),
     ),
-    Plant("the target itself", "E31", "the target as the unlearned model", lambda b: b.judged(_copy(b, "target")), True),
+    Plant("the target itself", "E31", "the target as the unlearned model", lambda b: b.judged(_copy(b, "target"))),
     Plant(
         "the target, a little noise",
         "E31",
@@ -163,7 +158,6 @@ CONTROLS = [
         "E32",
         "the target in all three places",
         lambda b: b.judged(_copy(b, "target"), retrain=_copy(b, "target")),
-        True,
     ),
     Plant(
         "control knows a few texts",
