@@ -1,4 +1,4 @@
-"""The table of planted failures: a quick part of it on a smaller lab by default, all of it among the slow tests; and the table's own parts."""
+"""The table of planted failures: a quick part on a smaller lab by default, all of it among the slow tests; and its own parts."""
 
 import importlib
 import re
