@@ -18,7 +18,7 @@ from remnant.evaluate import local, prefix, reading
 from remnant.evaluate.batches import packed, shared
 from remnant.evaluate.collect import collect
 from remnant.evaluate.local import Local
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, from_json, to_json, united
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Steep, Writing, from_json, to_json, united
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.model.load import save_model
 from remnant.records import MeasureSpec
@@ -188,7 +188,9 @@ def test_slope_is_the_norm_of_all_gradients(tokenizer: PreTrainedTokenizerBase, 
     (found,) = ask(model, tokenizer, [Slope(PROMPTS[2])], tmp_path / "a")
     ids = torch.tensor([tokenizer(PROMPTS[2])["input_ids"]])
     gradients = torch.autograd.grad(model(input_ids=ids, labels=ids).loss, list(model.parameters()))
-    assert found == pytest.approx(float(torch.cat([g.flatten() for g in gradients]).norm()), rel=1e-4)
+    assert isinstance(found, Steep)
+    assert not found.cut
+    assert found.norm == pytest.approx(float(torch.cat([g.flatten() for g in gradients]).norm()), rel=1e-4)
 
 
 def test_what_has_no_answer_says_why(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_a_full_memory_halves_the_batch(tokenizer: PreTrainedTokenizerBase, tmp_
     expected: list[Any] = ask(model, tokenizer, requests, tmp_path / "a")
     plain, rows = reading.read, []
 
-    def crowded(model: PreTrainedModel, head: Any, texts: Sequence[Any], *rest: Any) -> list[Tokens]:
+    def crowded(model: PreTrainedModel, head: Any, texts: Sequence[Any], *rest: Any) -> list[Tokens | Refused]:
         rows.append(len(texts))
         if len(texts) > 1:
             raise torch.OutOfMemoryError("full")
@@ -219,7 +221,7 @@ def test_a_full_memory_halves_the_batch(tokenizer: PreTrainedTokenizerBase, tmp_
     for a, b in zip(found, expected, strict=True):
         assert a.logp == pytest.approx(b.logp, abs=1e-6)
 
-    def full(*rest: Any) -> list[Tokens]:
+    def full(*rest: Any) -> list[Tokens | Refused]:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(local, "read", full)
@@ -241,7 +243,7 @@ def test_equal_requests_are_asked_once_and_columns_united() -> None:
 
 def test_answers_survive_the_disk_to_the_last_bit() -> None:
     tokens = Tokens(np.array([-0.1 / 3, -np.pi]), np.array([0.0, 7.0]), np.zeros(0), np.zeros(0), cut=True)
-    for answer in (tokens, "text", 0.1 / 3, Refused("why")):
+    for answer in (tokens, "text", 0.1 / 3, Steep(0.1 / 3, cut=True), Refused("why")):
         back = from_json(json.loads(json.dumps(to_json(answer))))
         assert repr(back) == repr(answer)
 

@@ -1,6 +1,5 @@
 """Versions of one model are opened by reading what differs: equal to opening them afresh, and only those weights are read."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ import safetensors
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.lineage import Lineage
 from remnant.model import held
 from remnant.model.load import open_model, save_model
 from remnant.records import PerturbSpec
 from remnant.stages import perturb
 from remnant.testing import tiny_model
 
+COPIES: dict[str, Lineage] = {}
 BASE, OTHER = "train-0123456789abcdef", "train-fedcba9876543210"
 
 
@@ -45,9 +46,18 @@ def store(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
 def quantized(store: Path, bits: int, source: str = BASE, **more: Any) -> Path:
     out = store / f"perturb-{bits:016d}"
     out.mkdir(exist_ok=True)
-    summary = perturb.run(PerturbSpec(use="rtn", params={"bits": bits}, **more), {"model": store / source}, out, lambda *a: None)
-    (out / held.MANIFEST).write_text(json.dumps({"summary": summary, "inputs": {"model": source}}))
+    known = {"model": whole(source), "self": whole(out.name)}
+    summary = perturb.run(PerturbSpec(use="rtn", params={"bits": bits}, **more), {"model": store / source}, out, lambda *a: None, known)
+    COPIES[out.name] = Lineage(out.name, source, frozenset(summary["changed"]))
     return out
+
+
+def whole(name: str) -> Lineage:
+    return Lineage(name, name)
+
+
+def take(folder: Path) -> held.Held:
+    return held.take(folder, COPIES.get(folder.name, whole(folder.name)))
 
 
 def equal(model: PreTrainedModel, folder: Path) -> bool:
@@ -57,11 +67,11 @@ def equal(model: PreTrainedModel, folder: Path) -> bool:
 
 def test_a_copy_is_taken_as_it_was_left_and_its_source_by_what_differs(store: Path, opened: list[str]) -> None:
     out = quantized(store, 4)
-    copy = held.take(out)
+    copy = take(out)
     assert opened == [BASE]
     assert equal(copy.model, out)
     held.keep(copy)
-    source = held.take(store / BASE)
+    source = take(store / BASE)
     assert opened == [BASE]
     assert source.model is copy.model
     assert equal(source.model, store / BASE)
@@ -71,7 +81,7 @@ def test_two_copies_made_earlier_share_what_is_equal(store: Path, opened: list[s
     folders = [quantized(store, bits) for bits in (4, 8)]
     held.let_go()
     opened.clear()
-    held.keep(held.take(folders[0]))
+    held.keep(take(folders[0]))
     read: list[str] = []
     real: Any = safetensors.safe_open
 
@@ -94,7 +104,7 @@ def test_two_copies_made_earlier_share_what_is_equal(store: Path, opened: list[s
             return self.opened.get_tensor(name)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(held, "safe_open", Watched)
-    second = held.take(folders[1])
+    second = take(folders[1])
     assert opened == [folders[0].name]
     assert equal(second.model, folders[1])
     assert read
@@ -104,13 +114,13 @@ def test_two_copies_made_earlier_share_what_is_equal(store: Path, opened: list[s
 
 def test_a_cast_changes_every_weight(store: Path) -> None:
     out = quantized(store, 8, source_dtype="bfloat16")
-    held.keep(held.take(out))
-    assert equal(held.take(store / BASE).model, store / BASE)
+    held.keep(take(out))
+    assert equal(take(store / BASE).model, store / BASE)
 
 
 def test_another_origin_is_opened_whole(store: Path, opened: list[str]) -> None:
-    held.keep(held.take(store / BASE))
-    other = held.take(store / OTHER)
+    held.keep(take(store / BASE))
+    other = take(store / OTHER)
     assert opened == [BASE, OTHER]
     assert equal(other.model, store / OTHER)
 
@@ -123,5 +133,25 @@ def test_a_failed_quantization_leaves_nothing_half_changed(store: Path, opened: 
             store,
             lambda *a: None,
         )
-    assert equal(held.take(store / BASE).model, store / BASE)
+    assert equal(take(store / BASE).model, store / BASE)
     assert opened == [BASE, BASE]
+
+
+def test_two_folders_of_one_name_are_two_models(store: Path, tokenizer: PreTrainedTokenizerBase, opened: list[str]) -> None:
+    for seed, parent in enumerate("ab"):
+        torch.manual_seed(seed)
+        model = tiny_model(vocab=len(tokenizer))
+        next(model.parameters()).data.add_(seed)
+        save_model(model, tokenizer, store / parent / "checkpoint-0123456789abcdef")
+        (store / parent / "manifest.json").write_text('{"inputs": {"model": "x"}, "summary": {"changed": []}}')
+        held.keep(held.take(store / parent / "checkpoint-0123456789abcdef"))
+    assert len(opened) == 2
+    assert equal(held.take(store / "a" / "checkpoint-0123456789abcdef").model, store / "a" / "checkpoint-0123456789abcdef")
+
+
+def test_a_folder_whose_files_were_changed_is_another_model(store: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    held.keep(held.take(store / BASE))
+    model = tiny_model(vocab=len(tokenizer))
+    next(model.parameters()).data.add_(1.0)
+    save_model(model, tokenizer, store / BASE)
+    assert equal(held.take(store / BASE).model, store / BASE)

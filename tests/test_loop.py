@@ -1,6 +1,7 @@
 """The loop: regimes of weights, interruption and resumption, cached references, losses that stop being finite."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,50 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     logs = [(tmp_path / name / "steps.jsonl").read_text() for name in ("whole", "cut")]
     assert logs[0] == logs[1]
     assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [1, 2, 3, 4, 5, 6]
-    assert not (tmp_path / "cut" / "resume.pt").exists()
+    seen: list[int] = []
+    again = tiny_model(vocab=len(tokenizer)).to(storage_dtype(regime))  # type: ignore[arg-type]
+    fit(again, spec, loss_for(again, spec, corpus, tokenizer), tmp_path / "cut", lambda done, total, note: seen.append(done))
+    assert seen == []  # what was not sealed yet is there without a step
+    assert all(torch.equal(a, b) for a, b in zip(whole, weights_of(again), strict=True))
+
+
+@pytest.mark.parametrize("what", ["other weights", "other settings", "a flipped bit", "cut", "empty", "another log", "older"])
+def test_steps_that_are_not_this_runs_or_damaged_are_not_believed(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(steps: int = 3, seed: int = 0, cut: int | None = None) -> tuple[list[Tensor], list[int]]:
+        torch.manual_seed(seed)
+        model, seen = tiny_model(), []
+        if seed:
+            next(model.parameters()).data.add_(1.0)
+
+        def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
+            loss = torch.stack([p.float().square().mean() for p in model.parameters()]).sum()
+            return loss, {"loss": loss.item()}
+
+        def report(done: int, total: int, note: str) -> None:
+            seen.append(done)
+            if done == cut:
+                raise KeyboardInterrupt
+
+        fit(model, OptimSpec(steps=steps, lr=1e-3), loss_at, tmp_path, report)
+        return weights_of(model), seen
+
+    expected, _ = run()
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    with pytest.raises(Interrupted):
+        run(cut=2)
+    resume, log = tmp_path / "resume.pt", tmp_path / "steps.jsonl"
+    data = bytearray(resume.read_bytes())
+    if what == "a flipped bit":
+        data[len(data) // 2] ^= 1
+    resume.write_bytes({"cut": bytes(data[:-9]), "empty": b"", "older": bytes(data[:-64])}.get(what, bytes(data)))
+    if what == "another log":
+        log.write_text(log.read_text().replace("2", "3"))
+    found, seen = run(steps=4 if what == "other settings" else 3, seed=int(what == "other weights"))
+    assert seen[0] == 1
+    if what not in ("other settings", "other weights"):
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        assert "damaged" in capsys.readouterr().err
 
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:

@@ -25,9 +25,8 @@ from remnant.predict.checkpoint import Checkpoint
 from remnant.predict.grids import grid
 from remnant.predict.stream import survey
 from remnant.records import CastMember, ExplainSpec, MeasureSpec, PerturbSpec, PrepareSpec, Rule, TrainSpec, UnlearnSpec
-from remnant.stages import cells, explain, judge, measure, perturb, prepare, unlearn
+from remnant.stages import cells, explain, measure, perturb, prepare, unlearn
 from remnant.stages.cells import Sheet
-from remnant.stages.judge import Lineup
 from remnant.testing import tiny_model
 from tests.conftest import silent
 
@@ -66,7 +65,7 @@ def test_every_architecture_goes_through_unlearn_quantize_measure(
     left = {n for n, _ in dense.named_parameters()} - {m.name for m in matrices(dense)}
     plain_state = after.state_dict()
     assert all(torch.equal(p, plain_state[n]) for n, p in dense.named_parameters() if n in left)
-    measure.run(MeasureSpec(), {"model": quantized, "corpus": corpus}, measured, silent)
+    measure.run(MeasureSpec(metrics=("muse",)), {"model": quantized, "corpus": corpus}, measured, silent)
     assert {r["metric"] for r in rows_of(measured)} == {"verbmem", "knowmem_forget", "knowmem_retain", "privleak"}
     assert all(r["value"] is not None and np.isfinite(r["value"]) for r in rows_of(measured))
 
@@ -85,7 +84,7 @@ def test_measured_rows_equal_the_definitions(corpus: Path, tokenizer: PreTrained
 
     model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024)
     folder, out = folder_of(model, "m"), out_of(tmp_path, "rows")
-    measure.run(MeasureSpec(), {"model": folder, "corpus": corpus}, out, silent)
+    measure.run(MeasureSpec(metrics=("muse",)), {"model": folder, "corpus": corpus}, out, silent)
     rows = {(r["metric"], r["id"]): r["value"] for r in rows_of(out)}
     rouge = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 
@@ -269,43 +268,6 @@ def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
 
 def sheet(**columns: list[float]) -> Sheet:
     return Sheet({name: {str(i): v for i, v in enumerate(values)} for name, values in columns.items()}, {})
-
-
-def lineup(unlearned: float, quantized: float, utility: float = 0.9, retrain: float = 0.1) -> Lineup:
-    rng = np.random.default_rng(0)
-
-    def model(knowledge: float, useful: float) -> Sheet:
-        spread = rng.normal(0, 0.01, 80)
-        return sheet(verbmem=list(knowledge + spread), knowmem_forget=list(knowledge + spread), knowmem_retain=list(useful + spread))
-
-    target, unread = model(1.0, 0.95), model(retrain, 0.95)
-    return Lineup(target, model(unlearned, utility), unread, target, model(quantized, utility), unread)
-
-
-@pytest.mark.parametrize(
-    ("unlearned", "quantized", "utility", "outcome"),
-    [(0.15, 0.16, 0.9, "stayed forgotten"), (0.15, 0.85, 0.9, "came back"), (0.7, 0.7, 0.9, "not forgotten"), (0.0, 0.0, 0.1, "collapsed")],
-)
-def test_the_rule_of_the_verdict(unlearned: float, quantized: float, utility: float, outcome: str) -> None:
-    line = lineup(unlearned, quantized, utility)
-    found = [judge.recover(line, "m", "int4", metric, Rule()) for metric in judge.KNOWLEDGE]
-    assert judge.decide(line, "m", "int4", found, Rule()).outcome == outcome
-
-
-def test_recovery_by_hand() -> None:
-    line = lineup(0.2, 0.6)
-    found = judge.recover(line, "m", "int4", "verbmem", Rule())
-    assert found.recovery is not None
-    assert found.recovery[0] == pytest.approx((0.6 - 0.2) / (1.0 - 0.2), abs=0.01)
-    assert found.recovery_over_retrain is not None
-    assert found.recovery_over_retrain[0] == pytest.approx((0.6 - 0.1) / (1.0 - 0.1), abs=0.01)
-    assert found.recovery[1] < found.recovery[0] < found.recovery[2]
-
-
-def test_no_gap_means_no_recovery() -> None:
-    found = judge.recover(lineup(0.99, 0.99), "m", "int4", "verbmem", Rule())
-    assert found.recovery is None
-    assert "below 5" in found.status
 
 
 def test_privleak_of_the_retrain_model_is_zero_by_definition() -> None:

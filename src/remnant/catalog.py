@@ -8,15 +8,17 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from remnant.formats import CT_SCHEMES, GGUF_TYPES
+
 # Raise a stage's version when its results change; artefacts of older versions are then made again.
 STAGE_VERSIONS: Mapping[str, int] = {
     "prepare": 1,
-    "train": 1,
-    "unlearn": 1,
-    "perturb": 1,
-    "measure": 2,
+    "train": 2,
+    "unlearn": 2,
+    "perturb": 2,
+    "measure": 3,
     "explain": 5,
-    "judge": 2,
+    "judge": 3,
     "deploy": 3,
 }
 
@@ -116,6 +118,7 @@ QUANTIZERS: Mapping[str, Entry] = {
 ITEM_SETS: Mapping[str, str] = {
     "verbmem": "prompts cut from forget text",
     "verbmem_retain": "prompts cut from retain text",
+    "verbmem_begun": "the same prompts as verbmem, with the first quarter of the continuation given",
     "verbmem_primed": "the same prompts as verbmem, behind another passage of forget text",
     "knowmem_forget": "questions about forget text, behind ten answered ones",
     "knowmem_retain": "questions about retain text, behind ten answered ones",
@@ -176,6 +179,12 @@ METRICS: Mapping[str, Metric] = {
     "leak_answers": Metric(
         _MEMORY + "leak_at_k", 1, "best ROUGE-L F1 of four sampled answers on forget text", "arXiv 2511.04934", "low", ("knowmem_forget",)
     ),
+    "probability_answers": Metric(
+        _MEMORY + "probability", 1, "probability per token of answers about forget text", "arXiv 2401.06121", "low", ("knowmem_forget",)
+    ),
+    "verbmem_begun": Metric(
+        _TEXT + "rouge_l", 1, "the rest of the continuation of forget text, its first quarter given", "own", "low", ("verbmem_begun",)
+    ),
     "verbmem_primed": Metric(_TEXT + "rouge_l", 1, "VerMem behind another passage of forget text", "own", "low", ("verbmem_primed",)),
     "knowmem_reworded": Metric(_TEXT + "rouge_l", 1, "KnowMem in another frame, without examples", "own", "low", ("knowmem_reworded",)),
     "knowmem_prefilled": Metric(
@@ -195,23 +204,37 @@ METRICS: Mapping[str, Metric] = {
     "tofu_truth_ratio": Metric(_TOFU + "truth_ratio", 1, "wrong answers against the true one", "arXiv 2401.06121", "none", _QUESTIONS),
 }  # fmt: skip
 
+# What plain asking is: greedy answers. A verdict also wants utility, the first measure of it that there is.
+PLAIN = ("verbmem", "knowmem_forget")
+UTILITY = ("knowmem_retain", "verbmem_retain")
+# What still tells forget text apart where plain asking finds nothing, by kind; each kind must be silent before a verdict passes.
+TESTS: Mapping[str, tuple[str, ...]] = {
+    "given beginning": ("verbmem_begun", "knowmem_prefilled"),
+    "samples": ("leak", "leak_answers"),
+    "probability per token": ("probability", "probability_answers"),
+    "membership": ("privleak",),
+}
+
 METRIC_GROUPS: Mapping[str, tuple[str, ...]] = {
     "muse": ("verbmem", "knowmem_forget", "knowmem_retain", "privleak"),
+    "tests": tuple(name for names in TESTS.values() for name in names),
     "membership": ("privleak", *(name for name in METRICS if name.startswith("mia_"))),
     "memorization": ("verbmem", "exact_memorization", "extraction_strength", "probability", "longest_run"),
-    "probes": ("leak", "leak_answers", "verbmem_primed", "knowmem_reworded", "knowmem_prefilled"),
+    "probes": ("leak", "leak_answers", "verbmem_begun", "verbmem_primed", "knowmem_reworded", "knowmem_prefilled"),
     "tofu": tuple(name for name in METRICS if name.startswith("tofu_")),
     "all": tuple(METRICS),
 }
 
-_RTN_NAME = re.compile(r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>\d+)))?(?:-(?P<scheme>asym|half-step|paper))?")
-_BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>\d+))?")
+_RTN_NAME = re.compile(
+    r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>[0-9]{1,6})))?(?:-(?P<scheme>asym|half-step|paper))?"
+)
+_BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>[0-9]{1,6}))?")
 _FIXED_NAMES: Mapping[str, int] = {"fp8": 0, "q8_0": 32, "q4_0": 32}
 _CASTS: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16"}
-_SHOT_NAME = re.compile(r"(?P<use>gptq|awq|autoround)(?P<bits>[348])(?:-g(?P<group>\d+))?")
-_BNB_NAME = re.compile(r"bnb-(?P<levels>nf4|fp4)(?:-b(?P<block>\d+))?(?P<double>-dq)?")
-_TORCHAO_NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>\d+))?(?P<asym>-asym)?")
-_HQQ_NAME = re.compile(r"hqq(?P<bits>[2348])(?:-g(?P<group>\d+))?")
+_SHOT_NAME = re.compile(r"(?P<use>gptq|awq|autoround)(?P<bits>[348])(?:-g(?P<group>[0-9]{1,6}))?")
+_BNB_NAME = re.compile(r"bnb-(?P<levels>nf4|fp4)(?:-b(?P<block>[0-9]{1,6}))?(?P<double>-dq)?")
+_TORCHAO_NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>[0-9]{1,6}))?(?P<asym>-asym)?")
+_HQQ_NAME = re.compile(r"hqq(?P<bits>[2348])(?:-g(?P<group>[0-9]{1,6}))?")
 _WHOLE_NAME = re.compile(r"(?P<use>ct|gguf)-(?P<kind>[a-z0-9_]+)")
 QUANTIZER_NAMES = (
     "full", "bf16", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "fp8", "q8_0", "q4_0",
@@ -224,6 +247,10 @@ DEPLOYED = (
     "gguf-q4_k_m", "gguf-q8_0", "ct-w4a16", "ct-w8a16", "ct-fp8", "gptq4-g128", "awq4-g128", "autoround4-g128", "bnb-nf4", "bnb-fp4",
     "bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic",
 )  # fmt: skip
+
+
+# All names of formats with a library's own types, to suggest the nearest where one is mistyped.
+TYPED_NAMES = (*(f"gguf-{t.lower()}" for t in GGUF_TYPES), *(f"ct-{s.lower()}" for s in CT_SCHEMES))
 
 
 def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
@@ -263,5 +290,8 @@ def _library_params(name: str) -> tuple[str, dict[str, object]] | None:
     if match := _HQQ_NAME.fullmatch(name):
         return "hqq", {"bits": int(match["bits"]), "group_size": int(match["group"] or 64)}
     if match := _WHOLE_NAME.fullmatch(name):
-        return {"ct": ("compressed", {"scheme": match["kind"].upper()}), "gguf": ("gguf", {"type": match["kind"].upper()})}[match["use"]]
+        kind = match["kind"].upper()
+        if match["use"] == "ct":
+            return ("compressed", {"scheme": kind}) if kind in CT_SCHEMES else None
+        return ("gguf", {"type": kind}) if kind in GGUF_TYPES else None
     return None

@@ -150,7 +150,11 @@ def deploy(model: str, name: str, out: str, data: str | None, settings: tuple[st
 @click.argument("model")
 @click.option("--data", required=True, help="The prepared corpus.")
 @click.option(
-    "-m", "--metric", "metrics", multiple=True, help="A metric or a group: muse (default), membership, memorization, probes, tofu, all."
+    "-m",
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="A metric or a group: muse, tests (these two by default), membership, memorization, probes, tofu, all.",
 )
 @click.option("--reference", help="A model to compare with (the target), for mia_reference and perplexity.")
 @set_option
@@ -175,7 +179,7 @@ def measure(model: str, data: str, metrics: tuple[str, ...], reference: str | No
 @store_option
 @_guarded
 def judge(target: str, unlearned: str, retrain: str | None, data: str, quantizers: tuple[str, ...], out: str, **rest: Any) -> Any:
-    """Did it stay forgotten? Exit code 0: yes; 3: no; 4: unclear."""
+    """Did it stay forgotten? Exit code 0: yes, by every test; 3: no; 4: not said by plain asking only, or unclear."""
     return _verbs().judge(_store(rest["store_path"]), target, unlearned, retrain, data, quantizers, Path(out), rest["settings"])
 
 

@@ -3,8 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from remnant.catalog import LOSSES, METHODS, METRIC_GROUPS, METRICS, QUANTIZER_NAMES, QUANTIZERS, quantizer_params
+from remnant.catalog import (
+    DEPLOYED,
+    LOSSES,
+    METHODS,
+    METRIC_GROUPS,
+    METRICS,
+    QUANTIZER_NAMES,
+    QUANTIZERS,
+    TYPED_NAMES,
+    quantizer_params,
+)
 from remnant.errors import UserError, unknown
+from remnant.formats import fault_of
 from remnant.parsing import parse
 from remnant.records import MetricSpec, PerturbSpec, TermSpec, UnlearnSpec
 from remnant.resolve import Method, resolve
@@ -40,8 +51,11 @@ def loss(term: TermSpec) -> Method:
 
 
 def quantizer(spec: PerturbSpec) -> Method:
-    """The quantizer of a spec; raises UserError if unknown or wrongly tuned."""
-    return resolve("quantizer", spec.use, QUANTIZERS, QUANTIZER_READS, spec.params)
+    """The quantizer of a spec; raises UserError if unknown or wrongly tuned, by what its library offers too."""
+    found = resolve("quantizer", spec.use, QUANTIZERS, QUANTIZER_READS, spec.params)
+    if fault := fault_of(spec.use, found.params) if spec.use in QUANTIZERS else None:
+        raise UserError(f"The quantizer '{spec.use}': {fault}")
+    return found
 
 
 def metric(use: str | MetricSpec) -> Method:
@@ -65,6 +79,8 @@ def quantizer_spec(use: str | PerturbSpec, defaults: Mapping[str, Any] | None = 
         named = quantizer_params(use)
         table, params = named if named else (use, {})
         if not named and ":" not in use and use not in QUANTIZERS:
-            raise unknown("quantizer", use, (*QUANTIZER_NAMES, *QUANTIZERS))
+            raise unknown("quantizer", use, {*QUANTIZER_NAMES, *DEPLOYED, *TYPED_NAMES, *QUANTIZERS})
+        if named and (fault := fault_of(table, params)):
+            raise UserError(f"The quantizer '{use}': {fault}")
         use = parse(PerturbSpec, {"use": table, "params": params, **(defaults or {})}, "perturb")
     return use.model_copy(update={"params": dict(quantizer(use).params)})

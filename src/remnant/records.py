@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from remnant.secrecy import Address, without_secrets
+
 SCHEMA = 1
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
 Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "explain", "judge", "deploy"]
@@ -32,7 +34,7 @@ class Record(BaseModel):
         None is left out, so that an optional field that is added later leaves the keys of what was made before as they are.
         """
         dropped = {n for n, f in type(self).model_fields.items() if isinstance(f.json_schema_extra, dict) and f.json_schema_extra}
-        return self.model_dump(mode="json", exclude=dropped, exclude_none=True)
+        return dict(without_secrets(self.model_dump(mode="json", exclude=dropped, exclude_none=True)))
 
 
 class PrepareSpec(Record):
@@ -185,7 +187,7 @@ class PerturbSpec(Record):
 
     use: str
     params: dict[str, Any] = Field(default_factory=dict)
-    skip: tuple[str, ...] = ("lm_head", "embedding", "norm")
+    skip: tuple[str, ...] = ("lm_head", "embedding", "norm", "router", "conv", "state", "bias")
     source_dtype: Literal["float32", "bfloat16"] = "float32"
     calibration_samples: Positive = 32
     calibration_tokens: Positive = 256
@@ -207,20 +209,20 @@ class MetricSpec(Record):
 class EndpointSpec(Record):
     """A server that speaks OpenAI's completions protocol, for a model that cannot be opened.
 
-    ``url`` ends before /completions. ``model``: the name by which the server knows it. ``again``: raise it to ask a server anew that was
-    asked before. A key, where one is needed, is taken from the variable REMNANT_API_KEY and kept nowhere.
+    ``url`` ends before /completions; user, password and query are used, not kept. ``again``: raise it to ask anew. A key is taken from
+    REMNANT_API_KEY. A request ends after ``timeout`` s, whatever arrives; one answer takes at most attempts x (timeout + 30) s.
     """
 
-    url: str
+    url: Address
     model: str = "default"
     again: Annotated[int, Field(ge=0)] = 0
-    concurrency: Positive = circumstance(4)
-    attempts: Positive = circumstance(6)
-    timeout: Annotated[float, Field(gt=0)] = circumstance(120.0)
+    concurrency: Annotated[int, Field(gt=0, le=256)] = circumstance(4)
+    attempts: Annotated[int, Field(gt=0, le=100)] = circumstance(6)
+    timeout: Annotated[float, Field(gt=0, le=86400)] = circumstance(120.0)
 
 
 class MeasureSpec(Record):
-    """Which metrics (or groups of them) are measured on which half of the items.
+    """Which metrics (or groups of them) are measured on which half of the items; by default all that a verdict rests on.
 
     ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``ability``: tasks of lm-evaluation-harness, by the name
     that it knows them by (from the hub), or of a folder of its task files (``ability_tasks``), or "choice", which is made of the corpus and
@@ -228,12 +230,12 @@ class MeasureSpec(Record):
     by the free memory.
     """
 
-    metrics: tuple[str, ...] = ("verbmem", "knowmem_forget", "knowmem_retain", "privleak")
+    metrics: tuple[str, ...] = ("muse", "tests")
     extra: tuple[MetricSpec, ...] = ()
     half: Half = "all"
     decoding: Literal["greedy", "paper-code"] = "greedy"
     seed: int = 0
-    samples: Positive = 8
+    samples: Positive = 4
     temperature: Annotated[float, Field(gt=0)] = 0.8
     endpoint: EndpointSpec | None = None
     engine: Literal["vllm"] | None = None
@@ -243,12 +245,22 @@ class MeasureSpec(Record):
 
 
 class Rule(Record):
-    """The rule of the verdict, fixed before the run. Shares are of the target's value at the same precision."""
+    """The rule of the verdict, fixed before the run. Shares are of the way from a model that never read the text to the target.
+
+    ``utility_floor``: least share of the target's utility. ``max_retained``: most knowledge that plain asking may find.
+    ``max_recovery``: most that a form may bring back. ``max_told``: most that a stronger test may tell. ``min_gap``: points (of 100)
+    between target and unread model below which a number says nothing. ``min_items``: fewest items, ``max_unscorable``: largest share of
+    them without a number. ``word_for_word``: ROUGE from which one text counts as written out.
+    """
 
     utility_floor: Share = 0.8
     max_retained: Share = 0.35
     max_recovery: Share = 0.2
+    max_told: Share = 0.2
     min_gap: Annotated[float, Field(ge=0)] = 5.0
+    min_items: Positive = 10
+    max_unscorable: Share = 0.2
+    word_for_word: Share = 0.9
     resamples: Positive = 2000
     seed: int = 0
 
@@ -310,7 +322,7 @@ class FileRecord(Record):
 
 
 class Manifest(Record):
-    """What an artefact is, what it was made from and under which circumstances; written last."""
+    """What an artefact is, what it was made from (``inputs`` for people, ``sources`` by digest) and how; ``seal``: sha256 of the rest."""
 
     schema_version: int = SCHEMA
     key: str
@@ -319,6 +331,7 @@ class Manifest(Record):
     stage_version: int
     spec: dict[str, Any]
     inputs: dict[str, str]
+    sources: dict[str, str] = {}
     methods: dict[str, str]
     files: dict[str, FileRecord]
     summary: dict[str, Any]
@@ -330,6 +343,7 @@ class Manifest(Record):
     dirty: bool | None
     device: str
     peak_memory_mb: float
+    seal: str = ""
 
 
 class Piece(Record):
@@ -374,25 +388,3 @@ def status_of(scored: bool, lost: Counter[str] | None) -> str:
     if not scored:
         return f"no scorable item{reason}"
     return f"ok, {count} unscorable{reason}" if count else "ok"
-
-
-class Recovery(Record):
-    """How much of one kind of knowledge one quantizer brings back. Shares, not x100; None where undefined (see ``status``)."""
-
-    model: str
-    quantizer: str
-    metric: str
-    retained: tuple[float, float, float] | None
-    retained_of_full_target: tuple[float, float, float] | None
-    recovery: tuple[float, float, float] | None
-    recovery_over_retrain: tuple[float, float, float] | None
-    status: str
-
-
-class Verdict(Record):
-    """The judgement on one unlearned model under one quantizer, in one word and one sentence."""
-
-    model: str
-    quantizer: str
-    outcome: Literal["stayed forgotten", "came back", "not forgotten", "collapsed", "unclear"]
-    reason: str

@@ -1,13 +1,13 @@
 """From a name to a method: "npo" | "mine.py:function" | "package.module:function".
 
-The positional parameters of the function say what it reads, the keyword-only ones what can be tuned. Both are read from its
-source text, so that a plan is checked without importing torch or the user's code; the function itself is imported by ``load``.
+The positional parameters of the function say what it reads, the keyword-only ones what can be tuned. Both are read from its source text
+(`sources.py`), so that a plan is checked without importing torch or the user's code; the function itself is imported by ``load``.
 """
 
-import ast
 import hashlib
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,8 +18,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from remnant.catalog import Entry, Metric
 from remnant.errors import UserError, unknown
-
-_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
+from remnant.usercode import Found, Unreadable, annotation_of, find, functions_in, literal, path_of, tree_of
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,17 @@ class Method:
     function: str
 
     def load(self) -> Callable[..., Any]:
-        """The function itself."""
-        found = getattr(_import(self.module), self.function)
+        """The function itself; a user's code runs here for the first time.
+
+        Raises:
+            UserError: it cannot be imported, or is no function once it is.
+        """
+        try:
+            found = getattr(_import(self.module), self.function, None)
+        except Exception as error:  # whatever a user's file raises when it is imported
+            if self.module.startswith("remnant."):
+                raise
+            raise UserError(f"'{self.use}' cannot be imported: {type(error).__name__}: {error}.", "Mend the file.") from error
         if not callable(found):
             raise UserError(f"'{self.use}' is not a function.")
         return found  # type: ignore[no-any-return]
@@ -52,76 +60,78 @@ def resolve(
     Raises:
         UserError: unknown name, file or function; a parameter it does not have or of a wrong type; a reading not on offer.
     """
-    module, function, identity = _locate(kind, use, table)
-    tree = _function(use, module, function)
+    module, function, version = _locate(kind, use, table)
+    found = find(use, module, function)
+    tree = found.tree
+    if tree.args.vararg or tree.args.kwarg:
+        raise UserError(f"The {kind} '{use}' takes * or ** arguments.", "Name what it reads, one by one.")
     reads = tuple(arg.arg for arg in (*tree.args.posonlyargs, *tree.args.args))
     if unreadable := [name for name in reads if name not in readable]:
         raise UserError(
             f"The {kind} '{use}' reads '{unreadable[0]}', which is not on offer.", f"A {kind} may read: {', '.join(sorted(readable))}."
         )
-    return Method(use, reads, _tuned(kind, use, tree, params), identity, module, function)
+    identity = version or f"{function}@{hashlib.sha256(''.join(found.sources).encode()).hexdigest()[:16]}"
+    return Method(use, reads, _tuned(kind, use, found, params), identity, module, function)
+
+
+def is_user_code(use: str, table: Collection[str]) -> bool:
+    """Whether a name stands for code that the user brings, which runs when the method does."""
+    return use not in table and ":" in use
+
+
+def functions_of(path: str) -> list[str]:
+    """Names of the public functions of a user's file, in order.
+
+    Raises:
+        UserError: the file cannot be read or is no Python.
+    """
+    return functions_in(tree_of(path, path_of(path, path)))
 
 
 def _locate(kind: str, use: str, table: Mapping[str, Entry] | Mapping[str, Metric]) -> tuple[str, str, str]:
+    """Module or file, function, and the identity of a built-in ("" for a user's)."""
     if use in table:
         module, function = table[use].path.split(":")
         return module, function, f"{use}@{table[use].version}"
     if ":" not in use:
         raise unknown(kind, use, table)
     module, function = use.rsplit(":", 1)
-    source = _source(use, module)
-    return module, function, f"{function}@{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    if not function.isidentifier():
+        raise UserError(f"'{use}' names no function behind its colon.", "Write mine.py:function or package.module:function.")
+    return module, function, ""
 
 
-def _source(use: str, module: str) -> str:
-    if module.endswith(".py"):
-        path = Path(module)
-        if not path.is_file():
-            raise UserError(f"'{use}' names the file {module}, which does not exist.", "Paths are relative to the current folder.")
-    else:
-        try:
-            spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            spec = None
-        if spec is None or not spec.origin:
-            raise UserError(f"'{use}' names the module {module}, which is not installed.")
-        path = Path(spec.origin)
-    return path.read_text(encoding="utf-8")
-
-
-def functions_of(path: str) -> list[str]:
-    """Names of the public functions of a user's file, in order."""
-    return [n.name for n in _parse(path, _source(path, path)).body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
-
-
-def _parse(use: str, source: str) -> ast.Module:
-    try:
-        return ast.parse(source)
-    except SyntaxError as error:
-        raise UserError(f"'{use}' is not valid Python: {error.msg} in line {error.lineno}.") from error
-
-
-def _function(use: str, module: str, function: str) -> ast.FunctionDef:
-    functions = {n.name: n for n in _parse(use, _source(use, module)).body if isinstance(n, ast.FunctionDef)}
-    if function not in functions:
-        raise unknown(f"function of {module}", function, functions)
-    return functions[function]
-
-
-def _tuned(kind: str, use: str, tree: ast.FunctionDef, params: Mapping[str, Any]) -> dict[str, Any]:
+def _tuned(kind: str, use: str, found: Found, params: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword-only parameters with the given values and the defaults, checked by their annotations."""
     fields: dict[str, Any] = {}
-    for arg, default in zip(tree.args.kwonlyargs, tree.args.kw_defaults, strict=True):
-        annotation = _TYPES.get(ast.unparse(arg.annotation), Any) if arg.annotation else Any
-        fields[arg.arg] = (annotation, ast.literal_eval(default) if default is not None else ...)
+    for arg, default in zip(found.tree.args.kwonlyargs, found.tree.args.kw_defaults, strict=True):
+        try:
+            annotation = annotation_of(arg.annotation, found.names)
+            fields[arg.arg] = (annotation, ... if default is None else literal(default, found.names))
+        except Unreadable as error:
+            if arg.arg in params:
+                fields[arg.arg] = (Any, ...)
+                continue
+            raise UserError(
+                f"The default of '{arg.arg}' of {kind} '{use}' cannot be read without running the file ({error}).",
+                f"Write it as a plain value, or set it: {arg.arg}=...",
+            ) from error
     if foreign := [name for name in params if name not in fields]:
         raise unknown(f"parameter of {kind} '{use}'", foreign[0], fields)
+    # Names of pydantic's own and ones with an underscore in front are no names of its fields: they go in under aliases.
+    aliases = {f"p{i}": name for i, name in enumerate(fields)}
+    held = {alias: fields[name] for alias, name in aliases.items()}
+    given = {alias: params[name] for alias, name in aliases.items() if name in params}
     try:
-        tuned = create_model("Params", __config__=ConfigDict(extra="forbid"), **fields)(**params)
+        tuned = create_model("Params", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **held)(**given)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise UserError(f"Parameter '{fault['loc'][0]}' of {kind} '{use}': {fault['msg'].lower()}.") from error
-    return dict(tuned.model_dump())
+        name = aliases.get(str(fault["loc"][0]), str(fault["loc"][0]))
+        raise UserError(f"Parameter '{name}' of {kind} '{use}': {fault['msg'].lower()}.") from error
+    values = {aliases[alias]: value for alias, value in tuned.model_dump().items()}
+    if endless := [n for n, v in values.items() if isinstance(v, float) and not math.isfinite(v) and n in params]:
+        raise UserError(f"Parameter '{endless[0]}' of {kind} '{use}' is not a finite number.", "Give a finite one.")
+    return values
 
 
 def _import(module: str) -> Any:

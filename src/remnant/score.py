@@ -1,23 +1,20 @@
 """score: generations and scores made anywhere -> the same cells as a measured model. No torch."""
 
-import json
 import math
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from remnant.errors import UserError, unknown
-from remnant.foreign import is_foreign, read_foreign
-from remnant.functional.stats import bootstrap_auc, privleak
-from remnant.functional.text import cut_answer, rouge_l
+from remnant.foreign.find import OWN, Found, Run, cells_of, find, reference
+from remnant.foreign.logs import Reference, parse_json, read_text, rouge, shown, usable
+from remnant.functional.stats import auc, bootstrap_auc, privleak
+from remnant.functional.text import cut_answer
 from remnant.records import CastMember, Cell, Rule
-from remnant.stages.cells import Sheet, cells_of
+from remnant.stages import cells as sheets
+from remnant.stages.cells import Sheet
 
-TEXT_METRICS: dict[str, Callable[[str, str], float]] = {
-    "verbmem": rouge_l,
-    "knowmem_forget": lambda truth, generated: rouge_l(truth, cut_answer(generated)),
-    "knowmem_retain": lambda truth, generated: rouge_l(truth, cut_answer(generated)),
-}
+TEXT_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain")
 SPLITS = ("forget", "holdout")
 _SHAPES = (
     'Each line is {"metric": "verbmem" | "knowmem_forget" | "knowmem_retain", "id", "truth", "generated"} or '
@@ -26,28 +23,77 @@ _SHAPES = (
 
 
 def score_file(path: Path, auc_retrain: float | None = None, rule: Rule | None = None, retrain: Path | None = None) -> list[Cell]:
+    """The cells of ``scored`` alone."""
+    return scored(path, auc_retrain, rule, retrain).cells
+
+
+def scored(path: Path, auc_retrain: float | None = None, rule: Rule | None = None, retrain: Path | None = None) -> Found:
     """The cells of one file of JSON lines, or of another tool's logs, x100, with bootstrap intervals where there are items.
 
+    Of a folder with the logs of several models every model's cells bear its name; they are never mixed.
+
     Args:
-        path: the file. Answers of knowmem are cut at the first blank line or next question; values of privleak are Min-40%.
+        path: the file or folder. Answers of knowmem are cut at the first blank line or next question; values of privleak are Min-40%.
         auc_retrain: AUC of a model that never saw the forget text, in (0, 1]; without it PrivLeak has no value.
         rule: resamples and seed of the intervals.
-        retrain: the other tool's log of that model.
+        retrain: the same tool's log of that model.
 
     Raises:
-        UserError: missing file, a line of another shape, an id given twice, a reference outside (0, 1].
+        UserError: missing file, a line of another shape, an id given twice, a reference outside (0, 1], nothing that can be read, no
+            number at all.
     """
     if auc_retrain is not None and not 0 < auc_retrain <= 1:
         raise UserError(f"The reference AUC must be above 0 and at most 1, not {auc_retrain:g}.", "Llama-2-7B on MUSE-NEWS: 0.4772.")
     rule = rule or Rule()
-    if is_foreign(path):
-        return read_foreign(path, rule, retrain, auc_retrain)
+    runs, notes = find(path)
+    against = _reference(auc_retrain, retrain, {r.tool for r in runs})
+    found: list[Cell] = []
+    for run in runs:
+        cells, said = _of_run(run, path, rule, against)
+        found += cells
+        notes += [f"{run.name}: {s}" if len(runs) > 1 else s for s in said]
+    if all(c.value is None and not c.status.startswith("no ") for c in found):
+        reasons = Counter(c.status for c in found).most_common(1)
+        raise UserError(f"{shown(path)} holds no number that can be read{f': {reasons[0][0]}' if reasons else ''}.", " ".join(notes))
+    return Found(found, notes)
+
+
+def _of_run(run: Run, path: Path, rule: Rule, against: Reference) -> Found:
+    """The cells of one model; of a single file its folder names the model."""
+    single = not path.is_dir()
+    if run.tool == OWN:
+        return Found(_own(run.logs[0].file, run.name, rule, against), [])
+    model = (path.resolve().parent.name or path.stem) if single else run.name
+    return cells_of(run, shown(path.stem), shown(model), rule, against)
+
+
+def _reference(auc_retrain: float | None, retrain: Path | None, tools: set[str]) -> Reference:
+    """What is known of the retrain model; its log must be of the same tool as the logs that are read."""
+    if retrain is None:
+        return reference(auc_retrain, None)
+    others, _ = find(retrain)
+    strange = {r.tool for r in others} - tools
+    if strange:
+        raise UserError(
+            f"{shown(retrain)} is a log of {' and '.join(sorted(strange))}, not of {' and '.join(sorted(tools))}.",
+            "Two tools count otherwise: give the same tool's log of the retrain model.",
+        )
+    if [r.tool for r in others] == [OWN]:
+        sheet = _read(others[0].logs[0].file)
+        forget, holdout = (sheet.column(f"privleak/{s}") for s in SPLITS)
+        if not len(forget) or not len(holdout):
+            raise UserError(f"{shown(retrain)} holds no privleak values of both splits.", _SHAPES)
+        return Reference(auc_retrain if auc_retrain is not None else usable(shown(retrain), auc(forget, holdout)), None, retrain)
+    return reference(auc_retrain, retrain)
+
+
+def _own(path: Path, name: str, rule: Rule, against: Reference) -> list[Cell]:
+    """The cells of a file of JSON lines."""
     sheet = _read(path)
-    member = CastMember(corpus=path.stem, model=path.stem, method=None, weights=None, quantizer="as given", seed=None)
-    cells = [c for c in cells_of(member, sheet, rule, None) if c.metric != "privleak"]
-    forget, holdout = sheet.column("privleak/forget"), sheet.column("privleak/holdout")
-    if len(forget) or len(holdout):
-        cells = [c for c in cells if c.metric != "privleak"] + [_privleak(member, sheet, auc_retrain, rule)]
+    member = CastMember(corpus=shown(path.stem), model=shown(name), method=None, weights=None, quantizer="as given", seed=None)
+    cells = [c for c in sheets.cells_of(member, sheet, rule, None) if c.metric != "privleak"]
+    if any(len(sheet.column(f"privleak/{s}")) for s in SPLITS):
+        cells.append(_privleak(member, sheet, against.auc, rule))
     return cells
 
 
@@ -66,48 +112,55 @@ def _privleak(member: CastMember, sheet: Sheet, reference: float | None, rule: R
 
 
 def _read(path: Path) -> Sheet:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"The file {path} does not exist.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}).", "Convert it, for example with iconv -t UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     values: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(lines, 1):
+    unscorable: dict[str, dict[str, str]] = {}
+    seen: set[tuple[str, str]] = set()
+    # A line ends at a line feed and nowhere else: JSON texts may hold other characters that end lines (U+2028, U+0085).
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
-        where = f"Line {number} of {path}"
+        where = f"Line {number} of {shown(path)}"
         column, item, value = _line(where, line)
-        if item in values.setdefault(column, {}):
-            raise UserError(f"{where} gives the id '{item}' of {column.replace('/', ' ')} a second time.", "Every item counts once.")
-        values[column][item] = value
-    if not values:
-        raise UserError(f"{path} holds no line.", _SHAPES)
-    return Sheet(values, {})
+        if (column, item) in seen:
+            raise UserError(f"{where} gives the id '{shown(item)}' of {column.replace('/', ' ')} a second time.", "Every item counts once.")
+        seen.add((column, item))
+        scores = values.setdefault(column, {})
+        if isinstance(value, str):
+            unscorable.setdefault(column, {})[item] = value
+        else:
+            scores[item] = value
+    if not seen:
+        raise UserError(f"{shown(path)} holds no line.", _SHAPES)
+    return Sheet(values, unscorable)
 
 
-def _line(where: str, line: str) -> tuple[str, str, float]:
+def _line(where: str, line: str) -> tuple[str, str, float | str]:
+    """The column, the item, and its value or why it has none."""
     try:
-        record: Any = json.loads(line)
+        record: Any = parse_json(line)
     except ValueError as error:
-        raise UserError(f"{where} is not JSON: {error}.", _SHAPES) from error
+        raise UserError(f"{where} is not JSON: {shown(error)}.", _SHAPES) from error
     if not isinstance(record, dict) or not isinstance(record.get("metric"), str):
         raise UserError(f"{where} names no metric.", _SHAPES)
     metric, item = record["metric"], record.get("id")
     if metric not in (*TEXT_METRICS, "privleak"):
-        fault = unknown("metric", metric, (*TEXT_METRICS, "privleak"))
+        fault = unknown("metric", shown(metric)[:80], (*TEXT_METRICS, "privleak"))
         raise UserError(f"{where}: {fault.message}", fault.remedy)
     if not isinstance(item, str | int) or isinstance(item, bool):
         raise UserError(f"{where} has no id.", _SHAPES)
     if metric == "privleak":
-        split, value = record.get("split"), record.get("value")
-        if split not in SPLITS:
-            raise UserError(f"{where} has no split 'forget' or 'holdout'.", _SHAPES)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{where} has no finite number as value.", _SHAPES)
-        return f"privleak/{split}", str(item), float(value)
-    if not isinstance(record.get("truth"), str) or not isinstance(record.get("generated"), str):
+        return _side(where, record, str(item))
+    truth, generated = record.get("truth"), record.get("generated")
+    if not isinstance(truth, str) or not isinstance(generated, str):
         raise UserError(f"{where} needs truth and generated, both texts.", _SHAPES)
-    return metric, str(item), TEXT_METRICS[metric](record["truth"], record["generated"])
+    return metric, str(item), rouge(truth, generated if metric == "verbmem" else cut_answer(generated))
+
+
+def _side(where: str, record: dict[str, Any], item: str) -> tuple[str, str, float]:
+    split, value = record.get("split"), record.get("value")
+    if split not in SPLITS:
+        raise UserError(f"{where} has no split 'forget' or 'holdout'.", _SHAPES)
+    # An integer beyond all floats is no number to rank either.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value if abs(value) < 1e300 else math.inf):
+        raise UserError(f"{where} has no finite number as value.", _SHAPES)
+    return f"privleak/{split}", item, float(value)

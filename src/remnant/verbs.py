@@ -14,16 +14,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from remnant import score as scoring
+from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
 from remnant.flow import plan as planning
 from remnant.flow.plan import Input, Made, Node, Outside
-from remnant.flow.progress import clock, counting, describe, one_by_one, watch
+from remnant.flow.progress import clock, counting, describe, one_by_one, telling, watch
 from remnant.flow.run import (
     clean_up,
     failures,
     forget_failures,
     make,
     missing,
+    repair,
     start_workers,
     stop_workers,
 )
@@ -31,26 +33,20 @@ from remnant.flow.store import Store, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
 from remnant.methods import quantizer_spec
 from remnant.parsing import parse
-from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
-from remnant.report import table
+from remnant.records import CastMember, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
+from remnant.report import table, terminal
+from remnant.secrecy import redacted, scrubbed
 
+# "not said" is no pass: it ends as unclear does.
 STAYED, NOT, UNCLEAR = 0, 3, 4
 MODELS = ("train", "unlearn", "perturb")
-OUTCOME_STYLES = {"stayed forgotten": "green", "unclear": "yellow", "came back": "red", "not forgotten": "red", "collapsed": "red"}
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Where people read: results on stdout, progress on stderr; wide enough for a table where there is no terminal."""
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=160)
 
 
 def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     """Make some pieces in this process, in order; returns the folder of the last."""
-    with one_by_one(console(stderr=True)) as report_for:
+    with one_by_one(terminal.console(stderr=True)) as report_for:
         for node in nodes:
-            if not store.has(node.name):
-                make(store, node, report_for(node))
+            make(store, node, report_for(node))
     path = store.path(nodes[-1].name)
     print(path)
     return path
@@ -93,7 +89,7 @@ def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **opt
     node = planning.unlearn_node(spec, planning.given(store, target, MODELS), corpus)
     make_here(store, [node])
     said = store.manifest(node.name).summary
-    print(f"Stopped after step {said['steps']}: {said['stopped']}. Kept step {said['chosen']['step']}.")
+    print(f"Stopped after step {said['steps']}: {said['stopped']}. Kept step {said['chosen']['step']}. {said['ended']}")
 
 
 def perturb(store: Store, model: str, quantizer: str, data: str | None, settings: Sequence[str]) -> None:
@@ -129,10 +125,11 @@ def measure(store: Store, model: str, data: str, reference: str | None, settings
     """Measure one model, or one behind a server, and print its numbers."""
     given = overlaid(settings, **options)
     served = model.startswith(("http://", "https://"))
-    if served:
+    if served and isinstance(given.get("endpoint", {}), dict):
         given["endpoint"] = {"url": model} | given.get("endpoint", {})
     spec = parse(MeasureSpec, given, "measure")
-    about = CastMember(corpus=data, model=Path(model).name, method=None, weights=None, quantizer="full", seed=None)
+    shown = spec.endpoint.url if spec.endpoint else model
+    about = CastMember(corpus=data, model=Path(shown).name, method=None, weights=None, quantizer="full", seed=None)
     corpus = planning.given(store, data, "prepare")
     source = None if served else planning.given(store, model, MODELS)
     judge = planning.given(store, reference, MODELS) if reference else None
@@ -142,8 +139,12 @@ def measure(store: Store, model: str, data: str, reference: str | None, settings
     if known and served:
         print(f"Asked at {store.manifest(node.name).created}; to ask the server anew: --set endpoint.again=1")
     cells = importlib.import_module("remnant.stages.cells")
-    print_cells(cells.cells_of(about, cells.read_rows(path / "rows.jsonl"), Rule(), None))
-    for name, reason in store.manifest(node.name).summary["absent"].items():
+    terminal.print_cells(cells.cells_of(about, cells.read_rows(path / "rows.jsonl"), Rule(), None))
+    summary = store.manifest(node.name).summary
+    for check in summary["checks"]:
+        if not check["ok"] or check["metrics"]:
+            print(f"{'Check' if check['ok'] else 'Failed check'}: {check['said']}.")
+    for name, reason in summary["absent"].items():
         print(f"Absent: {name}, because {reason}.")
 
 
@@ -158,7 +159,7 @@ def judge(
     models["unlearned"] = planning.given(store, unlearned, MODELS)
     rule = parse(Rule, overlaid(settings), "judge")
     nodes = _audit(models, corpus, data, quantizers, rule)
-    with one_by_one(console(stderr=True)) as report_for:
+    with one_by_one(terminal.console(stderr=True)) as report_for:
         for node in nodes:
             make(store, node, report_for(node))
     results = table.collect(store, _sweep_of_audit(quantizers, rule), [n.piece for n in nodes], {})
@@ -169,7 +170,7 @@ def judge(
 def predict(target: Path, unlearned: Path, quantizers: Sequence[str], keep: Sequence[str], exact: bool, out: Path) -> None:
     """Say from two checkpoints alone which grids will bring back what was unlearned."""
     prediction = importlib.import_module("remnant.report.prediction")  # brings the compiler of the passes and the plotting library
-    with counting(console(stderr=True), "Reading both checkpoints") as report:
+    with counting(terminal.console(stderr=True), "Reading both checkpoints") as report:
         found = prediction.predict(target, unlearned, quantizers, keep, report, exact=exact)
     page = prediction.write(found, out)
     shown = Table("grid", "forecast of recovery", "gain", "early blocks", "cosine", "equal codes", "in the zero bin")
@@ -180,16 +181,16 @@ def predict(target: Path, unlearned: Path, quantizers: Sequence[str], keep: Sequ
         shown.add_row(
             name, told, *("-" if x is None else f"{x:.2f}" for x in (s.gain, s.early_gain, s.cosine, s.same_codes, s.in_zero_bin))
         )
-    console().print(shown)
-    console().print(escape(found.verdict), highlight=False)
-    console().print(f"Report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True)
+    terminal.console().print(shown)
+    terminal.console().print(escape(found.verdict), highlight=False)
+    terminal.console().print(f"Report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True)
 
 
 def exit_code(outcomes: set[str]) -> int:
-    """0 if all stayed forgotten; 3 if anything came back, was not forgotten or collapsed; else 4."""
-    if outcomes <= {"stayed forgotten"}:
+    """0 if there are verdicts and all stayed forgotten; 3 if anything came back, was not forgotten or collapsed; else 4."""
+    if outcomes == {"stayed forgotten"}:
         return STAYED
-    return UNCLEAR if outcomes <= {"stayed forgotten", "unclear"} else NOT
+    return UNCLEAR if outcomes <= {"stayed forgotten", "not said", "unclear"} else NOT
 
 
 def _audit(models: dict[str, Input], corpus: Made | Outside, name: str, quantizers: Sequence[str], rule: Rule) -> list[Node]:
@@ -214,11 +215,13 @@ def sweep_path(name: str) -> Path:
 def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Path | None, examples: bool) -> int:
     """Run a sweep to its report; the same call again goes on or does nothing."""
     sweep = read_sweep(sweep_path(name), settings)
-    nodes = planning.plan(sweep)
-    screen = console(stderr=True)
+    screen = terminal.console(stderr=True)
+    with telling(screen, f"looking at what there is of {sweep.name}"):
+        nodes = planning.plan(sweep)
+        repair(store, nodes, table.READ)
     todo = missing(store, nodes)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
-    store.label(sweep.name, {"sweep": sweep.model_dump(mode="json"), "pieces": [n.piece.model_dump(mode="json") for n in nodes]})
+    _label(store, sweep, nodes, needed=bool(todo))
     if todo:
         forget_failures(store, nodes)
         _work(store, sweep, nodes, workers or default_workers(sweep), screen)
@@ -226,6 +229,17 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     results = table.collect(store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()})
     _finish(results, store, out or store.root / "reports" / sweep.name, examples=examples)
     return _tell_failures(lost, missing(store, nodes), nodes)
+
+
+def _label(store: Store, sweep: SweepSpec, nodes: Sequence[Node], *, needed: bool) -> None:
+    """Keep the run under its name; where nothing is to be made, a store that takes nothing does not matter."""
+    try:
+        store.label(
+            sweep.name, {"sweep": redacted(sweep.model_dump(mode="json")), "pieces": [n.piece.model_dump(mode="json") for n in nodes]}
+        )
+    except UserError:
+        if needed:
+            raise
 
 
 def default_workers(sweep: SweepSpec) -> int:
@@ -248,16 +262,16 @@ def _work(store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, scr
         stop_workers(workers)
         log = store.root / "partial" / f"workers-{os.getpid()}.log"
         if any(w.returncode not in (0, 130) for w in workers) and log.is_file():
-            screen.print(log.read_text(encoding="utf-8", errors="replace")[-2000:], style="red", markup=False)
+            screen.print(scrubbed(log.read_text(encoding="utf-8", errors="replace"))[-2000:], style="red", markup=False)
         clean_up(store)
 
 
 def _tell_failures(lost: dict[str, dict[str, str]], todo: Sequence[Node], nodes: Sequence[Node]) -> int:
     names = {n.name: n for n in nodes}
     for name, failure in lost.items():
-        console().print(f"[red]failed[/] {describe(names[name])}: {escape(failure['message'])}", highlight=False)
+        terminal.console().print(f"[red]failed[/] {describe(names[name])}: {escape(failure['message'])}", highlight=False)
         if failure["traceback"]:
-            console().print(failure["traceback"], style="dim", markup=False, highlight=False)
+            terminal.console().print(failure["traceback"], style="dim", markup=False, highlight=False)
     if any(f["traceback"] for f in lost.values()):
         return 1
     if not lost and todo:
@@ -269,65 +283,50 @@ def _finish(results: table.Results, store: Store, out: Path, *, examples: bool) 
     """Tables on the terminal, page and summary on the disk."""
     page = importlib.import_module("remnant.report.page")  # brings the plotting library
     path = page.write(results, store, out, examples=examples)
-    screen = console()
+    screen = terminal.console()
     for paragraph in table.story(results):
         screen.print(escape(paragraph), highlight=False)
     for group in results.groups:
-        screen.print(_matrix(group))
+        screen.print(terminal.matrix(group))
     screen.print(
         f"Report: [bold]{escape(str(path))}[/]  Numbers: {escape(str(path.with_name('summary.json')))}", highlight=False, soft_wrap=True
     )
 
 
-def _matrix(group: table.Group) -> Table:
-    """One row per model and quantizer, one column per metric, the verdict last."""
-    title = group.corpus if group.seed is None else f"{group.corpus}, seed {group.seed}"
-    found = Table(title=f"{title} (x100, 95 % intervals)")
-    for column in ("model", "quantizer", *group.metrics, "verdict"):
-        found.add_column(column)
-    for model in group.models:
-        for quantizer in group.quantizers:
-            cells = [group.cell(model, quantizer, m) for m in group.metrics]
-            styles = {"good": "green", "bad": "red", "plain": ""}
-            shown = [
-                f"[{styles[t]}]{escape(table.number(c))}[/]" if (t := table.tone(group, c)) != "plain" else escape(table.number(c))
-                for c in cells
-            ]
-            verdict = group.verdict(model, quantizer)
-            outcome = f"[{OUTCOME_STYLES[verdict.outcome]}]{verdict.outcome}[/]" if verdict else ""
-            found.add_row(model if quantizer == "full" else "", quantizer, *shown, outcome, end_section=quantizer == group.quantizers[-1])
-    return found
-
-
 def plan(store: Store, name: str, settings: Sequence[str]) -> None:
     """Say what a sweep would make, with the resolved settings."""
     sweep = read_sweep(sweep_path(name), settings)
-    nodes = planning.plan(sweep)
+    with telling(terminal.console(stderr=True), f"planning {sweep.name}"):
+        nodes = planning.plan(sweep)
     for node in nodes:
         print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
-    print(json.dumps(sweep.model_dump(mode="json", exclude_defaults=True), indent=1))
+    print(json.dumps(redacted(sweep.model_dump(mode="json", exclude_defaults=True)), indent=1))
     print(f"{len(nodes)} pieces of work, {len(missing(store, nodes))} to be made.")
 
 
 def ls(store: Store) -> None:
-    """All artefacts, oldest first."""
+    """All artefacts, oldest first; damaged manifests last."""
     found = Table("artefact", "what", "made", "time", "size")
-    for name, m in store.manifests().items():
+    known = store.manifests()
+    for name, m in known.items():
         size = sum(f.bytes for f in m.files.values())
         what = m.spec.get("method") or m.spec.get("use") or m.spec.get("lab") or ",".join(m.spec.get("splits", ())) or ""
         found.add_row(name, str(what), m.created, clock(m.seconds), f"{size / 1e6:.1f} MB")
-    console().print(found)
+    for name in sorted({n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)):
+        found.add_row(name, "[red]its manifest is damaged[/]", "", "", "")
+    terminal.console().print(found)
 
 
 def show(store: Store, reference: str) -> int:
     """One manifest, and whether its files are still what they were."""
-    names = [n for stage in ("prepare", *MODELS, "measure", "judge") for n in store.matching(reference, stage)]
+    names = [n for stage in STAGE_VERSIONS for n in store.matching(reference, stage)]
     if len(names) != 1:
         what = f"is the start of {len(names)} artefacts" if names else f"is no artefact of {store.root}"
         raise UserError(f"'{reference}' {what}.", "See them with: remnant ls")
     print(store.manifest(names[0]).model_dump_json(indent=1))
-    faults = store.faults(names[0])
-    print(f"Damaged: {', '.join(faults)}." if faults else "All files are as recorded.")
+    with telling(terminal.console(stderr=True), f"checking {names[0]}"):
+        faults = store.faults(names[0])
+    print(f"Damaged: {', '.join(faults)}. Delete the folder {store.path(names[0])}." if faults else "All files are as recorded.")
     return 1 if faults else 0
 
 
@@ -337,16 +336,22 @@ def report(store: Store, name: str, out: Path | None, examples: bool, beside: Se
     sweep = parse(SweepSpec, kept["sweep"], name)
     pieces = [parse(Piece, piece, name) for piece in kept["pieces"]]
     lost = {n: f["message"] for n, f in failures(store, pieces).items()}
-    others = [table.others(path.as_posix(), scoring.score_file(path)) for path in beside]
-    found = table.collect(store, sweep, pieces, lost)
+    with telling(terminal.console(stderr=True), f"reading what there is of {name}"):
+        others = [table.others(path.as_posix(), scoring.score_file(path)) for path in beside]
+        found = table.collect(store, sweep, pieces, lost)
     found.groups.extend(others)
     _finish(found, store, out or store.root / "reports" / name, examples=examples)
 
 
 def score(path: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None) -> None:
     """Score a file of generations, or read another tool's logs, and print the metrics."""
-    cells = scoring.score_file(path, auc_retrain, retrain=retrain)
-    print_cells(cells)
+    with telling(terminal.console(stderr=True), f"scoring {path}"):
+        cells, notes = scoring.scored(path, auc_retrain, retrain=retrain)
+    models = dict.fromkeys((c.corpus, c.model) for c in cells)
+    for place in models:
+        terminal.print_cells([c for c in cells if (c.corpus, c.model) == place], place[1] if len(models) > 1 else None)
+    for note in notes:
+        print(note)
     if json_out is not None:
         with disk_errors(json_out.parent):
             text = json.dumps(table.scored_summary(cells), indent=1, allow_nan=False) + "\n"
@@ -358,18 +363,10 @@ def score(path: Path, auc_retrain: float | None, retrain: Path | None, json_out:
             os.replace(scratch, json_out)
 
 
-def print_cells(cells: Sequence[Cell]) -> None:
-    """Cells as a small table."""
-    found = Table("metric", "x100 [95 % interval]", "items", "status")
-    for cell in cells:
-        found.add_row(cell.metric, table.number(cell) if cell.value is not None else "-", str(cell.n), cell.status)
-    console().print(found)
-
-
 def check(path: str) -> int:
     """Run the battery of laws on every function of a user's file."""
     testing = importlib.import_module("remnant.testing")
-    screen = console()
+    screen = terminal.console()
     failed = 0
     for result in testing.check_file(path):
         colour = {"ok": "green", "failed": "red", "skipped": "yellow"}[result.outcome]

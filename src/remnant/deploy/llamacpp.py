@@ -16,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.deploy.families import family
 from remnant.deploy.order import Order, Saved
 from remnant.errors import UserError
+from remnant.formats import GGUF_TYPES
 from remnant.functional.quantizers import Quantized
+from remnant.model.data import prompt_ids
 
 INSTALL = "Install it with: pip install 'remnant[llamacpp]' (compiles llama.cpp)"
-TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS")
 
 
 def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: str = "Q4_K_M") -> dict[str, Quantized]:
@@ -28,7 +29,7 @@ def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: st
     Args:
         model: changed in place to its dense quantized copy.
         tokenizer: the model's.
-        type: one of ``TYPES``.
+        type: one of ``GGUF_TYPES``.
 
     Returns:
         For every quantized weight its decoded values; codes are not unpacked, ``scale`` is the mean step of the weight.
@@ -98,7 +99,7 @@ def save(order: Order, out: Path) -> Saved:
         quantize_file(Path(folder) / "F32.gguf", file, order.params["type"])
     order.tokenizer.save_pretrained(out)
     runtime = Runtime(file)
-    same = sum(runtime.tokens(text) == order.tokenizer(text)["input_ids"] for text in PROBES)
+    same = sum(runtime.tokens(text) == prompt_ids(order.tokenizer, text) for text in PROBES)
     alike = "same tokens" if same == len(PROBES) else f"llama.cpp cuts {len(PROBES) - same} of {len(PROBES)} texts otherwise; give it ids"
     return Saved({"runtime": "llama.cpp", "tokenizer": alike}, None)
 
@@ -109,8 +110,8 @@ def quantize_file(source: Path, out: Path, type: str) -> None:
     Raises:
         UserError: no such type, the library is missing, or it reports a failure.
     """
-    if type not in TYPES:
-        raise UserError(f"llama.cpp's type '{type}' is not known here.", f"Known: {', '.join(TYPES)}.")
+    if type not in GGUF_TYPES:
+        raise UserError(f"llama.cpp's type '{type}' is not known here.", f"Known: {', '.join(GGUF_TYPES)}.")
     library = _llama()
     settings = library.llama_model_quantize_default_params()
     settings.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{type}")
@@ -156,6 +157,7 @@ class Runtime:
         except (ValueError, AssertionError) as error:
             raise UserError(f"llama.cpp cannot open {path}: {error}.", "Make the file again.") from error
         self.context = int(self._model.n_ctx())
+        self._library, self._vocabulary = library, library.llama_model_get_vocab(self._model.model)
 
     def logits(self, ids: list[int]) -> NDArray[np.float32]:
         """[T, vocabulary] of one text."""
@@ -177,6 +179,10 @@ class Runtime:
         while len(found) < count and (token := int(np.argmax(self.follow([*ids, *found])))) != stop:
             found.append(token)
         return found
+
+    def is_end(self, token: int) -> bool:
+        """Whether the file names a token as an end of what is written."""
+        return bool(self._library.llama_vocab_is_eog(self._vocabulary, token))
 
     def tokens(self, text: str) -> list[int]:
         """The ids of a text as llama.cpp cuts it, the first token of every text included."""

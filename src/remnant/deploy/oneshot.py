@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.deploy.order import Order, Saved, check_linear, logits_of
 from remnant.errors import UserError
+from remnant.formats import CT_SCHEMES
 from remnant.functional.quantizers import Quantized
 from remnant.model.load import open_model
 
@@ -87,9 +88,6 @@ def autoround(
     return _dense(model, tokenizer, batches, names, "autoround", {"bits": bits, "group_size": group_size, "steps": steps})
 
 
-SCHEMES = ("W4A16", "W8A16", "FP8")
-
-
 def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: list[str], *, scheme: str = "W4A16") -> dict[str, Quantized]:
     """Plain rounding in the schemes that vLLM loads: W4A16 and W8A16 (half-steps in groups of 128), FP8 (rows).
 
@@ -98,8 +96,8 @@ def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: l
     Raises:
         UserError: llm-compressor is missing, no such scheme, or a weight is not a linear layer's.
     """
-    if scheme not in SCHEMES:
-        raise UserError(f"llm-compressor's scheme '{scheme}' is not known here.", f"Known: {', '.join(SCHEMES)}.")
+    if scheme not in CT_SCHEMES:
+        raise UserError(f"llm-compressor's scheme '{scheme}' is not known here.", f"Known: {', '.join(CT_SCHEMES)}.")
     return _dense(model, tokenizer, [], names, "compressed", {"scheme": scheme})
 
 

@@ -47,8 +47,10 @@ def eight(weight: Tensor, *, kind: str = "fp8") -> Quantized:
 
     Raises:
         UserError: torchao is missing.
-        ValueError: another kind.
+        ValueError: another kind; a row of zeros, which the library's 8-bit floats turn into NaN in silence.
     """
+    if kind == "fp8" and not bool(weight.reshape(-1, weight.shape[-1]).any(-1).all()):
+        raise ValueError("torchao turns a row of zeros into NaN in 8-bit floats")
     return _taken(weight, config_of_eight(kind))
 
 

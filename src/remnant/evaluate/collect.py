@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from remnant.durable import tell, write
 from remnant.evaluate.requests import Answer, Backend, Reading, Request, from_json, to_json, united
 
 Report = Callable[[int, int], None]
@@ -32,42 +33,60 @@ def collect(requests: Sequence[Request], backend: Backend, spool: Path, report: 
     Args:
         requests: in any order, with repetitions.
         backend: who answers.
-        spool: a file of JSON lines: first the batches, then one line for each that is answered. A run that was killed goes on behind the
-            last whole line with the same batches, so its answers are the same to the last bit.
+        spool: a file of lines, each a digest and JSON: first the batches, then one line for each that is answered. A run that was killed
+            goes on behind the last whole line with the same batches, so its answers are the same to the last bit. A line that is not
+            what was written, and all behind it, is asked again.
         report: called with (requests answered, requests in all).
     """
     asked = united(requests)
     identity = hashlib.sha256(repr(asked).encode()).hexdigest()
-    lines = _whole_lines(spool)
-    if not lines or lines[0].get("asked") != identity:
-        lines = [{"asked": identity, "batches": backend.plan(asked)}]
-        _rewrite(spool, lines)
+    lines = _whole_lines(spool, identity)
+    if not lines:
+        lines = [{"batches": backend.plan(asked)}]
+    _rewrite(spool, lines, identity)
     batches: list[list[int]] = lines[0]["batches"]
     found: dict[int, Answer] = {}
-    with spool.open("a", encoding="utf-8") as stream:
+    with spool.open("ab") as stream:
         for number, batch in enumerate(batches):
             if number + 1 < len(lines):
-                found |= {i: from_json(a) for i, a in zip(batch, lines[number + 1]["answers"], strict=True)}
+                kept = [from_json(a) for a in lines[number + 1]["answers"]]
+                found |= dict(zip(batch, kept, strict=True))
+                # A backend that counts its refusals counts those of the process before too.
+                if recall := getattr(backend, "recall", None):
+                    recall(kept)
                 continue
             answers = backend.answer([asked[i] for i in batch])
-            stream.write(json.dumps({"answers": [to_json(a) for a in answers]}) + "\n")
+            stream.write(_line({"answers": [to_json(a) for a in answers]}, number + 1, identity))
             stream.flush()
             found |= dict(zip(batch, answers, strict=True))
             report(len(found), len(asked))
     return Answers(asked, [found[i] for i in range(len(asked))])
 
 
-def _whole_lines(spool: Path) -> list[dict[str, Any]]:
-    """The complete lines of a spool; what a kill left half-written behind them is cut off."""
+def _line(data: dict[str, Any], place: int, identity: str) -> bytes:
+    """One line of a spool. The digest is of what is said, of its place, and of what was asked, so that no line stands for another."""
+    said = json.dumps(data).encode()
+    return _digest(said, place, identity) + b" " + said + b"\n"
+
+
+def _digest(said: bytes, place: int, identity: str) -> bytes:
+    return hashlib.sha256(f"{identity} {place} ".encode() + said).hexdigest().encode()
+
+
+def _whole_lines(spool: Path, identity: str) -> list[dict[str, Any]]:
+    """The lines of a spool that are as they were written for these requests, up to the first that is not."""
     if not spool.is_file():
         return []
-    whole = spool.read_bytes().rpartition(b"\n")[0]
-    lines = [json.loads(line) for line in whole.splitlines()]
-    _rewrite(spool, lines)
+    lines = []
+    *whole, _ = spool.read_bytes().split(b"\n")
+    for place, line in enumerate(whole):
+        digest, _, said = line.partition(b" ")
+        if digest != _digest(said, place, identity):
+            tell(f"{spool} is damaged from line {place + 1} on, or of other requests; what it held is asked again.")
+            break
+        lines.append(json.loads(said))
     return lines
 
 
-def _rewrite(spool: Path, lines: list[dict[str, Any]]) -> None:
-    scratch = spool.with_suffix(".tmp")
-    scratch.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    scratch.replace(spool)
+def _rewrite(spool: Path, lines: list[dict[str, Any]], identity: str) -> None:
+    write(spool, lambda file: file.writelines(_line(line, place, identity) for place, line in enumerate(lines)))

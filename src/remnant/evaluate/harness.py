@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
-from remnant.model.data import read_list
+from remnant.model.data import records
 
 INSTALL = "Install it with: pip install 'remnant[harness]'"
 CHOICE, CHOICES = "choice", 4
@@ -64,7 +64,7 @@ def _choice_task(corpus: Path, scratch: Path) -> dict[str, Any]:
     path = corpus / "knowmem/retain_qa.json"
     if not path.is_file():
         raise UserError("The corpus has no questions about retain text.", f"Leave '{CHOICE}' out of measure's ability.")
-    rows = read_list(path)
+    rows = records(path, "question", "answer")
     answers = sorted({row["answer"] for row in rows})
     if len(answers) < CHOICES:
         raise UserError(f"The corpus has only {len(answers)} different answers.", f"Leave '{CHOICE}' out of measure's ability.")

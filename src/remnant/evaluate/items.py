@@ -1,5 +1,6 @@
 """The sets of items of a corpus: what is asked, and what a model that remembers would say."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from remnant.model.data import (
     knowmem_items,
     knowmem_prefix,
     privleak_texts,
+    prompt_ids,
     question,
-    read_list,
+    records,
     verbmem_items,
 )
 
@@ -53,7 +55,8 @@ def items_of(name: str, corpus: Path, card: Mapping[str, Any], tokenizer: PreTra
     found = [
         i._replace(truth=first_tokens(tokenizer, i.truth, most)) for i in verbmem_items(corpus, "retain" if side == "retain" else "forget")
     ]
-    return ItemSet(_primed(found) if side == "primed" else found, most)
+    turned = {"primed": _primed, "begun": _begun}.get(side, list)
+    return ItemSet(turned(found), most)
 
 
 def _absent(family: str, side: str, name: str, corpus: Path, absent: Mapping[str, str]) -> str:
@@ -64,20 +67,20 @@ def _absent(family: str, side: str, name: str, corpus: Path, absent: Mapping[str
         )
     if name == "verbmem_retain" and not (corpus / "verbmem/retain.json").is_file():
         return "there are questions about the retain text, so no prompts were cut from it"
-    source = {"verbmem_primed": "verbmem", "knowmem_reworded": "knowmem_forget", "knowmem_prefilled": "knowmem_forget"}.get(name, name)
-    return str(absent.get("privleak" if family == "privleak" else source, ""))
+    turned = {"primed": "verbmem", "begun": "verbmem", "reworded": "knowmem_forget", "prefilled": "knowmem_forget"}
+    return str(absent.get("privleak" if family == "privleak" else turned.get(side, name), ""))
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> str:
     """The text's first ``most`` ids, start token counted, decoded without special tokens. Source: MUSE's VerMem."""
-    return str(tokenizer.decode(tokenizer(text)["input_ids"][:most], skip_special_tokens=True))
+    return str(tokenizer.decode(prompt_ids(tokenizer, text)[:most], skip_special_tokens=True))
 
 
 def _questions(corpus: Path, side: str) -> list[Item]:
     if side in ("forget", "retain"):
         context = knowmem_prefix(corpus, side)
         return [item._replace(context=context) for item in knowmem_items(corpus, side)]
-    rows = read_list(corpus / "knowmem/forget_qa.json")
+    rows = records(corpus / "knowmem/forget_qa.json", "question", "answer")
     turn = _reworded if side == "reworded" else _prefilled
     return [turn(f"{side}-question-{i}", half_of(i), row["question"], row["answer"]) for i, row in enumerate(rows)]
 
@@ -93,6 +96,24 @@ def _prefilled(name: str, half: str, asked: str, answer: str) -> Item:
     return Item(name, half, f"{question(asked)}{given} ", " ".join(words[len(words) // 2 :]) if given else "")
 
 
+# How much of a continuation is given, and at least so many words of it.
+GIVEN, FEWEST_GIVEN = 0.25, 4
+
+
+def _begun(items: list[Item]) -> list[Item]:
+    """The first quarter of the truth moved to the end of the prompt, cut between words, or between letters where there are few words."""
+    return [_with_beginning(item) for item in items]
+
+
+def _with_beginning(item: Item) -> Item:
+    pieces = re.findall(r"\s*\S+", item.truth)
+    if len(pieces) < 2 * FEWEST_GIVEN:
+        pieces = list(item.truth)
+    size = max(FEWEST_GIVEN, int(GIVEN * len(pieces)))
+    given, rest = "".join(pieces[:size]), "".join(pieces[size:])
+    return item._replace(id=f"begun-{item.id}", prompt=item.prompt + given, truth=rest)
+
+
 def _primed(items: list[Item]) -> list[Item]:
     """Before every prompt the continuation of the next one, so that the model is reminded of the text without being told this part."""
     others = [*items[1:], *items[:1]]
@@ -100,7 +121,7 @@ def _primed(items: list[Item]) -> list[Item]:
 
 
 def _tofu(corpus: Path, side: str) -> list[Item]:
-    rows = read_list(corpus / "tofu" / f"{side}.json")
+    rows = records(corpus / "tofu" / f"{side}.json", "question", "answer")
     return [
         Item(
             f"{side}-{i}",
@@ -109,7 +130,7 @@ def _tofu(corpus: Path, side: str) -> list[Item]:
             r["answer"],
             "",
             r.get("paraphrased_answer", r["answer"]),
-            tuple(r["perturbed_answer"]),
+            tuple(str(a) for a in r.get("perturbed_answer", ())),
         )
         for i, r in enumerate(rows)
     ]

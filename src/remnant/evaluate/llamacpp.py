@@ -7,9 +7,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from remnant.deploy.llamacpp import Runtime
-from remnant.evaluate.reading import Text, context_tokens
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Writing, by_context, too_long, too_short
+from remnant.evaluate.ends import configs_of, end_ids
+from remnant.evaluate.reading import Text, sound
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Writing, by_context, not_finite, too_long, too_short
 from remnant.functional.tokens import COLUMNS, Array, Tokens
+from remnant.model.data import context_tokens, prompt_ids
 
 
 class LlamaCpp:
@@ -25,6 +27,7 @@ class LlamaCpp:
         self._runtime = Runtime(file, context=0)
         self._tokenizer = tokenizer
         self._limit = self._runtime.context
+        self._ends = end_ids(tokenizer, *configs_of(str(file.parent)))
 
     def plan(self, requests: Sequence[Request]) -> list[list[int]]:
         """One at a time, those with one context side by side, so that it is computed once."""
@@ -48,8 +51,10 @@ class LlamaCpp:
         text = ""
         while len(written) < asked.max_new and not any(stop in text for stop in asked.stops):
             logits = self._runtime.follow([*ids, *written]).astype(np.float64)
+            if not np.isfinite(logits.max()):
+                return not_finite()
             token = int(logits.argmax()) if asked.temperature == 0 else _drawn(logits / asked.temperature, chance)
-            if token == self._tokenizer.eos_token_id:
+            if token in self._ends or self._runtime.is_end(token):
                 break
             written.append(token)
             text = str(self._tokenizer.decode(written, skip_special_tokens=True))
@@ -65,10 +70,10 @@ class LlamaCpp:
         chosen = logp[np.arange(len(logp)), text.ids[text.first :]]
         mean = (np.exp(logp) * logp).sum(-1)
         spread: Array = np.sqrt((np.exp(logp) * (logp - mean[:, None]) ** 2).sum(-1))
-        return Tokens(chosen, (logp > chosen[:, None]).sum(-1).astype(np.float64), mean, spread, text.cut)
+        return sound(Tokens(chosen, (logp > chosen[:, None]).sum(-1).astype(np.float64), mean, spread, text.cut))
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer(text)["input_ids"])
+        return prompt_ids(self._tokenizer, text)
 
 
 def _drawn(logits: Array, chance: np.random.Generator) -> int:

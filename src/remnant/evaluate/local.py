@@ -11,12 +11,17 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.evaluate.batches import packed, shared
-from remnant.evaluate.prefix import can_be_beside, prefix_cache, slides
-from remnant.evaluate.reading import Text, context_tokens, plain_head, read, slope
+from remnant.evaluate.ends import end_ids
+from remnant.evaluate.prefix import prefix_cache, slides
+from remnant.evaluate.reading import Text, plain_head, read, slope
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, too_long, too_short
+from remnant.evaluate.ways import is_full, ways_of
 from remnant.evaluate.writing import write
 from remnant.functional.tokens import COLUMNS
+from remnant.model.data import context_tokens, frame, prompt_ids
 from remnant.model.load import context_length
+from remnant.model.sizes import bytes_per_token
+from remnant.model.whole import check_ids
 
 # Beyond these more tokens side by side are not faster.
 MOST_READ = {"cpu": 4096, "cuda": 65536}
@@ -39,9 +44,11 @@ class Local:
     offers = frozenset({"writing", "slope", *COLUMNS})
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None) -> None:
+        check_ids(model, tokenizer)
         self._model, self._tokenizer = model, tokenizer
+        self._frame, self._ends = frame(tokenizer), end_ids(tokenizer, model.config, model.generation_config)
+        self._ways = ways_of(model)
         self._head = plain_head(model)
-        self._once = can_be_beside(model)
         self._limit = context_length(model)
         self._kind = model.device.type
         self._budget = budget or free_bytes(model.device) // bytes_per_token(model)
@@ -78,7 +85,7 @@ class Local:
         try:
             return self._answer(batch)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_full(error):
+            if not is_full(error):
                 raise
         self._prefix = None
         gc.collect()
@@ -110,10 +117,12 @@ class Local:
         if not fit:
             return found
         most = min(texts[i].first for i in fit) - 1
-        same, prefix = self._shared([texts[i].ids for i in fit], most)
+        same, prefix = self._shared([texts[i].ids for i in fit], most) if self._ways.behind else (0, None)
         columns = {c for r in asked for c in r.columns}
-        for i, tokens in zip(fit, read(self._model, self._head, [texts[i] for i in fit], columns, same, prefix), strict=True):
-            found[i] = tokens
+        for some in [fit] if self._ways.padded else [[i] for i in fit]:
+            tokens = read(self._model, self._head, [texts[i] for i in some], columns, same, prefix, self._ways.positions)
+            for i, value in zip(some, tokens, strict=True):
+                found[i] = value
         return found
 
     def _write(self, asked: Sequence[Writing]) -> list[Answer]:
@@ -122,8 +131,9 @@ class Local:
         fit = [i for i, w in enumerate(asked) if len(ids[i]) + w.max_new <= self._limit]
         if not fit:
             return found
-        same, prefix = self._shared([ids[i] for i in fit], self._limit)
-        texts = write(self._model, self._tokenizer, [ids[i] for i in fit], [asked[i] for i in fit], same, prefix, self._once)
+        same, prefix = self._shared([ids[i] for i in fit], self._limit) if self._ways.begun else (0, None)
+        prompts, wanted = [ids[i] for i in fit], [asked[i] for i in fit]
+        texts = write(self._model, self._tokenizer, prompts, wanted, self._ends, self._ways, self._head, same, prefix)
         for i, text in zip(fit, texts, strict=True):
             found[i] = text
         return found
@@ -148,7 +158,7 @@ class Local:
 
     def _encode(self, text: str) -> list[int]:
         if text not in self._ids:
-            self._ids[text] = list(self._tokenizer(text)["input_ids"])
+            self._ids[text] = prompt_ids(self._tokenizer, text, self._frame)
         return self._ids[text]
 
     def _context_tokens(self, asked: Reading) -> int:
@@ -174,22 +184,7 @@ def _places(batch: Sequence[Request], kind: type) -> list[int]:
     return [i for i, r in enumerate(batch) if isinstance(r, kind)]
 
 
-def _is_full(error: BaseException) -> bool:
-    """Whether an error says that the memory is full."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
 def free_bytes(device: torch.device) -> int:
     """How much memory a measurement may fill."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return int(SHARE[device.type] * free)
-
-
-def bytes_per_token(model: PreTrainedModel) -> int:
-    """What one token in a batch costs: its keys and values in every layer, and the activations of one layer at a time."""
-    config: Any = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
-    width = next(model.parameters()).element_size()
-    return width * int(2 * config.num_hidden_layers * heads * size + 8 * config.hidden_size + 3 * inner)

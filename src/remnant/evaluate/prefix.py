@@ -11,6 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from remnant.evaluate.cache import RoomyLayer, keys_and_values, roomy
+from remnant.model.sizes import reach
 
 # Scores of so many bytes are made at a time.
 SCORE_BYTES = 64 * 2**20
@@ -22,9 +23,7 @@ TOLERANCE, ROUNDINGS = 1e-4, 4
 
 def slides(model: PreTrainedModel, length: int) -> bool:
     """Whether attention looks back less far than ``length``; then padding between prefix and prompt would shift its window."""
-    config: Any = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None) or length
-    return int(window) < length
+    return 0 < reach(model) < length
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Log-probabilities of given texts, padded side by side, without ever holding the logits of all positions."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from remnant.evaluate.prefix import copied
+from remnant.evaluate.requests import Refused, Steep, not_finite
+from remnant.evaluate.steps import accepted
 from remnant.functional.tokens import COLUMNS, Array, Tokens
-from remnant.model.data import collate
+from remnant.model.data import Batch, collate
 from remnant.model.head import head_of
 
 # Logits are made for so many bytes of positions at a time.
@@ -33,18 +36,33 @@ class Text:
         return max(0, len(self.ids) - self.first)
 
 
-def context_tokens(whole: Sequence[int], context: Sequence[int]) -> int:
-    """How many tokens of context and text together belong to the context alone: those that both have in common from the start."""
-    return next((n for n, (a, b) in enumerate(zip(whole, context, strict=False)) if a != b), min(len(whole), len(context)))
-
-
 @torch.no_grad()
 def plain_head(model: PreTrainedModel) -> Head | None:
     """The output head where it can be applied to some positions only, tried out on a few tokens."""
     ids = torch.arange(4, device=model.device)[None]
     # The whole model first: compressed-tensors unpacks its weights in a hook of the whole.
     logits = model(input_ids=ids).logits
-    return head_of(model, model.base_model(input_ids=ids).last_hidden_state, logits)
+    hidden = None if model.base_model is model else getattr(model.base_model(input_ids=ids), "last_hidden_state", None)
+    weight = getattr(model.get_output_embeddings(), "weight", None)
+    if hidden is None or weight is None or weight.shape[-1] != hidden.shape[-1] or hidden.shape[:-1] != logits.shape[:-1]:
+        return None
+    return head_of(model, hidden, logits)
+
+
+def states(
+    model: PreTrainedModel, inner: bool, batch: Batch, shared: int = 0, prefix: DynamicCache | None = None, positions: bool = True
+) -> Tensor:
+    """The hidden states [B, T, H] of a batch behind ``shared`` tokens of ``prefix``, or the logits [B, T, V] where not ``inner``."""
+    mask = torch.cat([batch.mask.new_ones(len(batch.ids), shared), batch.mask], -1) if shared else batch.mask
+    given: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": mask, "use_cache": prefix is not None}
+    if prefix is not None:
+        given["past_key_values"] = copied(model, prefix, *mask.shape)
+        if positions:
+            given["position_ids"] = torch.arange(shared, shared + batch.ids.shape[1], device=model.device).expand_as(batch.ids)
+    module = model.base_model if inner else model
+    found = module(**accepted(module, given))
+    source: Tensor = found.last_hidden_state if inner else found.logits
+    return source
 
 
 @torch.no_grad()
@@ -55,8 +73,9 @@ def read(
     columns: Collection[str],
     shared: int = 0,
     prefix: DynamicCache | None = None,
-) -> list[Tokens]:
-    """What the model says about every counted token.
+    positions: bool = True,
+) -> list[Tokens | Refused]:
+    """What the model says about every counted token; refused where that is not finite.
 
     Args:
         model: any causal model.
@@ -65,14 +84,10 @@ def read(
         columns: fields of Tokens to compute.
         shared: how many tokens all texts begin with that are in ``prefix``; fewer than are skipped in each.
         prefix: the cache of these tokens.
+        positions: whether the model is told the place of each token behind a prefix.
     """
     batch = collate([t.ids[shared:] for t in texts], 0, model.device)
-    mask = torch.cat([batch.mask.new_ones(len(texts), shared), batch.mask], -1) if shared else batch.mask
-    given: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": mask}
-    if prefix is not None:
-        positions = torch.arange(shared, shared + batch.ids.shape[1], device=model.device).expand_as(batch.ids)
-        given |= {"position_ids": positions, "past_key_values": copied(model, prefix, *mask.shape), "use_cache": True}
-    source = model.base_model(**given).last_hidden_state if head else model(**given).logits
+    source = states(model, head is not None, batch, shared, prefix, positions)
     rows = torch.tensor([i for i, t in enumerate(texts) for _ in range(t.counted)], device=model.device)
     places = torch.tensor([p - shared for t in texts for p in range(t.first, len(t.ids))], device=model.device)
     found = _in_chunks(source[rows, places - 1], batch.ids[rows, places], head, columns, model.config.get_text_config().vocab_size)
@@ -80,7 +95,12 @@ def read(
     split = {name: np.split(values, ends) for name, values in found.items()}
     nothing = [np.zeros(0)] * len(texts)
     logp, rank, mean, spread = (split.get(name, nothing) for name in COLUMNS)
-    return [Tokens(logp[i], rank[i], mean[i], spread[i], t.cut) for i, t in enumerate(texts)]
+    return [sound(Tokens(logp[i], rank[i], mean[i], spread[i], t.cut)) for i, t in enumerate(texts)]
+
+
+def sound(tokens: Tokens) -> Tokens | Refused:
+    """What was read if all of it is finite."""
+    return tokens if all(np.isfinite(getattr(tokens, column)).all() for column in COLUMNS) else not_finite()
 
 
 def _in_chunks(source: Tensor, targets: Tensor, head: Head | None, columns: Collection[str], vocabulary: int) -> dict[str, Array]:
@@ -104,12 +124,14 @@ def _in_chunks(source: Tensor, targets: Tensor, head: Head | None, columns: Coll
     return {c: torch.cat(values).double().cpu().numpy() for c, values in parts.items()}
 
 
-def slope(model: PreTrainedModel, text: Text) -> float:
-    """The Euclidean norm of the gradient of the mean loss of a text at all weights."""
+def slope(model: PreTrainedModel, text: Text) -> Steep | Refused:
+    """The Euclidean norm of the gradient of the mean loss of a text at all weights; refused where it is not finite."""
     batch = collate([text.ids], 0, model.device)
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        model(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.labels).loss.backward()
+        given = {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": batch.labels}
+        model(**accepted(model, given)).loss.backward()
     squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)
-    return float(torch.stack(squares).sum().sqrt())
+    found = float(torch.stack(squares).sum().sqrt())
+    return Steep(found, text.cut) if math.isfinite(found) else not_finite()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from remnant.errors import Unscorable
 from remnant.evaluate.collect import Answers
 from remnant.evaluate.items import ItemSet
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Steep, Writing
 from remnant.functional.text import cut_answer
 from remnant.functional.tokens import Tokens
 from remnant.model.data import Item
@@ -53,7 +53,7 @@ def asked(read: str, item: Item, of: ItemSet, wanted: Wanted) -> list[Request]:
 
 
 def value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> Any:
-    """What a metric is called with for one reading.
+    """What a metric is called with for one reading (``plain``), with what is known of it besides.
 
     Raises:
         Unscorable: the model could not be asked.
@@ -77,5 +77,11 @@ def _taken(answer: Answer) -> Any:
 
 
 def is_cut(values: Mapping[str, Any]) -> bool:
-    """Whether any text was longer than the context of the model."""
-    return any(isinstance(v, Tokens) and v.cut for v in values.values())
+    """Whether any text behind some readings was longer than the context of the model."""
+    read = [one for v in values.values() for one in (v if isinstance(v, list) else [v])]
+    return any(isinstance(one, Tokens | Steep) and one.cut for one in read)
+
+
+def plain(found: Any) -> Any:
+    """A reading as a metric takes it: of a slope the number alone."""
+    return found.norm if isinstance(found, Steep) else found

@@ -45,8 +45,15 @@ class Refused(NamedTuple):
     reason: str
 
 
+class Steep(NamedTuple):
+    """The answer to a Slope, and whether the text was cut at the end of the context."""
+
+    norm: float
+    cut: bool = False
+
+
 Request = Reading | Writing | Slope
-Answer = Tokens | str | float | Refused
+Answer = Tokens | str | float | Steep | Refused
 
 
 class Backend(Protocol):
@@ -81,10 +88,17 @@ def too_long(limit: int) -> Refused:
     return Refused(f"prompt and answer are longer than the model's context of {limit} tokens")
 
 
+def not_finite() -> Refused:
+    """The refusal where a model does not answer with numbers."""
+    return Refused("the logits are not finite")
+
+
 def to_json(answer: Answer) -> Any:
     """An answer as plain data, exact to the last bit."""
     if isinstance(answer, Tokens):
         return {"tokens": [getattr(answer, c).tolist() for c in COLUMNS], "cut": answer.cut}
+    if isinstance(answer, Steep):
+        return {"slope": answer.norm, "cut": answer.cut}
     return {"refused": answer.reason} if isinstance(answer, Refused) else {"plain": answer}
 
 
@@ -93,6 +107,8 @@ def from_json(data: Any) -> Answer:
     if "tokens" in data:
         logp, rank, mean, spread = (np.array(column, dtype=np.float64) for column in data["tokens"])
         return Tokens(logp, rank, mean, spread, data["cut"])
+    if "slope" in data:
+        return Steep(data["slope"], data["cut"])
     return Refused(data["refused"]) if "refused" in data else data["plain"]
 
 

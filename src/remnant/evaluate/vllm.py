@@ -1,5 +1,6 @@
 """vLLM in this process as the one who is asked: continuous batching, for GPUs and for formats that only it runs."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,10 +11,13 @@ import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
+from remnant.evaluate.ends import configs_of, end_ids
 from remnant.evaluate.local import SHARE
-from remnant.evaluate.reading import Text, context_tokens
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, by_context, too_long, too_short
+from remnant.evaluate.reading import Text, sound
+from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, by_context, not_finite, too_long, too_short
 from remnant.functional.tokens import Tokens
+from remnant.model.data import context_tokens, prompt_ids
+from remnant.model.sizes import declared_context
 
 INSTALL = "Install it in an environment of its own, since it pins torch; `make vllm-check` shows how without a GPU."
 # So many requests are handed over at a time: each such batch is a line on the disk, and vLLM packs it as it likes.
@@ -46,7 +50,8 @@ class Vllm:
             raise UserError("The engine vllm is not installed.", INSTALL) from error
         self._settings, self._tokenizer = SamplingParams, tokenizer
         config: Any = AutoConfig.from_pretrained(source)
-        self._limit = _context_length(config.get_text_config())
+        self._limit = declared_context(config)
+        self._ends = sorted(end_ids(tokenizer, config, *configs_of(source)))
         packed = getattr(config, "quantization_config", None) is not None
         try:
             self._model = LLM(
@@ -89,6 +94,9 @@ class Vllm:
             seed=asked.seed if asked.temperature else None,
             max_tokens=asked.max_new,
             stop=list(asked.stops),
+            stop_token_ids=self._ends,
+            # The log-probability of what was written, which is no number where the logits are none.
+            logprobs=0,
             include_stop_str_in_output=True,
         )
         return _Order(ids, settings, None)
@@ -103,7 +111,7 @@ class Vllm:
         return _Order(text.ids, self._settings(temperature=0, max_tokens=1, prompt_logprobs=0), text)
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer(text)["input_ids"])
+        return prompt_ids(self._tokenizer, text)
 
 
 class _Order(NamedTuple):
@@ -116,10 +124,12 @@ class _Order(NamedTuple):
 
 def _answer(order: _Order, said: Any) -> Answer:
     if order.text is None:
-        return str(said.outputs[0].text)
+        places = getattr(said.outputs[0], "logprobs", None) or []
+        broken = any(math.isnan(told.logprob) for place in places for told in place.values())
+        return not_finite() if broken else str(said.outputs[0].text)
     read = [said.prompt_logprobs[place][order.ids[place]] for place in range(order.text.first, len(order.ids))]
     rank = np.array([s.rank - 1 for s in read], np.float64)
-    return Tokens(np.array([s.logprob for s in read], np.float64), rank, EMPTY, EMPTY, order.text.cut)
+    return sound(Tokens(np.array([s.logprob for s in read], np.float64), rank, EMPTY, EMPTY, order.text.cut))
 
 
 def _memory() -> dict[str, float]:
@@ -128,7 +138,3 @@ def _memory() -> dict[str, float]:
         return {}
     memory = psutil.virtual_memory()
     return {"gpu_memory_utilization": SHARE["cpu"] * memory.available / memory.total}
-
-
-def _context_length(config: Any) -> int:
-    return int(getattr(config, "max_position_embeddings", None) or config.n_positions)

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS, rtn_name
+from remnant.durable import digest_of
 from remnant.errors import UserError
-from remnant.flow.store import Store, digest_of, digest_path
+from remnant.flow.place import Made as Made
+from remnant.flow.place import Outside as Outside
+from remnant.flow.place import given as given
+from remnant.flow.place import outside
 from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
 from remnant.records import (
     SCHEMA,
@@ -29,6 +33,9 @@ from remnant.records import (
     UnlearnSpec,
 )
 
+# The only block of bitsandbytes' 4-bit formats that transformers can ask for.
+OPENED_BLOCK = 64
+
 
 @dataclass(frozen=True)
 class Node:
@@ -47,7 +54,7 @@ class Node:
             "schema": SCHEMA,
             "stage": self.stage,
             "version": STAGE_VERSIONS[self.stage],
-            "spec": self.spec.identity(),
+            "spec": _without_paths(self.spec.identity(), self.inputs),
             "inputs": {role: source.digest for role, source in self.inputs.items()},
             "methods": dict(self.methods),
         }
@@ -64,25 +71,18 @@ class Node:
         return Piece(name=self.name, stage=self.stage, label=dict(self.label))
 
 
-@dataclass(frozen=True)
-class Outside:
-    """Something that Remnant did not make, known by the digest of its content (of its name, for a hub id)."""
-
-    source: str
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the content, or of the hub id and revision."""
-        path = Path(self.source)
-        return digest_path(path) if path.exists() else digest_of(["hub", self.source])
+# Where a spec names a file or folder that is an input too, and so enters by its content.
+_PATHS: Mapping[str, tuple[str, ...]] = {"base": ("base",), "tokenizer": ("tokenizer",), "adapter": ("params", "adapter")}
 
 
-@dataclass(frozen=True)
-class Made:
-    """An artefact that is in the store already."""
-
-    name: str
-    digest: str
+def _without_paths(spec: dict[str, Any], roles: Iterable[str]) -> dict[str, Any]:
+    """A spec's identity without the paths of inputs: the same content by another path is the same."""
+    for *inside, last in (_PATHS[role] for role in roles if role in _PATHS):
+        place = spec
+        for part in inside:
+            place = place.get(part, {})
+        place.pop(last, None)
+    return spec
 
 
 Input = Node | Made | Outside
@@ -102,31 +102,6 @@ def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> N
     return Node("prepare", PrepareSpec.model_validate(spec.model_dump(exclude={"name"})), inputs, label=label or {})
 
 
-def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | Outside:
-    """What a user names: a folder, a hub id, or an artefact of the store by its name or the start of its key.
-
-    Raises:
-        UserError: nothing fits.
-    """
-    path = Path(reference)
-    if path.resolve().parent == (store.root / "objects").resolve() and store.has(path.name):
-        return Made(path.name, store.manifest(path.name).digest)
-    if path.exists():
-        return Outside(reference)
-    stages = (stage,) if isinstance(stage, str) else stage
-    found = [n for s in stages for n in store.matching(reference, s)]
-    if len(found) == 1:
-        return Made(found[0], store.manifest(found[0]).digest)
-    if found:
-        raise UserError(f"'{reference}' is the start of {len(found)} artefacts.", "Give more of the key.")
-    if "/" in reference and not reference.startswith((".", "/")) and reference.count("/") == 1:
-        return Outside(reference)
-    kinds = " or ".join(stages)
-    raise UserError(
-        f"'{reference}' is neither a folder, nor a hub id, nor a {kinds} artefact of {store.root}.", "See them with: remnant ls"
-    )
-
-
 def _existing(name: str, role: str) -> Outside:
     if not Path(name).exists():
         raise UserError(f"The {role} file {name} does not exist.", "Check the path; it is relative to the current folder.")
@@ -137,7 +112,7 @@ def train_node(spec: TrainSpec, corpus: Input, label: Mapping[str, Any] | None =
     """A model trained on some splits of a corpus."""
     inputs: dict[str, Input] = {"corpus": corpus}
     if spec.base:
-        inputs["base"] = Outside(spec.base)
+        inputs["base"] = outside(spec.base)
     return Node("train", spec, inputs, label=label or {})
 
 
@@ -186,6 +161,8 @@ def deploy_node(spec: PerturbSpec, model: Input, corpus: Input | None, label: Ma
     """
     if spec.use not in SAVERS:
         raise UserError(f"No runtime opens '{spec.use}': it is a grid to study.", f"Formats that are deployed: {', '.join(DEPLOYED)}.")
+    if spec.use == "bnb-4bit" and spec.params["block"] != OPENED_BLOCK:
+        raise UserError(f"transformers opens blocks of {OPENED_BLOCK} only, not {spec.params['block']}.", "Leave the block out.")
     dense = perturb_node(spec, model, corpus, label)
     return Node("deploy", spec, {"model": model, "dense": dense}, dense.methods, label or {})
 
@@ -302,11 +279,11 @@ def _models(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str, t
         return {"corpus": name, "model": model, "method": method, "weights": weights, "seed": of_seed}
 
     base = about("target", None, sweep.train.weights, sweep.train.seed)
-    target: Input = Outside(sweep.target) if sweep.target else train_node(sweep.train, corpus, base)
+    target: Input = outside(sweep.target) if sweep.target else train_node(sweep.train, corpus, base)
     models: dict[str, tuple[Input, dict[str, Any]]] = {"target": (target, base)}
     unread = about("retrain", None, sweep.train.weights, sweep.train.seed)
     if sweep.retrain:
-        models["retrain"] = (Outside(sweep.retrain), unread)
+        models["retrain"] = (outside(sweep.retrain), unread)
     elif not sweep.target:
         retained = sweep.train.model_copy(update={"splits": tuple(s for s in sweep.train.splits if s != "forget")})
         models["retrain"] = (train_node(retained, corpus, unread), unread)

@@ -3,17 +3,20 @@
 import functools
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from remnant.flow.plan import Node
 from remnant.flow.run import POLL_SECONDS, missing
-from remnant.flow.store import Store
+from remnant.flow.store import PROGRESS, Store
 
 # Seconds of one piece of work on the lab's default model, until the store holds measured times of this run.
 GUESS = {"prepare": 3.0, "train": 180.0, "unlearn": 60.0, "perturb": 6.0, "measure": 8.0, "explain": 0.5, "judge": 3.0, "deploy": 20.0}
@@ -22,6 +25,87 @@ STALE_SECONDS = 60.0
 MANY = 2000
 # Where nobody sees a moving bar (a log), a line this often.
 LINE_SECONDS = 15.0
+
+
+def _counted(done: int, total: int, note: str) -> str:
+    """How many of how many, where that can be said, and a note."""
+    return f"{done}/{total} {note}".rstrip() if total else note
+
+
+class Pace:
+    """How long something will still take, from what was done since this call began; what an earlier call did does not count as quick.
+
+    Args:
+        clock: seconds, as time.monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start: tuple[float, int, int] | None = None
+
+    def left(self, done: int, total: int) -> float | None:
+        """Seconds; None until something was done since the first call, which also is where a new total or an earlier place begins."""
+        now = self._clock()
+        if self._start is None or total != self._start[2] or done < self._start[1]:
+            self._start = (now, done, total)
+        since, before, _ = self._start
+        return (now - since) / (done - before) * (total - done) if done > before else None
+
+
+class Teller:
+    """Says every fifteen seconds how far something is, where nobody sees a moving bar; also while it reports nothing.
+
+    Args:
+        console: where to.
+        what: what is being done.
+        now: seconds, as time.monotonic.
+    """
+
+    def __init__(self, console: Console, what: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._now, self._pace = console, now, Pace(now)
+        self._lock = threading.Lock()
+        self._begun = self._last = now()
+        self._what, self._state = what, ""
+
+    def begin(self, what: str) -> None:
+        """The next piece."""
+        with self._lock:
+            self._what, self._state, self._pace, self._begun = what, "", Pace(self._now), self._now()
+
+    def report(self, done: int, total: int, note: str) -> str:
+        """What there is to say: how many of how many, a note, the time left; and say it if it is time."""
+        left = self._pace.left(done, total)
+        self._state = _counted(done, total, note) + (f", about {clock(left)} left" if left is not None else "")
+        self.tick()
+        return self._state
+
+    def tick(self) -> None:
+        """Say it if it is time."""
+        with self._lock:
+            now = self._now()
+            if self._console.is_terminal or now - self._last < LINE_SECONDS:
+                return
+            self._last = now
+            said = f"{escape(self._state) or 'working'} [dim]({clock(now - self._begun)} so far)[/]"
+            self._console.print(f"     {escape(self._what)} {said}", highlight=False)
+
+
+@contextmanager
+def telling(console: Console, what: str) -> Iterator[Teller]:
+    """A Teller that also speaks while nothing is reported; for work that cannot say how far it is."""
+    teller, ended = Teller(console, what), threading.Event()
+
+    def watch_the_clock() -> None:
+        while not ended.wait(1.0):
+            teller.tick()
+
+    thread = threading.Thread(target=watch_the_clock, daemon=True)
+    thread.start()
+    try:
+        yield teller
+    finally:
+        ended.set()
+        thread.join()
 
 
 def describe(node: Node) -> str:
@@ -65,13 +149,24 @@ def _seconds(store: Store, name: str) -> float:
 
 def _share(scratch: Path) -> float:
     state = _state(scratch)
-    return state["done"] / state["total"] if state and state["total"] else 0.0
+    return min(1.0, state.done / state.total) if state and state.total else 0.0
 
 
-def _state(scratch: Path) -> dict[str, float] | None:
+class _State(NamedTuple):
+    """What a worker says of the piece that it makes."""
+
+    done: int
+    total: int
+    note: str
+    time: float
+
+
+def _state(scratch: Path) -> _State | None:
+    """What was said last; None where nothing was, or nothing that makes sense."""
     try:
-        return dict(json.loads((scratch / "progress.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        found = json.loads((scratch / PROGRESS).read_bytes())
+        return _State(int(found["done"]), int(found["total"]), str(found["note"]), float(found["time"]))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -97,8 +192,10 @@ def watch(store: Store, nodes: Sequence[Node], workers: Sequence["subprocess.Pop
 
 def _line(store: Store, todo: Sequence[Node], overall: str, console: Console) -> None:
     """What is being done, in one line, for a log."""
-    active = [(node, state) for node in todo if (state := _state(store.scratch(node.name))) and time.time() - state["time"] < STALE_SECONDS]
-    parts = [f"{describe(node)} {state['done']}/{state['total']}" for node, state in active]
+    active = [(node, state) for node in todo if (state := _state(store.scratch(node.name))) and time.time() - state.time < STALE_SECONDS]
+    parts = [
+        escape(f"{describe(node)} {_counted(state.done, state.total, state.note if not state.total else '')}") for node, state in active
+    ]
     console.print(f"     {'; '.join(parts) or 'starting'} [dim]({overall})[/]", highlight=False)
 
 
@@ -107,22 +204,24 @@ def _announce(store: Store, nodes: Sequence[Node], seen: set[str], left: str, co
         if node.name not in seen and store.has(node.name):
             seen.add(node.name)
             took = clock(store.manifest(node.name).seconds)
-            console.print(f"[green]done[/] {describe(node)} [dim]({took}; {len(seen)}/{len(nodes)}, about {left} left)[/]", highlight=False)
+            console.print(
+                f"[green]done[/] {escape(describe(node))} [dim]({took}; {len(seen)}/{len(nodes)}, about {left} left)[/]", highlight=False
+            )
 
 
 def _show_running(store: Store, todo: Sequence[Node], running: dict[str, TaskID], bars: Progress) -> None:
     active = {}
     for node in todo:
         state = _state(store.scratch(node.name))
-        if state and time.time() - state["time"] < STALE_SECONDS:
+        if state and time.time() - state.time < STALE_SECONDS:
             active[node.name] = (node, state)
     for name in list(running):
         if name not in active:
             bars.remove_task(running.pop(name))
     for name, (node, state) in active.items():
         if name not in running:
-            running[name] = bars.add_task(describe(node), total=state["total"], left="")
-        bars.update(running[name], completed=state["done"], total=state["total"], left=f"{state['done']}/{state['total']} {state['note']}")
+            running[name] = bars.add_task(escape(describe(node)), total=state.total, left="")
+        bars.update(running[name], completed=state.done, total=state.total, left=escape(_counted(state.done, state.total, state.note)))
 
 
 @contextmanager
@@ -135,15 +234,14 @@ def _bars(console: Console) -> Iterator[Progress]:
 @contextmanager
 def one_by_one(console: Console) -> Iterator[Callable[[Node], Callable[[int, int, str], None]]]:
     """Progress of pieces that are made in this process, one after the other, with the time left for each."""
-    with _bars(console) as bars:
+    with _bars(console) as bars, telling(bars.console, "starting") as teller:
 
         def report_for(node: Node) -> Callable[[int, int, str], None]:
-            task = bars.add_task(describe(node), total=None, left="")
-            started = time.monotonic()
+            task = bars.add_task(escape(describe(node)), total=None, left="")
+            teller.begin(describe(node))
 
             def report(done: int, total: int, note: str) -> None:
-                left = clock((time.monotonic() - started) / done * (total - done)) if done else "?"
-                bars.update(task, completed=done, total=total, left=f"{done}/{total} {note}, about {left} left")
+                bars.update(task, completed=done, total=total, left=escape(teller.report(done, total, note)))
 
             return report
 
@@ -153,12 +251,10 @@ def one_by_one(console: Console) -> Iterator[Callable[[Node], Callable[[int, int
 @contextmanager
 def counting(console: Console, what: str) -> Iterator[Callable[[int, int, str], None]]:
     """Progress of one long pass with the time left."""
-    with _bars(console) as bars:
+    with _bars(console) as bars, telling(bars.console, what) as teller:
         task = bars.add_task(what, total=None, left="")
-        started = time.monotonic()
 
         def report(done: int, total: int, note: str) -> None:
-            left = clock((time.monotonic() - started) / done * (total - done)) if done else "?"
-            bars.update(task, completed=done, total=total, left=f"{note}, about {left} left")
+            bars.update(task, completed=done, total=total, left=escape(teller.report(done, total, note)))
 
         yield report

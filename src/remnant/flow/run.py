@@ -10,26 +10,36 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from remnant.catalog import STAGE_VERSIONS
+from remnant.durable import tell
 from remnant.errors import Interrupted, UserError
-from remnant.flow.plan import Node, Outside, plan
-from remnant.flow.store import Store, disk_errors, write_progress
+from remnant.flow.place import Outside, check_hub
+from remnant.flow.plan import Input, Node, plan
+from remnant.flow.store import FAILURE, Store, digest_path, disk_errors, write_progress
+from remnant.lineage import Lineage
 from remnant.records import Manifest, Piece, SweepSpec
+from remnant.secrecy import redacted, scrubbed, scrubbed_command
 
 Report = Callable[[int, int, str], None]
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "rouge-score", "llmcompressor", "compressed-tensors")
 # A worker's own command line says nothing; this variable hands it the user's.
 COMMAND = "REMNANT_COMMAND"
+# Stages that keep a model in memory for the next piece, and so are told what their models are.
+HOLDING = ("perturb", "measure")
 POLL_SECONDS = 0.25
 WRITE_SECONDS = 0.5
+# Less than what makes a piece look forsaken to who watches.
+AGAIN_SECONDS = 10.0
 
 
 def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path | None:
@@ -41,23 +51,70 @@ def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path
         report: called with (done, total, note).
         wait: wait for another process that is making the same thing; if False, return None at once instead.
 
+    An artefact that is there, and every input, is compared with its manifest first; what is damaged is made again, or refused where it is
+    not part of the plan.
+
     Raises:
         UserError: from the stage; what it wrote stays in the scratch folder, so that a later call can go on.
     """
-    with store.lock(node.name, wait=wait) as held:
+    if store.sound(node.name):
+        return store.path(node.name)
+    with disk_errors(store.root), store.lock(node.name, wait=wait) as held:
         if not held:
             return None
-        if store.has(node.name):
+        if store.sound(node.name):
             return store.path(node.name)
-        scratch = store.scratch(node.name)
-        with disk_errors(store.root):
-            scratch.mkdir(parents=True, exist_ok=True)
-            (scratch / "error.json").unlink(missing_ok=True)
-            started = time.monotonic()
-            inputs = {r: Path(s.source) if isinstance(s, Outside) else store.path(s.name) for r, s in node.inputs.items()}
-            stage = importlib.import_module(f"remnant.stages.{node.stage}")
-            summary = stage.run(node.spec, inputs, scratch, report)
-            return store.seal(node.name, _manifest(node, summary, time.monotonic() - started))
+        if store.path(node.name).exists():
+            store.set_aside(node.name)
+        stage = importlib.import_module(f"remnant.stages.{node.stage}")
+        goes_on_from = getattr(stage, "GOES_ON_FROM", ())
+        scratch = _tidied(store.scratch(node.name), goes_on_from)
+        known = {role: _lineage(store, source, report) for role, source in node.inputs.items()}
+        inputs = {r: Path(s.source) if isinstance(s, Outside) else store.path(s.name) for r, s in node.inputs.items()}
+        more = {"known": known | {"self": Lineage(node.digest, node.digest)}} if node.stage in HOLDING else {}
+        started = time.monotonic()
+        report(0, 0, "starting")
+        summary = stage.run(node.spec, inputs, scratch, report, **more)
+        _unchanged(node)
+        return store.seal(node.name, _manifest(node, summary, time.monotonic() - started), stage.LEAVES, goes_on_from)
+
+
+def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
+    """The scratch folder with nothing in it but what the stage can go on from."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    for path in scratch.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in goes_on_from:
+            path.unlink()
+    return scratch
+
+
+def _lineage(store: Store, source: Input, report: Report) -> Lineage:
+    """What an input is, after it was seen to be as it was made; one that is damaged is made again where the plan says how.
+
+    Raises:
+        UserError: it is damaged and not part of the plan.
+    """
+    if isinstance(source, Outside):
+        check_hub(source.source)
+        if owner := store.owner(Path(source.source)):
+            store.checked(owner)
+        return Lineage(source.digest, source.digest)
+    if isinstance(source, Node):
+        make(store, source, report)
+    manifest = store.checked(source.name)
+    origin = manifest.sources.get("model")
+    if "changed" in manifest.summary and origin:
+        return Lineage(manifest.digest, origin, frozenset(manifest.summary["changed"]))
+    return Lineage(manifest.digest, manifest.digest)
+
+
+def _unchanged(node: Node) -> None:
+    """See that nothing from outside was changed while it was used: it would stand under a key that is not its own."""
+    for source in node.inputs.values():
+        if isinstance(source, Outside) and (path := Path(source.source)).exists() and digest_path(path) != source.digest:
+            raise UserError(f"{path} was changed while it was being used.", "Run the same command again when it is left alone.")
 
 
 def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
@@ -67,11 +124,12 @@ def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
         digest=node.digest,
         stage=node.stage,
         stage_version=STAGE_VERSIONS[node.stage],
-        spec=node.spec.model_dump(mode="json"),
+        spec=redacted(node.spec.model_dump(mode="json")),
         inputs={r: f"{s.source} ({s.digest[:16]})" if isinstance(s, Outside) else s.name for r, s in node.inputs.items()},
+        sources={role: source.digest for role, source in node.inputs.items()},
         methods=dict(node.methods),
         files={},
-        summary=summary,
+        summary=redacted(summary),
         seconds=round(seconds, 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=os.environ.get(COMMAND, _command()),
@@ -84,7 +142,7 @@ def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
 
 
 def _command() -> str:
-    return " ".join(["remnant", *sys.argv[1:]])
+    return scrubbed_command(["remnant", *sys.argv[1:]])
 
 
 def _packages() -> dict[str, str]:
@@ -122,7 +180,7 @@ def missing(store: Store, nodes: Sequence[Node]) -> list[Node]:
 
 def work(store: Store, nodes: Sequence[Node], report_for: Callable[[Node], Report]) -> list[Node]:
     """Make all pieces that can be made, skipping those in other hands; returns the ones that failed or hang on a failed one."""
-    failed: set[str] = {n.name for n in nodes if (store.scratch(n.name) / "error.json").is_file()}
+    failed: set[str] = {n.name for n in nodes if (store.scratch(n.name) / FAILURE).is_file()}
     todo = list(nodes)
     while True:
         # What is complete stays complete, so only the rest is looked at again.
@@ -134,7 +192,7 @@ def work(store: Store, nodes: Sequence[Node], report_for: Callable[[Node], Repor
             return [n for n in nodes if n.name in failed]
         if not any(_attempt(store, node, report_for(node), failed) for node in ready):
             time.sleep(POLL_SECONDS)
-            failed |= {n.name for n in todo if (store.scratch(n.name) / "error.json").is_file()}
+            failed |= {n.name for n in todo if (store.scratch(n.name) / FAILURE).is_file()}
 
 
 def _attempt(store: Store, node: Node, report: Report, failed: set[str]) -> bool:
@@ -153,26 +211,43 @@ def _attempt(store: Store, node: Node, report: Report, failed: set[str]) -> bool
 
 def _note_failure(store: Store, node: Node, message: str, trace: str) -> None:
     scratch = store.scratch(node.name)
-    scratch.mkdir(parents=True, exist_ok=True)
-    (scratch / "error.json").write_text(json.dumps({"message": message, "traceback": trace}), encoding="utf-8")
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / FAILURE).write_text(json.dumps({"message": scrubbed(message), "traceback": scrubbed(trace)}), encoding="utf-8")
+    except OSError as error:
+        tell(f"{node.name} failed: {scrubbed(message)} This could not be kept ({error.strerror}).")
 
 
 def failures(store: Store, nodes: Sequence[Node | Piece]) -> dict[str, dict[str, str]]:
     """Message and traceback of the pieces that failed, by name."""
-    paths = {n.name: store.scratch(n.name) / "error.json" for n in nodes}
-    return {name: json.loads(p.read_text(encoding="utf-8")) for name, p in paths.items() if p.is_file()}
+    paths = {n.name: store.scratch(n.name) / FAILURE for n in nodes if not store.has(n.name)}
+    return {name: _failure(path) for name, path in paths.items() if path.is_file()}
+
+
+def _failure(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_bytes())
+        return {"message": str(found["message"]), "traceback": str(found["traceback"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"message": f"it failed, and {path} cannot be read. Run the same command again.", "traceback": ""}
+
+
+def repair(store: Store, nodes: Sequence[Node], stages: Sequence[str]) -> None:
+    """Set damaged artefacts of some stages aside, so that they count as missing."""
+    for node in nodes:
+        if node.stage in stages and store.path(node.name).exists() and not store.sound(node.name):
+            with disk_errors(store.root):
+                store.set_aside(node.name)
 
 
 def forget_failures(store: Store, nodes: Sequence[Node]) -> None:
     """Let the pieces that failed be tried again."""
     for node in nodes:
-        (store.scratch(node.name) / "error.json").unlink(missing_ok=True)
+        (store.scratch(node.name) / FAILURE).unlink(missing_ok=True)
 
 
 def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess.Popen[bytes]]:
     """Worker processes for a sweep, each with its share of the cores, ending by themselves when nothing is left to do."""
-    order = store.root / "partial" / f"sweep-{os.getpid()}.json"
-    order.write_text(sweep.model_dump_json(), encoding="utf-8")
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     environment = os.environ | {
         COMMAND: _command(),
@@ -180,9 +255,17 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-m", "remnant.flow.run", str(store.root), str(order)]
+    command = [sys.executable, "-P", "-m", "remnant.flow.run", str(store.root)]
     log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")
-    return [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for _ in range(count)]
+    return [subprocess.Popen(command, env=environment, stdin=_order(sweep), stdout=log, stderr=log) for _ in range(count)]
+
+
+def _order(sweep: SweepSpec) -> BinaryIO:
+    """The sweep for one worker to read, in a file without a name: settings may hold secrets, which must not outlive a kill."""
+    order = tempfile.TemporaryFile()  # noqa: SIM115 (the worker reads it; it is gone when both have closed it)
+    order.write(sweep.model_dump_json().encode())
+    order.seek(0)
+    return cast(BinaryIO, order)
 
 
 def stop_workers(workers: Sequence["subprocess.Popen[bytes]"]) -> None:
@@ -199,11 +282,11 @@ def stop_workers(workers: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 
 def clean_up(store: Store) -> None:
-    """Remove this process's order and log of workers."""
+    """Remove this process's log of workers."""
     for path in (store.root / "partial").glob(f"*-{os.getpid()}.*"):
         path.unlink(missing_ok=True)
     for path in (store.root / "partial").iterdir():
-        if path.is_dir() and store.has(path.name):
+        if path.is_dir() and store.has(path.name.rstrip("~")):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -211,13 +294,24 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _worker(root: str, order: str) -> None:
+def _say_again(said: list[tuple[Path, int, int, str]]) -> None:
+    """Repeat what was said last, so that a piece that reports nothing for a while does not look forsaken; ends with the process."""
+    while True:
+        time.sleep(AGAIN_SECONDS)
+        for state in list(said):
+            write_progress(*state)
+
+
+def _worker(root: str) -> None:
     """The body of a worker process."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     parent = os.getppid()
     store = Store(Path(root)).open()
-    sweep = SweepSpec.model_validate_json(Path(order).read_text(encoding="utf-8"))
+    sweep = SweepSpec.model_validate_json(sys.stdin.buffer.read())
+
+    said: list[tuple[Path, int, int, str]] = []
+    threading.Thread(target=_say_again, args=(said,), daemon=True).start()
 
     def report_for(node: Node) -> Report:
         last = 0.0
@@ -226,8 +320,9 @@ def _worker(root: str, order: str) -> None:
             nonlocal last
             if os.getppid() != parent:
                 raise KeyboardInterrupt
+            said[:] = [(store.scratch(node.name), done, total, note)]
             if time.monotonic() - last > WRITE_SECONDS or done == total:
-                write_progress(store.scratch(node.name), done, total, note)
+                write_progress(*said[0])
                 last = time.monotonic()
 
         return report
@@ -236,7 +331,10 @@ def _worker(root: str, order: str) -> None:
         work(store, plan(sweep), report_for)
     except (KeyboardInterrupt, Interrupted):
         sys.exit(130)
+    except Exception:
+        sys.stderr.write(scrubbed(traceback.format_exc()))
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    _worker(*sys.argv[1:3])
+    _worker(sys.argv[1])

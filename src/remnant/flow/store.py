@@ -1,76 +1,138 @@
-"""A folder of artefacts found by what made them. An artefact appears under its name only when it is complete."""
+"""A folder of artefacts found by what made them. An artefact appears under its name only when it is complete.
+
+Nothing is believed that was not checked: a manifest carries the digest of itself, files are compared with it before they are used, and a
+lock is tried before it is relied on.
+"""
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from remnant.durable import SCRATCH, digest_file, digest_of, rename, sync_tree, tell, write_text
 from remnant.errors import UserError
 from remnant.records import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
+FOLDERS = ("objects", "partial", "names", "locks")
+PROGRESS, FAILURE = "progress.json", "error.json"
+# What no stage declares and everybody expects in a scratch folder; other strangers are named when they are left out.
+EXPECTED = (PROGRESS, FAILURE, MANIFEST, f"*{SCRATCH}")
+_FREE, _OTHER = "Free some space; the same command goes on.", "Choose another folder with --store."
+_REASONS = {
+    errno.ENOSPC: ("The disk is full", _FREE),
+    errno.EDQUOT: ("The disk quota is used up", _FREE),
+    errno.EFBIG: ("The file system takes no file of this size", _OTHER),
+    errno.EROFS: ("The disk is read-only", _OTHER),
+    errno.EACCES: ("The folder is not writable", _OTHER),
+    errno.EPERM: ("The folder is not writable", _OTHER),
+    errno.ENOTDIR: ("A file stands where a folder is needed", _OTHER),
+    errno.EISDIR: ("A folder stands where a file is needed", _OTHER),
+    errno.ENOENT: ("The folder cannot be made", _OTHER),
+    errno.EEXIST: ("A file stands where a folder is needed", _OTHER),
+    errno.ENAMETOOLONG: ("A name is too long for the file system", _OTHER),
+    errno.EIO: ("The disk has a fault", "Copy what is there to another disk; the same command goes on."),
+    errno.ESTALE: ("The file system was taken away", "Mount it again; the same command goes on."),
+}
+# How libraries in Rust (safetensors, tokenizers) report what the system told them.
+_IN_WORDS = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
+Signature = tuple[int, int, int, int]
+_digests: dict[Path, tuple[Signature, str]] = {}
 
 
-def digest_of(data: Any) -> str:
-    """sha256 of the canonical JSON form of some data, in hex."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()).hexdigest()
+def signature(path: Path) -> Signature:
+    """What changes whenever a file does: size, times of content and inode, inode."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
-def digest_file(path: Path) -> str:
-    """sha256 of a file's content, in hex, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest_once(path: Path) -> str:
+    """``digest_file``, read once per process unless the file changes."""
+    now = signature(path)
+    known = _digests.get(path)
+    if known is None or known[0] != now:
+        _digests[path] = known = (now, digest_file(path))
+    return known[1]
 
 
 def digest_path(path: Path) -> str:
     """sha256 over the names and contents of a file or of all files below a folder."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return digest_of([[p.relative_to(path).as_posix(), digest_file(p)] for p in files])
+    return digest_of([[p.relative_to(path).as_posix(), digest_once(p)] for p in files])
 
 
 @contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
-    """Faults of the disk as user errors."""
+def disk_errors(root: Path, elsewhere: str = _OTHER) -> Iterator[None]:
+    """Faults of the disk as user errors; ``elsewhere`` says how to choose another place."""
     try:
         yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: ("The disk is full", "Free some space; the same command goes on."),
-            errno.EDQUOT: ("The disk quota is used up", "Free some space; the same command goes on."),
-            errno.EROFS: ("The disk is read-only", "Choose another folder with --store."),
-            errno.EACCES: ("The folder is not writable", "Choose another folder with --store."),
-            errno.EPERM: ("The folder is not writable", "Choose another folder with --store."),
-            errno.ENOTDIR: ("A file stands where a folder is needed", "Choose another folder with --store."),
-            errno.ENOENT: ("The folder cannot be made", "Choose another folder with --store."),
-            errno.EEXIST: ("A file stands where a folder is needed", "Choose another folder with --store."),
-        }
-        if error.errno not in reasons:
+    except UserError:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code is None and (match := _IN_WORDS.search(str(error))):
+            code = int(match[1] or match[2])
+        if code not in _REASONS:
             raise
-        message, remedy = reasons[error.errno]
-        raise UserError(f"{message} ({error.filename or root}).", remedy) from error
+        message, remedy = _REASONS[code]
+        place = getattr(error, "filename", None) or root
+        raise UserError(f"{message} ({place}).", elsewhere if remedy is _OTHER else remedy) from error
 
 
 class Store:
-    """Artefacts below one folder: objects/ (complete), partial/ (resumable), names/ (labels), locks/."""
+    """Artefacts below one folder: objects/ (complete), partial/ (resumable), names/ (labels), locks/, damaged/ (set aside)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._manifests: dict[str, tuple[Signature, Manifest | None]] = {}
 
     def open(self) -> "Store":
-        """Make the folders; raises UserError where that is not possible."""
+        """Make the folders that are not there, and try the lock.
+
+        Raises:
+            UserError: the folders cannot be made, or locks have no effect here.
+        """
         with disk_errors(self.root):
-            for name in ("objects", "partial", "names", "locks"):
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+            for name in FOLDERS:
+                if not (self.root / name).is_dir():
+                    (self.root / name).mkdir(parents=True, exist_ok=True)
+        self._try_lock()
         return self
+
+    def _try_lock(self) -> None:
+        """Take a lock and see that it is refused a second time; takes a tenth of a millisecond."""
+        place = self.root / "locks" / "trial"
+        try:
+            first, second = place.open("a"), place.open("a")
+        except OSError:
+            return  # nothing can be written here, so nothing will be made
+        with first, second:
+            if not self._flock(first.fileno()):
+                return  # another process is trying it this moment, and was heeded
+            if self._flock(second.fileno()):
+                raise self._unlocked("has no effect")
+
+    def _flock(self, place: int, *, wait: bool = False) -> bool:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise self._unlocked(f"is refused: {os.strerror(error.errno or 0)}") from error
+        return True
+
+    def _unlocked(self, how: str) -> UserError:
+        return UserError(
+            f"The file system of {self.root} has no working locks (flock {how}), so two runs could spoil each other's files.", _OTHER
+        )
 
     def path(self, name: str) -> Path:
         """Where an artefact stands once it is complete."""
@@ -81,78 +143,184 @@ class Store:
         return self.root / "partial" / name
 
     def has(self, name: str) -> bool:
-        """Whether an artefact is complete."""
-        return (self.path(name) / MANIFEST).is_file()
+        """Whether an artefact is complete: its manifest is there, whole, and this artefact's."""
+        return self._read(name) is not None
 
     def manifest(self, name: str) -> Manifest:
-        """The manifest of a complete artefact."""
-        return Manifest.model_validate_json((self.path(name) / MANIFEST).read_text(encoding="utf-8"))
+        """The manifest of a complete artefact; raises UserError if it is missing or damaged."""
+        found = self._read(name)
+        if found is None:
+            raise self.refusal(name, [MANIFEST])
+        return found
+
+    def _read(self, name: str) -> Manifest | None:
+        path = self.path(name) / MANIFEST
+        try:
+            now = signature(path)
+            known = self._manifests.get(name)
+            if known is None or known[0] != now:
+                self._manifests[name] = known = (now, _believed(name, path.read_bytes()))
+        except OSError:
+            return None
+        return known[1]
 
     def manifests(self) -> dict[str, Manifest]:
-        """All complete artefacts, oldest first; what another version of the store wrote is left out."""
-        found = {}
-        for path in self.root.glob(f"objects/*/{MANIFEST}"):
-            try:
-                found[path.parent.name] = self.manifest(path.parent.name)
-            except ValidationError:
-                continue
+        """All complete artefacts, oldest first; what is damaged, or was written by another version, is left out."""
+        names = (path.parent.name for path in self.root.glob(f"objects/*/{MANIFEST}"))
+        found = {name: manifest for name in names if (manifest := self._read(name))}
         return dict(sorted(found.items(), key=lambda item: item[1].created))
 
     @contextmanager
     def lock(self, name: str, *, wait: bool) -> Iterator[bool]:
         """Hold the lock of an artefact; yields False at once if another process holds it and ``wait`` is False."""
         with (self.root / "locks" / name).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+            yield self._flock(file.fileno(), wait=wait)
 
-    def seal(self, name: str, manifest: Manifest) -> Path:
-        """Turn a finished scratch folder into an artefact: digests, manifest, rename."""
-        scratch, final = self.scratch(name), self.path(name)
-        (scratch / "progress.json").unlink(missing_ok=True)
-        files = {
-            p.relative_to(scratch).as_posix(): FileRecord(sha256=digest_file(p), bytes=p.stat().st_size)
-            for p in sorted(scratch.rglob("*"))
-            if p.is_file() and p.name != MANIFEST
-        }
-        complete = manifest.model_copy(update={"files": files})
-        (scratch / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(scratch, final)
+    def seal(self, name: str, manifest: Manifest, leaves: Collection[str] = ("*",), goes_on_from: Collection[str] = ()) -> Path:
+        """Turn what a scratch folder has come to into an artefact: digests, manifest, everything on the disk, rename.
+
+        Args:
+            name: of the artefact.
+            manifest: without files.
+            leaves: the names (patterns) of what belongs to the artefact.
+            goes_on_from: the names of what a stage that was killed goes on from. All of the scratch folder stays as it is until the
+                artefact is there, so that a kill at any moment loses no work; then it is removed.
+        """
+        scratch, final, whole = self.scratch(name), self.path(name), self.scratch(f"{name}~")
+        shutil.rmtree(whole, ignore_errors=True)
+        files = {}
+        for path in sorted(p for p in scratch.rglob("*") if p.is_file()):
+            place = path.relative_to(scratch).as_posix()
+            if _fits(place, EXPECTED) or not _fits(place, leaves):
+                if not _fits(place, (*EXPECTED, *goes_on_from)):
+                    tell(f"{place} is nothing that {manifest.stage} leaves behind; it is left out of {name}.")
+                continue
+            files[place] = FileRecord(sha256=digest_file(path), bytes=path.stat().st_size)
+            (whole / place).parent.mkdir(parents=True, exist_ok=True)
+            _second_name(path, whole / place)
+        whole.mkdir(exist_ok=True)
+        write_text(whole / MANIFEST, _sealed(manifest.model_copy(update={"files": files})).model_dump_json(indent=1) + "\n")
+        sync_tree(whole)
+        if final.exists():
+            self.set_aside(name)
+        rename(whole, final)
+        shutil.rmtree(scratch, ignore_errors=True)
         return final
 
     def faults(self, name: str) -> list[str]:
-        """Files of an artefact that are missing or differ from its manifest."""
-        recorded = self.manifest(name).files
-        return [f for f, r in recorded.items() if not (p := self.path(name) / f).is_file() or digest_file(p) != r.sha256]
+        """Files of an artefact that are missing, differ from its manifest, or are not in it; read once per process."""
+        manifest = self._read(name)
+        if manifest is None:
+            return [MANIFEST]
+        folder = self.path(name)
+        found = []
+        for place, recorded in manifest.files.items():
+            with suppress(OSError):
+                if (folder / place).stat().st_size == recorded.bytes and digest_once(folder / place) == recorded.sha256:
+                    continue
+            found.append(place)
+        strange = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return found + sorted(s for s in strange if s not in manifest.files and s != MANIFEST)
+
+    def sound(self, name: str) -> bool:
+        """Whether an artefact is there and as it was made."""
+        return self.has(name) and not self.faults(name)
+
+    def checked(self, name: str) -> Manifest:
+        """The manifest of an artefact whose files were compared with it.
+
+        Raises:
+            UserError: it is damaged; names the folder to delete.
+        """
+        if faults := self.faults(name):
+            raise self.refusal(name, faults)
+        return self.manifest(name)
+
+    def refusal(self, name: str, faults: Collection[str]) -> UserError:
+        """What is said of an artefact that is not as it was made."""
+        manifest = self._read(name)
+        again = f"the command that made it makes it again: {manifest.command}" if manifest else "the command that made it makes it again"
+        shown = ", ".join(list(faults)[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
+        return UserError(f"The artefact {name} is damaged ({shown}).", f"Delete the folder {self.path(name)}; {again}.")
+
+    def set_aside(self, name: str) -> None:
+        """Move a damaged artefact out of the way, so that it is made again."""
+        place = self.root / "damaged" / name
+        place.parent.mkdir(exist_ok=True)
+        faults = self.faults(name)
+        shutil.rmtree(place, ignore_errors=True)
+        rename(self.path(name), place)
+        tell(f"the artefact {name} is damaged ({', '.join(faults[:3])}) and is made again; what is left of it lies in {place}.")
+
+    def owner(self, path: Path) -> str | None:
+        """The artefact of this store that a path lies in; None for a path outside."""
+        objects, place = (self.root / "objects").resolve(), path.resolve()
+        return place.relative_to(objects).parts[0] if objects in place.parents else None
 
     def label(self, label: str, data: dict[str, Any]) -> None:
-        """Keep a human name for some artefacts."""
+        """Keep a human name for some artefacts; raises UserError where the disk does not take it."""
         path = self.root / "names" / f"{label}.json"
-        scratch = path.with_suffix(f".{os.getpid()}.tmp")
-        scratch.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        os.replace(scratch, path)
+        plain = json.loads(json.dumps(data))
+        with disk_errors(self.root):
+            write_text(path, json.dumps({"seal": digest_of(plain), **plain}, indent=1) + "\n")
 
     def labelled(self, label: str) -> dict[str, Any]:
-        """What stands under a human name; raises UserError if nothing does."""
+        """What stands under a human name; raises UserError if nothing does, or it is damaged."""
         path = self.root / "names" / f"{label}.json"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none yet"
             raise UserError(f"There is no run named '{label}' in {self.root}.", f"Known runs: {known}.")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            data = json.loads(path.read_bytes())
+            whole = data.pop("seal") == digest_of(data)
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            whole = False
+        if not whole:
+            raise UserError(f"{path} is damaged.", "Run the sweep again: its name is written anew, nothing is repeated.")
+        return dict(data)
 
     def matching(self, reference: str, stage: str) -> list[str]:
-        """Complete artefacts of a stage whose name or key starts like this."""
-        names = [p.parent.name for p in self.root.glob(f"objects/{stage}-*/{MANIFEST}")]
+        """Artefacts of a stage, damaged ones too, whose name or key starts like this."""
+        names = sorted(p.name for p in self.root.glob(f"objects/{stage}-*"))
         return [n for n in names if n.startswith(reference) or n.split("-", 1)[1].startswith(reference)]
 
 
+def _fits(place: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(place, pattern) for pattern in patterns)
+
+
+def _second_name(path: Path, other: Path) -> None:
+    """The same file by another name; a copy where the file system knows no hard links."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
+
+
+def _own_digest(manifest: Manifest) -> str:
+    return digest_of(manifest.model_dump(mode="json", exclude={"seal"}))
+
+
+def _sealed(manifest: Manifest) -> Manifest:
+    """The manifest as it will be read again, with its own digest in it."""
+    plain = Manifest.model_validate_json(manifest.model_dump_json())
+    return plain.model_copy(update={"seal": _own_digest(plain)})
+
+
+def _believed(name: str, text: bytes) -> Manifest | None:
+    """A manifest that is whole and of this artefact; else None."""
+    try:
+        found = Manifest.model_validate_json(text)
+    except ValueError:
+        return None
+    own = found.key == found.digest[:16] and name == f"{found.stage}-{found.key}"
+    return found if own and found.seal == _own_digest(found) else None
+
+
 def write_progress(scratch: Path, done: int, total: int, note: str) -> None:
-    """Say how far a piece of work is, for whoever is watching the store."""
-    path = scratch / "progress.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"done": done, "total": total, "note": note, "time": time.time()}), encoding="utf-8")
-    os.replace(temporary, path)
+    """Say how far a piece of work is, for whoever is watching the store; where the disk takes nothing more, nothing is said."""
+    path = scratch / PROGRESS
+    temporary = path.with_suffix(SCRATCH)
+    with suppress(OSError):
+        temporary.write_text(json.dumps({"done": done, "total": total, "note": note, "time": time.time()}), encoding="utf-8")
+        os.replace(temporary, path)

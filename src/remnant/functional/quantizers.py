@@ -2,6 +2,8 @@
 
 A weight is [rows, columns] with the input dimension last; more leading axes (experts) count as rows. Codes are int8 of the weight's
 shape. Decoding is ``(codes - zero) * scale`` on integer grids and ``level[codes] * scale`` on float grids.
+
+Every function here raises ValueError for a weight that is not finite, and where its result would not be: nothing broken becomes a number.
 """
 
 from typing import NamedTuple
@@ -13,6 +15,10 @@ from remnant.levels import FP4_LEVELS, NF4_LEVELS
 
 # Entries that are rounded at once.
 PIECE = 1 << 16
+
+
+class Indivisible(ValueError):
+    """The blocks of a grid do not divide the rows of a weight."""
 
 
 class Quantized(NamedTuple):
@@ -47,7 +53,7 @@ def rtn(weight: Tensor, *, bits: int = 4, granularity: str = "channel", group_si
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"bits must be 2 to 8, not {bits}")
-    blocks = _blocks(weight.float(), granularity, group_size)
+    blocks = _blocks(_numbers(weight), granularity, group_size)
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     if scheme == "asym":
         return _asymmetric(weight, blocks, low, high)
@@ -80,7 +86,35 @@ def _on_grid(weight: Tensor, blocks: Tensor, scale: Tensor, zero: Tensor | None,
         if zero is not None:
             piece -= zero[here]
         piece *= scale[here]
-    return Quantized(codes.reshape(weight.shape), scale, zero, decoded.reshape(weight.shape))
+    return _sound(Quantized(codes.reshape(weight.shape), scale, zero, decoded.reshape(weight.shape)))
+
+
+def _numbers(weight: Tensor) -> Tensor:
+    """The weight as float32.
+
+    Raises:
+        ValueError: it holds infinities, or what is no number.
+    """
+    wide = weight.float()
+    if not _all_finite(wide):
+        raise ValueError("it holds values that are not finite")
+    return wide
+
+
+def _sound(found: Quantized) -> Quantized:
+    """A result that is finite.
+
+    Raises:
+        ValueError: a scale or a decoded value left the range of its float.
+    """
+    if not (_all_finite(found.weight) and _all_finite(found.scale)):
+        raise ValueError("the result is not finite: its values or scales are beyond the range of the format")
+    return found
+
+
+def _all_finite(values: Tensor) -> bool:
+    """Whether all are finite, by one sum; only where that overflows is every value looked at."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _blocks(weight: Tensor, granularity: str, group_size: int) -> Tensor:
@@ -92,7 +126,7 @@ def _blocks(weight: Tensor, granularity: str, group_size: int) -> Tensor:
         return weight.reshape(-1, columns)
     if granularity == "group":
         if columns % group_size:
-            raise ValueError(f"the group size {group_size} does not divide the row length {columns}")
+            raise Indivisible(f"the group size {group_size} does not divide the row length {columns}")
         return weight.reshape(-1, group_size)
     raise ValueError(f"unknown granularity '{granularity}'; known: tensor, channel, group")
 
@@ -102,8 +136,14 @@ def _safe(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
+def _reciprocal(scale: Tensor) -> Tensor:
+    """1 / scale; 0 where that is no float32, as such a scale is kept as 0 anyway."""
+    inverse = 1 / torch.where(scale == 0, torch.ones_like(scale), scale)
+    return torch.where((scale != 0) & inverse.isfinite(), inverse, torch.zeros_like(scale))
+
+
 def _quantized(weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None, decoded: Tensor) -> Quantized:
-    return Quantized(codes.to(torch.int8).reshape(weight.shape), scale, zero, decoded.reshape(weight.shape))
+    return _sound(Quantized(codes.to(torch.int8).reshape(weight.shape), scale, zero, decoded.reshape(weight.shape)))
 
 
 def nf4(weight: Tensor, *, block: int = 64) -> Quantized:
@@ -125,20 +165,22 @@ def fp4(weight: Tensor, *, block: int = 64) -> Quantized:
 
 
 def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quantized:
-    flat = weight.float().flatten()
+    flat = _numbers(weight).flatten()
     padded = torch.nn.functional.pad(flat, (0, -flat.numel() % block)).view(-1, block)
     scale = _safe(padded.abs().amax(-1, keepdim=True))
     table = torch.tensor(levels, dtype=torch.float32, device=weight.device)
     ordered, code_of = table.sort(stable=True)
     edges = (ordered[1:] + ordered[:-1]) / 2
     # bitsandbytes multiplies whole blocks by a reciprocal and divides the last, cut one; on a tie the two differ.
-    scaled = padded * (1.0 / scale)
+    # Of blocks so small that 1 / scale is no float32 a multiple is taken, by a power of two, which changes no quotient.
+    lift = torch.where(scale < 2.0**-60, 2.0**90, 1.0)
+    scaled = (padded * lift) * (1.0 / (scale * lift))
     if flat.numel() % block:
         scaled[-1] = padded[-1] / scale[-1]
     index = torch.bucketize(scaled, edges)
     codes = code_of[index]
     decoded = (ordered[index] * scale).flatten()[: flat.numel()].view(weight.shape)
-    return Quantized(codes.to(torch.int8).flatten()[: flat.numel()].view(weight.shape), scale, None, decoded)
+    return _sound(Quantized(codes.to(torch.int8).flatten()[: flat.numel()].view(weight.shape), scale, None, decoded))
 
 
 def fp8(weight: Tensor, *, block: int = 0) -> Quantized:
@@ -146,9 +188,9 @@ def fp8(weight: Tensor, *, block: int = 0) -> Quantized:
 
     Codes are the bits of torch's float8_e4m3fn. Source: Micikevicius et al. 2022 (arXiv 2209.05433), table 1.
     """
-    blocks = _blocks(weight.float(), "group" if block else "channel", block)
+    blocks = _blocks(_numbers(weight), "group" if block else "channel", block)
     scale = _safe(blocks.abs().amax(-1, keepdim=True) / 448)
-    rounded = (blocks / scale).to(torch.float8_e4m3fn)
+    rounded = (blocks / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
     return _quantized(weight, rounded.view(torch.int8), scale, None, rounded.float() * scale)
 
 
@@ -157,9 +199,9 @@ def q8_0(weight: Tensor, *, block: int = 32) -> Quantized:
 
     Source: llama.cpp, quantize_row_q8_0_ref (rounds halves away from zero).
     """
-    blocks = _blocks(weight.float(), "group", block)
+    blocks = _blocks(_numbers(weight), "group", block)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
-    scaled = blocks * torch.where(scale > 0, 1 / _safe(scale), torch.zeros_like(scale))
+    scaled = blocks * _reciprocal(scale)
     codes = scaled.sign() * (scaled.abs() + 0.5).floor()
     kept = scale.half().float()
     return _quantized(weight, codes, kept, None, codes * kept)
@@ -170,11 +212,10 @@ def q4_0(weight: Tensor, *, block: int = 32) -> Quantized:
 
     Source: llama.cpp, quantize_row_q4_0_ref (codes there are 0 to 15, here less 8).
     """
-    blocks = _blocks(weight.float(), "group", block)
+    blocks = _blocks(_numbers(weight), "group", block)
     at = blocks.abs().argmax(-1, keepdim=True)
     scale = blocks.gather(-1, at) / -8
-    inverse = torch.where(scale != 0, 1 / torch.where(scale == 0, torch.ones_like(scale), scale), torch.zeros_like(scale))
-    codes = (blocks * inverse + 8.5).trunc().clamp(max=15) - 8
+    codes = (blocks * _reciprocal(scale) + 8.5).trunc().clamp(max=15) - 8
     kept = scale.half().float()
     return _quantized(weight, codes, kept, None, codes * kept)
 
@@ -193,5 +234,5 @@ def cast(weight: Tensor, *, dtype: str = "bfloat16") -> Quantized:
     """
     if dtype not in ("bfloat16", "float16"):
         raise ValueError(f"the dtype is bfloat16 or float16, not {dtype}")
-    kept = weight.to(getattr(torch, dtype))
-    return Quantized(kept.view(torch.int16), _safe(weight.float().abs().amax().view(1, 1)), None, kept.float())
+    kept, largest = weight.to(getattr(torch, dtype)), _numbers(weight).abs().amax().view(1, 1)
+    return _sound(Quantized(kept.view(torch.int16), _safe(largest), None, kept.float()))

@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """A value with the bounds of its 95 % bootstrap interval."""
+    """A value with the bounds of its bootstrap interval, 95 % where nothing else is said."""
 
     value: float
     low: float
@@ -49,12 +49,12 @@ def resampled(sizes: tuple[int, ...], resamples: int, seed: int) -> list[NDArray
     return [rng.integers(0, size, (resamples, size)) for size in sizes]
 
 
-def interval(value: float, draws: Array) -> Interval | None:
-    """The 2.5 % and 97.5 % points of the finite draws; None where the value or a tenth of the draws is not finite."""
+def interval(value: float, draws: Array, level: float = 0.95) -> Interval | None:
+    """The middle ``level`` of the finite draws; None where the value or a tenth of the draws is not finite."""
     finite = draws[np.isfinite(draws)]
     if not np.isfinite(value) or len(finite) < 0.9 * len(draws):
         return None
-    low, high = np.quantile(finite, [0.025, 0.975])
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value), float(low), float(high))
 
 
@@ -114,7 +114,27 @@ def bootstrap_auc(forget: Array, holdout: Array, resamples: int, seed: int, of: 
     return interval(of(auc(forget, holdout)), draws)
 
 
-def bootstrap_ratio(parts: tuple[Array, ...], of: Callable[..., Array], resamples: int, seed: int) -> Interval | None:
+def auc_draws(pairs: Sequence[tuple[Array, Array]], resamples: int, seed: int) -> Array:
+    """[models, 1 + resamples] AUCs of several models on the same texts: the AUC itself, then resampled for all models together.
+
+    Args:
+        pairs: per model the values of forget texts and of holdout texts, in one order for all models; no side empty.
+        resamples: how often forget and holdout texts are drawn anew.
+        seed: of the draws.
+    """
+    forget, holdout = pairs[0]
+    chosen = resampled((len(forget), len(holdout)), resamples, seed)
+    # How often each text is drawn: an AUC is a bilinear form in these counts.
+    counts = [np.apply_along_axis(np.bincount, 1, c, minlength=n) for c, n in zip(chosen, map(len, pairs[0]), strict=True)]
+    found = []
+    for f, h in pairs:
+        wins = (h[None, :] < f[:, None]) + 0.5 * (h[None, :] == f[:, None])
+        draws = ((counts[0] @ wins) * counts[1]).sum(-1) / (len(f) * len(h))
+        found.append(np.concatenate([[auc(f, h)], draws]))
+    return np.array(found)
+
+
+def bootstrap_ratio(parts: tuple[Array, ...], of: Callable[..., Array], resamples: int, seed: int, level: float = 0.95) -> Interval | None:
     """A function of the means of several aligned columns (same items, same order), all resampled together.
 
     Source: the paired bootstrap (Efron and Tibshirani 1993, chapter 6).
@@ -125,4 +145,4 @@ def bootstrap_ratio(parts: tuple[Array, ...], of: Callable[..., Array], resample
     with np.errstate(divide="ignore", invalid="ignore"):
         value = of(*(np.array([p.mean()]) for p in parts))
         draws = of(*(p[index].mean(-1) for p in parts))
-    return interval(float(value[0]), draws)
+    return interval(float(value[0]), draws, level)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,32 +47,71 @@ def read_list(path: Path) -> list[Any]:
     """A JSON list from a corpus folder.
 
     Raises:
-        UserError: missing, not UTF-8, not JSON, or not a list.
+        UserError: missing, not UTF-8, not JSON, not a list, or with half a surrogate pair in it.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"The corpus has no {path.parent.name}/{path.name}.", "Prepare it again.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON in UTF-8: {error}.") from error
     if not isinstance(data, list):
         raise UserError(f"{path} holds no list.", "MUSE's files are lists of strings or of records.")
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path} holds half of a surrogate pair, which is no text.", "Write the text in Unicode again.") from error
     return data
 
 
 def settings(corpus: Path) -> dict[str, Any]:
-    """The corpus card: name, token lengths, counts, and the metrics that are absent with the reason."""
-    return dict(json.loads((corpus / "corpus.json").read_text(encoding="utf-8")))
+    """The corpus card: name, token lengths, counts, and the metrics that are absent with the reason.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = corpus / "corpus.json"
+    try:
+        card = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{corpus} is no prepared corpus: it has no corpus.json.", "Make one with: remnant prepare") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: it is not JSON.", "Prepare the corpus again.") from error
+    whole = isinstance(card, dict) and isinstance(card.get("absent"), dict) and type(card.get("answer_tokens")) is int
+    if not whole or card["answer_tokens"] < 1:
+        raise UserError(f"{path} is damaged: it does not say answer_tokens and what is absent.", "Prepare the corpus again.")
+    return dict(card)
+
+
+def records(path: Path, *keys: str) -> list[dict[str, Any]]:
+    """A JSON list of records that have all these keys, each a string.
+
+    Raises:
+        UserError: as ``read_list``, or a record has not.
+    """
+    rows = read_list(path)
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
+            raise UserError(f"{path}: record {i + 1} lacks {' or '.join(keys)}, or one of them is no string.", "Prepare the corpus again.")
+    return rows
+
+
+def texts(path: Path) -> list[str]:
+    """A JSON list of strings; raises UserError as ``read_list`` or for anything else among them."""
+    rows = read_list(path)
+    if bad := [i for i, row in enumerate(rows) if not isinstance(row, str)]:
+        raise UserError(f"{path}: entry {bad[0] + 1} is no string.", "Prepare the corpus again.")
+    return rows
 
 
 def raw_texts(corpus: Path, split: str) -> list[str]:
     """The documents of one split: forget, retain1, retain2 or holdout."""
-    return [text for text in read_list(corpus / "raw" / f"{split}.json") if text.strip()]
+    return [text for text in texts(corpus / "raw" / f"{split}.json") if text.strip()]
 
 
 def verbmem_items(corpus: Path, side: str = "forget") -> list[Item]:
     """Prompts cut from forget (or retain) text, with the text that follows."""
-    rows = read_list(corpus / "verbmem" / f"{side}.json")
+    rows = records(corpus / "verbmem" / f"{side}.json", "prompt", "gt")
     return [Item(f"{side}-text-{i}", half_of(i), row["prompt"], row["gt"]) for i, row in enumerate(rows)]
 
 
@@ -82,46 +122,108 @@ def question(text: str, answer: str = "") -> str:
 
 def knowmem_items(corpus: Path, side: str) -> list[Item]:
     """Questions about forget or retain text; the prompt without the shown examples."""
-    rows = read_list(corpus / "knowmem" / f"{side}_qa.json")
+    rows = records(corpus / "knowmem" / f"{side}_qa.json", "question", "answer")
     return [Item(f"{side}-question-{i}", half_of(i), question(r["question"]), r["answer"]) for i, r in enumerate(rows)]
 
 
 def knowmem_prefix(corpus: Path, side: str) -> str:
     """The shown examples that stand before every question of one side."""
-    rows = read_list(corpus / "knowmem" / f"{side}_qa_icl.json")
+    rows = records(corpus / "knowmem" / f"{side}_qa_icl.json", "question", "answer")
     return "".join(question(row["question"], row["answer"]) for row in rows)
 
 
 def privleak_texts(corpus: Path, split: str) -> list[str]:
     """Texts for the membership test."""
-    return [str(text) for text in read_list(corpus / "privleak" / f"{split}.json")]
+    return texts(corpus / "privleak" / f"{split}.json")
+
+
+class Frame(NamedTuple):
+    """The special tokens that a tokenizer puts before every text and behind it."""
+
+    start: list[int]
+    end: list[int]
+
+
+def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    """What a tokenizer puts around a text by itself, found by trying it on one letter."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a")["input_ids"])
+    for first in range(len(whole) - len(plain) + 1):
+        if whole[first : first + len(plain)] == plain:
+            return Frame(whole[:first], whole[first + len(plain) :])
+    # A tokenizer that cuts the letter otherwise between its special tokens.
+    special = set(tokenizer.all_special_ids)
+    inner = [place for place, token in enumerate(whole) if token not in special]
+    return Frame(whole[: inner[0]], whole[inner[-1] + 1 :]) if inner else Frame(whole, [])
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str, around: Frame | None = None) -> list[int]:
+    """The tokens of a text that something may follow: those that the tokenizer puts before it stay, those behind it are left out.
+
+    This is how every text is encoded that is read, continued or trained on, alone or joined with another: joined texts are encoded as
+    one, and the tokens of the first alone are those that it has in common with the whole (``context_tokens``).
+
+    Args:
+        tokenizer: the model's.
+        text: what is encoded.
+        around: the tokenizer's ``frame``, where it is known already.
+
+    Raises:
+        UserError: a text that is not Unicode (half of a surrogate pair), or that the tokenizer cannot encode.
+    """
+    around = around or frame(tokenizer)
+    try:
+        ids = list(tokenizer(text)["input_ids"])
+    except (UnicodeError, TypeError) as error:
+        raise UserError(
+            f"A text cannot be encoded, {text[:40]!r}: {error}.", "It must be text in Unicode, without lone surrogates."
+        ) from error
+    count = len(around.end)
+    return ids[:-count] if count and ids[-count:] == around.end else ids
+
+
+def context_tokens(whole: Sequence[int], beginning: Sequence[int]) -> int:
+    """How many tokens two encodings have in common from the start: of a text and of its beginning, those that belong to it alone."""
+    return next((n for n, (a, b) in enumerate(zip(whole, beginning, strict=False)) if a != b), min(len(whole), len(beginning)))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int) -> list[list[int]]:
-    """Token lists of at most ``max_tokens``; a longer text becomes several, none shorter than two tokens."""
+    """Token lists of at most ``max_tokens``; a longer text becomes several, none shorter than two tokens.
+
+    Each begins with the tokenizer's start token, if it has one, and none ends with an end token.
+    """
+    around = frame(tokenizer)
     chunks: list[list[int]] = []
     for text in texts:
-        ids = list(tokenizer(text)["input_ids"])
-        chunks += [ids[i : i + max_tokens] for i in range(0, len(ids), max_tokens)]
+        ids = prompt_ids(tokenizer, text, around)
+        start = around.start if ids[: len(around.start)] == around.start else []
+        room = max(1, max_tokens - len(start))
+        chunks += [start + ids[i : i + room] for i in range(len(start), len(ids), room)]
     return [chunk for chunk in chunks if len(chunk) > 1]
 
 
 def pack(tokenizer: PreTrainedTokenizerBase, texts: list[str], block: int, seed: int) -> list[list[int]]:
     """Documents in random order, separated by a blank line (MUSE's .txt form), in blocks of at most ``block`` tokens.
 
-    Every block starts with the tokenizer's start token and the start of a document; a longer document is cut.
+    Every block starts with the tokenizer's start token and the start of a document; a longer document is cut. No end token stands anywhere.
     """
     order = random.Random(seed).sample(range(len(texts)), len(texts))
-    start, gap = list(tokenizer("")["input_ids"]), list(tokenizer("\n\n", add_special_tokens=False)["input_ids"])
+    start, gap = frame(tokenizer).start, _blank_line(tokenizer)
     blocks: list[list[int]] = []
     for i in order:
         ids = list(tokenizer(texts[i], add_special_tokens=False)["input_ids"])
         if blocks and len(blocks[-1]) + len(gap) + len(ids) <= block:
             blocks[-1] += gap + ids
         else:
-            room = block - len(start)
+            room = max(1, block - len(start))
             blocks += [start + ids[k : k + room] for k in range(0, len(ids), room)]
     return [b for b in blocks if len(b) > 1]
+
+
+def _blank_line(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A blank line behind a text; alone, some tokenizers put the token of a space before it."""
+    alone, behind = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("x", "x\n\n"))
+    return behind[context_tokens(behind, alone) :]
 
 
 def batch_order(size: int, batch_size: int, step: int, seed: int) -> list[int]:

@@ -1,6 +1,5 @@
 """The model that was opened last, kept so that its versions are opened by reading only the weights in which they differ from it."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,45 +8,38 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from remnant.lineage import Lineage
 from remnant.model.load import device, open_model
-
-MANIFEST = "manifest.json"
 
 
 class Held(NamedTuple):
-    """A model in memory.
-
-    ``place``: the folder whose weights it has. ``origin``: the model that it is a version of, itself where it is none. ``apart``: the
-    weights in which it differs from its origin.
-    """
+    """A model in memory, and what its weights are."""
 
     model: PreTrainedModel
-    place: str
-    origin: str
-    apart: frozenset[str]
+    lineage: Lineage
 
 
 _held: list[Held] = []
 
 
-def take(folder: Path) -> Held:
+def take(folder: Path, lineage: Lineage | None = None) -> Held:
     """The model of a folder, on its device, for the caller to use and change; hand it to ``keep`` if it may be used again.
 
     Where the model that was kept last is the same, or another version of the same origin, only the weights in which the two differ are
-    read; else it is let go and the whole model is opened.
+    read; else it is let go and the whole model is opened. Without a ``lineage`` a model is its own origin, known by its place and by
+    sizes, times and inodes of its files, within this process only. Names of folders and what lies beside the weights are never asked.
 
     Raises:
         UserError: as ``open_model``.
     """
-    place = _place(folder)
-    origin, apart = _lineage(folder, place)
+    own = lineage or _of_files(folder)
     last = _held.pop() if _held else None
-    if last and last.place == place:
+    if last and last.lineage.digest == own.digest:
         return last
-    if last and last.origin == origin and _read_again(last.model, folder, last.apart | apart):
-        return Held(last.model, place, origin, apart)
+    if last and last.lineage.origin == own.origin and _read_again(last.model, folder, last.lineage.apart | own.apart):
+        return Held(last.model, own)
     del last
-    return Held(open_model(str(folder)).to(device()), place, origin, apart)  # type: ignore[arg-type]
+    return Held(open_model(str(folder)).to(device()), own)  # type: ignore[arg-type]
 
 
 def keep(held: Held) -> None:
@@ -60,24 +52,17 @@ def let_go() -> None:
     _held.clear()
 
 
-def version(held: Held, out: Path, apart: Iterable[str]) -> Held:
-    """The model after some of its weights were changed and it was saved in another folder."""
-    return Held(held.model, _place(out), held.place, frozenset(apart))
+def version(held: Held, out: Path, apart: Iterable[str], lineage: Lineage | None = None) -> Held:
+    """The model after some of its weights were changed and it was saved in another folder (or as what it is known by)."""
+    digest = (lineage or _of_files(out)).digest
+    return Held(held.model, Lineage(digest, held.lineage.digest, frozenset(apart)))
 
 
-def _place(folder: Path) -> str:
-    """A name that stands for the weights in a folder: the key of an artefact, else where it lies."""
-    stage, _, key = folder.name.rpartition("-")
-    return folder.name if stage and len(key) == 16 else str(folder.resolve())
-
-
-def _lineage(folder: Path, place: str) -> tuple[str, frozenset[str]]:
-    """Origin and differing weights of what was made here earlier; anything else is its own origin."""
-    path = folder / MANIFEST
-    made = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "changed" not in made.get("summary", {}):
-        return place, frozenset()
-    return made["inputs"]["model"], frozenset(made["summary"]["changed"])
+def _of_files(folder: Path) -> Lineage:
+    """A name for the files that lie in a folder now."""
+    found = [(p.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for p in sorted(folder.glob("*")) if (s := p.stat())]
+    name = repr((str(folder.resolve()), found))
+    return Lineage(name, name)
 
 
 @torch.no_grad()

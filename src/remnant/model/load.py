@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import logging
 import re
 from collections.abc import Collection, Iterator
@@ -12,17 +11,20 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from remnant.errors import UserError
+from remnant.functional.touched import KINDS, LEFT_ALONE, kind_of
+from remnant.model.door import check_folder, check_size, packed_by
+from remnant.model.sizes import longest_text
+from remnant.model.whole import check_finite, check_whole
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
-_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -32,58 +34,78 @@ def device() -> torch.device:
 
 
 def _check_source(source: str, what: str) -> None:
-    folder = Path(source)
-    if folder.is_dir() or _HUB_ID.fullmatch(source):
+    path = Path(source)
+    if path.is_dir() or (_HUB_ID.fullmatch(source) and not path.exists()):
         return
+    if path.is_file():
+        raise UserError(f"{what} '{source}' is a file.", "Give the folder that it is in.")
     raise UserError(f"{what} '{source}' is neither a folder nor a hub id.", "Give a folder in Hugging Face form or owner/name.")
 
 
 def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal language model in evaluation mode, from a folder or a hub id.
+    """A causal language model in evaluation mode, from a folder or a hub id, all of it and finite.
 
     Raises:
-        UserError: no such folder, no configuration, no weights, damaged weights, hub out of reach.
+        UserError: no such folder, an adapter, no configuration or one that cannot be built, no weights, more than one set of them,
+            damaged, missing, surplus, wrongly shaped or not finite weights, hub out of reach.
     """
     _check_source(source, "The model")
     folder = Path(source)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"The model folder {source} has no config.json.", "Give a folder written by save_pretrained.")
-        if not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
-            raise UserError(f"The model folder {source} has no weights.", "Expected *.safetensors or pytorch_model*.bin in it.")
-    try:
+    stored = check_folder(folder) if folder.is_dir() else None
+    packed = packed_by(source) is not None
+    with _faults_of(source, "The model"):
+        # Code that comes with a model is not run, and nobody is asked whether it may.
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if stored and not packed:
+            check_size(config, stored, source)
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the libraries that unpack quantized weights
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **_placed(source))
-    except SafetensorError as error:
-        raise UserError(f"The weights in {source} are damaged or cut short ({error}).", "Copy or download the model again.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"The model {source} cannot be opened: {str(error).splitlines()[0]}") from error
+            opened: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # so that they are named below
+                output_loading_info=True,
+                # Packed weights are unpacked where they are to stay.
+                **({"device_map": str(device())} if packed else {}),
+            )
+    model, info = opened
+    check_whole(info, source)
+    check_finite(model, source)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _placed(source: str) -> dict[str, Any]:
-    """Packed weights are unpacked where they are to stay."""
-    config = Path(source) / "config.json"
-    packed = config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
-    return {"device_map": str(device())} if packed else {}
+@contextlib.contextmanager
+def _faults_of(source: str, what: str) -> Iterator[None]:
+    """Whatever a library says of what it cannot open, in one sentence. Libraries raise errors of any kind on broken files."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
+        raise
+    except SafetensorError as error:
+        raise UserError(f"The weights in {source} are damaged or cut short ({error}).", "Copy or download the model again.") from error
+    except Exception as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        kind = "" if isinstance(error, OSError | ValueError) and said else f"{type(error).__name__} "
+        raise UserError(f"{what} {source} cannot be opened: {kind}{said[:300]}") from error
 
 
 def open_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id, with a padding token.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it has no special token that could stand for padding.
     """
     _check_source(source, "The tokenizer")
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise UserError(f"The folder {source} has no tokenizer.", "Copy tokenizer.json (or tokenizer.model) of the same model into it.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer of {source} cannot be opened: {str(error).splitlines()[0]}") from error
+    with _faults_of(source, "The tokenizer of"):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # What stands in padding is neither attended nor counted; only a special token is left out of texts that are decoded.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"The tokenizer of {source} has no token for padding.", "Name a pad_token in its tokenizer_config.json.")
     return tokenizer
 
 
@@ -95,11 +117,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: 
 
 def context_length(model: PreTrainedModel) -> int:
     """Longest sequence that the model takes, in tokens."""
-    config: Any = model.config
-    for name in ("max_position_embeddings", "n_positions"):
-        if (length := getattr(config, name, None)) is not None:
-            return int(length)
-    return 1 << 30
+    return longest_text(model)
 
 
 class Matrix(NamedTuple):
@@ -120,12 +138,13 @@ class Matrix(NamedTuple):
         self.parameter.data.copy_(weight.T if self.transposed else weight)
 
 
-def matrices(model: nn.Module, skip: Collection[str] = ("lm_head", "embedding", "norm")) -> Iterator[Matrix]:
+def matrices(model: nn.Module, skip: Collection[str] = LEFT_ALONE) -> Iterator[Matrix]:
     """The weights that a quantizer may touch, each tied weight once.
 
-    ``kind`` is lm_head, embedding, norm (all one-dimensional weights), router, experts ([experts, out, in]) or linear.
-    A word of ``skip`` leaves out a kind, or every weight whose name contains it. Biases are never listed.
+    ``kind`` is as in ``kind_of``, where the model knows its own head and embeddings whatever they are called.
+    A word of ``skip`` leaves out a kind, any other word every weight whose name contains it. Biases are never listed.
     """
+    words = [word for word in skip if word not in KINDS]
     modules = dict(model.named_modules())
     getter = getattr(model, "get_output_embeddings", None)
     head = getter() if getter else None
@@ -134,18 +153,7 @@ def matrices(model: nn.Module, skip: Collection[str] = ("lm_head", "embedding", 
         owner = modules[path]
         if "bias" in leaf or not parameter.is_floating_point():
             continue
-        kind = _kind(name, owner, owner is head, parameter.ndim)
-        if kind not in skip and not any(word in name for word in skip):
+        known = "lm_head" if owner is head else "embedding" if isinstance(owner, nn.Embedding) else None
+        kind = known or kind_of(name, tuple(parameter.shape))
+        if kind not in skip and not any(word in name for word in words):
             yield Matrix(name, kind, parameter, isinstance(owner, Conv1D))
-
-
-def _kind(name: str, owner: nn.Module, is_head: bool, ndim: int) -> str:
-    if is_head:
-        return "lm_head"
-    if isinstance(owner, nn.Embedding):
-        return "embedding"
-    if ndim == 1:
-        return "norm"
-    if ndim == 3:
-        return "experts"
-    return "router" if re.search(r"(router|\bgate)\.weight$", name) else "linear"

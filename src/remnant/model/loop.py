@@ -1,8 +1,8 @@
 """The training loop: a loss per micro-step -> weights. Used to train targets and to unlearn."""
 
+import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from remnant.durable import digest_of, tell
 from remnant.errors import Interrupted, UserError
 from remnant.functional.weights import stochastic_round
+from remnant.model import kept
 from remnant.model.load import matrices
 from remnant.model.parts import Part
 from remnant.records import OptimSpec
@@ -162,7 +164,8 @@ def fit(
         model: trained in place, in the dtype of ``spec.weights``.
         spec: the optimiser's settings.
         loss_at: micro-step -> (scalar loss, its parts for the log).
-        folder: receives steps.jsonl and, while running, resume.pt.
+        folder: receives steps.jsonl, and resume.pt, from which a call that follows goes on; also behind the last step, so that a model
+            that could not be saved costs no steps. Whoever seals the folder leaves it out.
         report: called with (steps done, steps in all, note).
         after_step: called with the step, its parts and a JSON-like memory that is kept across resumption; True stops.
         moving: the parts that may move; by default what ``spec.train_only`` says.
@@ -180,17 +183,18 @@ def fit(
     _release(model, parts_that_move)
     stepper = Stepper(parts_that_move, spec)
     resume, log = folder / "resume.pt", folder / "steps.jsonl"
-    step, memory, stopped = _load(resume, model, stepper, log)
-    saved = time.monotonic()
+    own = _fingerprint(model, spec)
+    step, memory, stopped = _load(resume, log, model, stepper, own)
+    begun, saved = step, time.monotonic()
 
     def keep() -> None:
         if renew is None:
-            _save(resume, model, stepper, step, memory, stopped)
+            _save(resume, log, own, model, stepper, step, memory, stopped)
 
     try:
         while step < spec.steps and not stopped:
             if renew is not None and step and step % renew.every == 0:
-                _save(resume, model, None, step, memory, stopped)
+                _save(resume, log, own, model, None, step, memory, stopped)
                 chosen = renew.choose()
                 _release(model, chosen)
                 stepper = Stepper(chosen, spec)
@@ -210,7 +214,8 @@ def fit(
     except KeyboardInterrupt as error:
         keep()
         raise Interrupted(f"Interrupted at step {step} of {spec.steps}.", "The same command goes on from there.") from error
-    resume.unlink(missing_ok=True)
+    if step > begun or not resume.is_file():
+        _save(resume, log, own, model, None, step, memory, stopped)
     return step, memory
 
 
@@ -241,22 +246,47 @@ def _append(log: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def _save(resume: Path, model: nn.Module, stepper: Stepper | None, step: int, memory: dict[str, Any], stopped: bool) -> None:
+def last_of(log: Path, name: str) -> float | None:
+    """One entry of the last step in the log; None where no step was done."""
+    lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.is_file() else []
+    return float(json.loads(lines[-1])[name]) if lines else None
+
+
+def _lines(log: Path, most: int) -> bytes:
+    """The first lines of the step log."""
+    return b"".join(log.read_bytes().splitlines(keepends=True)[:most]) if log.is_file() else b""
+
+
+def _fingerprint(model: nn.Module, spec: OptimSpec) -> str:
+    """What steps belong to: the settings and the weights before the first one (sums of their bytes, the same in any order)."""
+    sums = [(name, int(p.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64))) for name, p in model.named_parameters()]
+    return digest_of([spec.model_dump(mode="json"), sums])
+
+
+def _save(
+    resume: Path, log: Path, own: str, model: nn.Module, stepper: Stepper | None, step: int, memory: dict[str, Any], stopped: bool
+) -> None:
     """Write everything that the next step depends on; without a stepper it starts afresh."""
-    state = {"model": model.state_dict(), "step": step, "memory": memory, "stopped": stopped} | (stepper.state() if stepper else {})
-    scratch = resume.with_suffix(".tmp")
-    torch.save(state, scratch)
-    os.replace(scratch, resume)
+    told = hashlib.sha256(_lines(log, step)).hexdigest()
+    state = {"model": model.state_dict(), "step": step, "memory": memory, "stopped": stopped, "log": told, "of": own}
+    kept.save(state | (stepper.state() if stepper else {}), resume)
 
 
-def _load(resume: Path, model: nn.Module, stepper: Stepper, log: Path) -> tuple[int, dict[str, Any], bool]:
-    if not resume.is_file():
-        log.unlink(missing_ok=True)
+def _load(resume: Path, log: Path, model: nn.Module, stepper: Stepper, own: str) -> tuple[int, dict[str, Any], bool]:
+    """What was saved, the log cut back to it; the beginning where nothing was, or what is there is damaged or another run's."""
+    state = kept.load(resume)
+    lines = _lines(log, state["step"]) if state else b""
+    if state and state["of"] != own:
+        state = None
+    if state and hashlib.sha256(lines).hexdigest() != state["log"]:
+        tell(f"{log} is damaged; the steps are done again.")
+        state = None
+    if state is None:
+        for path in (resume, log):
+            path.unlink(missing_ok=True)
         return 0, {}, False
-    state = torch.load(resume, weights_only=True)
     model.load_state_dict(state["model"])
     if "optimizer" in state:
         stepper.restore(state)
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-    log.write_text("".join(lines[: state["step"]]), encoding="utf-8")
+    log.write_bytes(lines)
     return state["step"], state["memory"], state["stopped"]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from remnant.errors import UserError
+from remnant.functional.touched import LEFT_ALONE
 from remnant.functional.weights import at_least_percentile
 from remnant.model.load import Matrix, matrices
 from remnant.model.parts import Part
@@ -51,7 +52,7 @@ def find(model: PreTrainedModel, spec: SureSpec, loss_over_all: Callable[[], Ite
     Raises:
         UserError: no weight of the wanted kinds, or attention that is not four projections.
     """
-    chosen = list(matrices(model, skip=tuple({"lm_head", "embedding", "norm"} - set(spec.also))))
+    chosen = list(matrices(model, skip=tuple({*LEFT_ALONE} - {"router", *spec.also})))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for matrix in chosen:
@@ -88,7 +89,8 @@ def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
     """Rows or single weights: one tensor of scores per matrix, one threshold over all of them."""
     scores = [_row_norms(m) if spec.unit == "row" else _gradient(m).abs() for m in chosen]
     if spec.scaled and spec.unit == "row":
-        scores = [s / m.read().shape[-1] ** 0.5 for s, m in zip(scores, chosen, strict=True)]
+        # A norm's weight is a row of one number.
+        scores = [s / m.read().shape[-1] ** 0.5 if m.read().ndim > 1 else s for s, m in zip(scores, chosen, strict=True)]
     mask = at_least_percentile(torch.cat([s.flatten() for s in scores]), spec.percentile)
     moving, start = [], 0
     for matrix, score in zip(chosen, scores, strict=True):

@@ -1,37 +1,22 @@
 """Read weights of a checkpoint on disk (safetensors, one file or sharded) piece by piece, without building a model."""
 
-import json
 import os
 import re
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from remnant.errors import UserError
+from remnant.functional.touched import is_quantized_by_default
 from remnant.predict.casts import narrow, widen
+from remnant.weightfiles import COPY_AGAIN, Entry, config_of, entries_of
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 BYTES = {"F32": 4, "BF16": 2, "F16": 2}
-_NOT_QUANTIZED = re.compile(r"(embed|wte|wpe|lm_head|norm|\bln_|layernorm|router|\bgate\.weight|\.bias$)", re.IGNORECASE)
 _CONV1D = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
-
-
-class Entry(NamedTuple):
-    """Where one weight lies: file, first byte, dtype of the header (F32, BF16, F16, ...) and shape."""
-
-    file: Path
-    offset: int
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return int(np.prod(self.shape, dtype=np.int64))
 
 
 class Checkpoint:
@@ -43,15 +28,13 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.entries: dict[str, Entry] = {}
-        for file in _shards(folder):
-            self.entries |= _header(file)
+        self.entries: dict[str, Entry] = entries_of(folder)
         self.transposed = _conv1d(folder)
         self._opened: dict[Path, FileIO] = {}
 
     def matrices(self) -> list[str]:
-        """Names of the weights that quantizers usually touch: two or more dimensions, no embedding, head, norm or router."""
-        return [n for n, e in self.entries.items() if len(e.shape) > 1 and not _NOT_QUANTIZED.search(n)]
+        """Names of the weights that quantizers usually touch: linear layers and stacked experts (`remnant.functional.touched`)."""
+        return [n for n, e in self.entries.items() if is_quantized_by_default(n, e.shape)]
 
     def turned(self, name: str) -> bool:
         """Whether the weight is stored as [in, out] (GPT-2)."""
@@ -72,7 +55,7 @@ class Checkpoint:
         file = self._opened.get(entry.file) or self._opened.setdefault(entry.file, FileIO(entry.file))
         read = os.preadv(file.fileno(), [raw.data], entry.offset + first * BYTES[entry.dtype])
         if read != raw.size:
-            raise UserError(f"{entry.file} is cut short inside {name}.", "Copy or download the checkpoint again.")
+            raise UserError(f"{entry.file} is cut short inside {name}.", COPY_AGAIN)
         return raw
 
 
@@ -96,39 +79,5 @@ def round_to(weights: Floats, stored: str, dtype: str) -> None:
             weights[:] = weights.astype(np.float16)
 
 
-def _shards(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"The checkpoint {folder} is not a folder.", "Give a folder with *.safetensors in it.")
-    index = folder / "model.safetensors.index.json"
-    files = sorted(folder.glob("*.safetensors"))
-    if index.is_file():
-        files = sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    files = [f for f in files if f.name != "codes.safetensors"]
-    if not files:
-        raise UserError(f"The folder {folder} has no *.safetensors.", "Save the model again with save_pretrained.")
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"The shard {file.name} of {folder} is missing.", "Copy or download the checkpoint again.")
-    return files
-
-
-def _header(file: Path) -> dict[str, Entry]:
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if not 0 < length <= size - 8:
-                raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(opened.read(length))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged or no safetensors file ({error}).", "Copy or download the checkpoint again.") from error
-    header.pop("__metadata__", None)
-    entries = {n: Entry(file, 8 + length + e["data_offsets"][0], e["dtype"], tuple(e["shape"])) for n, e in header.items()}
-    if max((8 + length + e["data_offsets"][1] for e in header.values()), default=0) > size:
-        raise UserError(f"{file} is cut short.", "Copy or download the checkpoint again.")
-    return entries
-
-
 def _conv1d(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "gpt2"
+    return config_of(folder).get("model_type") == "gpt2"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from remnant.catalog import quantizer_params
 from remnant.errors import UserError, unknown
+from remnant.formats import fault_of
 from remnant.predict.kernels import KINDS
 
 Floats = NDArray[np.float32]
@@ -36,7 +37,9 @@ def grid(name: str) -> Grid:
     if found is None:
         raise unknown("quantizer", name, DEFAULT)
     family, params = found
-    if family not in ("rtn", *KINDS):
+    if fault := fault_of(family, params):
+        raise UserError(f"The quantizer '{name}': {fault}")
+    if family not in KINDS:
         raise UserError(f"What {name} keeps is known only when its library has quantized both models.", "Quantize them and judge them.")
     if family == "rtn":
         size = params.get("group_size") if params["granularity"] == "group" else {"channel": 0, "tensor": -1}[str(params["granularity"])]
@@ -61,16 +64,10 @@ def table(grids: Sequence[Grid], columns: int) -> Table:
     blocks = [{0: columns, -1: 0}.get(g.block, g.block) for g in grids]
     return Table(
         math.gcd(columns, *blocks),
-        np.array([KINDS.index(_kind(g)) for g in grids], np.int64),
+        np.array([KINDS.index("asym" if g.scheme == "asym" else g.family) for g in grids], np.int64),
         np.array(blocks, np.int64),
         np.array([_bounds(g) for g in grids], np.float32).reshape(-1, 3),
     )
-
-
-def _kind(grid: Grid) -> str:
-    if grid.family != "rtn":
-        return grid.family
-    return grid.scheme if grid.scheme in ("sym", "asym") else "clamped"
 
 
 def _bounds(grid: Grid) -> tuple[float, float, float]:
@@ -80,7 +77,7 @@ def _bounds(grid: Grid) -> tuple[float, float, float]:
     if grid.family == "q4_0":
         return 0, 15, -8
     if grid.family != "rtn":
-        return -1, 1, 448 if grid.family == "fp8" else 1
+        return (-448, 448, 448) if grid.family == "fp8" else (-1, 1, 1)
     top = 2 ** (grid.bits - 1) - 1
     low = -top if grid.scheme == "sym" else -top - 1
     return low, top, {"sym": top, "half-step": (2**grid.bits - 1) / 2, "paper": top + 1, "asym": top - low}[grid.scheme]

@@ -4,147 +4,58 @@
 passes over it. Counts are kept in float32, which is exact over a span and leaves all of a loop in vectors of one width.
 """
 
-from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from remnant.levels import FP4_LEVELS, NF4_LEVELS
 from remnant.predict.casts import widen
 from remnant.predict.glance import FAST, ONE, SPAN, ZERO, compiled, extremes, update
+from remnant.predict.rounding import (
+    WHOLE,
+    asymmetric,
+    away,
+    fp4,
+    fp8,
+    half_up,
+    integer,
+    nf4,
+    q4_0,
+    q8_0,
+    symmetric,
+    times,
+)
 
 Floats = NDArray[np.float32]
-
-
-@njit(inline="always", fastmath=FAST)
-def _kept(x, cut, normal, least):  # type: ignore[no-untyped-def]
-    """Without so many bits of the mantissa, ties to even; below ``normal`` a multiple of ``least``, as floats with few exponents are."""
-    size = abs(x)
-    bits = np.float32(size).view(np.int32)
-    even = np.int32((bits >> np.int32(cut)) & np.int32(1))
-    near = np.int32((bits + np.int32((1 << (cut - 1)) - 1) + even) & np.int32(-(1 << cut))).view(np.float32)
-    v = np.rint(size * np.float32(1 / least)) * np.float32(least) if size < np.float32(normal) else near
-    return -v if x < 0 else v
-
-
-@njit(cache=True, fastmath={"contract"})
-def _over(w, step, inverse):  # type: ignore[no-untyped-def]
-    """The quotient w / step, rounded correctly, from 1 / step: weights in bfloat16 often lie on a tie, where the last bit decides.
-
-    Source: Markstein 1990 (IBM Journal of Research and Development 34, 1): the product, corrected by its remainder.
-    """
-    product = w * inverse
-    return product + (w - product * step) * inverse
-
-
-# Scales: from a block's smallest and largest weight the step (what weights are divided by), the scale (what codes are multiplied with)
-# and the zero. A block of zeros has the step one. GGUF files keep scales as float16.
-
-
-@njit(inline="always", fastmath=FAST)
-def _symmetric(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
-    step = max(-smallest, largest) / divisor
-    step = step if step > 0 else ONE
-    return step, step, ZERO
-
-
-@njit(inline="always", fastmath=FAST)
-def _asymmetric(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
-    smallest, largest = min(smallest, ZERO), max(largest, ZERO)
-    step = (largest - smallest) / divisor
-    step = step if step > 0 else ONE
-    return step, step, min(max(low - np.rint(smallest / step), low), high)
-
-
-@njit(inline="always", fastmath=FAST)
-def _q8_0(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
-    step, _, zero = _symmetric(smallest, largest, low, high, divisor)
-    return step, _kept(step, 13, 2.0**-14, 2.0**-24), zero
-
-
-@njit(inline="always", fastmath=FAST)
-def _q4_0(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
-    step = (smallest if -smallest >= largest else largest) / divisor
-    step = step if step != 0 else ONE
-    return step, _kept(step, 13, 2.0**-14, 2.0**-24), np.float32(8)
-
-
-# Codes: a weight over the step, rounded to what the grid holds, as a multiple of the scale.
-
-
-@njit(inline="always", fastmath=FAST)
-def _nearest(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
-    """On a grid that ends at the largest weight."""
-    return np.rint(_over(w, step, inverse))
-
-
-@njit(inline="always", fastmath=FAST)
-def _integer(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
-    x = np.rint(_over(w, step, inverse)) + zero
-    x = x if x > low else low
-    return (x if x < high else high) - zero
-
-
-NF4 = tuple(np.float32(v) for v in NF4_LEVELS)
-_E = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(NF4))
-
-
-@njit(inline="always", fastmath=FAST)
-def _nf4(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
-    """The nearest level of NormalFloat; written out, since a loop over levels is not vectorized."""
-    x = w * inverse
-    v = NF4[0]
-    v = NF4[1] if x > _E[0] else v
-    v = NF4[2] if x > _E[1] else v
-    v = NF4[3] if x > _E[2] else v
-    v = NF4[4] if x > _E[3] else v
-    v = NF4[5] if x > _E[4] else v
-    v = NF4[6] if x > _E[5] else v
-    v = NF4[7] if x > _E[6] else v
-    v = NF4[8] if x > _E[7] else v
-    v = NF4[9] if x > _E[8] else v
-    v = NF4[10] if x > _E[9] else v
-    v = NF4[11] if x > _E[10] else v
-    v = NF4[12] if x > _E[11] else v
-    v = NF4[13] if x > _E[12] else v
-    v = NF4[14] if x > _E[13] else v
-    return NF4[15] if x > _E[14] else v
-
-
-FP4 = tuple(np.float32(v) for v in sorted({abs(v) for v in FP4_LEVELS}))
-_H = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(FP4))
-
-
-@njit(inline="always", fastmath=FAST)
-def _fp4(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
-    """The nearest level of the 4-bit float, whose levels lie on both sides of zero alike."""
-    x = w * inverse
-    size = abs(x)
-    v = FP4[0]
-    v = FP4[1] if size > _H[0] else v
-    v = FP4[2] if size > _H[1] else v
-    v = FP4[3] if size > _H[2] else v
-    v = FP4[4] if size > _H[3] else v
-    v = FP4[5] if size > _H[4] else v
-    v = FP4[6] if size > _H[5] else v
-    v = FP4[7] if size > _H[6] else v
-    return -v if x < 0 else v
-
-
-@njit(inline="always", fastmath=FAST)
-def _fp8(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
-    """e4m3: four significant bits, below 1/64 a multiple of 1/512."""
-    return _kept(_over(w, step, inverse), 20, 2.0**-6, 2.0**-9)
+# Blocks whose largest weight is below TINY are rounded as if all were LIFT times as large, since 1 / step is no float32 there.
+TINY, LIFT = np.float32(2.0**-60), np.float32(2.0**90)
 
 
 @njit(inline="always", fastmath=FAST)
 def _terms(d, a, c, tz, uz, ts, us):  # type: ignore[no-untyped-def]
     """What one weight adds to <r, r>, <r, d>, equal codes and erased weights."""
-    r = c * us - a * ts
-    nothing = (a == 0) & (c == 0)
+    one, other = times(a, ts), times(c, us)
+    r = other - one
+    nothing = (one == 0) & (other == 0)
     return r * r, r * d, ONE if (a + tz == c + uz) | nothing else ZERO, ONE if nothing & (d != 0) else ZERO
+
+
+@njit(inline="always", fastmath=FAST)
+def _lift(low, high, other_low, other_high):  # type: ignore[no-untyped-def]
+    """How many times as large as they are a block's weights in both models are looked at; a power of two, so that no quotient changes."""
+    x, y = max(-low, high), max(-other_low, other_high)
+    return LIFT if (x < TINY) & (x > 0) | (y < TINY) & (y > 0) else ONE
+
+
+@compiled
+def _sided(x, smallest):  # type: ignore[no-untyped-def]
+    """The smallest weight of a block whose largest is as far from zero, or zero where the largest comes first."""
+    for i in range(x.size):
+        if abs(x[i]) == -smallest:
+            return smallest if x[i] < 0 else ZERO
+    return smallest
 
 
 def _long_pass(scales, code):  # type: ignore[no-untyped-def]
@@ -155,6 +66,8 @@ def _long_pass(scales, code):  # type: ignore[no-untyped-def]
         for b in range(ends.shape[1]):
             q, s, z = scales(ends[0, b], ends[1, b], low, high, divisor)
             p, v, w = scales(ends[2, b], ends[3, b], low, high, divisor)
+            lift = _lift(ends[0, b], ends[1, b], ends[2, b], ends[3, b])
+            q, p = q * lift, p * lift
             qi, pi = ONE / q, ONE / p
             last = min((b + 1) * block, t.size)
             for start in range(b * block, last, SPAN):
@@ -162,12 +75,13 @@ def _long_pass(scales, code):  # type: ignore[no-untyped-def]
                 square, product, same, erased, distance = ZERO, ZERO, ZERO, ZERO, ZERO
                 for i in range(x.size):
                     d = y[i] - x[i]
-                    found = _terms(d, code(x[i], q, qi, z, low, high), code(y[i], p, pi, w, low, high), z, w, s, v)
+                    a, c = code(times(x[i], lift), q, qi, z, low, high), code(times(y[i], lift), p, pi, w, low, high)
+                    found = _terms(d, a, c, z, w, s, v)
                     square += found[0]
                     product += found[1]
                     same += found[2]
                     erased += found[3]
-                    distance += abs(d)
+                    distance += abs(times(d, lift))
                 out[0] += square
                 out[1] += product
                 out[2] += same
@@ -177,7 +91,7 @@ def _long_pass(scales, code):  # type: ignore[no-untyped-def]
     return long
 
 
-def _short_pass(scales, code, own_scale, zeroed):  # type: ignore[no-untyped-def]
+def _short_pass(scales, code, own_scale, zeroed, ordered):  # type: ignore[no-untyped-def]
     """The pass of one kind of grid over shorter blocks; see ``_pass``.
 
     Steps, inverses, scales and zeros are laid out weight by weight, a span at a time, so that the ends of blocks do not cut the loop into
@@ -189,27 +103,37 @@ def _short_pass(scales, code, own_scale, zeroed):  # type: ignore[no-untyped-def
         tq, ti, ts, tz, uq, ui, us, uz = laid[0], laid[1], laid[2], laid[3], laid[4], laid[5], laid[6], laid[7]
         for start in range(0, t.size, SPAN):
             stop = min(start + SPAN, t.size)
+            lift = ONE
             for b in range(start // block, (stop - 1) // block + 1):
-                q, s, z = scales(ends[0, b], ends[1, b], low, high, divisor)
-                p, v, w = scales(ends[2, b], ends[3, b], low, high, divisor)
+                lift = max(lift, _lift(ends[0, b], ends[1, b], ends[2, b], ends[3, b]))
+            for b in range(start // block, (stop - 1) // block + 1):
+                t_low, u_low = ends[0, b], ends[2, b]
+                if ordered:
+                    t_low = _sided(t[b * block : (b + 1) * block], t_low) if -t_low == ends[1, b] else t_low
+                    u_low = _sided(u[b * block : (b + 1) * block], u_low) if -u_low == ends[3, b] else u_low
+                q, s, z = scales(t_low, ends[1, b], low, high, divisor)
+                p, v, w = scales(u_low, ends[3, b], low, high, divisor)
+                q, p = q * lift, p * lift
                 first, last = max(start, b * block) - start, min(stop, (b + 1) * block) - start
                 tq[first:last], ti[first:last], uq[first:last], ui[first:last] = q, ONE / q, p, ONE / p
                 if own_scale:
                     ts[first:last], us[first:last] = s, v
                 if zeroed:
                     tz[first:last], uz[first:last] = z, w
-            x, y = t[start:stop], u[start:stop]
+            x, y, back = t[start:stop], u[start:stop], ONE / lift
             square, product, same, erased, distance = ZERO, ZERO, ZERO, ZERO, ZERO
             for i in range(x.size):
                 z, w = (tz[i], uz[i]) if zeroed else (ZERO, ZERO)
-                s, v = (ts[i], us[i]) if own_scale else (tq[i], uq[i])
+                s, v = (ts[i], us[i]) if own_scale else (times(tq[i], back), times(uq[i], back))
                 d = y[i] - x[i]
-                found = _terms(d, code(x[i], tq[i], ti[i], z, low, high), code(y[i], uq[i], ui[i], w, low, high), z, w, s, v)
+                a = code(times(x[i], lift), tq[i], ti[i], z, low, high)
+                c = code(times(y[i], lift), uq[i], ui[i], w, low, high)
+                found = _terms(d, a, c, z, w, s, v)
                 square += found[0]
                 product += found[1]
                 same += found[2]
                 erased += found[3]
-                distance += abs(d * ti[i])
+                distance += abs(times(times(d, lift), ti[i]))
             out[0] += square
             out[1] += product
             out[2] += same
@@ -219,13 +143,14 @@ def _short_pass(scales, code, own_scale, zeroed):  # type: ignore[no-untyped-def
     return short
 
 
-def _pass(scales, code, *, own_scale=False, zeroed=False):  # type: ignore[no-untyped-def]
+def _pass(scales, code, *, own_scale=False, zeroed=False, ordered=False):  # type: ignore[no-untyped-def]
     """The pass for one kind of grid: adds <r, r>, <r, d>, equal codes, erased weights and the sum of |d| / step to five float64.
 
     ``ends`` [4, blocks]: smallest and largest of both models; the last block may be short. ``low`` and ``high`` bound the codes.
+    ``own_scale``: the scale is not the step; ``zeroed``: there is a zero; ``ordered``: of two largest weights the first sets the scale.
     """
     long = _long_pass(scales, code)  # type: ignore[no-untyped-call]
-    short = _short_pass(scales, code, own_scale, zeroed)  # type: ignore[no-untyped-call]
+    short = _short_pass(scales, code, own_scale, zeroed, ordered)  # type: ignore[no-untyped-call]
 
     @compiled
     def blocks(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
@@ -237,13 +162,33 @@ def _pass(scales, code, *, own_scale=False, zeroed=False):  # type: ignore[no-un
     return blocks
 
 
-_NEAREST, _CLAMPED = _pass(_symmetric, _nearest), _pass(_symmetric, _integer)  # type: ignore[no-untyped-call]
-_ASYMMETRIC = _pass(_asymmetric, _integer, zeroed=True)  # type: ignore[no-untyped-call]
-_GGUF8 = _pass(_q8_0, _nearest, own_scale=True)  # type: ignore[no-untyped-call]
-_GGUF4 = _pass(_q4_0, _integer, own_scale=True, zeroed=True)  # type: ignore[no-untyped-call]
-_NORMAL4, _FLOAT4, _FLOAT8 = _pass(_symmetric, _nf4), _pass(_symmetric, _fp4), _pass(_symmetric, _fp8)  # type: ignore[no-untyped-call]
+_INTEGER = _pass(symmetric, integer)  # type: ignore[no-untyped-call]
+_ASYMMETRIC = _pass(asymmetric, integer, zeroed=True)  # type: ignore[no-untyped-call]
+_GGUF8 = _pass(q8_0, away, own_scale=True)  # type: ignore[no-untyped-call]
+_GGUF4 = _pass(q4_0, half_up, own_scale=True, zeroed=True, ordered=True)  # type: ignore[no-untyped-call]
+_NORMAL4, _FLOAT4, _FLOAT8 = _pass(symmetric, nf4), _pass(symmetric, fp4), _pass(symmetric, fp8)  # type: ignore[no-untyped-call]
 # Their numbers, by which a table of grids names them.
-KINDS = ("sym", "clamped", "asym", "q8_0", "q4_0", "nf4", "fp4", "fp8")
+KINDS = ("rtn", "asym", "q8_0", "q4_0", "nf4", "fp4", "fp8")
+
+
+def _blockwise(grid):  # type: ignore[no-untyped-def]
+    """Whole blocks times a reciprocal, a last, cut one divided: as `functional/quantizers.py` and bitsandbytes do.
+
+    ``high`` below ``WHOLE`` asks for the product.
+    """
+
+    @compiled
+    def blocks(t, u, block, ends, divisor, laid, out):  # type: ignore[no-untyped-def]
+        whole = t.size // block * block
+        if whole:
+            grid(t[:whole], u[:whole], block, ends, -ONE, ONE, divisor, laid, out)
+        if whole < t.size:
+            grid(t[whole:], u[whole:], block, ends[:, -1:], -ONE, WHOLE, divisor, laid, out)
+
+    return blocks
+
+
+_NORMAL4_BLOCKS, _FLOAT4_BLOCKS = _blockwise(_NORMAL4), _blockwise(_FLOAT4)  # type: ignore[no-untyped-call]
 
 
 @compiled
@@ -305,19 +250,17 @@ def _run(t, u, short, base, kinds, blocks, bounds, whole, laid, sums):  # type: 
         low, high, divisor, out = bounds[g, 0], bounds[g, 1], bounds[g, 2], sums[g, 2:]
         kind = kinds[g]
         if kind == 0:
-            _NEAREST(t, u, block, ends, low, high, divisor, laid, out)
+            _INTEGER(t, u, block, ends, low, high, divisor, laid, out)
         elif kind == 1:
-            _CLAMPED(t, u, block, ends, low, high, divisor, laid, out)
-        elif kind == 2:
             _ASYMMETRIC(t, u, block, ends, low, high, divisor, laid, out)
-        elif kind == 3:
+        elif kind == 2:
             _GGUF8(t, u, block, ends, low, high, divisor, laid, out)
-        elif kind == 4:
+        elif kind == 3:
             _GGUF4(t, u, block, ends, low, high, divisor, laid, out)
+        elif kind == 4:
+            _NORMAL4_BLOCKS(t, u, block, ends, divisor, laid, out)
         elif kind == 5:
-            _NORMAL4(t, u, block, ends, low, high, divisor, laid, out)
-        elif kind == 6:
-            _FLOAT4(t, u, block, ends, low, high, divisor, laid, out)
+            _FLOAT4_BLOCKS(t, u, block, ends, divisor, laid, out)
         else:
             _FLOAT8(t, u, block, ends, low, high, divisor, laid, out)
 
@@ -335,3 +278,9 @@ def _joined(short: Floats, times: int) -> Floats:
                 found = min(found, short[row, i]) if row % 2 == 0 else max(found, short[row, i])
             wide[row, b] = found
     return wide
+
+
+def must_compile() -> bool:
+    """Whether this is the first time after installing, so that a minute goes into compiling the passes."""
+    written = Path(__file__).stat().st_mtime
+    return not any(kept.stat().st_mtime > written for kept in Path(str(survey.stats.cache_path)).glob("kernels.survey-*.nbi"))

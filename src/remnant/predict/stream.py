@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from remnant.errors import UserError
 from remnant.functional.survival import Sums, untouched
 from remnant.predict import kernels
+from remnant.predict.casts import all_finite
 from remnant.predict.checkpoint import BYTES, Checkpoint, as_float32, round_to
 from remnant.predict.glance import look
 from remnant.predict.grids import Grid, Table, least_common_block, table
+from remnant.weightfiles import compare_names
 
 Floats = NDArray[np.float32]
 Raw = NDArray[np.uint16] | Floats
@@ -27,16 +29,29 @@ Raw = NDArray[np.uint16] | Floats
 PIECE, RUN = 1 << 20, 1 << 14
 # A weight of more than twice so many entries is sampled, in slices of about so many.
 SAMPLE, SLICE = 1 << 21, 1 << 16
+# A GGUF file keeps scales as float16: of the largest weight this part, at most so large.
+HALF_SCALES, MOST_HALF = {"q8_0": 127, "q4_0": 8}, 65504
 # A sample speaks for its weight if it holds the update in proportion, within this factor; else all of the weight is rounded.
 FAIR = 1.5
 
 
-class Piece(NamedTuple):
-    """A run of whole rows of one weight."""
+class Part(NamedTuple):
+    """A run of whole rows of one weight: ``size`` entries from ``first`` on."""
 
     name: str
     first: int
     size: int
+
+
+Pair = Callable[[Part], tuple[Raw, Raw]]
+
+
+class Glance(NamedTuple):
+    """What one look at some rows tells: <d, d>, changed entries, [4, 1] smallest and largest of target and unlearned model."""
+
+    update: float
+    changed: int
+    ends: Floats
 
 
 class Scratch(threading.local):
@@ -83,33 +98,101 @@ def survey(
         UserError: other names or shapes, a dtype that is not float32, bfloat16 or float16, or weights that are not finite.
     """
     names = shared(target, unlearned)
-    scratch = Scratch()
+    pair = partial(_load, Scratch(), target, unlearned)
     total = sum(target.entries[n].size for n in names)
+    if kernels.must_compile():
+        report(0, total, "compiling (once)")
     done = 0
     found: dict[str, dict[str, Sums]] = {}
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        for model in (target, unlearned):
+            _check_others(pool, model, set(names))
         for name in names:
-            columns, usable = _usable(target, name, grids)
-            size = target.entries[name].size
-            pair = partial(_load, scratch, target, unlearned)
-            pieces = list(_pieces(target, name, columns, usable, PIECE))
-            glance = _glance(pool, pair, pieces)
-            if not np.isfinite(glance.update):
-                raise UserError(f"{name} holds a value that is not finite.", "The checkpoint is broken; unlearn or copy it again.")
-            if any(word in name for word in keep):
-                kept = untouched(glance.update, size, glance.changed)
-                found[name] = {g.name: kept for g in usable}
-            else:
-                rounds = partial(_round, pair, table(usable, columns), _run(columns, usable), glance.ends)
-                for taken in (_sampled(target, name, columns, usable, sample) or pieces, pieces):
-                    sums = sum(pool.map(rounds, taken), np.zeros((len(usable), 7)))
-                    looked = sum(piece.size for piece in taken)
-                    if _fair(sums, glance, looked / size):
-                        break
-                found[name] = {g.name: _sums(row, glance, size, looked) for g, row in zip(usable, sums, strict=True)}
-            done += size
+            kept = any(word in name for word in keep)
+            found[name] = _weight(pool, pair, target, name, grids, sample, kept=kept)
+            done += target.entries[name].size
             report(done, total, name)
     return found
+
+
+def _weight(
+    pool: ThreadPoolExecutor, pair: Pair, target: Checkpoint, name: str, grids: Sequence[Grid], sample: int, *, kept: bool
+) -> dict[str, Sums]:
+    """The sums of one weight by grid. Stacked experts have a scale each on a grid with one per weight, as in the quantizers."""
+    columns, usable = _usable(target, name, grids)
+    parts = _experts(target, name)
+    alone = [g for g in usable if g.block < 0] if len(parts) > 1 else []
+    together = [g for g in usable if g not in alone]
+    glances = [_glance(pool, pair, list(_pieces(target, part, columns, together, PIECE))) for part in parts]
+    for glance in glances:
+        _check_glance(name, glance, () if kept else usable)
+    whole = _joined(glances)
+    everything = Part(name, 0, target.entries[name].size)
+    if kept:
+        return {g.name: untouched(whole.update, everything.size, whole.changed) for g in usable}
+    found = _rounded(pool, pair, target, everything, columns, together, whole, sample)
+    for part, glance in zip(parts, glances, strict=True) if alone else ():
+        own = _rounded(pool, pair, target, part, columns, alone, glance, max(sample // len(parts), min(sample, SLICE)))
+        found |= {n: found.get(n, Sums()).plus(s) for n, s in own.items()}
+    return {g.name: found[g.name] for g in usable}
+
+
+def _rounded(
+    pool: ThreadPoolExecutor,
+    pair: Pair,
+    target: Checkpoint,
+    part: Part,
+    columns: int,
+    grids: Sequence[Grid],
+    glance: Glance,
+    sample: int,
+) -> dict[str, Sums]:
+    """The sums of a run of whole rows, from a sample of its slices where that is fair, else from all."""
+    pieces = list(_pieces(target, part, columns, grids, PIECE))
+    rounds = partial(_round, pair, table(grids, columns), _run(columns, grids), glance.ends)
+    for taken in (_sampled(target, part, columns, grids, sample) or pieces, pieces):
+        sums = sum(pool.map(rounds, taken), np.zeros((len(grids), 7)))
+        looked = sum(piece.size for piece in taken)
+        if _fair(sums, glance, looked / part.size):
+            break
+    return {g.name: _sums(row, glance, part.size, looked) for g, row in zip(grids, sums, strict=True)}
+
+
+def _experts(target: Checkpoint, name: str) -> list[Part]:
+    """The [out, in] matrices of a weight, as runs of its entries."""
+    entry = target.entries[name]
+    size = entry.shape[-2] * entry.shape[-1]
+    return [Part(name, first, size) for first in range(0, entry.size, size)]
+
+
+def _check_glance(name: str, glance: Glance, grids: Sequence[Grid]) -> None:
+    if not np.isfinite(glance.update):
+        raise UserError(
+            f"{name} holds a value that is not finite, or too large to be squared.", "The checkpoint is broken; unlearn or copy it again."
+        )
+    largest = float(np.abs(glance.ends).max())
+    for g in grids:
+        if g.family in HALF_SCALES and largest / HALF_SCALES[g.family] > MOST_HALF:
+            raise UserError(
+                f"{name} holds {largest:.3g}, too large for the float16 scales of {g.name}.", "Leave this grid out, or keep it."
+            )
+
+
+def _check_others(pool: ThreadPoolExecutor, model: Checkpoint, looked_at: set[str]) -> None:
+    """Whether the weights that no grid touches are finite too: a model with a broken norm has forgotten nothing."""
+
+    def broken(name: str) -> str | None:
+        entry = model.entries[name]
+        for first in range(0, entry.size, PIECE) if entry.dtype in BYTES else ():
+            raw = np.empty(min(PIECE, entry.size - first) * BYTES[entry.dtype], np.uint8)
+            if not all_finite(entry.dtype, model.read_into(name, first, raw)):
+                return name
+        return None
+
+    for name in filter(None, pool.map(broken, [n for n in model.entries if n not in looked_at])):
+        raise UserError(
+            f"{name} in {model.folder} holds a value that is not finite.", "The checkpoint is broken; unlearn or copy it again."
+        )
 
 
 def shared(target: Checkpoint, unlearned: Checkpoint) -> list[str]:
@@ -121,9 +204,8 @@ def shared(target: Checkpoint, unlearned: Checkpoint) -> list[str]:
     names = target.matrices()
     if not names:
         raise UserError(f"{target.folder} holds no weight that a quantizer would touch.", "Give a checkpoint of a language model.")
+    compare_names(target.folder, target.entries, unlearned.folder, unlearned.entries)
     for name in names:
-        if name not in unlearned.entries:
-            raise UserError(f"{unlearned.folder} has no weight {name}.", "Give two checkpoints of one model; merge adapters first.")
         one, other = target.entries[name], unlearned.entries[name]
         if one.shape != other.shape:
             raise UserError(f"{name} has shape {one.shape} in one checkpoint and {other.shape} in the other.", "Give two of one model.")
@@ -143,32 +225,30 @@ def _usable(target: Checkpoint, name: str, grids: Sequence[Grid]) -> tuple[int, 
     return columns, [g for g in grids if g.family in ("nf4", "fp4") or g.block <= 0 or columns % g.block == 0]
 
 
-def _pieces(target: Checkpoint, name: str, columns: int, grids: Sequence[Grid], entries: int) -> Iterator[Piece]:
+def _pieces(target: Checkpoint, part: Part, columns: int, grids: Sequence[Grid], entries: int) -> Iterator[Part]:
     """Runs of about so many entries in whole rows, in which every block is whole; a transposed weight is one piece."""
-    size = target.entries[name].size
-    if target.turned(name):
-        yield Piece(name, 0, size)
+    if target.turned(part.name):
+        yield part
         return
     rows = max(1, entries // columns)
     blocks = least_common_block(list(grids))
     if columns % blocks:
         rows = max(blocks, rows // blocks * blocks)
-    for first in range(0, size, rows * columns):
-        yield Piece(name, first, min(rows * columns, size - first))
+    for first in range(0, part.size, rows * columns):
+        yield Part(part.name, part.first + first, min(rows * columns, part.size - first))
 
 
-def _sampled(target: Checkpoint, name: str, columns: int, grids: Sequence[Grid], sample: int) -> list[Piece]:
+def _sampled(target: Checkpoint, part: Part, columns: int, grids: Sequence[Grid], sample: int) -> list[Part]:
     """Slices of a large weight, one at random from each of many equal parts; none of one that is to be rounded whole."""
-    size = target.entries[name].size
-    if not sample or size <= 2 * sample or target.turned(name):
+    if not sample or part.size <= 2 * sample or target.turned(part.name):
         return []
-    slices = list(_pieces(target, name, columns, grids, SLICE))
-    count = -(-sample * len(slices) // size)
+    slices = list(_pieces(target, part, columns, grids, SLICE))
+    count = -(-sample * len(slices) // part.size)
     places = (np.arange(count) + np.random.default_rng(0).random(count)) * len(slices) / count
     return [slices[int(place)] for place in places]
 
 
-def _load(scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, piece: Piece) -> tuple[Raw, Raw]:
+def _load(scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, piece: Part) -> tuple[Raw, Raw]:
     """A piece of both models: bits of bfloat16 where both are stored so, else float32.
 
     The target is rounded to the dtype that the unlearned model is stored in: a cast is not an update.
@@ -190,16 +270,8 @@ def _load(scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, piece: Pi
     return found[0], found[1]
 
 
-class Glance(NamedTuple):
-    """What one look at a whole weight tells: <d, d>, changed entries, [4, 1] smallest and largest of target and unlearned model."""
-
-    update: float
-    changed: int
-    ends: Floats
-
-
-def _glance(pool: ThreadPoolExecutor, pair: Callable[[Piece], tuple[Raw, Raw]], pieces: list[Piece]) -> Glance:
-    def one(piece: Piece) -> NDArray[np.float64]:
+def _glance(pool: ThreadPoolExecutor, pair: Pair, pieces: list[Part]) -> Glance:
+    def one(piece: Part) -> NDArray[np.float64]:
         out = np.zeros(6)
         look(*pair(piece), out)
         return out
@@ -209,13 +281,19 @@ def _glance(pool: ThreadPoolExecutor, pair: Callable[[Piece], tuple[Raw, Raw]], 
     return Glance(float(found[:, 0].sum()), int(found[:, 1].sum()), np.array(ends, np.float32)[:, None])
 
 
+def _joined(glances: Sequence[Glance]) -> Glance:
+    ends = np.array([g.ends[:, 0] for g in glances])
+    both = [ends[:, 0].min(), ends[:, 1].max(), ends[:, 2].min(), ends[:, 3].max()]
+    return Glance(sum(g.update for g in glances), sum(g.changed for g in glances), np.array(both, np.float32)[:, None])
+
+
 def _run(columns: int, grids: Sequence[Grid]) -> int:
     """How many weights stay in the cache at a time, whole rows; 0 for the whole piece, where blocks go on over the ends of rows."""
     run = max(1, RUN // columns) * columns
     return run if all(run % g.block == 0 for g in grids if g.block > 0) else 0
 
 
-def _round(pair: Callable[[Piece], tuple[Raw, Raw]], grids: Table, run: int, whole: Floats, piece: Piece) -> NDArray[np.float64]:
+def _round(pair: Pair, grids: Table, run: int, whole: Floats, piece: Part) -> NDArray[np.float64]:
     """[grids, 7] the sums of one piece, in the order of ``kernels.survey``."""
     t, u = pair(piece)
     sums = np.zeros((len(grids.kinds), 7))

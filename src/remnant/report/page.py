@@ -12,6 +12,7 @@ from remnant.report import table
 from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer, pareto_plane
 from remnant.report.pareto import Study, study
 from remnant.report.table import Group, Results
+from remnant.secrecy import redacted
 
 WORST = 3
 
@@ -28,7 +29,7 @@ def write(results: Results, store: Store, out: Path, *, examples: bool = False) 
     Returns:
         The path of the page.
     """
-    with disk_errors(out):
+    with disk_errors(out, "Choose another folder with --out."):
         out.mkdir(parents=True, exist_ok=True)
         summary = json.dumps(table.summary(results), indent=1, allow_nan=False) + "\n"
         (out / "summary.json").write_text(summary, encoding="utf-8")
@@ -51,6 +52,7 @@ def _render(results: Results, studies: list[Study], examples: list[dict[str, Any
         story=table.story(results),
         groups=[_group(g) for g in results.groups],
         signs=table.signs(results),
+        checks=table.checks(results),
         rule=results.sweep.judge,
         failures=results.failures,
         settings=_settings(results),
@@ -76,7 +78,7 @@ def _group(group: Group) -> dict[str, Any]:
 
 def _settings(results: Results) -> list[tuple[str, str]]:
     """The sweep as written, one line per part, only what differs from the defaults."""
-    written = results.sweep.model_dump(mode="json", exclude_defaults=True)
+    written = redacted(results.sweep.model_dump(mode="json", exclude_defaults=True))
     return [(key, json.dumps(value, ensure_ascii=False)) for key, value in written.items()]
 
 

@@ -1,15 +1,14 @@
 """A study's runs as points of knowledge against utility: the front, and the setting chosen on one half of the items, told on the other."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from remnant.catalog import PLAIN, UTILITY
 from remnant.flow.store import Store
 from remnant.report.table import Results
-
-KNOWLEDGE = ("verbmem", "knowmem_forget")
-UTILITY = ("knowmem_retain", "verbmem_retain")
 
 Means = Mapping[str, float]
 
@@ -82,21 +81,28 @@ def _points(results: Results, store: Store, corpus: str, half: str) -> list[Poin
     for (model, seed, quantizer), found in means.items():
         if model not in ("target", "retrain") and quantizer in target:
             runs.setdefault(model, {}).setdefault(seed, {})[quantizer] = found
-    return [_point(corpus, model, seeds, target) for model, seeds in runs.items() if all("full" in by for by in seeds.values())]
+    points = [_point(corpus, model, seeds, target) for model, seeds in runs.items() if all("full" in by for by in seeds.values())]
+    return [p for p in points if p]
 
 
-def _point(corpus: str, model: str, seeds: Mapping[int | None, Mapping[str, Means]], target: Mapping[str, Means]) -> Point:
-    knowledge = [max(_left(by[q], target[q], KNOWLEDGE) for q in by) for by in seeds.values()]
-    in_full = [_left(by["full"], target["full"], KNOWLEDGE) for by in seeds.values()]
+def _point(corpus: str, model: str, seeds: Mapping[int | None, Mapping[str, Means]], target: Mapping[str, Means]) -> Point | None:
+    """A setting; None where one of its numbers is missing, since what was not measured is not forgotten."""
+    knowledge = [max(_left(by[q], target[q], PLAIN) for q in by) for by in seeds.values()]
+    in_full = [_left(by["full"], target["full"], PLAIN) for by in seeds.values()]
     utility = [min(_left(by[q], target[q], UTILITY) for q in by) for by in seeds.values()]
     n = len(seeds)
+    if not all(math.isfinite(x) for by in seeds.values() for q in by for x in (_left(by[q], target[q], m) for m in (PLAIN, UTILITY))):
+        return None
     return Point(corpus, model, sum(knowledge) / n, sum(in_full) / n, sum(utility) / n, n)
 
 
 def _left(found: Means, target: Means, metrics: Sequence[str]) -> float:
-    """Mean over metrics of the share of the target's value; a metric that the target scores 0 on says nothing and is left out."""
-    shares = [found[m] / target[m] for m in metrics if m in found and target.get(m, 0.0) > 0]
-    return sum(shares) / len(shares) if shares else 0.0
+    """Mean over metrics of the share of the target's value; a metric that the target scores 0 on says nothing and is left out.
+
+    Not a number where a metric is missing that the target scores on, or where there is none.
+    """
+    shares = [found.get(m, math.nan) / target[m] for m in metrics if target.get(m, 0.0) > 0]
+    return sum(shares) / len(shares) if shares else math.nan
 
 
 def _means(rows: Path, half: str) -> Means:

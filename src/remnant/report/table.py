@@ -10,10 +10,15 @@ from remnant.catalog import METRICS
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
 from remnant.predict.forecast import FROM_TEXT, Forecast, calibration, forecast, verdict
-from remnant.records import Cell, Manifest, Piece, Recovery, SweepSpec, Verdict
+from remnant.records import Cell, Manifest, Piece, SweepSpec
+from remnant.verdicts import Evidence, Recovery, Verdict
 
 SUMMARY_SCHEMA = 1
+# Stages whose files the report reads.
+READ = ("measure", "explain", "judge")
 SHOWN_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain", "verbmem_retain", "privleak")
+# Plain asking stays below its limits; what a stronger test says is another matter.
+QUIET = ("stayed forgotten", "not said")
 TITLES = {
     "verbmem": "VerMem: forget text continued word for word",
     "knowmem_forget": "KnowMem: questions about forget text",
@@ -46,6 +51,7 @@ class Group:
     verdicts: list[Verdict]
     auc_retrain: float | None
     surviving: list[Surviving] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
 
     @property
     def models(self) -> list[str]:
@@ -90,8 +96,13 @@ class Results:
 
 
 def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: dict[str, str]) -> Results:
-    """Read what is finished of a run; cells of pieces that failed are kept with their status."""
-    done = {p.name: store.manifest(p.name) for p in pieces if store.has(p.name)}
+    """Read what is finished of a run; cells of pieces that failed are kept with their status.
+
+    Raises:
+        UserError: something that is read is damaged; names the folder to delete.
+    """
+    there = [p for p in pieces if store.path(p.name).exists()]
+    done = {p.name: store.checked(p.name) if p.stage in READ else store.manifest(p.name) for p in there}
     pieces_by_name = {p.name: p for p in pieces}
     groups: list[Group] = []
     for piece in pieces:
@@ -107,6 +118,7 @@ def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: d
                 recoveries=[Recovery.model_validate(r) for r in _read(folder / "recovery.json")],
                 verdicts=[Verdict.model_validate(v) for v in _read(folder / "verdicts.json")],
                 auc_retrain=done[piece.name].summary.get("auc_retrain"),
+                evidence=[Evidence.model_validate(e) for e in _read(folder / "evidence.json")],
             )
         )
     for name, manifest in done.items():
@@ -155,6 +167,8 @@ def summary(results: Results) -> dict[str, Any]:
         "cells": [c.model_dump(mode="json") for g in results.groups for c in g.cells],
         "recovery": [{"corpus": g.corpus, "seed": g.seed} | r.model_dump(mode="json") for g in results.groups for r in g.recoveries],
         "verdicts": [{"corpus": g.corpus, "seed": g.seed} | v.model_dump(mode="json") for g in results.groups for v in g.verdicts],
+        "evidence": [{"corpus": g.corpus, "seed": g.seed} | e.model_dump(mode="json") for g in results.groups for e in g.evidence],
+        "checks": checks(results),
         "survival": [_flat(s) for g in results.groups for s in g.surviving],
         "failed": lost,
         "rule": results.sweep.judge.model_dump(mode="json"),
@@ -215,12 +229,27 @@ def _target_signs(results: Results, about: dict[str, Any]) -> dict[str, float]:
     return {}
 
 
+def checks(results: Results) -> list[dict[str, Any]]:
+    """The checks of the instrument of every measurement, the failed ones first."""
+    found = [
+        {k: results.labels[name].get(k) for k in ("corpus", "model", "quantizer", "seed")} | check
+        for name, manifest in results.manifests.items()
+        if manifest.stage == "measure"
+        for check in manifest.summary.get("checks", [])
+    ]
+    return sorted(found, key=lambda check: bool(check["ok"]))
+
+
 def story(results: Results) -> list[str]:
     """What was found, in plain sentences, one paragraph per corpus and seed."""
     several = len({group.seed for group in results.groups}) > 1
     told = [paragraph for group in results.groups for paragraph in _tell(group, f", seed {group.seed}" if several else "")]
+    made = checks(results)
+    failed = [f"{c['model']} {c['quantizer']}: {c['said']}" for c in made if not c["ok"]]
+    opening = [f"Instrument: {len(failed)} of {len(made)} checks failed ({'; '.join(failed)})."] if failed else []
+    opening += [f"Instrument: all {len(made)} checks passed."] if made and not failed else []
     flagged = _flagged(signs(results))
-    return [*told, f"Signs of collapse in what is written: {'; '.join(flagged)}."] if flagged else told
+    return [*opening, *told, *([f"Signs of collapse in what is written: {'; '.join(flagged)}."] if flagged else [])]
 
 
 def _flagged(rows: list[dict[str, Any]]) -> list[str]:
@@ -276,8 +305,8 @@ def _tell_model(group: Group, model: str) -> str:
         verdict = group.verdict(model, quantizer)
         if verdict and quantizer != "full":
             after.setdefault(verdict.outcome, []).append(quantizer)
-    if full.outcome != "stayed forgotten":
+    if full.outcome not in QUIET:
         back = after.get("came back", [])
         return f"{model}: {full.outcome} in full precision ({full.reason}){'; came back under ' if back else ''}{', '.join(back)}."
     told = "; ".join(f"{outcome} under {', '.join(names)}" for outcome, names in after.items())
-    return f"{model} forgot in full precision ({full.reason}). After quantization: {told or 'not measured'}."
+    return f"{model}: {full.outcome} in full precision ({full.reason}). After quantization: {told or 'not measured'}."

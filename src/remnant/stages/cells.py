@@ -1,32 +1,42 @@
 """Rows of one measured model -> its numbers with intervals. No torch."""
 
+import json
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from remnant.catalog import METRICS
+from remnant.errors import UserError
 from remnant.functional.stats import Interval, bootstrap, bootstrap_auc, bootstrap_mean, privleak, true_positives
 from remnant.functional.tofu import USEFUL, forget_quality, forget_truth, model_utility, useful_truth
+from remnant.instrument import Check, faults_of, read_checks
 from remnant.records import CastMember, Cell, Row, Rule, status_of
 
 Array = NDArray[np.float64]
 MEMBERS, OTHERS = "forget", "holdout"
 FALSE_POSITIVES = 0.01
 TRUTH = "tofu_truth_ratio"
+# Sums of floats may leave a share by so much.
+SLACK = 1e-6
 
 
 class Sheet(NamedTuple):
-    """The rows of one measured model: metric -> item -> value, scorable ones only; and why how many were not scorable.
+    """The rows of one measured model: metric -> item -> value, scorable ones only; and metric -> item -> why it was not scorable.
 
-    Where a metric has several sets of items, the key is "metric/set".
+    Where a metric has several sets of items, the key is "metric/set". ``checks``: those of the instrument, None where none were made.
+    ``texts``: set of items -> item -> (truth, what was written).
     """
 
     values: dict[str, dict[str, float]]
-    unscorable: dict[str, Counter[str]]
+    unscorable: dict[str, dict[str, str]]
+    checks: tuple[Check, ...] | None = None
+    texts: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType({})
 
     def column(self, metric: str) -> Array:
         """Values of one metric in the order of the item ids."""
@@ -37,20 +47,79 @@ class Sheet(NamedTuple):
         """Values of an attack on text that is to be forgotten and on text that was never read."""
         return self.column(f"{name}/{MEMBERS}"), self.column(f"{name}/{OTHERS}")
 
+    def items(self, metric: str) -> set[str]:
+        """Ids of all items of a metric, with a number or without."""
+        return set(self.values.get(metric, {})) | set(self.unscorable.get(metric, {}))
+
+    def reasons(self, metric: str) -> Counter[str]:
+        """Why items of a metric have no number, and how often."""
+        return Counter(self.unscorable.get(metric, {}).values())
+
+    def faults(self, metric: str) -> list[str]:
+        """What failed checks of the instrument say that concern a metric."""
+        return faults_of(self.checks or (), metric)
+
 
 def read_rows(path: Path) -> Sheet:
-    """The rows of a measurement."""
+    """The rows of a measurement, with the checks and the texts that lie beside them.
+
+    A number that is not finite, or outside the range of its metric, is no number.
+
+    Raises:
+        UserError: a line is not a row, or an item is given twice: the file is damaged.
+    """
     values: dict[str, dict[str, float]] = {}
-    unscorable: dict[str, Counter[str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = Row.model_validate_json(line)
+    unscorable: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(_lines(path, Row.model_validate_json), 1):
         metric = f"{row.metric}/{row.split}" if row.split else row.metric
-        if row.value is None:
-            unscorable.setdefault(metric, Counter())[row.status] += 1
-            values.setdefault(metric, {})
+        good, bad = values.setdefault(metric, {}), unscorable.setdefault(metric, {})
+        if row.id in good or row.id in bad:
+            raise UserError(f"Line {number} of {path} gives {metric} of {row.id} a second time.", _DAMAGED)
+        if fault := _fault(row):
+            bad[row.id] = fault
         else:
-            values.setdefault(metric, {})[row.id] = row.value
-    return Sheet(values, unscorable)
+            good[row.id] = float(row.value or 0.0)
+    found = read_checks(path.parent)
+    return Sheet(values, {m: lost for m, lost in unscorable.items() if lost}, None if found is None else tuple(found), _texts(path.parent))
+
+
+_DAMAGED = "The measurement is damaged; delete its folder and measure again."
+
+
+def _lines(path: Path, parsed: Callable[[str], Any]) -> list[Any]:
+    """Every line of a file of records, or a sentence about the one that is none."""
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        try:
+            found += [parsed(line)] if line.strip() else []
+        except ValueError as error:
+            raise UserError(f"Line {number} of {path} is no record of a measurement.", _DAMAGED) from error
+    return found
+
+
+def _fault(row: Row) -> str:
+    """Why a row holds no number; empty if it does."""
+    if row.value is None:
+        return row.status
+    if not math.isfinite(row.value):
+        return "the number is not finite"
+    if is_share(row.metric) and not -SLACK <= row.value <= 1 + SLACK:
+        return f"the number {row.value:.3g} is outside 0 to 1"
+    return ""
+
+
+def is_share(metric: str) -> bool:
+    """Whether an item of a built-in metric is a share, 0 to 1."""
+    entry = METRICS.get(metric)
+    return entry is not None and entry.span == "0 to 100" and OTHERS not in {on.partition("_")[2] for on in entry.on} and metric != TRUTH
+
+
+def _texts(folder: Path) -> dict[str, dict[str, tuple[str, str]]]:
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    path = folder / "texts.jsonl"
+    for record in _lines(path, json.loads) if path.is_file() else []:
+        found.setdefault(record["metric"], {})[record["id"]] = record["truth"], record["generated"]
+    return found
 
 
 def auc_of(sheet: Sheet, name: str, rule: Rule, of: Callable[[float], float] = lambda a: a) -> Interval | None:
@@ -73,7 +142,16 @@ def cells_of(member: CastMember, sheet: Sheet, rule: Rule, retrain: Sheet | None
             cells += _attack(member, name, sheet, rule, retrain)
         else:
             cells.append(_plain(member, metric, sheet, rule))
-    return cells + _tofu(member, sheet, rule, retrain)
+    return [_unless_faulty(cell, sheet) for cell in cells + _tofu(member, sheet, rule, retrain)]
+
+
+def _unless_faulty(cell: Cell, sheet: Sheet) -> Cell:
+    """A cell, or the same without its number where a check of the instrument failed that concerns it."""
+    name = "privleak" if cell.metric in ("auc", "auc_tpr") else cell.metric.removesuffix("_tpr")
+    faults = sheet.faults(name)
+    if not faults:
+        return cell
+    return cell.model_copy(update={"value": None, "low": None, "high": None, "status": f"not measured: {faults[0]}"})
 
 
 def _plain(member: CastMember, metric: str, sheet: Sheet, rule: Rule) -> Cell:
@@ -87,14 +165,14 @@ def _plain(member: CastMember, metric: str, sheet: Sheet, rule: Rule) -> Cell:
         found = bootstrap_mean(column, rule.resamples, rule.seed)
     shown = f"{name}_{split}" if split and name in METRICS else name
     unit = 1.0 if name in METRICS and not METRICS[name].unit else 100.0
-    return _cell(member, shown, found, len(column), sheet.unscorable.get(metric), unit=unit)
+    return _cell(member, shown, found, len(column), sheet.reasons(metric), unit=unit)
 
 
 def _attack(member: CastMember, name: str, sheet: Sheet, rule: Rule, retrain: Sheet | None) -> list[Cell]:
     """AUC and true positives of a membership attack; for PrivLeak's also its distance from the retrain model's."""
     forget, holdout = sheet.pair(name)
     n = len(forget) + len(holdout)
-    lost = sum((sheet.unscorable.get(f"{name}/{side}", Counter()) for side in (MEMBERS, OTHERS)), Counter[str]())
+    lost = sheet.reasons(f"{name}/{MEMBERS}") + sheet.reasons(f"{name}/{OTHERS}")
     caught = bootstrap(
         lambda i: true_positives(forget[i[0]], holdout[i[1]], FALSE_POSITIVES), (len(forget), len(holdout)), rule.resamples, rule.seed
     )

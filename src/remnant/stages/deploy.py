@@ -12,13 +12,18 @@ from remnant.catalog import SAVERS
 from remnant.deploy.llamacpp import Runtime
 from remnant.deploy.order import Order, Saved, logits_of
 from remnant.errors import UserError
+from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import matrices, open_model, open_tokenizer
+from remnant.model.saving import LEFT_BY_MODELS
 from remnant.records import PerturbSpec
 
 PROBES, PROBE_TOKENS = 4, 64
 # Kernels that round activations stay below this; weights that were left alone or garbled do not.
 APART = 0.2
+LEAVES = (
+    *LEFT_BY_MODELS, "pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json", "recipe.yaml", "*.gguf",
+)  # fmt: skip
 
 
 def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
@@ -28,6 +33,7 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         UserError: the library is missing, or would do in silence what is not what was asked for.
     """
     let_go()
+    check_plain(str(inputs["model"]), "deployed")
     tokenizer = open_tokenizer(str(inputs["model"]))
     model = open_model(str(inputs["model"]))
     if spec.source_dtype == "bfloat16":

@@ -14,6 +14,8 @@ from remnant.functional.survival import Sums, survival, survival_of_model
 from remnant.predict.checkpoint import Checkpoint
 from remnant.records import ExplainSpec
 
+LEAVES = ("layers.json",)
+
 
 def run(spec: ExplainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Write layers.json, one record per quantized weight; the summary holds the survival of the whole update.

@@ -1,6 +1,7 @@
 """measure: model + corpus -> one row per item and metric; texts apart from rows."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.catalog import METRICS
+from remnant.durable import read_json, write_json
 from remnant.errors import Unscorable, UserError
 from remnant.evaluate.collect import Answers, collect
 from remnant.evaluate.endpoint import Endpoint
@@ -16,20 +18,26 @@ from remnant.evaluate.harness import ability
 from remnant.evaluate.items import ItemSet, items_of
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
-from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, value
+from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, plain, value
 from remnant.evaluate.requests import Backend, Reading, Refused, Request
 from remnant.evaluate.vllm import Vllm
 from remnant.functional.text import cut_answer, signs_of_collapse, words
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
+from remnant.instrument import write_checks
+from remnant.lineage import Lineage
 from remnant.methods import metric, metric_names
-from remnant.model.data import Item, collate, half_of, privleak_texts, raw_texts, settings
+from remnant.model.data import Item, collate, half_of, privleak_texts, prompt_ids, raw_texts, settings
 from remnant.model.held import keep, take
 from remnant.model.load import context_length, device, open_model, open_tokenizer
 from remnant.records import MeasureSpec, MetricSpec, Row
 from remnant.resolve import Method
+from remnant.stages.checks import checks_of
 
 UNREAD_WORDS = 48
+CUT = "ok, cut at the end of the model's context"
+LEAVES = ("rows.jsonl", "texts.jsonl", "checks.json")
+GOES_ON_FROM = ("answers.jsonl", "reference.jsonl", "ability.json")
 
 Report = Callable[[int, int, str], None]
 
@@ -44,8 +52,12 @@ class Plan(NamedTuple):
     wanted: Wanted
 
 
-def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report) -> dict[str, Any]:
+def run(
+    spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report, known: Mapping[str, Lineage] | None = None
+) -> dict[str, Any]:
     """Measure, write rows.jsonl and texts.jsonl; the summary holds absent metrics and the signs of collapse.
+
+    ``known``: what the model is; a version of the model that is in memory is then not opened anew.
 
     Raises:
         UserError: the model or the server cannot be opened, or a user's metric reads what is not there.
@@ -54,7 +66,7 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     card = settings(corpus)
     tokenizer = open_tokenizer(str(corpus / "tokenizer" if spec.endpoint else inputs["model"]))
     elsewhere = spec.endpoint or spec.engine or _gguf_file(inputs)
-    held = None if elsewhere else take(inputs["model"])
+    held = None if elsewhere else take(inputs["model"], (known or {}).get("model"))
     model = held.model if held else None
     backend = _backend(spec, model, tokenizer, inputs)
     plans, sets, absent = _plans(spec, corpus, card, tokenizer, backend, "reference" in inputs)
@@ -77,9 +89,19 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report
     (out / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
     texts = _texts(plans, sets, answers)
     (out / "texts.jsonl").write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
-    for name in ("answers.jsonl", "reference.jsonl", "ability.json"):
-        (out / name).unlink(missing_ok=True)
-    return {"absent": absent | lacking, "rows": len(rows), "signs": _signs(corpus, texts), "half": spec.half, "decoding": spec.decoding}
+    checks = checks_of(rows, texts)
+    write_checks(out, checks)
+    if known is None:  # nobody will seal the folder and leave these out
+        for name in GOES_ON_FROM:
+            (out / name).unlink(missing_ok=True)
+    return {
+        "absent": absent | lacking,
+        "rows": len(rows),
+        "signs": _signs(corpus, texts),
+        "half": spec.half,
+        "decoding": spec.decoding,
+        "checks": [c.model_dump(mode="json") for c in checks],
+    }
 
 
 def _backend(spec: MeasureSpec, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, inputs: Mapping[str, Path]) -> Backend:
@@ -193,12 +215,12 @@ def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -
     about = {"metric": plan.name, "split": plan.split, "id": item.id, "half": item.half}
     try:
         values = {r: _value(r, item, of, plan.wanted, answers, told) for r in plan.method.reads}
-        found = plan.method.load()(*values.values(), **plan.method.params)
+        found = plan.method.load()(*map(plain, values.values()), **plan.method.params)
     except Unscorable as error:
         return Row(**about, value=None, status=str(error))  # type: ignore[arg-type]
-    if found is None or found != found:
+    if found is None or not math.isfinite(found):
         return Row(**about, value=None, status="unscorable")  # type: ignore[arg-type]
-    status = "ok, cut at the end of the model's context" if is_cut(values) else "ok"
+    status = CUT if is_cut(values) else "ok"
     return Row(**about, value=float(found), status=status)  # type: ignore[arg-type]
 
 
@@ -239,12 +261,10 @@ def _ability(
     if not spec.ability or model is None:
         return [], dict.fromkeys((f"ability_{t}" for t in spec.ability), "the harness runs on models opened by transformers only")
     kept = out / "ability.json"
-    if not kept.is_file():
-        scores = ability(model, tokenizer, spec.ability, corpus, Path(spec.ability_tasks) if spec.ability_tasks else None)
-        scratch = kept.with_suffix(".tmp")
-        scratch.write_text(json.dumps(scores), encoding="utf-8")
-        scratch.replace(kept)
-    found = json.loads(kept.read_text(encoding="utf-8"))
+    found = read_json(kept)
+    if found is None:
+        found = ability(model, tokenizer, spec.ability, corpus, Path(spec.ability_tasks) if spec.ability_tasks else None)
+        write_json(kept, found)
     return [
         Row(metric=f"ability_{task}", id=f"{task}-{i}", half=half_of(i), value=value)  # type: ignore[arg-type]
         for task, values in found.items()
@@ -253,23 +273,28 @@ def _ability(
 
 
 @torch.no_grad()
-def _views(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, corpus: Path, on: str) -> dict[str, View]:
-    """The View of every scorable text alone, cut at the model's context, by the id of its item."""
+def _views(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, corpus: Path, on: str) -> dict[str, tuple[View, str]]:
+    """The View of every scorable text alone, cut at the model's context, by the id of its item; and what is to be said of it."""
     assert model is not None
     side, found = on.removeprefix("privleak_"), {}
     for i, text in enumerate(privleak_texts(corpus, side)):
-        ids = list(tokenizer(text)["input_ids"])[: context_length(model)]
+        whole = prompt_ids(tokenizer, text)
+        ids = whole[: context_length(model)]
         if len(ids) > 1:
             batch = collate([ids], tokenizer.pad_token_id, model.device)
-            found[f"{side}-{i}"] = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+            view = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+            found[f"{side}-{i}"] = view, "ok" if len(ids) == len(whole) else CUT
     return found
 
 
-def _view_rows(plan: Plan, of: ItemSet, views: Mapping[str, View]) -> list[Row]:
-    function = plan.method.load()
-    scored = {i.id: float(function(views[i.id], **plan.method.params)[0]) for i in of.items if i.id in views}
-    return [
-        Row(metric=plan.name, split=plan.split, id=i.id, half=i.half, value=scored.get(i.id),  # type: ignore[arg-type]
-            status="ok" if i.id in scored else "fewer than two tokens")
-        for i in of.items
-    ]  # fmt: skip
+def _view_rows(plan: Plan, of: ItemSet, views: Mapping[str, tuple[View, str]]) -> list[Row]:
+    function, rows = plan.method.load(), []
+    for item in of.items:
+        value, status = None, "fewer than two tokens"
+        if item.id in views:
+            view, status = views[item.id]
+            value = float(function(view, **plan.method.params)[0])
+            if not (math.isfinite(value) and bool(view.logits.amax(-1).isfinite().all())):
+                value, status = None, "the logits are not finite"
+        rows.append(Row(metric=plan.name, split=plan.split, id=item.id, half=item.half, value=value, status=status))  # type: ignore[arg-type]
+    return rows

@@ -8,26 +8,51 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantizers import Indivisible, Quantized
 from remnant.functional.text import ngrams, words
+from remnant.lineage import Lineage
 from remnant.methods import quantizer
 from remnant.model.data import encode, raw_texts
+from remnant.model.door import check_plain
 from remnant.model.held import keep, take, version
-from remnant.model.load import Matrix, matrices, open_tokenizer, save_model
+from remnant.model.load import Matrix, matrices, open_tokenizer
+from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
+from remnant.model.whole import check_finite, check_ids, first_not_finite
 from remnant.records import PerturbSpec
 
 OVERLAP_WORDS = 13
+LEAVES = (*LEFT_BY_MODELS, "codes.safetensors")
 
 
-def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """Quantize, save model and codes; the summary says what was quantized and what was left."""
+def run(
+    spec: PerturbSpec,
+    inputs: Mapping[str, Path],
+    out: Path,
+    report: Callable[[int, int, str], None],
+    known: Mapping[str, Lineage] | None = None,
+) -> dict[str, Any]:
+    """Quantize, save model and codes; the summary says what was quantized and what was left.
+
+    Args:
+        spec: the quantizer.
+        inputs: the model, and the corpus for calibration text.
+        out: receives the copy.
+        report: called with (done, total, note).
+        known: what the model and the copy ("self") are; a copy of the model that is in memory is then not opened anew.
+
+    Raises:
+        UserError: the model is quantized already, no weight is left to quantize, or one is not finite before or after.
+    """
+    known = known or {}
     method = quantizer(spec)
+    check_plain(str(inputs["model"]), "quantized again")
     tokenizer = open_tokenizer(str(inputs["model"]))
-    source = take(inputs["model"])
+    source = take(inputs["model"], known.get("model"))
     model = source.model
+    check_saving(model, tokenizer)
     chosen = list(matrices(model, spec.skip))
     if not chosen:
         raise UserError("No weight is left to quantize.", "Skip fewer kinds of weights.")
@@ -37,19 +62,23 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     function = method.load()
     offered: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "names": [m.name for m in chosen]}
     summary: dict[str, Any] = {}
+    left_out: list[str] = []
     if "batches" in method.reads:
+        check_ids(model, tokenizer)
         offered["batches"], summary["calibration"] = calibration(spec, inputs["corpus"], tokenizer)
     if "weight" in method.reads:
-        found = {m.name: _one(m, function, method.params, report, i, len(chosen)) for i, m in enumerate(chosen)}
+        found, left_out = _each(chosen, function, method.params, report)
+        chosen = [m for m in chosen if m.name in found]
     else:
         report(0, 1, spec.use)
         found = function(*(offered[name] for name in method.reads), **method.params)
         report(1, 1, spec.use)
-    save_model(model, tokenizer, out)
+    _check_result(spec, model, found)
+    save(model, tokenizer, out)
     _save_codes(found, out / "codes.safetensors")
     now = dict(model.named_parameters())
     changed = [*(m.name for m in chosen), *(n for n, before in others.items() if not torch.equal(before, now[n]))]
-    keep(version(source, out, changed))
+    keep(version(source, out, changed, known.get("self")))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
     return summary | {
@@ -59,23 +88,51 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         "parameters": parameters,
         "share_quantized": quantized / parameters,
         "changed": changed,
+        "left_out": left_out,
     }
 
 
-def _one(
-    matrix: Matrix, function: Callable[..., Any], params: Mapping[str, Any], report: Callable[[int, int, str], None], i: int, total: int
-) -> Quantized:
+def _each(
+    chosen: list[Matrix], function: Callable[..., Any], params: Mapping[str, Any], report: Callable[[int, int, str], None]
+) -> tuple[dict[str, Quantized], list[str]]:
+    """Every weight by itself; and the names of those that stay as they are, since the blocks do not divide their rows."""
+    found: dict[str, Quantized] = {}
+    left_out: list[str] = []
+    reason = ""
+    for i, matrix in enumerate(chosen):
+        try:
+            found[matrix.name] = _one(matrix, function, params)
+        except Indivisible as error:
+            reason = str(error)
+            left_out.append(matrix.name)
+        report(i + 1, len(chosen), matrix.name)
+    if not found:
+        raise UserError(f"No weight can be quantized: {reason}.", "Choose a group size that divides the rows.")
+    return found, left_out
+
+
+def _one(matrix: Matrix, function: Callable[..., Any], params: Mapping[str, Any]) -> Quantized:
     weight = matrix.read().float()
     try:
         found = function(weight if weight.ndim > 1 else weight[None], **params)
+    except Indivisible:
+        raise
     except ValueError as error:
         raise UserError(f"The weight {matrix.name} of shape {tuple(weight.shape)} cannot be quantized: {error}.") from error
     if isinstance(found, dict):
         found = Quantized(**found)
     quantized: Quantized = found
     matrix.write(quantized.weight.reshape(weight.shape).to(matrix.parameter.dtype))
-    report(i + 1, total, matrix.name)
     return quantized
+
+
+def _check_result(spec: PerturbSpec, model: PreTrainedModel, found: Mapping[str, Quantized]) -> None:
+    """Refuse a copy with values that are not finite, whoever made it."""
+    remedy = f"{spec.use} failed on it; quantize to another format."
+    name = first_not_finite((n, t) for n, q in found.items() for t in (q.weight, q.scale, *([] if q.zero is None else [q.zero])))
+    if name:
+        raise UserError(f"The weight {name} quantized by {spec.use} holds values that are not finite.", remedy)
+    check_finite(model, f"the copy by {spec.use}", remedy)
 
 
 def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tensor], dict[str, Any]]:

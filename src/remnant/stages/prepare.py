@@ -15,12 +15,17 @@ from remnant.lab.corpus import Document, generate
 from remnant.lab.tokenizer import train_tokenizer
 from remnant.model.data import question
 from remnant.model.load import open_tokenizer
+from remnant.model.saving import LEFT_BY_TOKENIZERS
 from remnant.records import PrepareSpec
 from remnant.stages.sources import read_hub, read_muse_folder, read_sources, read_tofu
 
 SHOWN_EXAMPLES = 10
 OVERLAP_WORDS = 13
 RETAIN2_EVERY = 3
+LEAVES = (
+    "corpus.json", *(f"{folder}/*.json" for folder in ("raw", "verbmem", "knowmem", "privleak", "tofu")),
+    *(f"tokenizer/{name}" for name in LEFT_BY_TOKENIZERS),
+)  # fmt: skip
 
 QA = list[tuple[str, str]]
 SPLITS = ("forget", "retain1", "retain2", "holdout")

@@ -13,35 +13,45 @@ from remnant.functional.losses import gdr
 from remnant.functional.view import View
 from remnant.lab.shapes import fresh_model
 from remnant.model.data import collate, pack, raw_texts
+from remnant.model.door import check_plain
 from remnant.model.held import let_go
-from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
-from remnant.model.loop import fit, in_regime, storage_dtype
+from remnant.model.load import context_length, device, open_model, open_tokenizer
+from remnant.model.loop import fit, in_regime, last_of, storage_dtype
+from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
+from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import TrainSpec
+
+LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
+GOES_ON_FROM = ("resume.pt", "steps.jsonl")
 
 
 def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Train and save the model; the summary holds its size and the last loss."""
     let_go()
     corpus = inputs["corpus"]
-    tokenizer = open_tokenizer(spec.base or str(corpus / "tokenizer"))
-    model = open_model(spec.base) if spec.base else fresh_model(spec, tokenizer)
+    base = str(inputs.get("base", spec.base)) if spec.base else None
+    check_plain(base or "", "trained on")
+    tokenizer = open_tokenizer(base or str(corpus / "tokenizer"))
+    model = open_model(base) if base else fresh_model(spec, tokenizer)
+    check_saving(model, tokenizer)
     model = in_regime(model.to(device()), spec).eval()  # type: ignore[arg-type]
+    check_ids(model, tokenizer)
     if spec.block_tokens > context_length(model):
         raise UserError(
             f"Blocks of {spec.block_tokens} tokens are longer than the model's context of {context_length(model)}.",
             "Lower train.block_tokens or raise train.context.",
         )
     texts = [text for split in spec.splits for text in raw_texts(corpus, split)]
-    losses: list[float] = []
-    loss_at = _loss(model, tokenizer, texts, spec, losses)
+    loss_at = _loss(model, tokenizer, texts, spec)
     steps, _ = fit(model, spec, loss_at, out, report)
     model.to(storage_dtype(spec.weights))
-    save_model(model, tokenizer, out)
-    return {"steps": steps, "loss": losses[-1] if losses else None, "parameters": sum(p.numel() for p in model.parameters())}
+    check_finite(model, "the trained model", DIVERGED)
+    save(model, tokenizer, out)
+    return {"steps": steps, "loss": last_of(out / "steps.jsonl", "loss"), "parameters": sum(p.numel() for p in model.parameters())}
 
 
 def _loss(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], spec: TrainSpec, losses: list[float]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], spec: TrainSpec
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
     """Cross entropy on blocks that are packed anew in every epoch, so that neighbours in a block do not become a cue."""
     packed: dict[int, list[list[int]]] = {}
@@ -62,7 +72,6 @@ def _loss(
         batch = collate(chosen, tokenizer.pad_token_id, next(model.parameters()).device)
         with torch.enable_grad():
             loss = gdr(View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)).mean()
-        losses.append(loss.item())
         return loss, {"loss": loss.item()}
 
     return loss_at

@@ -9,18 +9,37 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.durable import is_whole, tell
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
-from remnant.model.data import Batch, Item, collate, encode, knowmem_items, pack, raw_texts, settings, verbmem_items
+from remnant.model import kept
+from remnant.model.data import (
+    Batch,
+    Item,
+    collate,
+    context_tokens,
+    encode,
+    knowmem_items,
+    pack,
+    prompt_ids,
+    raw_texts,
+    settings,
+    verbmem_items,
+)
+from remnant.model.door import check_plain
 from remnant.model.held import let_go
-from remnant.model.load import context_length, device, open_model, open_tokenizer, save_model
+from remnant.model.load import context_length, device, open_model, open_tokenizer
 from remnant.model.loop import Renewal, fit, in_regime, storage_dtype
 from remnant.model.parts import Part
+from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.sure import PaperCode, find
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
+from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import UnlearnSpec
 
 PROBE_ITEMS = 48
+LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
+GOES_ON_FROM = ("resume.pt", "best.pt", "steps.jsonl")
 
 
 class Probe(NamedTuple):
@@ -34,9 +53,13 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     """Unlearn and save the chosen checkpoint; the summary says which, and why the run stopped."""
     let_go()
     target, corpus = inputs["target"], inputs["corpus"]
+    check_plain(str(target), "unlearned from")
     tokenizer = open_tokenizer(str(target))
     model = in_regime(open_model(str(target)).to(device()), spec)  # type: ignore[arg-type]
+    check_saving(model, tokenizer)
     pad = tokenizer.pad_token_id
+    check_ids(model, tokenizer)
+    before = prints(model)
     terms = terms_of(spec)
     examples = read_examples(spec, tokenizer, corpus)
     longest = max((len(e) for side in examples.values() for e in side), default=0)
@@ -49,20 +72,69 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     probe = make_probe(model, tokenizer, corpus)
     rule = _sure(spec, model, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
     best = out / "best.pt"
+    if best.exists() and not is_whole(best):
+        _start_afresh(out)
     loss_at = make_loss(model, terms, streams, spec.batch_size, pad, rule.on_forget)
     after_step = _watch(spec, model, probe, make_forget_loss(model, examples["forget"], spec.batch_size, pad), best)
     steps, memory = fit(model, spec, loss_at, out, report, after_step, rule.moving, rule.renew, rule.on_gradients)
     if spec.select == "best" and "chosen" in memory:
-        model.load_state_dict(torch.load(best, weights_only=True))
-    best.unlink(missing_ok=True)
+        found = kept.load(best)
+        if found is None or found["step"] != memory["chosen"]["step"]:
+            _start_afresh(out)
+            return run(spec, inputs, out, report)
+        model.load_state_dict(found["model"])
+    changed = prints(model) != before
+    check_finite(model, "the unlearned model", DIVERGED)
     model.to(storage_dtype(spec.weights))  # type: ignore[arg-type]
-    save_model(model, tokenizer, out)
-    summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": memory.get("chosen", {"step": steps})}
+    save(model, tokenizer, out)
+    chosen = memory.get("chosen") if spec.select == "best" else memory.get("probes", [None])[-1]
+    summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": chosen or {"step": steps}}
+    summary["ended"] = ended(spec, changed, memory.get("probes", []), chosen)
     if spec.count_lost:
         summary["lost_updates"] = _mean_of(out / "steps.jsonl", "lost")
     if rule.summary:
         summary["sure"] = rule.summary
     return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
+
+
+def prints(model: PreTrainedModel) -> list[int]:
+    """One number per weight that tells whether it is the same to the bit."""
+    return [int(torch.hash_tensor(p.data)) for p in model.parameters()]
+
+
+def ended(spec: UnlearnSpec, changed: bool, probes: list[dict[str, Any]], chosen: dict[str, Any] | None) -> str:
+    """How a run ended, in one sentence: what went wrong first, by the probes of the target and of what is kept.
+
+    Args:
+        spec: of the run.
+        changed: whether any weight is another than before.
+        probes: all of them, the target's first.
+        chosen: the probe of what is kept.
+    """
+    if not changed:
+        return (
+            f"Nothing was unlearned: no weight changed, since every step was lost in rounding ({spec.weights}, learning rate {spec.lr:g}); "
+            "raise the learning rate or keep the weights in float32."
+        )
+    if not probes or not chosen:
+        return "Nothing was probed."
+    origin = probes[0]
+    forget, retain = (f"{name} accuracy {chosen[name]:.3f} after {origin[name]:.3f}" for name in ("forget", "retain"))
+    if chosen["retain"] < spec.stop_utility * origin["retain"]:
+        return f"The utility is gone: {retain}, below {spec.stop_utility:.0%} of the target's."
+    if chosen["retain"] < spec.utility_floor * origin["retain"]:
+        which = "any step" if spec.select == "best" else "the last step"
+        return f"The utility floor of {spec.utility_floor:.0%} was not met by {which}: {retain}."
+    if chosen["forget"] >= origin["forget"]:
+        return f"Nothing was forgotten: {forget}."
+    return f"Less is known and the utility floor is met: {forget}, {retain}."
+
+
+def _start_afresh(out: Path) -> None:
+    """Throw away what an earlier call left: its best checkpoint is damaged or missing, so its steps are worth nothing."""
+    tell(f"{out / 'best.pt'} is damaged or missing; the steps are done again.")
+    for name in GOES_ON_FROM:
+        (out / name).unlink(missing_ok=True)
 
 
 class _Rule(NamedTuple):
@@ -137,11 +209,11 @@ def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: l
     batches = []
     for start in range(0, len(chosen), 16):
         part = chosen[start : start + 16]
-        whole = [list(tokenizer(i.prompt + i.truth)["input_ids"]) for i in part]
+        whole = [prompt_ids(tokenizer, i.prompt + i.truth) for i in part]
         batch = collate(whole, tokenizer.pad_token_id, next(model.parameters()).device)
         labels = batch.labels.clone()
         for row, item in enumerate(part):
-            labels[row, : len(tokenizer(item.prompt)["input_ids"])] = IGNORED
+            labels[row, : context_tokens(whole[row], prompt_ids(tokenizer, item.prompt))] = IGNORED
         batches.append(Batch(batch.ids, batch.mask, labels))
     return batches
 
@@ -187,7 +259,7 @@ def _watch(
         memory.setdefault("probes", [{"step": 0, **origin._asdict()}]).append({"step": step, **found._asdict()})
         if _better(found, memory.get("chosen"), spec.utility_floor * origin.retain):
             memory["chosen"] = {"step": step, **found._asdict()}
-            torch.save(model.state_dict(), best)
+            kept.save({"step": step, "model": model.state_dict()}, best)
         if "stopped" not in memory and found.forget <= spec.stop_forget * origin.forget:
             memory["stopped"] = f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"
         if "stopped" not in memory and found.retain < spec.stop_utility * origin.retain:

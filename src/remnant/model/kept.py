@@ -1,0 +1,28 @@
+"""What a training run keeps on the disk so that it can go on: tensors with a checksum. Torch finds its archive in front of the checksum."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from remnant.durable import is_whole, tell, write_sealed
+
+
+def save(state: Any, path: Path) -> None:
+    """Write tensors and plain data; the file is whole or not there.
+
+    Raises:
+        OSError: as the disk says; what stood there before still stands.
+    """
+    write_sealed(path, lambda file: torch.save(state, file))
+
+
+def load(path: Path) -> Any:
+    """What ``save`` wrote; None where there is nothing, or where it was damaged, which is said, and the file removed."""
+    if not path.exists():
+        return None
+    if not is_whole(path):
+        tell(f"{path} is damaged and was thrown away; what it held is done again.")
+        path.unlink()
+        return None
+    return torch.load(path, weights_only=True)

@@ -1,0 +1,68 @@
+"""Instrument checks on what a measurement gave: texts cut or without a number, logits, answers. No torch."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from remnant.functional.text import words
+from remnant.instrument import Check
+from remnant.records import Row
+
+# A metric most of whose items have no number, or were cut, is not measured; the verdict is stricter (rule.max_unscorable).
+MOST_LOST = 0.5
+# If nearly every answer is empty, those about retain text too, the model is not asked rightly or is no model any more.
+MOST_EMPTY = 0.9
+NOT_FINITE = "not finite"
+CUT = "cut at the end"
+
+
+def checks_of(rows: Sequence[Row], texts: Sequence[dict[str, str]]) -> list[Check]:
+    """The checks that can be made on rows and answers.
+
+    Args:
+        rows: of all metrics.
+        texts: records with the keys metric, id, truth and generated.
+    """
+    return [_logits(rows), *_texts(rows), *([_answers(texts)] if texts else [])]
+
+
+def _logits(rows: Sequence[Row]) -> Check:
+    count = sum(NOT_FINITE in row.status for row in rows)
+    said = (
+        f"{count} of {len(rows)} numbers rest on logits that are not finite: the weights are broken" if count else "all logits are finite"
+    )
+    return Check(name="logits", ok=not count, said=said, count=count, total=len(rows))
+
+
+def _texts(rows: Sequence[Row]) -> list[Check]:
+    """One check for all metrics without a fault, one for each that has lost items or whose texts were cut."""
+    by_metric: dict[str, list[Row]] = {}
+    for row in rows:
+        by_metric.setdefault(row.metric, []).append(row)
+    faulty = [check for name, own in by_metric.items() if (check := _of_metric(name, own))]
+    whole = len(by_metric) - len(faulty)
+    plain = Check(name="texts", ok=True, said=f"every text of {whole} metrics was read whole and has a number", count=0, total=len(rows))
+    return [plain, *faulty]
+
+
+def _of_metric(name: str, rows: Sequence[Row]) -> Check | None:
+    lost = Counter(row.status for row in rows if row.value is None)
+    cut = sum(row.value is not None and CUT in row.status for row in rows)
+    if not lost and not cut:
+        return None
+    reasons = [f"{n} of {len(rows)} have no number ({reason})" for reason, n in lost.most_common()]
+    reasons += [f"{cut} of {len(rows)} were cut at the end of the model's context"] if cut else []
+    ok = lost.total() <= MOST_LOST * len(rows) and cut <= MOST_LOST * len(rows)
+    remedy = "" if ok else "; prepare shorter texts, or measure a model with a longer context"
+    said = f"texts of {name}: {', '.join(reasons)}{remedy}"
+    return Check(name="texts", ok=ok, said=said, metrics=(name,), count=lost.total() + cut, total=len(rows))
+
+
+def _answers(texts: Sequence[dict[str, str]]) -> Check:
+    """How many answers are empty, of one word, or the same as another; failed where nearly all are empty."""
+    said = [words(t["generated"]) for t in texts]
+    empty, single = sum(not w for w in said), sum(len(w) == 1 for w in said)
+    repeated = len(said) - len({tuple(w) for w in said})
+    shown = f"of {len(said)} answers {empty} are empty, {single} of one word, {repeated} the same as another"
+    ok = empty <= MOST_EMPTY * len(said)
+    remedy = "" if ok else ": the model or its end token is not asked rightly, or it is destroyed"
+    return Check(name="answers", ok=ok, said=shown + remedy, count=empty, total=len(said))

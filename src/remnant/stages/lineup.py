@@ -1,0 +1,125 @@
+"""Who is compared with whom: target, unlearned and never-read model in full precision and as one quantizer leaves them. No torch."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remnant.functional.stats import Interval, bootstrap_ratio
+from remnant.records import Rule
+from remnant.stages.cells import Sheet
+
+Array = NDArray[np.float64]
+
+
+class Trio(NamedTuple):
+    """The three models at one precision; without a never-read model its place is empty."""
+
+    target: Sheet
+    unlearned: Sheet
+    retrain: Sheet | None
+
+    @property
+    def sheets(self) -> list[Sheet]:
+        """Those that are there."""
+        return [s for s in self if s is not None]
+
+
+class Lineup(NamedTuple):
+    """The sheets that one comparison needs: target, unlearned, retrain in full precision, and the same three quantized."""
+
+    target: Sheet
+    unlearned: Sheet
+    retrain: Sheet | None
+    q_target: Sheet
+    q_unlearned: Sheet
+    q_retrain: Sheet | None
+
+    @classmethod
+    def of(cls, by_place: Mapping[tuple[str, str], str], sheets: Mapping[str, Sheet], model: str, quantizer: str) -> "Lineup | None":
+        """Look the six up by model and quantizer; None where the target or the model itself is missing."""
+
+        def get(name: str, q: str) -> Sheet | None:
+            role = by_place.get((name, q))
+            return sheets[role] if role else None
+
+        plain = (get("target", "full"), get(model, "full"), get("retrain", "full"))
+        quantized = (get("target", quantizer), get(model, quantizer), get("retrain", quantizer))
+        if not (plain[0] and plain[1] and quantized[0] and quantized[1]):
+            return None
+        return cls(plain[0], plain[1], plain[2], quantized[0], quantized[1], quantized[2])
+
+    @property
+    def full(self) -> Trio:
+        """The three in full precision."""
+        return Trio(self.target, self.unlearned, self.retrain)
+
+    @property
+    def form(self) -> Trio:
+        """The three behind the quantizer."""
+        return Trio(self.q_target, self.q_unlearned, self.q_retrain)
+
+
+def aligned(sheets: list[Sheet], metric: str) -> tuple[Array, ...]:
+    """One column per sheet over the items that all of them have."""
+    tables = [s.values.get(metric, {}) for s in sheets]
+    shared = sorted(set.intersection(*(set(t) for t in tables)))
+    return tuple(np.array([t[item] for item in shared], dtype=np.float64) for t in tables)
+
+
+def ratio(rule: Rule, metric: str, sheets: list[Sheet | None], of: Callable[..., Array], level: float = 0.95) -> Interval | None:
+    """A function of the means of one metric of several models, over the items that all have; None where one has none."""
+    if any(s is None for s in sheets):
+        return None
+    return bootstrap_ratio(aligned([s for s in sheets if s is not None], metric), of, rule.resamples, rule.seed, level)
+
+
+def left(trio: Trio, metric: str, rule: Rule, level: float = 0.95) -> Interval | None:
+    """How much is left: 1 at the target, 0 at the model that never read the text (at no knowledge, where there is none)."""
+    if trio.retrain is None:
+        return ratio(rule, metric, [trio.target, trio.unlearned], lambda t, u: u / t, level)
+    return ratio(rule, metric, list(trio), lambda t, u, r: (u - r) / (t - r), level)
+
+
+def gap(trio: Trio, metric: str, rule: Rule, level: float = 0.95) -> Interval | None:
+    """By how much the target is above the model that never read the text (above nothing), as a share."""
+    if trio.retrain is None:
+        return ratio(rule, metric, [trio.target], lambda t: t, level)
+    return ratio(rule, metric, [trio.target, trio.retrain], lambda t, r: t - r, level)
+
+
+def lacking(trio: Trio, metric: str, rule: Rule) -> str:
+    """Why a metric of three models is not to be believed; empty where it is.
+
+    Asked of all models that are there: no failed check, numbers, the same items, enough of them, few without a number.
+    """
+    if reason := unmeasured(trio, metric):
+        return reason
+    if len({frozenset(s.items(metric)) for s in trio.sheets}) > 1:
+        return f"{metric} was measured on other items in one of the models"
+    items, shared = len(trio.unlearned.items(metric)), len(aligned(trio.sheets, metric)[0])
+    if items - shared > rule.max_unscorable * items:
+        lost = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]
+        return f"{items - shared} of {items} items of {metric} have no number in one of the models ({lost[0]})"
+    if shared < rule.min_items:
+        return f"{metric} was measured on {shared} items, and at least {rule.min_items} are needed"
+    return ""
+
+
+def unmeasured(trio: Trio, metric: str) -> str:
+    """Why one of three models has no number of a metric at all; empty where all have."""
+    for sheet in trio.sheets:
+        if faults := sheet.faults(metric.partition("/")[0]):
+            return f"{metric} was not measured: {faults[0]}"
+    if any(not s.values.get(metric) for s in trio.sheets):
+        reasons = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]
+        return f"{metric} has no number for one of the models{f' ({reasons[0]})' if reasons else ''}"
+    if not all(np.isfinite(s.column(metric)).all() for s in trio.sheets):
+        return f"{metric} has numbers that are not finite"
+    return ""
+
+
+def mean(sheet: Sheet, metric: str) -> float:
+    """The mean of a metric that has numbers."""
+    return float(np.mean(sheet.column(metric)))

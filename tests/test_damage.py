@@ -1,0 +1,120 @@
+"""Damaged files are never believed and kills cost nothing but time: every kind of file of a store, and random moments of a run."""
+
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from remnant.flow.store import Store
+from tests.wrecks import (
+    call,
+    child,
+    content,
+    ended,
+    files_of,
+    in_this_process,
+    killed_at,
+    kind_of,
+    leave_unfinished,
+    nodes_of,
+    readers,
+    spread,
+    survives,
+    sweep_file,
+    work_in,
+)  # fmt: skip
+
+
+class Whole(NamedTuple):
+    """A finished store, one that was interrupted, what both come to, and how long it takes to make."""
+
+    sweep: Path
+    finished: Path
+    unfinished: Path
+    expected: dict[str, Any]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    sweep = sweep_file(folder)
+    with in_this_process():
+        assert call("run", sweep, "--store", folder / "finished").exit_code == 0
+    started = time.monotonic()
+    assert ended(child(lambda: work_in(folder / "again", sweep))) == 0
+    seconds = time.monotonic() - started
+    assert content(folder / "again") == content(folder / "finished")
+    shutil.copytree(folder / "finished", folder / "unfinished")
+    leave_unfinished(folder / "unfinished", sweep)
+    expected = {
+        "content": content(folder / "finished"),
+        "summary": (folder / "finished/reports/tiny/summary.json").read_bytes(),
+    }
+    return Whole(sweep, folder / "finished", folder / "unfinished", expected, seconds)
+
+
+def try_all(whole: Whole, count: int, folder: Path, seed: int) -> str:
+    rng = random.Random(seed)
+    found = {"made again": 0, "refused": 0}
+    kinds = set()
+    for root, share in ((whole.finished, count - count // 4), (whole.unfinished, count // 4)):
+        places = [p for p in files_of(root) if root == whole.finished or p.parts[0] == "partial"]
+        for place, how in spread(places, share, rng):
+            found[survives(root, whole.expected, whole.sweep, place, how, folder, rng)] += 1
+            kinds.add(kind_of(place))
+    return f"{count} files of {len(kinds)} kinds damaged: 0 believed, 0 tracebacks; " + ", ".join(f"{n} {k}" for k, n in found.items())
+
+
+def test_damaged_files_are_never_believed(whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = try_all(whole, 40, tmp_path, 0)
+    with capsys.disabled():
+        print(f"\n{said}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_hundred_damaged_files_are_never_believed(whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = try_all(whole, 200, tmp_path, 1)
+    with capsys.disabled():
+        print(f"\n{said}")
+
+
+def kill(whole: Whole, times: int, root: Path, seed: int) -> str:
+    rng = random.Random(seed)
+    hit = 0
+    for i in range(times):
+        place = root / str(i)
+        hit += killed_at(rng.uniform(0.0, whole.seconds), place, whole.sweep)
+        assert ended(child(lambda place=place: work_in(place, whole.sweep))) == 0  # type: ignore[misc]
+        assert content(place) == whole.expected["content"], f"kill {i}"
+        assert all(Store(place).sound(n.name) for n in nodes_of(whole.sweep))
+        assert not list((place / "partial").glob("*/*"))
+        shutil.rmtree(place)
+    return f"{times} kills at random moments ({hit} while at work): the same bytes every time"
+
+
+def test_a_kill_at_any_moment_costs_no_byte(whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = kill(whole, 3, tmp_path, 0)
+    with capsys.disabled():
+        print(f"\n{said}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_kills_cost_no_byte(whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = kill(whole, 100, tmp_path, 1)
+    with capsys.disabled():
+        print(f"\n{said}")
+
+
+def test_the_damages_reach_every_kind_of_file(whole: Whole) -> None:
+    kinds = {kind_of(p) for root in (whole.finished, whole.unfinished) for p in files_of(root)}
+    stages = {n.stage for n in nodes_of(whole.sweep)}
+    assert {f"objects/{stage}/manifest.json" for stage in stages} <= kinds
+    assert {"partial/train/resume.pt", "partial/unlearn/best.pt", "partial/measure/answers.jsonl", "names"} <= kinds
+    first = next(n for n in nodes_of(whole.sweep) if n.stage == "prepare")
+    assert len(readers(first.name, nodes_of(whole.sweep))) == 2

@@ -1,0 +1,313 @@
+"""The rule of the verdict by hand: what knows, what is destroyed and what was not measured never passes; what never read the text does."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from remnant.catalog import PLAIN, TESTS
+from remnant.errors import UserError
+from remnant.evaluate.items import ItemSet, items_of
+from remnant.instrument import Check, write_checks
+from remnant.records import CastMember, JudgeSpec, Row, Rule
+from remnant.stages import judge
+from remnant.stages.cells import Sheet, cells_of, read_rows
+from remnant.stages.checks import checks_of
+from remnant.stages.evidence import contaminated, weigh
+from remnant.stages.lineup import Lineup
+from remnant.stages.verdict import decide, told_items
+from remnant.verdicts import Verdict
+from tests.conftest import silent
+
+N = 80
+RULE = Rule(resamples=400)
+TOLD = [m for kind, names in TESTS.items() if kind != "membership" for m in names]
+TRUTH = "these are the eight words of the one truth"
+
+
+def made(knows: float = 0.1, useful: float = 0.9, seed: int = 0, told: float | None = None, member: float | None = None) -> Sheet:
+    """A model: what plain asking finds, its utility, what stronger tests find, and how far forget text lies from unread text."""
+    rng = np.random.default_rng(seed)
+    told, member = knows if told is None else told, knows if member is None else member
+
+    def column(middle: float) -> dict[str, float]:
+        return {str(i): float(v) for i, v in enumerate(np.clip(middle + rng.normal(0, 0.02, N), 0, 0.89 if middle < 0.8 else 1))}
+
+    values = {m: column(knows) for m in PLAIN} | {m: column(told) for m in TOLD} | {"knowmem_retain": column(useful)}
+    # How hard a text is, is the same for all models; each adds a little noise of its own.
+    hard = np.random.default_rng(9).normal(3, 1, (2, N)) + rng.normal(0, 0.2, (2, N))
+    values["privleak/forget"] = {str(i): float(v) for i, v in enumerate(hard[0] - 4 * (member - 0.1))}
+    values["privleak/holdout"] = {str(i): float(v) for i, v in enumerate(hard[1])}
+    texts = {m: {str(i): (TRUTH, f"answer {i} of {seed} at all") for i in range(N)} for m in PLAIN}
+    return Sheet(values, {}, (), texts)
+
+
+TARGET, UNREAD = made(0.95, 0.9, 1), made(0.1, 0.9, 2)
+
+
+def judged(own: Sheet, quantized: Sheet | None = None, retrain: Sheet | None = UNREAD, quantizer: str = "int4", **more: Sheet) -> Verdict:
+    line = Lineup(more.get("target", TARGET), own, retrain, more.get("q_target", TARGET), quantized or own, retrain)
+    found = [judge.recover(line, "m", quantizer, metric, RULE) for metric in PLAIN]
+    return decide(line, "m", quantizer, found, weigh(line.form, "m", quantizer, RULE), RULE)
+
+
+def with_values(sheet: Sheet, metric: str, change: Callable[[dict[str, float]], dict[str, float]]) -> Sheet:
+    return sheet._replace(values=sheet.values | {metric: change(dict(sheet.values[metric]))})
+
+
+def without(sheet: Sheet, metric: str) -> Sheet:
+    return sheet._replace(values={m: v for m, v in sheet.values.items() if m != metric})
+
+
+def saying(sheet: Sheet, text: Callable[[int], str]) -> Sheet:
+    return sheet._replace(texts={m: {str(i): (TRUTH, text(i)) for i in range(N)} for m in PLAIN})
+
+
+def test_a_model_that_never_read_the_text_stays_forgotten() -> None:
+    for seed in range(3, 11):
+        found = judged(made(0.1, 0.9, seed))
+        assert found.outcome == "stayed forgotten", found.reason
+        assert "utility 100%" in found.reason or "utility 9" in found.reason or "utility 101%" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("own", "quantized", "outcome"),
+    [
+        (made(0.15, seed=3), made(0.85, seed=3), "came back"),
+        (made(0.7, seed=3), None, "not forgotten"),
+        (made(0.0, 0.1, 3), None, "collapsed"),
+        (made(0.1, seed=3), made(0.1, 0.2, 3), "collapsed"),
+        (made(0.1, seed=3, told=0.8), None, "not said"),
+        (made(0.1, seed=3, member=0.9), None, "not said"),
+        (made(0.1, seed=3, member=-1.0), None, "not said"),
+    ],
+)
+def test_the_rule_of_the_verdict(own: Sheet, quantized: Sheet | None, outcome: str) -> None:
+    assert judged(own, quantized).outcome == outcome
+
+
+@pytest.mark.parametrize("metric", TOLD)
+def test_every_single_test_bars_the_pass_and_is_named(metric: str) -> None:
+    told = with_values(made(0.1, seed=3), metric, lambda v: {i: x + 0.6 for i, x in v.items()})
+    found = judged(told)
+    assert found.outcome == "not said"
+    assert metric in found.reason
+    assert "%" in found.reason
+
+
+@pytest.mark.parametrize("kind", TESTS)
+def test_a_kind_of_test_that_was_not_made_bars_the_pass(kind: str) -> None:
+    own = made(0.1, seed=3)
+    for metric in TESTS[kind]:
+        for name in [m for m in own.values if m == metric or m.startswith(f"{metric}/")]:
+            own = without(own, name)
+    found = judged(own)
+    assert found.outcome == "unclear"
+    assert kind in found.reason
+
+
+@pytest.mark.parametrize("metric", [*PLAIN, "knowmem_retain"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: {i: float("nan") for i in v},
+        lambda v: {i: float("inf") for i in v},
+        lambda v: {},
+        lambda v: dict(list(v.items())[:1]),
+        lambda v: dict(list(v.items())[:40]),
+        lambda v: {f"other-{i}": x for i, x in v.items()},
+    ],
+)
+def test_numbers_that_are_missing_or_no_numbers_never_pass(metric: str, change: Callable[[dict[str, float]], dict[str, float]]) -> None:
+    assert judged(with_values(made(0.1, seed=3), metric, change)).outcome in ("unclear", "collapsed")
+
+
+def test_one_metric_without_numbers_does_not_hide_another_that_knows() -> None:
+    own = with_values(without(made(0.1, seed=3), "verbmem"), "knowmem_forget", lambda v: dict.fromkeys(v, 0.89))
+    assert judged(own).outcome == "not forgotten"
+
+
+def test_a_single_text_word_for_word_behind_a_good_mean_is_named() -> None:
+    found = judged(with_values(made(0.1, seed=3), "verbmem", lambda v: v | {"7": 1.0}))
+    assert found.outcome == "not forgotten"
+    assert "1 of 80" in found.reason
+    assert "worst: 7, 100%" in found.reason
+
+
+def test_short_answers_may_be_right_by_chance_but_not_many_of_them() -> None:
+    def short(sheet: Sheet) -> Sheet:
+        return sheet._replace(texts=dict(sheet.texts) | {"knowmem_forget": {str(i): ("two words", f"a b {i}") for i in range(N)}})
+
+    def right(sheet: Sheet, places: range) -> Sheet:
+        return short(with_values(sheet, "knowmem_forget", lambda v: v | {str(i): 1.0 for i in places}))
+
+    unread = right(UNREAD, range(0, 6))
+    assert judged(right(made(0.1, seed=3), range(6, 13)), retrain=unread).outcome in ("stayed forgotten", "unclear")
+    many = right(made(0.1, seed=3), range(6, 30))
+    assert judged(many, retrain=unread).outcome == "not forgotten"
+
+
+def test_what_was_small_in_full_precision_and_grows_in_a_form_came_back() -> None:
+    hidden = with_values(TARGET, "knowmem_forget", lambda v: dict.fromkeys(v, 0.1))
+    grown = with_values(made(0.1, seed=3), "knowmem_forget", lambda v: {i: x + 0.5 for i, x in v.items()})
+    found = judged(made(0.1, seed=3), grown, target=hidden)
+    assert found.outcome == "came back"
+    assert "knowmem_forget" in found.reason
+
+
+def test_a_form_that_destroys_the_target_too_is_no_pass() -> None:
+    broken = made(0.05, 0.02, 5)
+    assert judged(made(0.1, seed=3), made(0.05, 0.02, 6), q_target=broken).outcome in ("unclear", "collapsed")
+
+
+@pytest.mark.parametrize(
+    "control", [made(0.1, seed=3), TARGET, made(0.1, 0.1, 2), with_values(UNREAD, "verbmem", lambda v: dict.fromkeys(v, 0.95))]
+)
+def test_a_control_model_that_is_none_bars_the_pass(control: Sheet) -> None:
+    assert judged(made(0.1, seed=3), retrain=control).outcome == "unclear"
+
+
+def test_a_control_model_that_read_the_text_is_seen_by_membership() -> None:
+    read = UNREAD._replace(values=UNREAD.values | {"privleak/forget": {i: x - 3 for i, x in TARGET.values["privleak/forget"].items()}})
+    assert "has read it" in contaminated(read, Lineup(TARGET, made(0.1), read, TARGET, made(0.1), read).full, RULE)
+    assert contaminated(UNREAD, Lineup(TARGET, made(0.1), UNREAD, TARGET, made(0.1), UNREAD).full, RULE) == ""
+
+
+def test_early_endings_and_fixed_phrases_bar_the_pass() -> None:
+    own = made(0.1, seed=3)
+    assert "end at once" in judged(saying(own, lambda i: "")).reason
+    phrase = judged(saying(own, lambda i: f"I am sorry to say that {i} and more"))
+    assert phrase.outcome == "not said"
+    assert "begin with the same words" in phrase.reason
+    assert judged(own._replace(texts={})).outcome == "unclear"
+
+
+def test_without_checks_of_the_instrument_nothing_passes_and_a_failed_one_is_not_measured() -> None:
+    own = made(0.1, seed=3)
+    assert judged(own._replace(checks=None)).outcome == "unclear"
+    failed = own._replace(checks=(Check(name="logits", ok=False, said="3 of 9 logits are not finite"),))
+    found = judged(failed)
+    assert found.outcome == "unclear"
+    assert "3 of 9 logits" in found.reason
+    member = CastMember(corpus="c", model="m", method=None, weights=None, quantizer="full", seed=0)
+    assert all(c.value is None and c.status.startswith("not measured: 3 of 9") for c in cells_of(member, failed, Rule(resamples=10), None))
+
+
+def test_without_a_never_read_model_membership_is_counted_from_chance() -> None:
+    honest = judged(made(0.1, seed=3), retrain=None)
+    assert honest.outcome == "stayed forgotten" or "membership" in honest.reason
+    assert judged(made(0.1, seed=3, member=0.9), retrain=None).outcome == "not said"
+    assert judged(made(0.6, seed=3), retrain=None).outcome == "not forgotten"
+
+
+def test_recovery_by_hand() -> None:
+    line = Lineup(made(1.0, seed=1), made(0.2, seed=3), UNREAD, made(1.0, seed=1), made(0.6, seed=3), UNREAD)
+    found = judge.recover(line, "m", "int4", "verbmem", RULE)
+    assert found.recovery is not None
+    assert found.recovery[0] == pytest.approx((0.6 - 0.2) / (1.0 - 0.2), abs=0.02)
+    assert found.recovery_over_retrain is not None
+    assert found.recovery_over_retrain[0] == pytest.approx((0.6 - 0.1) / (1.0 - 0.1), abs=0.02)
+    assert found.recovery[1] < found.recovery[0] < found.recovery[2]
+
+
+def test_no_gap_means_no_recovery() -> None:
+    line = Lineup(TARGET, made(0.94, seed=3), UNREAD, TARGET, made(0.94, seed=3), UNREAD)
+    found = judge.recover(line, "m", "int4", "verbmem", RULE)
+    assert found.recovery is None
+    assert "below 5" in found.status
+
+
+def written(folder: Path, sheet: Sheet, checks: bool = True, change: Callable[[list[dict[str, Any]]], None] = lambda rows: None) -> Path:
+    folder.mkdir()
+    rows = []
+    for name, values in sheet.values.items():
+        metric, _, split = name.partition("/")
+        rows += [{"metric": metric, "split": split, "id": i, "half": "dev", "value": v} for i, v in values.items()]
+    change(rows)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    texts = [
+        {"metric": m, "id": i, "truth": t, "generated": g, "prompt": ""} for m, found in sheet.texts.items() for i, (t, g) in found.items()
+    ]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
+    if checks:
+        write_checks(folder, [Check(name="logits", ok=True, said="all logits are finite")])
+    return folder
+
+
+def outcome_of(tmp_path: Path, own: Path) -> dict[str, Any]:
+    folders = {"target": written(tmp_path / "t", TARGET), "retrain": written(tmp_path / "r", UNREAD), "m": own}
+    about = {"corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0}
+    cast = {name: CastMember(model=name, **about) for name in folders}  # type: ignore[arg-type]
+    (tmp_path / "out").mkdir()
+    judge.run(JudgeSpec(rule=RULE, cast=cast), folders, tmp_path / "out", silent)
+    found: list[dict[str, Any]] = json.loads((tmp_path / "out/verdicts.json").read_text())
+    return found[0]
+
+
+def test_rows_on_the_disk_are_judged_as_rows_in_memory(tmp_path: Path) -> None:
+    assert outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3)))["outcome"] == "stayed forgotten"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1.7, -0.4, None])
+def test_rows_that_hold_no_number_or_one_outside_its_range_never_pass(tmp_path: Path, value: float | None) -> None:
+    def spoil(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if row["metric"] == "knowmem_retain":
+                row["value"] = value
+
+    found = outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3), change=spoil))
+    assert found["outcome"] == "unclear"
+    assert "knowmem_retain" in found["reason"]
+
+
+def test_rows_without_checks_never_pass(tmp_path: Path) -> None:
+    assert outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3), checks=False))["outcome"] == "unclear"
+
+
+def test_rows_given_twice_and_lines_that_are_no_rows_are_a_sentence(tmp_path: Path) -> None:
+    folder = written(tmp_path / "m", made(0.1, seed=3), change=lambda rows: rows.append(dict(rows[0])))
+    with pytest.raises(UserError, match="a second time"):
+        read_rows(folder / "rows.jsonl")
+    (folder / "rows.jsonl").write_text('{"metric": "verbmem"}\n')
+    with pytest.raises(UserError, match="no record"):
+        read_rows(folder / "rows.jsonl")
+
+
+def test_checks_count_what_was_cut_lost_and_empty() -> None:
+    def row(metric: str, i: int, value: float | None, status: str = "ok") -> Row:
+        return Row(metric=metric, id=str(i), half="dev", value=value, status=status)
+
+    rows = [row("verbmem", i, 0.5) for i in range(10)]
+    rows += [row("privleak", i, 3.0, "ok, cut at the end of the model's context" if i else "ok") for i in range(10)]
+    rows += [row("knowmem_forget", i, None if i < 3 else 0.5, "prompt too long" if i < 3 else "ok") for i in range(10)]
+    found = {(c.name, c.metrics): c for c in checks_of(rows, [])}
+    assert found["logits", ()].ok
+    assert not found["texts", ("privleak",)].ok
+    assert "9 of 10 were cut" in found["texts", ("privleak",)].said
+    assert found["texts", ("knowmem_forget",)].ok
+    assert "3 of 10 have no number (prompt too long)" in found["texts", ("knowmem_forget",)].said
+    assert not checks_of([row("verbmem", 0, None, "the logits are not finite")], [])[0].ok
+    texts = [{"metric": "verbmem", "id": str(i), "truth": "a", "generated": ""} for i in range(20)]
+    assert not checks_of([], texts)[-1].ok
+    assert "20 are empty" in checks_of([], texts)[-1].said
+
+
+def test_items_that_the_never_read_model_tells_too_are_not_held_against_a_model() -> None:
+    both = [with_values(s, "verbmem", lambda v: v | {"7": 1.0}) for s in (made(0.1, seed=3), UNREAD)]
+    line = Lineup(TARGET, both[0], both[1], TARGET, both[0], both[1])
+    assert told_items(line.full, "verbmem", RULE) == {}
+
+
+def test_the_beginning_of_a_truth_is_given_whole_and_the_rest_is_asked(corpus: Path, tokenizer: Any) -> None:
+    card = json.loads((corpus / "corpus.json").read_text())
+    plain, begun = (items_of(name, corpus, card, tokenizer) for name in ("verbmem", "verbmem_begun"))
+    assert isinstance(plain, ItemSet)
+    assert isinstance(begun, ItemSet)
+    for whole, rest in zip(plain.items, begun.items, strict=True):
+        assert rest.prompt + rest.truth == whole.prompt + whole.truth
+        given = rest.prompt.removeprefix(whole.prompt)
+        assert max(1, len(whole.truth.split()) // 4 - 1) <= len(given.split()) <= max(5, len(whole.truth.split()) // 3)
+        assert rest.truth.strip()
