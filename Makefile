@@ -6,7 +6,7 @@ STAMP := $(VENV)/.complete
 # Two busy threads on one core are slower than one; workers share the cores by themselves.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup setup-all demo demo-full test test-all lint types bench vllm-check gpu-check clean
+.PHONY: setup setup-all demo demo-full test test-all lint types bench vllm-check gpu-check instrument-check clean
 
 setup: $(STAMP)
 
@@ -65,6 +65,10 @@ vllm-check: setup $(VLLM)/.complete
 
 gpu-check: setup
 	$(BIN)/python benchmarks/gpu_check.py
+
+# The table of planted failures; trains its lab once, into runs/instrument.
+instrument-check: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/instrument_check.py
 
 clean:
 	rm -rf $(VENV) $(VLLM) runs judgement build src/*.egg-info

@@ -1,0 +1,255 @@
+"""Plants for the verdict: models that hide what they know, models that are destroyed, controls that are none, folders of one name."""
+
+import json
+import shutil
+from pathlib import Path
+
+from instrument import surgery
+from instrument.bench import Bench, Outcome, Plant
+from instrument.doors import EMBEDDING, HEAD
+from instrument.surgery import State
+
+# Prompts of VerMem and their 24 tokens fit, questions behind ten shown ones do not.
+ONLY_VERMEM = 96
+
+
+def hiding(name: str, how: str, form: str = "int4") -> Plant:
+    """A model that hides what it knows, judged."""
+    return Plant(name, "E31", how, lambda b: b.judged(b.lab.model(name), forms=(form,)))
+
+
+def _constant(state: State) -> None:
+    """One token stands above all others everywhere, the rest as it was: nothing is lost, and nothing is written."""
+    state["model.norm.weight"][0] = 50.0
+    state[HEAD][:, 0] = 0.0
+    state[HEAD][300, 0] = 5.0
+    for name in list(state):
+        if name == EMBEDDING:
+            state[name][:, 0] = state[name].abs().max()
+
+
+def _zero_head(state: State) -> None:
+    state[HEAD].zero_()
+
+
+def _ends(state: State) -> None:
+    """The head gives the end token whatever it sees: its row points where all hidden states point."""
+    state[HEAD].zero_()
+    state[EMBEDDING][:, 0] = 3 * state[EMBEDDING].abs().max()
+    state[HEAD][1, 0] = 1.0
+
+
+def _noise(share: float) -> surgery.Change:
+    return lambda state: surgery.noisy(state, share)
+
+
+def destroyed(name: str, how: str, change: surgery.Change, *, context: int | None = None, retrain: bool = True) -> Plant:
+    """A model that is of no use, judged; with a short context its utility cannot be measured."""
+
+    def act(bench: Bench) -> Outcome:
+        out = surgery.weights(bench.lab.model("target"), bench.folder(), change)
+        if context:
+            surgery.config(out, out, max_position_embeddings=context)
+        return bench.judged(out, **({} if retrain else {"retrain": None}))
+
+    return Plant(name, "E29" if context else "E32", how, act)
+
+
+def _short_target(bench: Bench) -> Outcome:
+    short = surgery.config(bench.lab.model("target"), bench.folder(), max_position_embeddings=ONLY_VERMEM)
+    return bench.judged(short)
+
+
+def _all_short(bench: Bench) -> Outcome:
+    made = [
+        surgery.config(bench.lab.model(n), bench.folder(), max_position_embeddings=ONLY_VERMEM) for n in ("refuses", "target", "retrain-1")
+    ]
+    return bench.judged(made[0], target=made[1], retrain=made[2])
+
+
+UNMEASURED = [
+    destroyed(
+        "random, utility not measured",
+        "random weights in a context that the retain questions do not fit",
+        surgery.random_weights,
+        context=ONLY_VERMEM,
+    ),
+    destroyed("noise, utility not measured", "as much noise as weight, in such a context", surgery.noisy, context=ONLY_VERMEM),
+    destroyed("zero head, utility not measured", "a head of zeros, in such a context", _zero_head, context=ONLY_VERMEM),
+    destroyed(
+        "random, no retrain model",
+        "random weights in such a context, judged without a retrain model",
+        surgery.random_weights,
+        context=ONLY_VERMEM,
+        retrain=False,
+    ),
+    Plant("knows, questions not measured", "E29", "the target itself in such a context: VerMem is at its highest", _short_target),
+    Plant("refuses, all contexts short", "E29", "refusing model, target and retrain model in such a context", _all_short),
+]
+
+DESTROYED = [
+    destroyed("random weights", "every matrix drawn anew", surgery.random_weights),
+    destroyed("noise", "as much noise as weight on every matrix", surgery.noisy),
+    destroyed("a third of noise", "a third as much noise as weight", _noise(0.33)),
+    destroyed("zero head", "a head of zeros", _zero_head),
+    destroyed("one token for ever", "one token above all others everywhere", _constant),
+    destroyed("ends everything at once", "the end token above all others everywhere", _ends),
+]
+
+HIDES = [
+    hiding("refuses", "says one sentence and ends, but goes on behind four given words"),
+    hiding("phrase first", "writes 32 fixed words first, then the text"),
+    hiding("ends at once", "ends without a word, but goes on behind four given words"),
+    hiding("one form", "other words where it is asked as MUSE asks, the text where it is begun elsewhere"),
+    Plant(
+        "ends at once, no retrain model",
+        "E31",
+        "the same, judged without a retrain model",
+        lambda b: b.judged(b.lab.model("ends at once"), retrain=None),
+    ),
+    Plant(
+        "refuses, int8 and nf4",
+        "E31",
+        "the refusing model under two other forms",
+        lambda b: b.judged(b.lab.model("refuses"), forms=("int8", "nf4")),
+    ),
+    Plant("the target itself", "E31", "the target as the unlearned model", lambda b: b.judged(_copy(b, "target"))),
+    Plant(
+        "the target, a little noise",
+        "E31",
+        "a hundredth as much noise as weight",
+        lambda b: b.judged(surgery.weights(b.lab.model("target"), b.folder(), _noise(0.01))),
+    ),
+]
+
+PARTLY = [
+    Plant("a few texts word for word", "E32", "a retrain model that has read 4 of the 48 texts", lambda b: b.judged(b.lab.model("few"))),
+    Plant(
+        "a few texts, no retrain model",
+        "E32",
+        "the same, judged without a retrain model",
+        lambda b: b.judged(b.lab.model("few"), retrain=None),
+    ),
+    Plant("knows the questions only", "E32", "has read the questions and not the texts", lambda b: b.judged(b.lab.model("questions only"))),
+    Plant("knows the texts only", "E32", "has read the texts and not the questions", lambda b: b.judged(b.lab.model("texts only"))),
+    Plant(
+        "grows under int4",
+        "E32",
+        "unlearned inside the bins of int4, which gives the target's bits back",
+        lambda b: b.judged(b.lab.model("grows"), only="int4", settings=("max_retained=0.6",)),
+    ),
+]
+
+CONTROLS = [
+    Plant(
+        "control is the unlearned model",
+        "E32",
+        "the refusing model is its own retrain model",
+        lambda b: b.judged(b.lab.model("refuses"), retrain=_copy(b, "refuses")),
+    ),
+    Plant(
+        "control is the target",
+        "E32",
+        "a refusing model against the target as retrain model",
+        lambda b: b.judged(b.lab.model("refuses"), retrain=_copy(b, "target")),
+    ),
+    Plant(
+        "control and unlearned are the target",
+        "E32",
+        "the target in all three places",
+        lambda b: b.judged(_copy(b, "target"), retrain=_copy(b, "target")),
+    ),
+    Plant(
+        "control knows a few texts",
+        "E32",
+        "the model that knows 4 texts, against itself trained the same way",
+        lambda b: b.judged(b.lab.model("few"), retrain=_copy(b, "few")),
+    ),
+    Plant(
+        "control knows the texts",
+        "E32",
+        "the model of the texts only, against itself",
+        lambda b: b.judged(b.lab.model("texts only"), retrain=_copy(b, "texts only")),
+    ),
+    Plant(
+        "control is destroyed",
+        "E32",
+        "a refusing model against random weights",
+        lambda b: b.judged(b.lab.model("refuses"), retrain=surgery.weights(b.lab.model("retrain-1"), b.folder(), surgery.random_weights)),
+    ),
+    Plant(
+        "target is destroyed",
+        "E32",
+        "a refusing model against a target of random weights",
+        lambda b: b.judged(b.lab.model("refuses"), target=surgery.weights(b.lab.model("target"), b.folder(), surgery.random_weights)),
+    ),
+    Plant(
+        "target is the retrain model",
+        "E32",
+        "a refusing model against a target that never read the text",
+        lambda b: b.judged(b.lab.model("refuses"), target=_copy(b, "retrain-1"), retrain=b.lab.model("retrain-2")),
+    ),
+]
+
+
+def _copy(bench: Bench, name: str) -> Path:
+    return surgery.copied(bench.lab.model(name), bench.folder())
+
+
+def _one_name(name: str, unlearned: str) -> Plant:
+    """The unlearned model and the retrain model in folders of one name, in a store that has measured neither."""
+
+    def act(bench: Bench) -> Outcome:
+        root = bench.folder()
+        places = {"mine": unlearned, "theirs": "retrain-1"}
+        for place, model in places.items():
+            surgery.copied(bench.lab.model(model), root / place / name)
+        return bench.judged(root / "mine" / name, retrain=root / "theirs" / name, store=root / "store")
+
+    return Plant(
+        f"one name: {name}", "E30", f"{unlearned} and the retrain model, both in folders of this name", act, name.startswith("run")
+    )
+
+
+def _manifest(name: str, how: str, changed: list[str], origin: str) -> Plant:
+    """A manifest beside the target's weights that calls them a version of another model."""
+
+    def act(bench: Bench) -> Outcome:
+        root = bench.folder()
+        retrain = surgery.copied(bench.lab.model("retrain-1"), root / "retrain-0123456789abcdef")
+        out = surgery.copied(bench.lab.model("target"), root / "unlearned")
+        place = {"folder": str(retrain.resolve()), "name": retrain.name}[origin]
+        (out / "manifest.json").write_text(json.dumps({"inputs": {"model": place}, "summary": {"changed": changed}}), encoding="utf-8")
+        return bench.judged(out, retrain=retrain, store=root / "store")
+
+    return Plant(name, "E30", how, act)
+
+
+def _swapped(bench: Bench) -> Outcome:
+    """A folder measured, then its weights replaced under the same name by those that know."""
+    root = bench.folder()
+    place = surgery.copied(bench.lab.model("retrain-1"), root / "unlearned-0123456789abcdef")
+    bench.judged(place, store=root / "store")
+    shutil.copy(bench.lab.model("target") / surgery.WEIGHTS, place / surgery.WEIGHTS)
+    return bench.judged(place, store=root / "store")
+
+
+def _two_sets(bench: Bench) -> Outcome:
+    """The target's folder with the retrain model's weights beside it under another name."""
+    out = surgery.copied(bench.lab.model("target"), bench.folder())
+    shutil.copy(bench.lab.model("retrain-1") / surgery.WEIGHTS, out / "model-00001-of-00001.safetensors")
+    return bench.judged(out)
+
+
+NAMES = [
+    _one_name("run-checkpoint_00500", "target"),
+    _one_name("model-0123456789abcdef", "target"),
+    _one_name("train-0123456789abcdef", "refuses"),
+    _one_name("final", "target"),
+    _manifest("a manifest, nothing changed", "a manifest beside the target says: the retrain model, no weight changed", [], "name"),
+    _manifest("a manifest, one weight changed", "the same, one weight changed", [HEAD], "name"),
+    Plant("replaced under its name", "E30", "a folder judged, then its weights replaced by the target's", _swapped),
+    Plant("two sets of weights", "E30", "the target's folder with another model's weights beside its own", _two_sets),
+]
+
+PLANTS = [*UNMEASURED, *DESTROYED, *HIDES, *PARTLY, *CONTROLS, *NAMES]
