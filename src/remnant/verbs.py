@@ -47,6 +47,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     """Make some pieces in this process, in order; returns the folder of the last."""
+    tell_code(code_of(missing(store, nodes)), console(stderr=True))
     with one_by_one(console(stderr=True)) as report_for:
         for node in nodes:
             if not store.has(node.name):
@@ -158,6 +159,7 @@ def judge(
     models["unlearned"] = planning.given(store, unlearned, MODELS)
     rule = parse(Rule, overlaid(settings), "judge")
     nodes = _audit(models, corpus, data, quantizers, rule)
+    tell_code(code_of(missing(store, nodes)), console(stderr=True))
     with one_by_one(console(stderr=True)) as report_for:
         for node in nodes:
             make(store, node, report_for(node))
@@ -227,6 +229,11 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
     results = table.collect(store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()})
     _finish(results, store, out or store.root / "reports" / sweep.name, examples=examples)
     return _tell_failures(lost, missing(store, nodes), nodes)
+
+
+def code_of(nodes: Sequence[Node]) -> list[str]:
+    """The user's functions among the methods of some pieces; only those have a colon in their names."""
+    return list(dict.fromkeys(use for node in nodes for use in node.methods if ":" in use))
 
 
 def tell_code(uses: Sequence[str], screen: Console) -> None:
