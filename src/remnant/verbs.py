@@ -18,15 +18,7 @@ from remnant.errors import Interrupted, UserError
 from remnant.flow import plan as planning
 from remnant.flow.plan import Input, Made, Node, Outside
 from remnant.flow.progress import clock, counting, describe, one_by_one, watch
-from remnant.flow.run import (
-    clean_up,
-    failures,
-    forget_failures,
-    make,
-    missing,
-    start_workers,
-    stop_workers,
-)
+from remnant.flow.run import clean_up, failures, forget_failures, make, missing, start_workers, stop_workers
 from remnant.flow.store import Store, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
 from remnant.methods import quantizer_spec
