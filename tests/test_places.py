@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from remnant.cli import main
 from remnant.errors import UserError
 from remnant.flow import place
-from remnant.flow.plan import user_code
+from remnant.flow.plan import plan, user_code
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import read_sweep
 from remnant.methods import METRIC_READS, quantizer_spec
+from remnant.report.terminal import code_of
 from remnant.resolve import Method, resolve
 
 MODELS = ("train", "unlearn", "perturb")
@@ -193,6 +194,7 @@ def test_a_plan_lists_the_code_that_a_run_runs(tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     assert f"runs code of {tmp_path / 'mine.py'}:f" in run.output
     assert not (tmp_path / "ran").exists()
+    assert code_of(plan(read_sweep(sweep))) == [f"{tmp_path / 'mine.py'}:f"]
 
 
 @pytest.mark.parametrize("name", ["$x$ and $", "[red]x[/red]", "_a", "a_b^c", "\\alpha{", "日本", "[/]"])

@@ -45,7 +45,9 @@ MODELS = ("train", "unlearn", "perturb")
 
 def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     """Make some pieces in this process, in order; returns the folder of the last."""
-    with one_by_one(terminal.console(stderr=True)) as report_for:
+    screen = terminal.console(stderr=True)
+    terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
+    with one_by_one(screen) as report_for:
         for node in nodes:
             make(store, node, report_for(node))
     path = store.path(nodes[-1].name)
@@ -176,7 +178,9 @@ def judge(
     models["unlearned"] = planning.given(store, unlearned, MODELS)
     rule = parse(Rule, overlaid(settings), "judge")
     nodes = _audit(models, corpus, data, quantizers, rule)
-    with one_by_one(terminal.console(stderr=True)) as report_for:
+    screen = terminal.console(stderr=True)
+    terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
+    with one_by_one(screen) as report_for:
         for node in nodes:
             make(store, node, report_for(node))
     results = table.collect(store, _sweep_of_audit(quantizers, rule), [n.piece for n in nodes], {})
