@@ -13,7 +13,7 @@ from remnant.errors import UserError
 from remnant.evaluate import local
 from remnant.evaluate.collect import collect
 from remnant.evaluate.local import Local
-from remnant.evaluate.requests import Reading, Writing
+from remnant.evaluate.requests import Reading, Request, Writing
 from remnant.evaluate.steps import Cached
 from remnant.evaluate.ways import Ways, ways_of
 from remnant.functional.tokens import Tokens
@@ -34,6 +34,8 @@ PROMPTS = (
     "The brass lantern was sold by tailors to the town. " * 3,
 )
 TEXTS = ("He ran it. Nobody saw the lantern.", "Twelve tailors, one harbour, and no ship.", "The brass lantern was sold by tailors. " * 4)
+# Encoders, decoders whose code in transformers looks ahead, and one that hashes by chance.
+REFUSED = {"camembert", "ernie", "big_bird", "xlm", "doge", "cpmant", "prophetnet", "reformer"}
 SOME = ("gpt_neo", "mamba", "falcon_h1", "qwen3_next", "recurrent_gemma", "rwkv", "mpt", "bert")
 
 
@@ -81,7 +83,7 @@ def compared(name: str, tokenizer: PreTrainedTokenizerBase, spool: Path) -> Foun
         named = type(model).__name__ in str(error) and bool(error.remedy)
         return Found(name, "refused" if named else "different", str(error).partition(": ")[2][:60])
     model.config.use_cache = False
-    asked = [*(Writing(p, NEW, c) for c in CONTEXTS for p in PROMPTS), *(Reading(t, c) for c in CONTEXTS for t in TEXTS)]
+    asked: list[Request] = [*(Writing(p, NEW, c) for c in CONTEXTS for p in PROMPTS), *(Reading(t, c) for c in CONTEXTS for t in TEXTS)]
     answers = collect(asked, backend, spool, lambda done, total: None)
     texts, numbers = 0, 0.0
     for one in asked:
@@ -130,10 +132,6 @@ def test_every_architecture_answers_as_one_text_at_a_time_or_is_refused_by_name(
     assert {r.name for r in rows if r.outcome == "refused"} <= REFUSED
 
 
-# Encoders, and decoders whose code in transformers looks ahead.
-REFUSED = {"camembert", "ernie", "big_bird", "xlm", "doge", "cpmant", "prophetnet"}
-
-
 def test_only_layers_with_keys_and_values_of_all_tokens_share_a_beginning() -> None:
     shared = {name: ways_of(zoo_model(name, 100)) for name in ("llama", "mpt", "mamba", "lfm2")}
     assert [w.begun for w in shared.values()] == [True, False, False, False]
@@ -145,6 +143,11 @@ def test_only_layers_with_keys_and_values_of_all_tokens_share_a_beginning() -> N
 def test_an_encoder_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"\(BertLMHeadModel\) does not read from left to right"):
         ways_of(tiny_model("bert"))
+
+
+def test_a_model_that_hashes_by_chance_is_refused() -> None:
+    with pytest.raises(UserError, match=r"\(ReformerModelWithLMHead\) says something else each time"):
+        ways_of(zoo_model("reformer", 100))
 
 
 def test_half_of_an_encoder_decoder_is_not_opened(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

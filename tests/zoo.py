@@ -45,7 +45,7 @@ WINDOWED = ("mistral", "gemma2", "gemma3_text", "cohere2", "exaone4", "olmo3")
 DECODERS = ("bert", "roberta", "electra", "xlm-roberta")
 # The others with what each needs, by model_type.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(SIMPLE, {}),
+    **{name: {} for name in SIMPLE},
     **dict.fromkeys(EXPERTS, MOE),
     **dict.fromkeys(WINDOWED, WINDOW),
     **dict.fromkeys(DECODERS, DECODER),
