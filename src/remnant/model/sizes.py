@@ -22,7 +22,7 @@ STATE = ("state_size", "ssm_state_size", "mamba_d_state", "d_state", "mamba_stat
 CHUNK = ("chunk_size", "mamba_chunk_size")
 EXPAND = ("expand", "mamba_expand", "expand_factor")
 
-_WINDOW = re.compile(r"(?:^|_)window(?:_size)?$|^attention_chunk_size$|_attn_chunk_length$|^index_topk$")
+_WINDOW = re.compile(r"(?:^|_)window(?:_size)?$|^attention_chunk_size$|^index_topk$")
 _PLACES = re.compile(r"(?:^|[._])(?:wpe|position_embeddings?|embed_positions?|pos_emb(?:ed(?:ding)?s?)?|positions_embed)$")
 _NOT_TEXT = re.compile(r"vision|visual|image|audio|video|encoder\.")
 
