@@ -36,7 +36,7 @@ PROMPTS = (
 TEXTS = ("He ran it. Nobody saw the lantern.", "Twelve tailors, one harbour, and no ship.", "The brass lantern was sold by tailors. " * 4)
 # Encoders, decoders whose code in transformers looks ahead, and one that hashes by chance.
 REFUSED = {"camembert", "ernie", "big_bird", "xlm", "doge", "cpmant", "prophetnet", "reformer"}
-SOME = ("gpt_neo", "mamba", "falcon_h1", "qwen3_next", "recurrent_gemma", "rwkv", "mpt", "bert")
+SOME = ("gpt_neo", "mpt", "bert", "lfm2", "mamba", "recurrent_gemma")
 
 
 class Found(NamedTuple):
