@@ -34,7 +34,9 @@ PROMPTS = (
     "The brass lantern was sold by tailors to the town. " * 3,
 )
 TEXTS = ("He ran it. Nobody saw the lantern.", "Twelve tailors, one harbour, and no ship.", "The brass lantern was sold by tailors. " * 4)
-SOME = ("gpt_neo", "mamba", "falcon_h1", "qwen3_next", "recurrent_gemma", "rwkv", "mpt", "bert")
+# Encoders, decoders whose code in transformers looks ahead, and one that hashes by chance.
+REFUSED = {"camembert", "ernie", "big_bird", "xlm", "doge", "cpmant", "prophetnet", "reformer"}
+SOME = ("gpt_neo", "mpt", "bert", "lfm2", "mamba", "recurrent_gemma")
 
 
 class Found(NamedTuple):
@@ -130,10 +132,6 @@ def test_every_architecture_answers_as_one_text_at_a_time_or_is_refused_by_name(
     assert {r.name for r in rows if r.outcome == "refused"} <= REFUSED
 
 
-# Encoders, and decoders whose code in transformers looks ahead.
-REFUSED = {"camembert", "ernie", "big_bird", "xlm", "doge", "cpmant", "prophetnet"}
-
-
 def test_only_layers_with_keys_and_values_of_all_tokens_share_a_beginning() -> None:
     shared = {name: ways_of(zoo_model(name, 100)) for name in ("llama", "mpt", "mamba", "lfm2")}
     assert [w.begun for w in shared.values()] == [True, False, False, False]
@@ -145,6 +143,11 @@ def test_only_layers_with_keys_and_values_of_all_tokens_share_a_beginning() -> N
 def test_an_encoder_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"\(BertLMHeadModel\) does not read from left to right"):
         ways_of(tiny_model("bert"))
+
+
+def test_a_model_that_hashes_by_chance_is_refused() -> None:
+    with pytest.raises(UserError, match=r"\(ReformerModelWithLMHead\) hashes by chance"):
+        ways_of(zoo_model("reformer", 100))
 
 
 def test_half_of_an_encoder_decoder_is_not_opened(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

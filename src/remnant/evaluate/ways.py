@@ -68,6 +68,8 @@ def ways_of(model: PreTrainedModel) -> Ways:
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UserError(f"{_name(model)} is an encoder with a decoder: it continues another text than it reads.", REMEDY)
+    if "lsh" in (getattr(model.config, "attn_layers", None) or ()):
+        raise UserError(f"{_name(model)} hashes by chance: a long text is never read twice in the same way.", REMEDY)
     texts = _texts(model)
     alone = [_alone(model, t) for t in texts]
     if not all(bool(logits.isfinite().all()) for logits in alone):
