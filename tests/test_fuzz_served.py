@@ -157,8 +157,8 @@ SERVERS: dict[str, Act] = {
 }
 FAST = {
     "drips a body", "drips headers", "drips chunks", "resets", "closes in the body", "bad gzip", "nested lists", "a huge integer",
-    "text null", "filtered", "unfinished", "an error inside", "moved", "waits oddly", "an error page", "the prompt again", "a list",
-    "closes",
+    "text null", "filtered", "unfinished", "an error inside", "moved",
+    "waits oddly", "an error page", "the prompt again", "a list", "closes",
 }  # fmt: skip
 
 
