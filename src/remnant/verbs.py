@@ -29,6 +29,7 @@ from remnant.flow.run import (
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
+from remnant.flow.texts import said_of
 from remnant.methods import quantizer_spec
 from remnant.parsing import parse
 from remnant.records import CastMember, Cell, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
@@ -71,11 +72,24 @@ def prepare(store: Store, settings: Sequence[str], **options: Any) -> None:
     make_here(store, [node])
     card = store.manifest(node.name).summary
     print("  ".join(f"{name} {count}" for name, count in card["counts"].items()))
-    for name, count in card["overlapping_texts"].items():
-        if count:
-            print(f"Warning: {count} {name} texts share a long run of words with the forget text.")
+    for line in _warnings(card):
+        print(line)
     for name, reason in card["absent"].items():
         print(f"Absent: {name}, because {reason}.")
+
+
+def _warnings(card: dict[str, Any]) -> list[str]:
+    """What the card of a corpus says that a user should look at."""
+    lines = [
+        f"Warning: {count} {name} texts share a long run of words with the forget text, or are short and the same."
+        for name, count in card["overlapping_texts"].items()
+        if count and name != "questions"
+    ]
+    if count := card["overlapping_texts"].get("questions"):
+        lines.append(f"Warning: {count} retain questions are asked about the forget text too, or repeat it.")
+    lines += [f"Warning: {count} {name} say what another one says." for name, count in card["repeated"].items()]
+    lines += [f"Not read for {role}: {len(files)} files: {said_of(files)}." for role, files in card["skipped"].items()]
+    return lines + [f"Note: {note}" for note in card["notes"]]
 
 
 def train(store: Store, corpus: str, settings: Sequence[str], retrain: bool) -> None:
@@ -100,7 +114,10 @@ def perturb(store: Store, model: str, quantizer: str, data: str | None, settings
     """Quantize a model to a dense copy."""
     corpus = planning.given(store, data, "prepare") if data else None
     spec = quantizer_spec(quantizer, overlaid(settings))
-    make_here(store, [planning.perturb_node(spec, planning.given(store, model, MODELS), corpus)])
+    node = planning.perturb_node(spec, planning.given(store, model, MODELS), corpus)
+    make_here(store, [node])
+    for doubt in store.manifest(node.name).summary.get("calibration", {}).get("warnings", ()):
+        print(f"Warning: {doubt}.")
 
 
 def deploy(store: Store, model: str, name: str, data: str | None, out: Path, settings: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS, rtn_name
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_of, digest_path
+from remnant.flow.texts import text_files
 from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
 from remnant.records import (
     SCHEMA,
@@ -93,7 +94,8 @@ def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> N
     inputs: dict[str, Input] = {}
     for role in ("forget", "retain", "holdout"):
         for i, name in enumerate(getattr(spec, role)):
-            inputs[f"{role}-{i}"] = _existing(name, role)
+            text_files(name, role)  # before its digest is taken, which reads all of it
+            inputs[f"{role}-{i}"] = Outside(name)
     for role in ("folder", "tofu"):
         if name := getattr(spec, role):
             inputs[role] = _existing(name, "corpus")

@@ -26,7 +26,7 @@ _MOST_OTHER = 0.1
 
 def fold(text: str) -> str:
     """The text in Unicode's compatibility form, without case and without characters that are not seen (NFKC_Casefold)."""
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text).casefold())
+    return str(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text).casefold()))
 
 
 def words(text: str) -> list[str]:

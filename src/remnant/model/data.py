@@ -60,8 +60,21 @@ def read_list(path: Path) -> list[Any]:
 
 
 def settings(corpus: Path) -> dict[str, Any]:
-    """The corpus card: name, token lengths, counts, and the metrics that are absent with the reason."""
-    return dict(json.loads((corpus / "corpus.json").read_text(encoding="utf-8")))
+    """The corpus card: name, token lengths, counts, and the metrics that are absent with the reason.
+
+    Raises:
+        UserError: the folder is not a prepared corpus.
+    """
+    try:
+        card = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        remedy = f"Prepare it first: remnant prepare --forget {corpus} --retain ..., and give the folder that this prints as --data."
+        raise UserError(f"{corpus} is not a prepared corpus: it has no corpus.json.", remedy) from error
+    except ValueError as error:
+        raise UserError(f"{corpus / 'corpus.json'} is not JSON in UTF-8: {error}.", "Prepare the corpus again.") from error
+    if not isinstance(card, dict) or not isinstance(card.get("absent"), dict) or not isinstance(card.get("answer_tokens"), int):
+        raise UserError(f"{corpus / 'corpus.json'} is no card of a corpus.", "Prepare the corpus again.")
+    return card
 
 
 def raw_texts(corpus: Path, split: str) -> list[str]:

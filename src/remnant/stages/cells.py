@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from remnant.catalog import METRICS
 from remnant.functional.stats import Interval, bootstrap, bootstrap_auc, bootstrap_mean, privleak, true_positives
 from remnant.functional.tofu import USEFUL, forget_quality, forget_truth, model_utility, useful_truth
+from remnant.parsing import lines_of
 from remnant.records import CastMember, Cell, Row, Rule, status_of
 
 Array = NDArray[np.float64]
@@ -42,7 +43,7 @@ def read_rows(path: Path) -> Sheet:
     """The rows of a measurement."""
     values: dict[str, dict[str, float]] = {}
     unscorable: dict[str, Counter[str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines_of(path.read_text(encoding="utf-8")):
         row = Row.model_validate_json(line)
         metric = f"{row.metric}/{row.split}" if row.split else row.metric
         if row.value is None:

@@ -12,12 +12,15 @@ from transformers import PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
-from remnant.functional.segments import Known
+from remnant.functional.segments import Known, repeated
 from remnant.methods import quantizer
 from remnant.model.data import encode, raw_texts
 from remnant.model.held import keep, take, version
 from remnant.model.load import Matrix, matrices, open_tokenizer, save_model
 from remnant.records import PerturbSpec
+
+# Texts are often a little shorter than asked for; with less than a quarter the sample is no longer the one that was asked for.
+ENOUGH = 0.25
 
 
 def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
@@ -90,13 +93,23 @@ def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerB
         raise UserError("There is no calibration text without forget text in it.", "Give retain text that does not repeat forget text.")
     longest = sorted(examples, key=len, reverse=True)[: max(4 * spec.calibration_samples, len(examples) // 4)]
     chosen = random.Random(spec.seed).sample(longest, min(spec.calibration_samples, len(longest)))
+    tokens, twice = sum(len(c) for c in chosen), repeated(clean)
     about = {
         "split": "retain1",
         "samples": len(chosen),
-        "tokens": sum(len(c) for c in chosen),
+        "tokens": tokens,
         "texts_left_out_for_overlap": len(texts) - len(clean),
+        "warnings": _doubts(spec, tokens, twice),
     }
     return [torch.tensor([ids]) for ids in chosen], about
+
+
+def _doubts(spec: PerturbSpec, tokens: int, twice: int) -> list[str]:
+    """What makes calibration text a poor sample."""
+    wanted = spec.calibration_samples * spec.calibration_tokens
+    few = f"there are only {tokens} tokens of calibration text where up to {wanted} are asked for; the result may be worse than it need be"
+    same = f"{twice} calibration texts say what another one says"
+    return [few] * (tokens < ENOUGH * wanted) + [same] * bool(twice)
 
 
 def _save_codes(found: Mapping[str, Quantized], path: Path) -> None:
