@@ -1,5 +1,6 @@
 """A tiny sweep whose store can be damaged and whose run can be killed, and what both must come to."""
 
+import functools
 import os
 import random
 import shutil
@@ -77,8 +78,9 @@ def sweep_file(folder: Path) -> Path:
     return path
 
 
+@functools.cache
 def nodes_of(sweep: Path) -> list[Node]:
-    """Its pieces."""
+    """Its pieces; planned once, as it reads the sources of all methods."""
     return plan(read_sweep(sweep))
 
 
@@ -88,8 +90,8 @@ def content(root: Path) -> dict[str, dict[str, str]]:
 
 
 @contextmanager
-def in_this_process() -> Iterator[None]:
-    """`remnant run` without processes and charts; everything else as it is."""
+def in_this_process(sweep: Path) -> Iterator[None]:
+    """`remnant run` of a sweep without processes, charts, and planning anew; everything else as it is."""
 
     def work(store: Store, sweep: Any, nodes: list[Node], count: int, screen: Any) -> None:
         running.work(store, nodes, lambda node: silent)
@@ -97,6 +99,7 @@ def in_this_process() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verbs, "_work", work)
+        patch.setattr("remnant.verbs.planning.plan", lambda given: nodes_of(sweep))
         patch.setattr(page, "_render", lambda *a: "")
         held.let_go()
         yield
@@ -186,7 +189,7 @@ def survives(whole: Path, expected: dict[str, Any], sweep: Path, place: Path, ho
         for node in readers(place.parts[1], nodes):
             if node.name != place.parts[1]:
                 shutil.rmtree(Store(root).path(node.name), ignore_errors=True)
-    with in_this_process():
+    with in_this_process(sweep):
         call("ls", "--store", root)
         looked = call("report", "tiny", "--store", root, "--out", folder / "report")
         if place.parts[0] == "names":
