@@ -24,11 +24,6 @@ def lines_of(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
-def lines_of(text: str) -> list[str]:
-    r"""The lines of a file of JSON lines. Only "\n" ends one: str.splitlines also cuts at characters that stand inside a JSON string."""
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
-
-
 def parse(model: type[Spec], data: Any, where: str) -> Spec:
     """Validate what a user wrote; all faults in one message, unknown keys with the nearest known one.
 
