@@ -14,7 +14,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "train": 1,
     "unlearn": 1,
     "perturb": 1,
-    "measure": 2,
+    "measure": 3,
     "explain": 5,
     "judge": 2,
     "deploy": 3,
