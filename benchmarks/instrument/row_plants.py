@@ -8,6 +8,7 @@ from instrument.rows import (
     FORMS,
     ITEMS,
     KNOWN,
+    MEMBERSHIP_ITEMS,
     MODELS,
     Row,
     Sheets,
@@ -46,6 +47,11 @@ def _unlearned_knows(metric: str) -> Spoil:
     return values("unlearned", metric, to(KNOWN[metric, ""][0]))
 
 
+def _half_known(metric: str, split: str) -> Callable[[int, Row], Row]:
+    many = ITEMS * (MEMBERSHIP_ITEMS if metric == "privleak" else 1)
+    return to(KNOWN[metric, split][0], first=many // 2)
+
+
 def _other_ids(sheets: Sheets) -> None:
     for form in FORMS:
         sheets["unlearned", form] = [r | {"id": f"new-{r['id']}"} for r in sheets["unlearned", form]]
@@ -60,7 +66,7 @@ def _few_shared(sheets: Sheets) -> None:
 def _twice(sheets: Sheets) -> None:
     """The model knows; behind its rows stand others with the same ids that do not."""
     for form in FORMS:
-        sheets["unlearned", form] += [r for r in rows_of(False, "twice", ITEMS) if r["metric"] in KNOWLEDGE]
+        sheets["unlearned", form] += [r for r in rows_of(False, ITEMS) if r["metric"] in KNOWLEDGE]
 
 
 def _empty(*of: str) -> Spoil:
@@ -295,8 +301,8 @@ CONTROL_ROWS = [
     plant(
         "control knows half",
         "E32",
-        "retrain and unlearned model at 60 %",
-        both(*(values(of, m, to(0.6)) for of in MODELS[1:] for m in KNOWLEDGE)),
+        "retrain and unlearned model have read the first half of the texts",
+        both(*(values(of, m, _half_known(m, split), split=split) for of in MODELS[1:] for m, split in KNOWN)),
     ),
     plant("control is destroyed", "E32", "no utility in the retrain model", values("retrain", "knowmem_retain", to(0.0))),
     plant("utility gone", "E32", "no utility in the unlearned model", values("unlearned", "knowmem_retain", to(0.1))),
