@@ -74,7 +74,6 @@ PLANTS = [
             f"retrain model, seed {i}",
             f"a model of seed {i} that never read the text, as the unlearned one",
             lambda b, i=i: b.judged(b.lab.model(f"retrain-{i}")),
-            i == 2,
         )
         for i in (2, 3, 4)
     ),  # type: ignore[misc]

@@ -120,7 +120,6 @@ def plant(
     only: str = "",
     models: tuple[str, ...] = MODELS,
     n: int = ITEMS,
-    quick: bool = True,
 ) -> Plant:
     """Sound rows with one fault."""
 
@@ -129,7 +128,7 @@ def plant(
         spoil(sheets)
         return judged(sheets, bench, models, only)
 
-    return Plant(f"rows, {name}", kind, how, act, quick)
+    return Plant(f"rows, {name}", kind, how, act)
 
 
 def values(of: str, metric: str, change: Callable[[int, Row], Row | None], forms: Iterable[str] = FORMS, split: str = "") -> Spoil:
