@@ -21,6 +21,7 @@ from tests.wrecks import (
     leave_unfinished,
     nodes_of,
     readers,
+    small_disk,
     spread,
     survives,
     sweep_file,
@@ -109,6 +110,44 @@ def test_a_hundred_kills_cost_no_byte(whole: Whole, tmp_path: Path, capsys: pyte
     said = kill(whole, 100, tmp_path, 1)
     with capsys.disabled():
         print(f"\n{said}")
+
+
+def fill(whole: Whole, kilobytes: int, place: Path) -> str:
+    """Run on a disk that becomes full, then on a larger one; what was said of the full one."""
+    with small_disk(place, f"{kilobytes}k") as remount, in_this_process():
+        result = call("run", whole.sweep, "--store", place / "s")
+        assert result.exit_code == 2, result.output
+        assert "The disk is full" in result.output, result.output
+        remount("size=64m")
+        assert call("run", whole.sweep, "--store", place / "s").exit_code == 0
+        assert content(place / "s") == whole.expected["content"]
+        assert not list((place / "s/partial").iterdir())
+    return result.output
+
+
+@pytest.mark.parametrize("kilobytes", [600])
+def test_a_disk_that_is_full_in_the_middle_costs_no_byte(kilobytes: int, whole: Whole, tmp_path: Path) -> None:
+    fill(whole, kilobytes, tmp_path / "disk")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [40, 100, 150, 200, 300, 400, 500, 700, 800, 1000, 1200, 1500])
+def test_a_disk_that_is_full_at_any_place_costs_no_byte(kilobytes: int, whole: Whole, tmp_path: Path) -> None:
+    fill(whole, kilobytes, tmp_path / "disk")
+
+
+def test_a_finished_run_on_a_read_only_disk_is_reported_elsewhere(whole: Whole, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64m") as remount, in_this_process():
+        shutil.copytree(whole.finished, tmp_path / "disk/s")
+        remount("ro")
+        said = call("run", whole.sweep, "--store", tmp_path / "disk/s", "--out", tmp_path / "report")
+        assert said.exit_code == 0, said.output
+        assert (tmp_path / "report/summary.json").read_bytes() == whole.expected["summary"]
+        assert call("report", "tiny", "--store", tmp_path / "disk/s", "--out", tmp_path / "report").exit_code == 0
+        refused = call("run", whole.sweep, "--store", tmp_path / "disk/s")
+        assert refused.exit_code == 2
+        assert "read-only" in refused.output
+        assert "--out" in refused.output
 
 
 def test_the_damages_reach_every_kind_of_file(whole: Whole) -> None:

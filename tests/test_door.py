@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.model.load import open_model, open_tokenizer
 from remnant.model.whole import check_ids, first_not_finite, remedy
-from remnant.records import PerturbSpec, UnlearnSpec
-from remnant.stages import perturb, unlearn
+from remnant.records import PerturbSpec, PrepareSpec, UnlearnSpec
+from remnant.stages import perturb, prepare, unlearn
 from remnant.testing import tiny_model
 from tests.conftest import silent
 
@@ -239,3 +239,13 @@ def test_a_tokenizer_finds_a_token_for_padding_or_says_that_it_has_none(folder: 
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="cannot be opened"):
         open_tokenizer(str(folder))
+
+
+def test_a_tokenizer_without_offsets_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Slow:
+        is_fast = False
+
+    monkeypatch.setattr(prepare, "open_tokenizer", lambda source: Slow())
+    spec = PrepareSpec(lab="news", forget_docs=2, retain_docs=2, holdout_docs=2, tokenizer=str(folder))
+    with pytest.raises(UserError, match="fast tokenizer"):
+        prepare.run(spec, {}, tmp_path, silent)

@@ -1,6 +1,8 @@
 """A server that speaks OpenAI's completions: retries, refusals, and an audit of a GGUF file behind a real llama.cpp server."""
 
+import base64
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -17,9 +19,10 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from remnant import cli
+from remnant import cli, secrecy
 from remnant.errors import UserError
 from remnant.evaluate import endpoint
+from remnant.evaluate.collect import collect
 from remnant.evaluate.endpoint import Endpoint
 from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Reading, Refused, Slope, Writing
@@ -39,6 +42,7 @@ class Served:
         served = self
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.paths: list[str] = []
         self.open = self.most = 0
         lock = threading.Lock()
 
@@ -48,6 +52,7 @@ class Served:
                 with lock:
                     served.asked.append(body)
                     served.keys.append(self.headers.get("Authorization"))
+                    served.paths.append(self.path)
                     served.open += 1
                     served.most = max(served.most, served.open)
                     status, said, headers = reply(len(served.asked), body)
@@ -169,6 +174,184 @@ def test_what_a_server_does_not_say_is_absent_and_an_answered_audit_is_kept(serv
     anew = CliRunner().invoke(cli.main, [*command, "--set", "endpoint.again=1"])
     assert anew.exit_code == 0, anew.output
     assert len(served.asked) > count
+
+
+GOOD = {"choices": [{"text": " king", "finish_reason": "stop"}]}
+PROMPT = "the quick brown fox jumps over the lazy dog " * 8
+
+
+def behind_good_probes(serve: Serve, then: Any, **spec: Any) -> Endpoint:
+    """An endpoint whose probes went well and that answers otherwise from then on."""
+    return Endpoint(EndpointSpec(url=serve(lambda n, body: (200, GOOD, {}) if n <= 5 else then).url, attempts=2, **spec))
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ({"text": "", "finish_reason": "content_filter"}, "filter"), ({"text": "x", "finish_reason": "safety"}, "filter"),
+        ({"text": "x", "finish_reason": "error"}, "did not finish the answer (finish reason error)"),
+        ({"text": "x", "finish_reason": "abort"}, "finish reason abort"), ({"text": "x", "finish_reason": None}, "finish reason null"),
+        ({"text": "x", "finish_reason": 7}, "finish reason 7"), ({"text": None, "finish_reason": "stop"}, "gave no text"),
+        ({"finish_reason": "stop"}, "gave no text"), ({"text": ["x"], "finish_reason": "stop"}, "gave no text"),
+        ({"text": "x", "refusal": "I cannot", "finish_reason": "stop"}, "a refusal"),
+        ({"text": "x", "error": {"code": 500}}, "failed on it"),
+        ({"text": PROMPT + "and", "finish_reason": "stop"}, "returned the prompt"),
+        ({"text": "word " * 60, "finish_reason": "stop"}, "wrote more than the 9 tokens"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_not_whole_is_refused_and_speaks_against_the_server(serve: Serve, choice: dict[str, Any], reason: str) -> None:
+    backend = behind_good_probes(serve, (200, {"choices": [choice]}, {}))
+    (answer,) = backend.answer([Writing(PROMPT, 9)])
+    assert isinstance(answer, Refused)
+    assert reason in answer.reason
+    (check,) = backend.checks()
+    assert (check.name, check.ok, check.count, check.total) == ("server", False, 1, 1)
+    assert answer.reason in check.said
+
+
+@pytest.mark.parametrize(
+    ("usage", "finish", "reason"),
+    [
+        ({"completion_tokens": 4}, "length", "stopped after 4 of the 9 tokens"),
+        ({"completion_tokens": 30}, "length", "wrote more than the 9 tokens"),
+        ({"prompt_tokens": 12}, "stop", "read 12 tokens of a prompt of 72 words: it cuts prompts"),
+        ({"prompt_tokens": 80, "completion_tokens": 9}, "length", ""), ({"prompt_tokens": 0}, "length", ""),
+        ({"prompt_tokens": "many", "completion_tokens": True}, "stop", ""), (None, "length", ""),
+    ],
+)  # fmt: skip
+def test_counts_of_tokens_are_compared_where_they_are_told(serve: Serve, usage: Any, finish: str, reason: str) -> None:
+    backend = behind_good_probes(serve, (200, {"choices": [{"text": "x", "finish_reason": finish}], "usage": usage}, {}))
+    (answer,) = backend.answer([Writing(PROMPT, 9)])
+    assert reason in answer.reason if isinstance(answer, Refused) else (answer, reason) == ("x", "")
+    assert backend.checks()[0].ok == (not reason)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ((200, {"error": {"message": "blocked by the content management policy"}}, {}), "filter"),
+        ((400, {"error": {"code": "content_filter", "message": "The response was filtered"}}, {}), "filter"),
+        ((400, {"error": "This model's maximum context length is 8 tokens"}, {}), "longer than the server's context"),
+        ((200, {"choices": []}, {}), "gave no choice"),
+    ],
+)
+def test_what_a_server_says_of_one_item_is_that_items_refusal(serve: Serve, reply: Reply, reason: str) -> None:
+    (answer,) = behind_good_probes(serve, reply).answer([Writing(PROMPT, 9)])
+    assert isinstance(answer, Refused)
+    assert reason in answer.reason
+
+
+def test_counts_survive_a_run_that_was_killed(serve: Serve, tmp_path: Path) -> None:
+    texts = iter(["fine", None] * 4)
+
+    def reply(n: int, body: dict[str, Any]) -> Reply:
+        if n <= 5:
+            return 200, GOOD, {}
+        if len(served.asked) > 9:
+            return 401, {}, {}
+        return 200, {"choices": [{"text": next(texts), "finish_reason": "length"}]}, {}
+
+    served = serve(reply)
+    asked = [Writing(f"p{i}", 3) for i in range(8)]
+    spec = EndpointSpec(url=served.url, concurrency=1, attempts=1)
+    with pytest.raises(UserError, match="401"):
+        collect(asked, Endpoint(spec), tmp_path / "spool", lambda *a: None)
+    later = behind_good_probes(serve, (200, GOOD, {}), concurrency=1)
+    collect(asked, later, tmp_path / "spool", lambda *a: None)
+    (check,) = later.checks()
+    assert (check.ok, check.count, check.total) == (False, 2, 8)
+    assert "stop 9" in check.said  # five of the probes, four of the answers
+
+
+def test_a_server_that_ignores_what_is_asked_or_is_another_is_refused_at_once(serve: Serve) -> None:
+    with pytest.raises(UserError, match="ignores max_tokens: it wrote 20 words"):
+        Endpoint(EndpointSpec(url=serve(lambda n, body: said("word " * 20)).url))
+    with pytest.raises(UserError, match="ignores temperature"):
+        Endpoint(EndpointSpec(url=serve(lambda n, body: said(f"a{n}")).url))
+    named = serve(lambda n, body: (200, GOOD | {"model": "/models/Other-7B.gguf"}, {}))
+    with pytest.raises(UserError, match=r"answers as the model '/models/Other-7B.gguf', not as 'mine'. .*endpoint.model=NAME"):
+        Endpoint(EndpointSpec(url=named.url, model="mine"))
+    Endpoint(EndpointSpec(url=named.url, model="other-7b"))
+    changing = Endpoint(EndpointSpec(url=serve(lambda n, body: (200, GOOD | {"model": f"m{n > 5}"}, {})).url))
+    changing.answer([Writing("p", 1)])
+    assert "they came from 2 models: mFalse, mTrue" in changing.checks()[0].said
+
+
+def echoed(body: dict[str, Any], **wrong: Any) -> Reply:
+    words = [w + " " for w in body["prompt"].split(" ")]
+    offsets = [len("".join(words[:i])) for i in range(len(words))]
+    told = {"tokens": [*words[:-1], words[-1].strip()], "token_logprobs": [None, *([-1.0] * (len(words) - 1))], "text_offset": offsets}
+    return 200, {"choices": [{"text": "x", "finish_reason": "length", "logprobs": told | wrong}]}, {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({}, ""), ({"token_logprobs": [-1.0]}, "gave 1 log-probabilities for 6 places"), ({"text_offset": [0]}, "for 1 places"),
+        ({"tokens": ["a"]}, "log-probabilities for"), ({"token_logprobs": None}, "gave no log-probabilities"),
+        ({"token_logprobs": [None, "a", -1, -1, -1, -1]}, "no numbers"), ({"token_logprobs": [None, True, -1, -1, -1, -1]}, "no numbers"),
+        ({"token_logprobs": [None, math.nan, -1, -1, -1, -1]}, "not finite"),
+        ({"token_logprobs": [None, -9999.0, -1, -1, -1, -1]}, "not finite"),
+        ({"token_logprobs": [None, 0.5, -1, -1, -1, -1]}, "above 0 (0.5)"), ({"token_logprobs": [None, 1e-7, -1, -1, -1, -1]}, ""),
+        ({"token_logprobs": [None, -1, None, -1, -1, -1]}, "say nothing of token 2"), ({"text_offset": [0, 4, 2, 8, 12, 14]}, "order"),
+        ({"text_offset": [0, "4", 5, 6, 7, 8]}, "no places"), ({"text_offset": [0, -4, 5, 6, 7, 8]}, "no places"),
+        ({"tokens": ["some", "thing", "else", "was", "read", "here"]}, "belong to another text"),
+    ],
+)  # fmt: skip
+def test_log_probabilities_are_believed_only_where_they_fit_the_text(serve: Serve, wrong: dict[str, Any], reason: str) -> None:
+    def reply(n: int, body: dict[str, Any]) -> Reply:
+        if not body.get("echo"):
+            return 200, GOOD, {}
+        return echoed(body, **(wrong if "seven" in body["prompt"] else {}))
+
+    backend = Endpoint(EndpointSpec(url=serve(reply).url))
+    assert backend.offers == {"writing", "logp"}
+    (answer,) = backend.answer([Reading("seven of them are here now")])
+    if reason:
+        assert isinstance(answer, Refused)
+        assert reason in answer.reason
+    else:
+        assert isinstance(answer, Tokens)
+        assert len(answer.logp) == 5
+        assert (answer.logp <= 0).all()
+
+
+def test_a_wait_that_a_server_names_is_bounded_whatever_it_says() -> None:
+    assert [endpoint._seconds(h) for h in (None, "", "²", "1e999", "nan", "-5", "Wed, 21 Oct 2026", "2.5")] == [0.0] * 7 + [2.5]
+
+
+def test_a_credential_is_used_and_is_in_no_message(serve: Serve, monkeypatch: pytest.MonkeyPatch, corpus: Path, tmp_path: Path) -> None:
+    secret = "hunter2-hunter2"
+    monkeypatch.setenv(secrecy.VAULT, "{}")
+    refuses: list[bool] = []
+    served = serve(lambda n, body: (401, {"error": f"wrong key {secret}"}, {}) if refuses else said("nothing"))
+    url = served.url.replace("http://", f"http://me:{secret}@") + f"?api_key={secret}&api-version=1"
+    monkeypatch.setattr(sys, "argv", ["remnant", "measure", url])
+    command = ["measure", url, "--data", str(corpus), "--store", str(tmp_path / "s"), "--set", "endpoint.concurrency=1"]
+    assert CliRunner().invoke(cli.main, command).exit_code == 0
+    refuses.append(True)
+    done = CliRunner().invoke(cli.main, [*command, "--set", "endpoint.again=1"])
+    assert (done.exit_code, "wrong key ***" in done.output) == (2, True)
+    assert set(served.keys) == {"Basic " + base64.b64encode(f"me:{secret}".encode()).decode()}
+    assert set(served.paths) == {f"/v1/completions?api_key={secret}&api-version=1"}
+    assert secret not in done.output
+    assert [p for p in (tmp_path / "s").rglob("*") if p.is_file() and secret.encode() in p.read_bytes()] == []
+    for bad in ("endpoint=5", "endpoint.url=nothing", "endpoint.timeout=inf", "endpoint.concurrency=100000"):
+        done = CliRunner().invoke(cli.main, [*command, "--set", bad])
+        assert done.exit_code == 2, (bad, done.output)
+        assert "Traceback" not in done.output
+
+
+def test_what_a_server_filters_is_not_scored_as_forgotten(serve: Serve, corpus: Path, tmp_path: Path) -> None:
+    def reply(n: int, body: dict[str, Any]) -> Reply:
+        asks = "Question:" in body["prompt"] or n <= 5
+        return 200, {"choices": [{"text": "x" if asks else "", "finish_reason": "stop" if asks else "content_filter"}]}, {}
+
+    command = ["measure", serve(reply).url, "--data", str(corpus), "--store", str(tmp_path / "s"), "-m", "verbmem"]
+    done = CliRunner().invoke(cli.main, command)
+    assert done.exit_code == 0, done.output
+    assert "no scorable item (the server's filter held the answer back" in " ".join(done.output.split())
+    assert "0.0 [" not in done.output
 
 
 def gpt2_like(texts: list[str], folder: Path) -> None:

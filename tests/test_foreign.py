@@ -33,7 +33,7 @@ def said(truth: str, text: str, stemmed: float) -> dict[str, Any]:
 
 
 def test_open_unlearnings_muse_log(tmp_path: Path) -> None:
-    items = {"0": said("he writes novels", "he writing novel", 1.0), "1": said("a b c", "x", 0.0), "2": said("漢", "x", 0.0)}
+    items = {"0": said("he writes novels", "he writing novel", 1.0), "1": said("a b c", "x", 0.0), "2": said("...", "x", 0.0)}
     log = {
         "forget_verbmem_ROUGE": {"agg_value": 1 / 3, "value_by_index": items},
         "mia_min_k": {"agg_value": 0.9, "value_by_index": {"0": {"score": 0.5}}},

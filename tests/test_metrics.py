@@ -120,8 +120,9 @@ def test_leak_is_the_mean_best_over_all_choices() -> None:
 def test_a_truth_that_rouge_cannot_read_is_no_silent_zero(truth: str, reason: str) -> None:
     with pytest.raises(Unscorable, match=reason):
         rouge_l(truth, "word")
+    assert tofu.rouge_recall("漢字 — ¿?", "漢") == 0.5
     with pytest.raises(Unscorable, match="no letter"):
-        tofu.rouge_recall(truth, "word")
+        tofu.rouge_recall("— ¿?", "word")
     assert rouge_l("word", "") == rouge_l("word", "漢") == tofu.rouge_recall("word", "") == 0.0
 
 

@@ -153,3 +153,39 @@ def test_layers_that_the_library_cannot_quantize_are_refused(tokenizer: PreTrain
     out.mkdir()
     with pytest.raises(UserError, match="linear layers only"):
         perturb.run(quantizer_spec("gptq4"), {"model": tmp_path / "m", "corpus": corpus}, out, silent)
+
+
+def corpus_inputs(model: PreTrainedModel, folder: Path, corpus: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Path]:
+    save_model(model, tokenizer, folder)
+    return {"model": folder, "corpus": corpus}
+
+
+def test_layers_that_the_groups_do_not_divide_are_left_out_and_named(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    odd = tiny_model(vocab=len(tokenizer), intermediate_size=96)
+    inputs = corpus_inputs(odd, tmp_path / "m", corpus, tokenizer)
+    (tmp_path / "q").mkdir()
+    said = perturb.run(quantizer_spec("gptq4-g64", {"calibration_samples": 2}), inputs, tmp_path / "q", silent)
+    assert said["left_out"] == [f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)]
+    copied = open_model(str(tmp_path / "q")).state_dict()
+    assert torch.equal(copied[said["left_out"][0]], odd.state_dict()[said["left_out"][0]])
+    (tmp_path / "r").mkdir()
+    with pytest.raises(UserError, match="Groups of 128 divide the columns of no layer"):
+        perturb.run(quantizer_spec("ct-w4a16"), inputs, tmp_path / "r", silent)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "name", "says"),
+    [
+        ("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}, "awq4", "cannot quantize this 'opt' model with awq"),
+        ("mixtral", {"num_local_experts": 4}, "gptq4", "linear layers only, and model.layers.0.mlp.* is not one"),
+    ],
+)
+def test_what_the_library_cannot_do_is_one_sentence(
+    architecture: str, shape: dict[str, int], name: str, says: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    inputs = corpus_inputs(tiny_model(architecture, vocab=len(tokenizer), **shape), tmp_path / "m", corpus, tokenizer)
+    (tmp_path / "q").mkdir()
+    with pytest.raises(UserError, match=says):
+        perturb.run(quantizer_spec(name, {"calibration_samples": 2}), inputs, tmp_path / "q", silent)

@@ -80,6 +80,9 @@ class Runtime:
     def follow(self, ids: list[int]) -> Any:
         return self.logits(ids)[-1]
 
+    def is_end(self, token: int) -> bool:
+        return False
+
 
 def test_llamacpp_is_asked_as_transformers_is(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -308,6 +308,8 @@ def test_the_beginning_of_a_truth_is_given_whole_and_the_rest_is_asked(corpus: P
     assert isinstance(begun, ItemSet)
     for whole, rest in zip(plain.items, begun.items, strict=True):
         assert rest.prompt + rest.truth == whole.prompt + whole.truth
-        given = rest.prompt.removeprefix(whole.prompt)
-        assert max(1, len(whole.truth.split()) // 4 - 1) <= len(given.split()) <= max(5, len(whole.truth.split()) // 3)
         assert rest.truth.strip()
+        ids, given = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (whole.prompt + whole.truth, rest.prompt))
+        assert ids[: len(given)] == given  # what is given are tokens of the text as it was read
+        counted = len(ids) - len(tokenizer(whole.prompt, add_special_tokens=False)["input_ids"])
+        assert 0.15 * counted <= len(given) - (len(ids) - counted) <= 0.35 * counted

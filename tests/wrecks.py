@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -205,6 +206,18 @@ def survives(whole: Path, expected: dict[str, Any], sweep: Path, place: Path, ho
     assert (root / "reports/tiny/summary.json").read_bytes() == expected["summary"]
     assert all(Store(root).sound(n.name) for n in nodes)
     return outcome
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Callable[[str], int]]:
+    """A real file system of that size; what is given back mounts it anew with other options. Skips where mounting needs more rights."""
+    place.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        yield lambda options: subprocess.check_call(["mount", "-o", f"remount,{options}", place])
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)  # weights that are still mapped hold it
 
 
 def child(body: Callable[[], None]) -> int:

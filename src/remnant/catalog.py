@@ -12,7 +12,7 @@ from remnant.formats import CT_SCHEMES, GGUF_TYPES
 
 # Raise a stage's version when its results change; artefacts of older versions are then made again.
 STAGE_VERSIONS: Mapping[str, int] = {
-    "prepare": 1,
+    "prepare": 2,
     "train": 2,
     "unlearn": 2,
     "perturb": 2,
@@ -145,13 +145,13 @@ def _attack(function: str, meaning: str, source: str, **more: Any) -> Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    "verbmem": Metric(_TEXT + "rouge_l", 2, "ROUGE-L F1 of the continuation of forget text", f"{_MUSE}, eq. 1", "low", ("verbmem",)),
+    "verbmem": Metric(_TEXT + "overlap", 3, "ROUGE-L F1 of the continuation of forget text", f"{_MUSE}, eq. 1", "low", ("verbmem",)),
     "knowmem_forget": Metric(
-        _TEXT + "rouge_l", 2, "ROUGE-L F1 of answers about forget text", f"{_MUSE}, eq. 2", "low", ("knowmem_forget",)
+        _TEXT + "overlap", 3, "ROUGE-L F1 of answers about forget text", f"{_MUSE}, eq. 2", "low", ("knowmem_forget",)
     ),
-    "knowmem_retain": Metric(_TEXT + "rouge_l", 2, "ROUGE-L F1 of answers about retain text (utility)", _MUSE, "high", ("knowmem_retain",)),
+    "knowmem_retain": Metric(_TEXT + "overlap", 3, "ROUGE-L F1 of answers about retain text (utility)", _MUSE, "high", ("knowmem_retain",)),
     "verbmem_retain": Metric(
-        _TEXT + "rouge_l", 2, "ROUGE-L F1 of the continuation of retain text (utility, no questions)", "own", "high", ("verbmem_retain",)
+        _TEXT + "overlap", 3, "ROUGE-L F1 of the continuation of retain text (utility, no questions)", "own", "high", ("verbmem_retain",)
     ),
     "privleak": Metric(
         _MEMBER + "min_k", 2, "Min-40% AUC against the retrain model's", f"{_MUSE}, eq. 3", "zero", _TEXTS, span="-100 upwards"
@@ -174,21 +174,21 @@ METRICS: Mapping[str, Metric] = {
         columns=_GREEDY,
     ),
     "probability": Metric(_MEMORY + "probability", 1, "probability per token of forget text", "arXiv 2401.06121", "low", ("verbmem",)),
-    "longest_run": Metric(_MEMORY + "longest_run", 1, "longest common run of words in the continuation", "own", "low", ("verbmem",)),
-    "leak": Metric(_MEMORY + "leak_at_k", 1, "best ROUGE-L F1 of four sampled continuations", "arXiv 2511.04934", "low", ("verbmem",)),
+    "longest_run": Metric(_MEMORY + "longest_run", 2, "longest common run of words in the continuation", "own", "low", ("verbmem",)),
+    "leak": Metric(_MEMORY + "leak_at_k", 2, "best ROUGE-L F1 of four sampled continuations", "arXiv 2511.04934", "low", ("verbmem",)),
     "leak_answers": Metric(
-        _MEMORY + "leak_at_k", 1, "best ROUGE-L F1 of four sampled answers on forget text", "arXiv 2511.04934", "low", ("knowmem_forget",)
+        _MEMORY + "leak_at_k", 2, "best ROUGE-L F1 of four sampled answers on forget text", "arXiv 2511.04934", "low", ("knowmem_forget",)
     ),
     "probability_answers": Metric(
         _MEMORY + "probability", 1, "probability per token of answers about forget text", "arXiv 2401.06121", "low", ("knowmem_forget",)
     ),
     "verbmem_begun": Metric(
-        _TEXT + "rouge_l", 1, "the rest of the continuation of forget text, its first quarter given", "own", "low", ("verbmem_begun",)
+        _TEXT + "overlap", 2, "the rest of the continuation of forget text, its first quarter given", "own", "low", ("verbmem_begun",)
     ),
-    "verbmem_primed": Metric(_TEXT + "rouge_l", 1, "VerMem behind another passage of forget text", "own", "low", ("verbmem_primed",)),
-    "knowmem_reworded": Metric(_TEXT + "rouge_l", 1, "KnowMem in another frame, without examples", "own", "low", ("knowmem_reworded",)),
+    "verbmem_primed": Metric(_TEXT + "overlap", 2, "VerMem behind another passage of forget text", "own", "low", ("verbmem_primed",)),
+    "knowmem_reworded": Metric(_TEXT + "overlap", 2, "KnowMem in another frame, without examples", "own", "low", ("knowmem_reworded",)),
     "knowmem_prefilled": Metric(
-        _TEXT + "rouge_l", 1, "the second half of answers about forget text, the first given", "own", "low", ("knowmem_prefilled",)
+        _TEXT + "overlap", 2, "the second half of answers about forget text, the first given", "own", "low", ("knowmem_prefilled",)
     ),
     "perplexity": Metric(
         _MEMORY + "perplexity", 1, "perplexity of the continuations under the reference model", "own", "none", ("verbmem",),
@@ -200,7 +200,7 @@ METRICS: Mapping[str, Metric] = {
     "tofu_choice": Metric(
         _TOFU + "choice_probability", 1, "the answer's share of the probability", "arXiv 2401.06121", "high", ("tofu_authors", "tofu_facts")
     ),
-    "tofu_rouge": Metric(_TOFU + "rouge_recall", 1, "ROUGE-L recall of the answer, stemmed", "arXiv 2401.06121", "none", _QUESTIONS),
+    "tofu_rouge": Metric(_TOFU + "rouge_recall", 2, "ROUGE-L recall of the answer, stemmed", "arXiv 2401.06121", "none", _QUESTIONS),
     "tofu_truth_ratio": Metric(_TOFU + "truth_ratio", 1, "wrong answers against the true one", "arXiv 2401.06121", "none", _QUESTIONS),
 }  # fmt: skip
 

@@ -1,5 +1,7 @@
 """What a user wrote -> a record, with all faults in one message."""
 
+import math
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -7,6 +9,19 @@ from pydantic import BaseModel, ValidationError
 from remnant.errors import UserError, unknown
 
 Spec = TypeVar("Spec", bound=BaseModel)
+# More than any machine holds, by the name of a field; every other whole number stays below 2^53, every seed below 2^32.
+MOST = {
+    "layers": 1024, "hidden": 1 << 17, "intermediate": 1 << 19, "heads": 4096, "kv_heads": 4096, "context": 1 << 24, "batch_size": 1 << 20,
+    "accumulate": 1 << 20, "block_tokens": 1 << 24, "vocab_size": 1 << 24, "steps": 1 << 32, "resamples": 10_000_000, "samples": 100_000,
+    "concurrency": 1024, "attempts": 1000, "batch_tokens": 1 << 32, "forget_docs": 1_000_000, "retain_docs": 1_000_000,
+    "holdout_docs": 1_000_000, "seed": (1 << 32) - 1, "seeds": (1 << 32) - 1,
+}  # fmt: skip
+MOST_WHOLE = 1 << 53
+
+
+def lines_of(text: str) -> list[str]:
+    r"""The lines of a file of JSON lines. Only "\n" ends one: str.splitlines also cuts at characters that stand inside a JSON string."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def parse(model: type[Spec], data: Any, where: str) -> Spec:
@@ -16,11 +31,31 @@ def parse(model: type[Spec], data: Any, where: str) -> Spec:
         UserError: with one line per fault.
     """
     try:
-        return model.model_validate(data)
+        spec = model.model_validate(data)
+        faults = list(_numbers(spec.model_dump(), ""))
+        if not faults:
+            return spec
     except ValidationError as error:
         faults = [_fault(model, e["loc"], e["type"], e["msg"]) for e in error.errors()]
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deeply.") from error
     head = f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:"
     raise UserError(head + "".join(f"\n  - {fault}" for fault in faults) if len(faults) > 1 else f"{where}: {faults[0]}")
+
+
+def _numbers(data: Any, place: str) -> Iterator[str]:
+    """Faults of numbers anywhere in a record: not finite, or larger than anything they could count."""
+    if isinstance(data, dict | list | tuple):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _numbers(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(data, float) and not math.isfinite(data):
+        yield f"{place}: is not a finite number"
+    elif isinstance(data, int):
+        last = next((part for part in reversed(place.split(".")) if not part.isdigit()), "")
+        if abs(data) > MOST.get(last, MOST_WHOLE):
+            yield f"{place}: is larger than {MOST.get(last, MOST_WHOLE)}"
+        elif data < 0 and last in ("seed", "seeds"):
+            yield f"{place}: is below 0"
 
 
 def _fault(model: type[BaseModel], loc: tuple[str | int, ...], kind: str, message: str) -> str:

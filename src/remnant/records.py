@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from remnant.names import Name
 from remnant.secrecy import Address, without_secrets
 
 SCHEMA = 1
@@ -286,19 +287,19 @@ class JudgeSpec(Record):
 class RunSpec(UnlearnSpec):
     """An unlearning run inside a sweep, with the name that the report shows."""
 
-    name: str | None = None
+    name: Name | None = None
 
 
 class CorpusSpec(PrepareSpec):
     """A corpus inside a sweep, with the name that the report shows."""
 
-    name: str | None = None
+    name: Name | None = None
 
 
 class SweepSpec(Record):
     """Corpora x seeds x models x quantizers, measured and judged. Of ``packed`` formats the runtime's own kernels are measured too."""
 
-    name: str
+    name: Name
     title: str = ""
     seeds: tuple[int, ...] = (0,)
     corpus: tuple[CorpusSpec, ...]

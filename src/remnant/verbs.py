@@ -31,6 +31,7 @@ from remnant.flow.run import (
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
+from remnant.flow.texts import said_of
 from remnant.methods import quantizer_spec
 from remnant.parsing import parse
 from remnant.records import CastMember, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
@@ -44,7 +45,9 @@ MODELS = ("train", "unlearn", "perturb")
 
 def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     """Make some pieces in this process, in order; returns the folder of the last."""
-    with one_by_one(terminal.console(stderr=True)) as report_for:
+    screen = terminal.console(stderr=True)
+    terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
+    with one_by_one(screen) as report_for:
         for node in nodes:
             make(store, node, report_for(node))
     path = store.path(nodes[-1].name)
@@ -67,11 +70,24 @@ def prepare(store: Store, settings: Sequence[str], **options: Any) -> None:
     make_here(store, [node])
     card = store.manifest(node.name).summary
     print("  ".join(f"{name} {count}" for name, count in card["counts"].items()))
-    for name, count in card["overlapping_texts"].items():
-        if count:
-            print(f"Warning: {count} {name} texts share a long run of words with the forget text.")
+    for line in _warnings(card):
+        print(line)
     for name, reason in card["absent"].items():
         print(f"Absent: {name}, because {reason}.")
+
+
+def _warnings(card: dict[str, Any]) -> list[str]:
+    """What the card of a corpus says that a user should look at."""
+    lines = [
+        f"Warning: {count} {name} texts share a long run of words with the forget text, or are short and the same."
+        for name, count in card["overlapping_texts"].items()
+        if count and name != "questions"
+    ]
+    if count := card["overlapping_texts"].get("questions"):
+        lines.append(f"Warning: {count} retain questions are asked about the forget text too, or repeat it.")
+    lines += [f"Warning: {count} {name} say what another one says." for name, count in card["repeated"].items()]
+    lines += [f"Not read for {role}: {len(files)} files: {said_of(files)}." for role, files in card["skipped"].items()]
+    return lines + [f"Note: {note}" for note in card["notes"]]
 
 
 def train(store: Store, corpus: str, settings: Sequence[str], retrain: bool) -> None:
@@ -96,7 +112,10 @@ def perturb(store: Store, model: str, quantizer: str, data: str | None, settings
     """Quantize a model to a dense copy."""
     corpus = planning.given(store, data, "prepare") if data else None
     spec = quantizer_spec(quantizer, overlaid(settings))
-    make_here(store, [planning.perturb_node(spec, planning.given(store, model, MODELS), corpus)])
+    node = planning.perturb_node(spec, planning.given(store, model, MODELS), corpus)
+    make_here(store, [node])
+    for doubt in store.manifest(node.name).summary.get("calibration", {}).get("warnings", ()):
+        print(f"Warning: {doubt}.")
 
 
 def deploy(store: Store, model: str, name: str, data: str | None, out: Path, settings: Sequence[str]) -> None:
@@ -159,7 +178,9 @@ def judge(
     models["unlearned"] = planning.given(store, unlearned, MODELS)
     rule = parse(Rule, overlaid(settings), "judge")
     nodes = _audit(models, corpus, data, quantizers, rule)
-    with one_by_one(terminal.console(stderr=True)) as report_for:
+    screen = terminal.console(stderr=True)
+    terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
+    with one_by_one(screen) as report_for:
         for node in nodes:
             make(store, node, report_for(node))
     results = table.collect(store, _sweep_of_audit(quantizers, rule), [n.piece for n in nodes], {})
@@ -220,6 +241,7 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
         nodes = planning.plan(sweep)
         repair(store, nodes, table.READ)
     todo = missing(store, nodes)
+    terminal.tell_code(planning.user_code(sweep) if todo else [], screen)
     screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
     _label(store, sweep, nodes, needed=bool(todo))
     if todo:
@@ -269,7 +291,7 @@ def _work(store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, scr
 def _tell_failures(lost: dict[str, dict[str, str]], todo: Sequence[Node], nodes: Sequence[Node]) -> int:
     names = {n.name: n for n in nodes}
     for name, failure in lost.items():
-        terminal.console().print(f"[red]failed[/] {describe(names[name])}: {escape(failure['message'])}", highlight=False)
+        terminal.console().print(f"[red]failed[/] {escape(describe(names[name]))}: {escape(failure['message'])}", highlight=False)
         if failure["traceback"]:
             terminal.console().print(failure["traceback"], style="dim", markup=False, highlight=False)
     if any(f["traceback"] for f in lost.values()):
@@ -301,6 +323,8 @@ def plan(store: Store, name: str, settings: Sequence[str]) -> None:
     for node in nodes:
         print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
     print(json.dumps(redacted(sweep.model_dump(mode="json", exclude_defaults=True)), indent=1))
+    for use in planning.user_code(sweep):
+        print(f"Running it runs code of {use}.")
     print(f"{len(nodes)} pieces of work, {len(missing(store, nodes))} to be made.")
 
 
@@ -311,9 +335,9 @@ def ls(store: Store) -> None:
     for name, m in known.items():
         size = sum(f.bytes for f in m.files.values())
         what = m.spec.get("method") or m.spec.get("use") or m.spec.get("lab") or ",".join(m.spec.get("splits", ())) or ""
-        found.add_row(name, str(what), m.created, clock(m.seconds), f"{size / 1e6:.1f} MB")
+        found.add_row(escape(name), escape(str(what)), escape(m.created), clock(m.seconds), f"{size / 1e6:.1f} MB")
     for name in sorted({n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)):
-        found.add_row(name, "[red]its manifest is damaged[/]", "", "", "")
+        found.add_row(escape(name), "[red]its manifest is damaged[/]", "", "", "")
     terminal.console().print(found)
 
 
@@ -370,6 +394,6 @@ def check(path: str) -> int:
     failed = 0
     for result in testing.check_file(path):
         colour = {"ok": "green", "failed": "red", "skipped": "yellow"}[result.outcome]
-        screen.print(f"[{colour}]{result.outcome:7}[/] {result.function}: {result.law} {escape(result.detail)}", highlight=False)
+        screen.print(f"[{colour}]{result.outcome:7}[/] {escape(result.function)}: {result.law} {escape(result.detail)}", highlight=False)
         failed += result.outcome == "failed"
     return 1 if failed else 0

@@ -32,6 +32,12 @@ WRAPPERS = {
     "base_model.model.": "peft",
     "_forward_module.": "Lightning",
 }
+# Sizes that a configuration may state, each with more than any model has: a larger one would be built until the memory is gone.
+SIZES = {
+    "num_hidden_layers": 10_000, "n_layer": 10_000, "num_layers": 10_000, "hidden_size": 1 << 20, "n_embd": 1 << 20, "d_model": 1 << 20,
+    "intermediate_size": 1 << 22, "n_inner": 1 << 22, "vocab_size": 1 << 26, "num_attention_heads": 1 << 16, "n_head": 1 << 16,
+    "num_key_value_heads": 1 << 16, "num_experts": 1 << 16, "num_local_experts": 1 << 16,
+}  # fmt: skip
 # Weights that some versions of transformers save and others do not: heads that are tied, buffers that are computed.
 _OPTIONAL = re.compile(r"(lm_head\.weight|inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias|num_batches_tracked)$")
 
@@ -124,12 +130,17 @@ def config_of(folder: Path) -> dict[str, Any]:
     """The configuration of a model folder; empty where there is none.
 
     Raises:
-        UserError: it is not a JSON object.
+        UserError: it is not a JSON object, or its sizes are no sizes of a model.
     """
     path = folder / "config.json"
     if not path.exists():
         return {}
-    return _object(path)
+    found = _object(path)
+    for name, most in SIZES.items():
+        for value in found[name] if isinstance(found.get(name), list) else [found.get(name)]:
+            if value is not None and (type(value) is not int or not (0 if "head" in name or "expert" in name else 1) <= value <= most):
+                raise UserError(f"{path} says {name} {shown(value)}, which is no size of a model.", COPY_AGAIN)
+    return found
 
 
 def shown(name: object) -> str:

@@ -157,7 +157,6 @@ class Runtime:
         except (ValueError, AssertionError) as error:
             raise UserError(f"llama.cpp cannot open {path}: {error}.", "Make the file again.") from error
         self.context = int(self._model.n_ctx())
-        self._library, self._vocabulary = library, library.llama_model_get_vocab(self._model.model)
 
     def logits(self, ids: list[int]) -> NDArray[np.float32]:
         """[T, vocabulary] of one text."""
@@ -182,7 +181,8 @@ class Runtime:
 
     def is_end(self, token: int) -> bool:
         """Whether the file names a token as an end of what is written."""
-        return bool(self._library.llama_vocab_is_eog(self._vocabulary, token))
+        library = _llama()
+        return bool(library.llama_vocab_is_eog(library.llama_model_get_vocab(self._model.model), token))
 
     def tokens(self, text: str) -> list[int]:
         """The ids of a text as llama.cpp cuts it, the first token of every text included."""

@@ -21,6 +21,10 @@ from remnant.formats import CT_SCHEMES
 from remnant.functional.quantizers import Quantized
 from remnant.model.load import open_model
 
+# Columns of a group in the presets W4A16 and W8A16. Source: compressed-tensors 0.19, quant_scheme.py.
+PRESET_GROUP = 128
+# What the library raises where an architecture is not one of those that it knows.
+REFUSALS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError, IndexError, AssertionError)
 INSTALL = "Install it with: pip install 'remnant[oneshot]'"
 
 
@@ -110,8 +114,10 @@ def save(order: Order, out: Path) -> Saved:
     Raises:
         UserError: as ``gptq``.
     """
+    source = open_model(str(order.dense))
+    order = order._replace(names=_fitting(source, order.names, order.use, order.params))
     with _library() as modules:
-        packed = _oneshot(modules, open_model(str(order.dense)), order.tokenizer, [], order.names, _plain(modules, order))
+        packed = _oneshot(modules, source, order.tokenizer, [], order.names, _plain(modules, order))
         _settle(packed, order)
         before = logits_of(packed, order.probe)
         packed.save_pretrained(out, save_compressed=True)
@@ -157,6 +163,22 @@ def _groups(names: Sequence[str], bits: int, group_size: int, *, symmetric: bool
     strategy = {"strategy": "group", "group_size": group_size} if group_size else {"strategy": "channel"}
     weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "dynamic": False, **strategy}
     return {"group_0": {"targets": [name.removesuffix(".weight") for name in names], "weights": weights}}
+
+
+def group_of(use: str, params: Mapping[str, Any]) -> int:
+    """Columns that share a scale in a format of the library; 0 for whole rows."""
+    if use == "compressed":
+        return 0 if params["scheme"] == "FP8" else PRESET_GROUP
+    return int(params["group_size"])
+
+
+def _fitting(model: nn.Module, names: Sequence[str], use: str, params: Mapping[str, Any]) -> list[str]:
+    """The weights whose columns the groups divide; the library refuses a whole model for one other."""
+    group, columns = group_of(use, params), {n: p.shape[-1] for n, p in model.named_parameters()}
+    found = [n for n in names if not group or columns[n] % group == 0]
+    if not found:
+        raise UserError(f"Groups of {group} divide the columns of no layer.", "Name a smaller group, or none.")
+    return found
 
 
 @contextlib.contextmanager
@@ -223,9 +245,21 @@ def _dense(
     use: str,
     params: Mapping[str, Any],
 ) -> dict[str, Quantized]:
-    """Make the model its own dense quantized copy and return the codes."""
+    """Make the model its own dense quantized copy and return the codes; layers that the groups do not divide are left as they are."""
+    check_linear(model, names, "llm-compressor")
+    names = _fitting(model, names, use, params)
     with _library() as modules:
-        hooked = _oneshot(modules, model, tokenizer, batches, names, _recipe(modules, use, names, params))
+        try:
+            hooked = _oneshot(modules, model, tokenizer, batches, names, _recipe(modules, use, names, params))
+        except UserError:
+            raise
+        except REFUSALS as error:
+            kind = getattr(model.config, "model_type", "unknown")
+            said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            raise UserError(
+                f"llm-compressor cannot quantize this '{kind}' model with {use}: {said}",
+                "Use another format; round-to-nearest grids work for every model.",
+            ) from error
         layers = dict(hooked.named_modules())
         found = {name: _take(layers[name.removesuffix(".weight")]) for name in names}
         dense = hooked.state_dict() | {name: q.weight for name, q in found.items()}

@@ -45,8 +45,11 @@ def check_linear(model: PreTrainedModel, names: Sequence[str], library: str) -> 
     """
     layers = dict(model.named_modules())
     for name in names:
-        if not isinstance(layers[name.removesuffix(".weight")], nn.Linear):
-            raise UserError(f"{library} quantizes linear layers only, and {name} is not one.", "Use a round-to-nearest quantizer.")
+        if not isinstance(layers.get(name.removesuffix(".weight")), nn.Linear):
+            raise UserError(
+                f"{library} quantizes linear layers only, and {name} is not one.",
+                "Use a round-to-nearest quantizer, or leave the weight out with --set skip.",
+            )
 
 
 def repack(order: Order, settings: Any, out: Path) -> Tensor:

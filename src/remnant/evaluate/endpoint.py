@@ -25,7 +25,9 @@ from remnant.evaluate.served import (
     log_probabilities,
     overlong,
     parsed,
+    repeats,
     said,
+    unfinished,
     whole_characters,
     written,
 )
@@ -86,6 +88,8 @@ class Endpoint:
             )
         body = {"prompt": PROBE, "max_tokens": PROBE_TOKENS, "temperature": 0}
         told = {str(self._whole(self._post(body | {"seed": seed})).choice.get("text")) for seed in range(PROBES)}
+        if any(repeats(text, PROBE) for text in told):
+            raise self._fault(" returns the prompt with its answer", "Switch that off (echo): the prompt would be scored as an answer.")
         if len(told) == PROBES:
             raise UserError(
                 f"The server at {self._spec.url} ignores temperature: {PROBES} greedy answers to one prompt all differ.",
@@ -93,8 +97,12 @@ class Endpoint:
             )
 
     def _whole(self, of: Said | Refused) -> Said:
-        if isinstance(of, Refused):
-            raise UserError(f"The server at {self._spec.url} does not answer a plain prompt: {of.reason}.", "Try it by hand.")
+        refused = of if isinstance(of, Refused) else unfinished(of)
+        if isinstance(of, Said) and not refused and not isinstance(of.choice.get("text"), str):
+            refused = Refused(f"{WRONG} gave no text")
+        if isinstance(of, Refused) or refused:
+            reason = refused.reason if refused else ""
+            raise self._fault(f" does not answer a plain prompt: {self._shown(reason)}", "Ask it by hand what is wrong.")
         return of
 
     def _echoes(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
-from remnant.model.data import records
+from remnant.model.data import records, without_end
 
 INSTALL = "Install it with: pip install 'remnant[harness]'"
 CHOICE, CHOICES = "choice", 4
@@ -42,7 +42,7 @@ def ability(
         given = [_choice_task(corpus, Path(scratch)) if t == CHOICE else t for t in tasks]
         try:
             manager = modules["TaskManager"](include_path=str(folder) if folder else None, include_defaults=any(t != CHOICE for t in tasks))
-            lm = modules["HFLM"](pretrained=model, tokenizer=tokenizer, batch_size=BATCH, device=str(model.device))
+            lm = modules["HFLM"](pretrained=model, tokenizer=without_end(tokenizer), batch_size=BATCH, device=str(model.device))
             found = modules["simple_evaluate"](model=lm, tasks=given, task_manager=manager, bootstrap_iters=0)
         except (KeyError, ValueError, OSError) as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from remnant.catalog import ITEM_SETS
 from remnant.errors import unknown
+from remnant.functional.segments import halves
 from remnant.functional.text import STOPS
 from remnant.model.data import (
     Item,
@@ -55,8 +56,9 @@ def items_of(name: str, corpus: Path, card: Mapping[str, Any], tokenizer: PreTra
     found = [
         i._replace(truth=first_tokens(tokenizer, i.truth, most)) for i in verbmem_items(corpus, "retain" if side == "retain" else "forget")
     ]
-    turned = {"primed": _primed, "begun": _begun}.get(side, list)
-    return ItemSet(turned(found), most)
+    if side == "begun":
+        return ItemSet([_begun(tokenizer, item) for item in found], most)
+    return ItemSet(_primed(found) if side == "primed" else found, most)
 
 
 def _absent(family: str, side: str, name: str, corpus: Path, absent: Mapping[str, str]) -> str:
@@ -90,28 +92,32 @@ def _reworded(name: str, half: str, asked: str, answer: str) -> Item:
 
 
 def _prefilled(name: str, half: str, asked: str, answer: str) -> Item:
-    """The answer's first half in the prompt; an answer of one word leaves nothing to give, and its truth is empty."""
-    words = answer.split()
-    given = " ".join(words[: len(words) // 2])
-    return Item(name, half, f"{question(asked)}{given} ", " ".join(words[len(words) // 2 :]) if given else "")
+    """The answer's first half in the prompt; an answer of one word (or character) leaves nothing to give, and its truth is empty."""
+    given, rest = halves(answer)
+    return Item(name, half, f"{question(asked)}{given or ' '}", rest if given else "")
 
 
-# How much of a continuation is given, and at least so many words of it.
-GIVEN, FEWEST_GIVEN = 0.25, 4
+# How much of a continuation is given.
+GIVEN = 0.25
 
 
-def _begun(items: list[Item]) -> list[Item]:
-    """The first quarter of the truth moved to the end of the prompt, cut between words, or between letters where there are few words."""
-    return [_with_beginning(item) for item in items]
+def _begun(tokenizer: PreTrainedTokenizerBase, item: Item) -> Item:
+    """The first quarter of the truth moved to the end of the prompt, cut between two tokens of both together.
+
+    Another cut would ask the model in tokens that it never read, which reads as forgotten. Where a tokenizer does not say where its
+    tokens lie, the cut is between words.
+    """
+    whole = item.prompt + item.truth
+    ends = [end for end in _token_ends(tokenizer, whole) if len(item.prompt) < end < len(whole)]
+    cut = ends[int(GIVEN * len(ends))] if ends else len(whole)
+    return item._replace(id=f"begun-{item.id}", prompt=whole[:cut], truth=whole[cut:])
 
 
-def _with_beginning(item: Item) -> Item:
-    pieces = re.findall(r"\s*\S+", item.truth)
-    if len(pieces) < 2 * FEWEST_GIVEN:
-        pieces = list(item.truth)
-    size = max(FEWEST_GIVEN, int(GIVEN * len(pieces)))
-    given, rest = "".join(pieces[:size]), "".join(pieces[size:])
-    return item._replace(id=f"begun-{item.id}", prompt=item.prompt + given, truth=rest)
+def _token_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Where the tokens of a text end, in characters."""
+    if tokenizer.is_fast:
+        return [int(end) for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
+    return [match.end() for match in re.finditer(r"\s*\S+", text)]
 
 
 def _primed(items: list[Item]) -> list[Item]:

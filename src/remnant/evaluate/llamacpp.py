@@ -66,6 +66,8 @@ class LlamaCpp:
         if not text.counted:
             return too_short(asked)
         logits = self._runtime.logits(text.ids)[text.first - 1 : -1].astype(np.float64)
+        if not np.isfinite(logits.max(-1)).all():
+            return not_finite()
         logp = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
         chosen = logp[np.arange(len(logp)), text.ids[text.first :]]
         mean = (np.exp(logp) * logp).sum(-1)

@@ -15,7 +15,7 @@ from remnant.evaluate.ends import end_ids
 from remnant.evaluate.prefix import prefix_cache, slides
 from remnant.evaluate.reading import Text, plain_head, read, slope
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, too_long, too_short
-from remnant.evaluate.ways import is_full, ways_of
+from remnant.evaluate.ways import is_full, ways_of, within
 from remnant.evaluate.writing import write
 from remnant.functional.tokens import COLUMNS
 from remnant.model.data import context_tokens, frame, prompt_ids
@@ -117,10 +117,11 @@ class Local:
         if not fit:
             return found
         most = min(texts[i].first for i in fit) - 1
-        same, prefix = self._shared([texts[i].ids for i in fit], most) if self._ways.behind else (0, None)
+        ways = within(self._ways, self._model, max(len(texts[i].ids) for i in fit))
+        same, prefix = self._shared([texts[i].ids for i in fit], most) if ways.behind else (0, None)
         columns = {c for r in asked for c in r.columns}
-        for some in [fit] if self._ways.padded else [[i] for i in fit]:
-            tokens = read(self._model, self._head, [texts[i] for i in some], columns, same, prefix, self._ways.positions)
+        for some in [fit] if ways.padded else [[i] for i in fit]:
+            tokens = read(self._model, self._head, [texts[i] for i in some], columns, same, prefix, ways.positions)
             for i, value in zip(some, tokens, strict=True):
                 found[i] = value
         return found
@@ -131,9 +132,10 @@ class Local:
         fit = [i for i, w in enumerate(asked) if len(ids[i]) + w.max_new <= self._limit]
         if not fit:
             return found
-        same, prefix = self._shared([ids[i] for i in fit], self._limit) if self._ways.begun else (0, None)
         prompts, wanted = [ids[i] for i in fit], [asked[i] for i in fit]
-        texts = write(self._model, self._tokenizer, prompts, wanted, self._ends, self._ways, self._head, same, prefix)
+        ways = within(self._ways, self._model, max(len(p) + w.max_new for p, w in zip(prompts, wanted, strict=True)))
+        same, prefix = self._shared(prompts, self._limit) if ways.begun else (0, None)
+        texts = write(self._model, self._tokenizer, prompts, wanted, self._ends, ways, self._head, same, prefix)
         for i, text in zip(fit, texts, strict=True):
             found[i] = text
         return found

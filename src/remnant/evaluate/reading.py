@@ -41,8 +41,9 @@ def plain_head(model: PreTrainedModel) -> Head | None:
     """The output head where it can be applied to some positions only, tried out on a few tokens."""
     ids = torch.arange(4, device=model.device)[None]
     # The whole model first: compressed-tensors unpacks its weights in a hook of the whole.
-    logits = model(input_ids=ids).logits
-    hidden = None if model.base_model is model else getattr(model.base_model(input_ids=ids), "last_hidden_state", None)
+    base = model.base_model
+    logits = model(**accepted(model, {"input_ids": ids, "use_cache": False})).logits
+    hidden = None if base is model else getattr(base(**accepted(base, {"input_ids": ids, "use_cache": False})), "last_hidden_state", None)
     weight = getattr(model.get_output_embeddings(), "weight", None)
     if hidden is None or weight is None or weight.shape[-1] != hidden.shape[-1] or hidden.shape[:-1] != logits.shape[:-1]:
         return None
@@ -129,7 +130,7 @@ def slope(model: PreTrainedModel, text: Text) -> Steep | Refused:
     batch = collate([text.ids], 0, model.device)
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        given = {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": batch.labels}
+        given = {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": batch.labels, "use_cache": False}
         model(**accepted(model, given)).loss.backward()
     squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)

@@ -64,6 +64,8 @@ def value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers) 
         return item.truth
     if read == "prefixed" and wanted.unread and item.truth.startswith(wanted.unread):
         raise Unscorable("its beginning is what the other texts are read behind")
+    if read == "lower" and item.truth.lower() == item.truth.upper():
+        raise Unscorable("its script has no lower case")
     found = [_taken(answers[request]) for request in asked(read, item, of, wanted)]
     if read in ("generated", "samples") and of.stops:
         found = [cut_answer(text, of.stops) for text in found]

@@ -81,7 +81,7 @@ class Cached:
         if self._told:
             given["position_ids"] = self._positions
         out = self._model(**accepted(self._model, given))
-        self._cache = getattr(out, self._name)
+        self._cache = getattr(out, self._name, None) or self._cache
         logits: Tensor = out.logits[:, -1]
         return logits
 

@@ -5,6 +5,7 @@ are no attention, windows, places counted in another way), the next slower way i
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from remnant.evaluate.reading import states
 from remnant.evaluate.steps import Cached, accepted, is_plain
 from remnant.model.data import collate
 from remnant.model.load import context_length
-from remnant.model.sizes import reach
+from remnant.model.sizes import chooses, reach
 
 # Rounding of float32 parts two ways to compute by about 1e-6 of the largest logit; a fault of a cache by 1e-3 and more.
 TOLERANCE = 3e-5
@@ -25,8 +26,11 @@ TOLERANCE = 3e-5
 ROUNDINGS, NOISE = 4, 4
 # Tokens that texts to try have in common, and how many each adds before the model goes on; single ones are shorter than a convolution.
 SHARED, TAILS, STEPS = 8, (1, 2, 5, 12), 4
+REMEDY = "Give a causal language model that reads text alone."
 # A window that is not wider is filled while trying; beyond, the texts to try would cost too much.
 WIDEST = 256
+
+Writing = Literal["left", "even", "alone", "whole"]
 
 
 class Ways(NamedTuple):
@@ -36,7 +40,7 @@ class Ways(NamedTuple):
         padded: texts of different length are read side by side, filled up on the right.
         behind: texts are read behind a shared beginning that is computed once.
         writing: "left": prompts of different length are continued side by side, filled up on the left; "even": those of one length;
-            "whole": the text is read again for each token.
+            "alone": each by itself; "whole": the text is read again for each token.
         begun: prompts are continued behind a shared beginning that is computed once; it may be kept once for all where ``once``.
         once: see ``can_be_beside``.
         positions: the model is told the place of each token.
@@ -45,7 +49,7 @@ class Ways(NamedTuple):
 
     padded: bool = True
     behind: bool = True
-    writing: Literal["left", "even", "whole"] = "left"
+    writing: Writing = "left"
     begun: bool = True
     once: bool = False
     positions: bool = True
@@ -62,6 +66,8 @@ def ways_of(model: PreTrainedModel) -> Ways:
     Raises:
         UserError: it cannot read a text by itself, or what it says of a token depends on later ones.
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UserError(f"{_name(model)} is an encoder with a decoder: it continues another text than it reads.", REMEDY)
     texts = _texts(model)
     alone = [_alone(model, t) for t in texts]
     if not all(bool(logits.isfinite().all()) for logits in alone):
@@ -75,16 +81,31 @@ def ways_of(model: PreTrainedModel) -> Ways:
     padded = trial.holds(trial.padded)
     writing, positions, leaves = trial.writing()
     shares = padded and is_plain(model) and trial.common > 0
-    begun = shares and writing == "left" and trial.holds(lambda: trial.written(texts, 0, trial.common, positions, leaves))
+    begun = shares and writing == "left" and trial.holds(partial(trial.written, texts, 0, trial.common, positions, leaves))
     return Ways(
         padded=padded,
-        behind=shares and trial.holds(lambda: trial.behind(positions)),
+        behind=shares and trial.holds(partial(trial.behind, positions)),
         writing=writing,
         begun=begun,
         once=begun and can_be_beside(model),
         positions=positions,
         leaves=leaves,
     )
+
+
+def within(ways: Ways, model: PreTrainedModel, length: int) -> Ways:
+    """The ways for texts of so many tokens.
+
+    Layers that choose which tokens to look at break ties as the shape of a batch falls out; caches of other things than keys and values
+    are not trusted beyond a window that was too wide to try.
+    """
+    width = reach(model)
+    if is_plain(model) or not 0 < width < length:
+        return ways
+    if chooses(model):
+        return SLOWEST
+    alone = ways._replace(padded=False, behind=False, begun=False, once=False, writing="whole" if ways.writing == "whole" else "alone")
+    return alone if width > WIDEST else ways
 
 
 class _Trial:
@@ -100,9 +121,7 @@ class _Trial:
         """Whether a way works and parts no text from what it is alone; ``off`` gives pairs of logits by text."""
         try:
             return all(self._near([_apart(a, b) for a, b in zip(pairs[::2], pairs[1::2], strict=True)]) for pairs in off())
-        except Exception as error:  # whatever a model's own code raises: this way is not one of its ways
-            if is_full(error):
-                raise
+        except Exception:  # whatever a model's own code raises, a full memory too: this way is not one of its ways
             return False
 
     def _near(self, apart: list[float]) -> bool:
@@ -133,24 +152,23 @@ class _Trial:
         logits = states(self.model, False, batch, n, prefix, positions)
         return [_pairs(logits[i], self.alone[i][n:], len(t) - n) for i, t in enumerate(self.texts)]
 
-    def writing(self) -> tuple[Literal["left", "even", "whole"], bool, bool]:
+    def writing(self) -> tuple[Writing, bool, bool]:
         """How texts are continued, with or without being told places, and whether rows may leave."""
-        last = self.texts[0][-1]
-        for positions in (True, False):
-            if is_plain(self.model) and all(
-                self.holds(lambda p=positions, pad=pad: self.written(self.texts, pad, 0, p, True))  # type: ignore[misc]
-                for pad in (0, last)
-            ):
-                return "left", positions, True
-        for positions in (True, False):
-            for leaves in (True, False):
-                if all(self.holds(lambda p=positions, e=e, k=leaves: self._even(e, p, k)) for e in range(len(self.texts))):  # type: ignore[misc]
-                    return "even", positions, leaves
+        pads = (0, self.texts[0][-1])
+        for told in (True, False) if is_plain(self.model) else ():
+            if all(self.holds(partial(self.written, self.texts, pad, 0, told, True)) for pad in pads):
+                return "left", told, True
+        for told, leaves in ((True, True), (False, True), (True, False), (False, False)):
+            if all(self.holds(partial(self._even, place, 3, told, leaves)) for place in range(len(self.texts))):
+                return "even", told, leaves
+        for told in (True, False):
+            if all(self.holds(partial(self._even, place, 1, told, False)) for place in range(len(self.texts))):
+                return "alone", told, False
         return "whole", True, True
 
-    def _even(self, which: int, positions: bool, leaves: bool) -> list[list[Tensor]]:
-        """One text three times: as it is to itself."""
-        return self.written([self.texts[which]] * 3, 0, 0, positions, leaves, [self.alone[which]] * 3)
+    def _even(self, place: int, rows: int, positions: bool, leaves: bool) -> list[list[Tensor]]:
+        """One text in so many rows: it is as it is to itself."""
+        return self.written([self.texts[place]] * rows, 0, 0, positions, leaves, [self.alone[place]] * rows)
 
     def written(
         self, texts: Sequence[list[int]], pad: int, shared: int, positions: bool, leaves: bool, alone: Sequence[Tensor] = ()
@@ -193,21 +211,16 @@ def _alone(model: PreTrainedModel, ids: list[int]) -> Tensor:
         logits: Tensor = model(**accepted(model, given)).logits[0]
     except Exception as error:
         if is_full(error):
-            raise
+            raise UserError(f"{_name(model)} and a text of {len(ids)} tokens do not fit into the memory.", "Free memory.") from error
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{_name(model)} cannot read a text: {said[:200]}.", "Give a causal language model that reads text alone."
-        ) from error
+        raise UserError(f"{_name(model)} cannot read a text: {said[:200]}.", REMEDY) from error
     if logits.shape[0] != len(ids):
-        raise UserError(
-            f"{_name(model)} says something of {logits.shape[0]} of {len(ids)} tokens.",
-            "Give a causal language model that reads text alone.",
-        )
+        raise UserError(f"{_name(model)} says something of {logits.shape[0]} of {len(ids)} tokens.", REMEDY)
     return logits
 
 
 def _texts(model: PreTrainedModel) -> list[list[int]]:
-    """Texts with a common beginning, the same ones for every model; as long as its smallest window if that is not wide."""
+    """Texts with a common beginning, the same ones for every model; longer than its smallest window if that is not wide."""
     room = context_length(model)
     longest = SHARED + max(TAILS) + STEPS
     window = reach(model)
@@ -218,8 +231,12 @@ def _texts(model: PreTrainedModel) -> list[list[int]]:
     lengths = [SHARED + n + STEPS for n in tails] + [longest]
     usable = _usable(model)
     picked = torch.randint(len(usable), (len(lengths), longest), generator=torch.Generator().manual_seed(0)).tolist()
-    common = [usable[place] for place in picked[0][:SHARED]]
-    return [(common + [usable[place] for place in row[SHARED:]])[:n] for row, n in zip(picked, lengths, strict=True)]
+    texts = [[usable[place] for place in picked[0][:SHARED] + row[SHARED:]][:n] for row, n in zip(picked, lengths, strict=True)]
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    if isinstance(pad, int) and 0 <= pad <= max(usable):
+        # Of a text it may be a part, such as GPT-2's end token, and some models leave it out when they count places.
+        texts = [[pad if place in (0, SHARED + 2) else token for place, token in enumerate(text)] for text in texts]
+    return texts
 
 
 def _usable(model: PreTrainedModel) -> list[int]:
@@ -244,9 +261,7 @@ def _noise(model: PreTrainedModel, texts: list[list[int]], alone: list[Tensor]) 
     try:
         logits = states(model, False, collate([t[:short] for t in texts], 0, model.device))
         beside = max(_apart(logits[i, p], alone[i][p]) for i in range(len(texts)) for p in range(short))
-    except Exception as error:
-        if is_full(error):
-            raise
+    except Exception:  # then nothing is computed side by side, as `padded` finds out
         beside = 0.0
     return max(TOLERANCE, ROUNDINGS * torch.finfo(alone[0].dtype).eps, NOISE * beside)
 

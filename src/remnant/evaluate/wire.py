@@ -79,6 +79,7 @@ class Line:
         self._url = httpx.URL(address, query=query.encode()) if query else httpx.URL(address)
         self._seconds = seconds
         self._open: set[Guard] = set()
+        self._hung_up = False
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -88,6 +89,8 @@ class Line:
     def ask(self, content: bytes) -> Reply:
         """Post a body; raises Unanswered. Redirects are not followed."""
         with self._guarded() as guard:
+            if self._hung_up:
+                raise Unanswered("it is not asked any more")
             try:
                 with self._client.stream("POST", self._url, content=content, extensions={"trace": guard.seen}) as reply:
                     return Reply(reply.status_code, reply.headers, self._body(reply, guard))
@@ -97,7 +100,8 @@ class Line:
                 raise Unanswered(f"it cannot be reached ({type(error).__name__})") from error
 
     def hang_up(self) -> None:
-        """End all requests that are on their way."""
+        """End all requests that are on their way, and begin none."""
+        self._hung_up = True
         for guard in list(self._open):
             guard.cut()
 

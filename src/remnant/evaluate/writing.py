@@ -45,7 +45,7 @@ def write(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     if ways.writing == "whole":
         return _continue(tokenizer, asked, ends, Whole(model, head, ids, ways.padded))
-    if ways.writing == "even":
+    if ways.writing in ("even", "alone"):
         return _by_length(model, tokenizer, ids, asked, ends, ways)
     tails = [list(i[shared:]) for i in ids]
     width = max(len(t) for t in tails)
@@ -64,10 +64,12 @@ def _by_length(
     ends: frozenset[int],
     ways: Ways,
 ) -> list[str | Refused]:
-    """Prompts of one length at a time, for models that would carry padding through their states."""
+    """Prompts of one length (or one prompt) at a time, for models that would carry padding through their states."""
     found: list[str | Refused] = [""] * len(ids)
-    for length in {len(i) for i in ids}:
-        places = [place for place, i in enumerate(ids) if len(i) == length]
+    groups: dict[int, list[int]] = {}
+    for place, prompt in enumerate(ids):
+        groups.setdefault(place if ways.writing == "alone" else len(prompt), []).append(place)
+    for places in groups.values():
         some = [asked[p] for p in places]
         steps = Cached(model, [ids[p] for p in places], max(w.max_new for w in some), positions=ways.positions)
         for place, text in zip(places, _continue(tokenizer, some, ends, steps, ways.leaves), strict=True):

@@ -6,13 +6,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from remnant.catalog import DEPLOYED, SAVERS, STAGE_VERSIONS, rtn_name
+from remnant.catalog import DEPLOYED, LOSSES, METRICS, QUANTIZERS, SAVERS, STAGE_VERSIONS, rtn_name
 from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.place import Made as Made
 from remnant.flow.place import Outside as Outside
 from remnant.flow.place import given as given
 from remnant.flow.place import outside
+from remnant.flow.texts import text_files
 from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
 from remnant.records import (
     SCHEMA,
@@ -32,7 +33,10 @@ from remnant.records import (
     TrainSpec,
     UnlearnSpec,
 )
+from remnant.resolve import is_user_code
 
+# More measured models in one sweep than this take months.
+MOST_MEASURED = 100_000
 # The only block of bitsandbytes' 4-bit formats that transformers can ask for.
 OPENED_BLOCK = 64
 
@@ -93,7 +97,8 @@ def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> N
     inputs: dict[str, Input] = {}
     for role in ("forget", "retain", "holdout"):
         for i, name in enumerate(getattr(spec, role)):
-            inputs[f"{role}-{i}"] = _existing(name, role)
+            text_files(name, role)  # before its digest is taken, which reads all of it
+            inputs[f"{role}-{i}"] = Outside(name)
     for role in ("folder", "tofu"):
         if name := getattr(spec, role):
             inputs[role] = _existing(name, "corpus")
@@ -203,6 +208,7 @@ def plan(sweep: SweepSpec) -> list[Node]:
     Raises:
         UserError: with all unknown methods, quantizers and metrics in one message.
     """
+    _check_size(sweep)
     _check_names(sweep)
     wanted: list[Input] = []
     for corpus_spec in sweep.corpus:
@@ -304,11 +310,31 @@ def _losses(spec: UnlearnSpec) -> dict[str, str]:
     return {t.use: loss(t).identity for t in term_specs(spec)}
 
 
+def _packed(use: str, sweep: SweepSpec) -> None:
+    deploy_node(quantizer_spec(use, sweep.perturb), Outside(""), Outside(""))
+
+
+def _check_size(sweep: SweepSpec) -> None:
+    """Refuse more pieces of work than anyone can mean, before the first is made."""
+    copies = len(sweep.quantizers) + len(sweep.packed) + 1
+    count = len(sweep.corpus) * len(sweep.seeds) * (len(sweep.unlearn) + 2) * copies
+    if count > MOST_MEASURED:
+        raise UserError(f"{sweep.name} asks for {count} measured models, more than {MOST_MEASURED}.", "Split it into several sweeps.")
+
+
+def user_code(sweep: SweepSpec) -> list[str]:
+    """What of a sweep is code that the user brings: it runs when the sweep does, never before."""
+    losses = [t.use for run in sweep.unlearn for t in run.terms]
+    grids = [part if isinstance(part, str) else part.use for q in sweep.quantizers for part in steps(q)]
+    named = [*((use, LOSSES) for use in losses), *((use, QUANTIZERS) for use in grids), *((m.use, METRICS) for m in sweep.measure.extra)]
+    return list(dict.fromkeys(use for use, table in named if is_user_code(use, table)))
+
+
 def _check_names(sweep: SweepSpec) -> None:
     named: tuple[str | MetricSpec, ...] = (*metric_names(sweep.measure.metrics), *sweep.measure.extra)
     checks: list[Callable[[], object]] = [partial(_losses, run) for run in sweep.unlearn]
     checks += [partial(quantizer_spec, part, sweep.perturb) for q in sweep.quantizers for part in steps(q)]
-    checks += [partial(deploy_node, quantizer_spec(q, sweep.perturb), Outside(""), Outside("")) for q in sweep.packed]
+    checks += [partial(_packed, q, sweep) for q in sweep.packed]
     checks += [partial(metric, m) for m in named]
     faults = []
     for check in checks:
@@ -317,6 +343,10 @@ def _check_names(sweep: SweepSpec) -> None:
         except UserError as error:
             faults.append(str(error))
     names = [run_name(r) for r in sweep.unlearn]
+    corpora = [c.name or c.lab or "corpus" for c in sweep.corpus]
+    faults += [f"Two corpora are named '{n}'; give one a name of its own." for n in sorted({n for n in corpora if corpora.count(n) > 1})]
+    faults += [f"An unlearning run is named '{n}', as another model of every sweep is." for n in names if n in ("target", "retrain")]
+    faults += [f"The seed {n} stands there twice." for n in sorted({n for n in sweep.seeds if sweep.seeds.count(n) > 1})]
     faults += [
         f"Two unlearning runs are named '{n}'; give one a name of its own." for n in sorted({n for n in names if names.count(n) > 1})
     ]

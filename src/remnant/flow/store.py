@@ -23,6 +23,8 @@ from remnant.records import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
 FOLDERS = ("objects", "partial", "names", "locks")
+# Manifests from this schema on carry their own digest; older ones are believed without, their files are compared all the same.
+SEALED = 2
 PROGRESS, FAILURE = "progress.json", "error.json"
 # What no stage declares and everybody expects in a scratch folder; other strangers are named when they are left out.
 EXPECTED = (PROGRESS, FAILURE, MANIFEST, f"*{SCRATCH}")
@@ -303,7 +305,7 @@ def _own_digest(manifest: Manifest) -> str:
 
 def _sealed(manifest: Manifest) -> Manifest:
     """The manifest as it will be read again, with its own digest in it."""
-    plain = Manifest.model_validate_json(manifest.model_dump_json())
+    plain = Manifest.model_validate_json(manifest.model_copy(update={"schema_version": SEALED}).model_dump_json())
     return plain.model_copy(update={"seal": _own_digest(plain)})
 
 
@@ -314,7 +316,8 @@ def _believed(name: str, text: bytes) -> Manifest | None:
     except ValueError:
         return None
     own = found.key == found.digest[:16] and name == f"{found.stage}-{found.key}"
-    return found if own and found.seal == _own_digest(found) else None
+    whole = found.seal == _own_digest(found) if found.seal else found.schema_version < SEALED
+    return found if own and whole else None
 
 
 def write_progress(scratch: Path, done: int, total: int, note: str) -> None:

@@ -1,7 +1,8 @@
 """From a TOML file to a sweep, with settings laid over it and grids expanded. No torch."""
 
+import copy
 import itertools
-import json
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,11 @@ from remnant.errors import UserError
 from remnant.parsing import parse
 from remnant.records import SweepSpec
 
+# A sweep file is a page or two; more runs than this take weeks of the smallest lab.
+MOST_BYTES, MOST_RUNS = 10_000_000, 10_000
+# Reading a dotted key takes time by the square of its parts.
+MOST_PARTS = 1000
+
 
 def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
     """A sweep file with ``a.b=c`` settings laid over it; all faults in one message.
@@ -18,17 +24,39 @@ def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
     Raises:
         UserError: no file, not TOML, unknown keys, wrong values, unknown methods, quantizers or metrics.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"The sweep {path} does not exist.", "See sweeps/ for examples.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}.") from error
+    data = _read(path)
     for setting in settings:
         override(data, setting)
     if isinstance(data.get("unlearn"), list):
+        count = sum(_combinations(table) for table in data["unlearn"])
+        if count > MOST_RUNS:
+            raise UserError(f"{path} asks for {count} unlearning runs, more than {MOST_RUNS}.", "Shorten the lists under grid.")
         data["unlearn"] = [run for table in data["unlearn"] for run in expanded(table)]
     return parse(SweepSpec, data, str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path} is longer than {MOST_BYTES} bytes.", "Sweeps are short; is this one?")
+        text = path.read_text(encoding="utf-8")
+        if any(line.partition("=")[0].count(".") > MOST_PARTS for line in text.splitlines()):
+            raise UserError(f"{path} has a key of more than {MOST_PARTS} parts.", "No setting lies so deep.")
+        return tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise UserError(f"The sweep {path} does not exist.", "See sweeps/ for examples.") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply.") from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!a} is not TOML: {error}.") from error
+    except OSError as error:
+        raise UserError(f"The sweep {path} cannot be read ({error.strerror or error}).", "Name a TOML file.") from error
+
+
+def _combinations(table: Any) -> int:
+    """How many runs one unlearning table stands for."""
+    grid = table.get("grid") if isinstance(table, dict) else None
+    return math.prod(len(v) if isinstance(v, list) else 1 for v in grid.values()) if isinstance(grid, dict) else 1
 
 
 def expanded(table: Any) -> list[Any]:
@@ -40,15 +68,19 @@ def expanded(table: Any) -> list[Any]:
         return [table]
     fixed = {k: v for k, v in table.items() if k != "grid"}
     lists = {k: v if isinstance(v, list) else [v] for k, v in table["grid"].items()}
+    if empty := next((k for k, v in lists.items() if not v), None):
+        raise UserError(f"The list of '{empty}' under grid is empty, so there is no run.", "Put values into it.")
     runs = []
     for values in itertools.product(*lists.values()):
-        run = json.loads(json.dumps(fixed))
+        run = copy.deepcopy(fixed)
         name = str(fixed.get("name", ""))
         for key, value in zip(lists, values, strict=True):
             *path, last = key.split(".")
             inner = run
             for part in path:
-                inner = inner.setdefault(part, {})
+                inner = inner.setdefault(part, {}) if isinstance(inner, dict) else None
+            if not isinstance(inner, dict):
+                raise UserError(f"The grid's '{key}' stands below a plain value.", "Name a key of a table.")
             inner[last] = value
             place = "{" + key + "}"
             name = name.replace(place, str(value)) if place in name else f"{name} {value if key == 'method' else f'{last} {value}'}"
@@ -61,9 +93,13 @@ def override(data: dict[str, Any], setting: str) -> None:
     place, equals, text = setting.partition("=")
     if not equals:
         raise UserError(f"'{setting}' is not a setting.", "Write --set key.inner=value.")
+    if not setting.isprintable():
+        raise UserError(f"{setting[:80]!a} is not a setting.", "It holds control characters or broken letters.")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except RecursionError as error:
+        raise UserError(f"'{place}' is nested too deeply.") from error
+    except ValueError:
         value = text
     *path, last = place.split(".")
     current: Any = data
@@ -72,13 +108,15 @@ def override(data: dict[str, Any], setting: str) -> None:
     if isinstance(current, list):
         _into(current, last, setting)
         current[int(last)] = value
-    else:
+    elif isinstance(current, dict):
         current[last] = value
+    else:
+        raise UserError(f"'{setting}': {last} stands below a plain value.")
 
 
 def _into(current: Any, part: str, setting: str) -> Any:
     if isinstance(current, list):
-        if not part.isdigit() or int(part) >= len(current):
+        if not (part.isascii() and part.isdigit() and len(part) < 10) or int(part) >= len(current):
             raise UserError(f"'{setting}': the list has no entry {part}.", f"It has {len(current)}, counted from 0.")
         return current[int(part)]
     if not isinstance(current, dict):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from remnant.errors import Unscorable, UserError
 from remnant.functional.stats import Interval, auc, bootstrap, bootstrap_auc, bootstrap_mean, privleak
-from remnant.functional.text import rouge_l
+from remnant.functional.text import overlap
 from remnant.records import CastMember, Cell, Rule, status_of
 
 Array = NDArray[np.float64]
@@ -116,7 +116,7 @@ def rouge(truth: str, generated: str) -> float | str:
     if sizes[0] * sizes[1] > MOST_PAIRS:
         return f"its texts are too long to compare ({sizes[0]} and {sizes[1]} words)"
     try:
-        return rouge_l(truth, generated)
+        return overlap(truth, generated)
     except Unscorable as error:
         return str(error)
 

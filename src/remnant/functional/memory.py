@@ -10,7 +10,8 @@ from difflib import SequenceMatcher
 import numpy as np
 
 from remnant.errors import Unscorable
-from remnant.functional.text import rouge_l, words
+from remnant.functional.segments import words
+from remnant.functional.text import overlap
 from remnant.functional.tokens import Tokens
 
 
@@ -46,7 +47,10 @@ def probability(tokens: Tokens) -> float:
 
 
 def longest_run(truth: str, generated: str) -> float:
-    """The longest run of words that truth and answer have in common, as a share of the words of the truth."""
+    """The longest run of words that truth and answer have in common, as a share of the words of the truth.
+
+    In scripts without spaces its characters.
+    """
     known, said = words(truth), words(generated)
     if not known:
         raise Unscorable("the truth has no word")
@@ -61,7 +65,7 @@ def leak_at_k(truth: str, samples: Sequence[str], *, k: int = 4) -> float:
     n = len(samples)
     if not 0 < k <= n:
         raise ValueError(f"k must be between 1 and the {n} samples, not {k}")
-    scores = sorted(rouge_l(truth, s) for s in samples)
+    scores = sorted(overlap(truth, s) for s in samples)
     return math.fsum(score * math.comb(i, k - 1) for i, score in enumerate(scores)) / math.comb(n, k)
 
 

@@ -136,10 +136,14 @@ def _safe(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-def _reciprocal(scale: Tensor) -> Tensor:
-    """1 / scale; 0 where that is no float32, as such a scale is kept as 0 anyway."""
-    inverse = 1 / torch.where(scale == 0, torch.ones_like(scale), scale)
-    return torch.where((scale != 0) & inverse.isfinite(), inverse, torch.zeros_like(scale))
+def _over(weights: Tensor, scale: Tensor) -> Tensor:
+    """The product of weights and 1 / scale, zeros where the scale is zero.
+
+    Of blocks so small that 1 / scale is no float32 a multiple is taken, by a power of two, which changes no quotient.
+    """
+    lift = torch.where(scale.abs() < 2.0**-60, 2.0**90, 1.0)
+    inverse = 1 / torch.where(scale == 0, torch.ones_like(scale), scale * lift)
+    return (weights * lift) * torch.where(scale == 0, torch.zeros_like(scale), inverse)
 
 
 def _quantized(weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None, decoded: Tensor) -> Quantized:
@@ -172,9 +176,7 @@ def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quanti
     ordered, code_of = table.sort(stable=True)
     edges = (ordered[1:] + ordered[:-1]) / 2
     # bitsandbytes multiplies whole blocks by a reciprocal and divides the last, cut one; on a tie the two differ.
-    # Of blocks so small that 1 / scale is no float32 a multiple is taken, by a power of two, which changes no quotient.
-    lift = torch.where(scale < 2.0**-60, 2.0**90, 1.0)
-    scaled = (padded * lift) * (1.0 / (scale * lift))
+    scaled = _over(padded, scale)
     if flat.numel() % block:
         scaled[-1] = padded[-1] / scale[-1]
     index = torch.bucketize(scaled, edges)
@@ -201,7 +203,7 @@ def q8_0(weight: Tensor, *, block: int = 32) -> Quantized:
     """
     blocks = _blocks(_numbers(weight), "group", block)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
-    scaled = blocks * _reciprocal(scale)
+    scaled = _over(blocks, scale)
     codes = scaled.sign() * (scaled.abs() + 0.5).floor()
     kept = scale.half().float()
     return _quantized(weight, codes, kept, None, codes * kept)
@@ -215,7 +217,7 @@ def q4_0(weight: Tensor, *, block: int = 32) -> Quantized:
     blocks = _blocks(_numbers(weight), "group", block)
     at = blocks.abs().argmax(-1, keepdim=True)
     scale = blocks.gather(-1, at) / -8
-    codes = (blocks * _reciprocal(scale) + 8.5).trunc().clamp(max=15) - 8
+    codes = (_over(blocks, scale) + 8.5).trunc().clamp(max=15) - 8
     kept = scale.half().float()
     return _quantized(weight, codes, kept, None, codes * kept)
 

@@ -10,6 +10,8 @@ from scipy.stats import hmean, ks_2samp
 
 from remnant.errors import Unscorable
 from remnant.functional.memory import probability
+from remnant.functional.segments import is_latin
+from remnant.functional.text import rouge_recall_unicode
 from remnant.functional.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -32,7 +34,12 @@ def _scorer() -> "RougeScorer":
 
 
 def rouge_recall(truth: str, generated: str) -> float:
-    """ROUGE-L recall with the Porter stemmer, 0 to 1. Source: section 2.2.1, as in TOFU's code."""
+    """ROUGE-L recall with the Porter stemmer, 0 to 1; where the truth is not Latin, over Unicode words and not stemmed.
+
+    Source: section 2.2.1, as in TOFU's code.
+    """
+    if truth.strip() and not is_latin(truth):
+        return rouge_recall_unicode(truth, generated)
     if not any(c.isascii() and c.isalnum() for c in truth):
         raise Unscorable("the truth has no letter a-z and no digit")
     return float(_scorer().score(truth, generated)["rougeL"].recall)

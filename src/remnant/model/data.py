@@ -1,5 +1,6 @@
 """From a corpus folder in MUSE's layout to items, token lists and batches."""
 
+import copy
 import json
 import random
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -74,7 +76,8 @@ def settings(corpus: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{corpus} is no prepared corpus: it has no corpus.json.", "Make one with: remnant prepare") from error
+        remedy = f"Prepare it first: remnant prepare --forget {corpus} --retain ..., and give the folder that this prints as --data."
+        raise UserError(f"{corpus} is no prepared corpus: it has no corpus.json.", remedy) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: it is not JSON.", "Prepare the corpus again.") from error
     whole = isinstance(card, dict) and isinstance(card.get("absent"), dict) and type(card.get("answer_tokens")) is int
@@ -180,6 +183,29 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str, around: Frame | No
         ) from error
     count = len(around.end)
     return ids[:-count] if count and ids[-count:] == around.end else ids
+
+
+def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, or where it puts tokens behind a text a copy that does not: for libraries that encode by themselves.
+
+    Raises:
+        UserError: it cannot be told to leave them out.
+    """
+    around = frame(tokenizer)
+    if not around.end:
+        return tokenizer
+    copied: Any = copy.deepcopy(tokenizer)
+    if (inner := getattr(copied, "backend_tokenizer", None)) is not None:
+        names = [str(name) for name in copied.convert_ids_to_tokens(around.start)]
+        pairs = list(zip(names, around.start, strict=True))
+        inner.post_processor = TemplateProcessing(single=" ".join([*names, "$A"]), special_tokens=pairs)
+    else:
+        copied.add_eos_token = False
+    if frame(copied) != (around.start, []):
+        raise UserError(
+            "The tokenizer puts tokens behind every text and cannot be told not to.", "Set add_eos_token to false in its files."
+        )
+    return copied  # type: ignore[no-any-return]
 
 
 def context_tokens(whole: Sequence[int], beginning: Sequence[int]) -> int:

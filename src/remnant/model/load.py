@@ -56,6 +56,7 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
     with _faults_of(source, "The model"):
         # Code that comes with a model is not run, and nobody is asked whether it may.
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        _refuse_encoder_decoder(config, source)
         if stored and not packed:
             check_size(config, stored, source)
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the libraries that unpack quantized weights
@@ -87,6 +88,15 @@ def _faults_of(source: str, what: str) -> Iterator[None]:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         kind = "" if isinstance(error, OSError | ValueError) and said else f"{type(error).__name__} "
         raise UserError(f"{what} {source} cannot be opened: {kind}{said[:300]}") from error
+
+
+def _refuse_encoder_decoder(config: Any, source: str) -> None:
+    """Half of such a model would open as a causal one, without what it was trained to read."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"The model {source} ({config.model_type}) is an encoder with a decoder: it continues another text than it reads.",
+            "Give a causal language model.",
+        )
 
 
 def open_tokenizer(source: str) -> PreTrainedTokenizerBase:

@@ -22,7 +22,7 @@ STATE = ("state_size", "ssm_state_size", "mamba_d_state", "d_state", "mamba_stat
 CHUNK = ("chunk_size", "mamba_chunk_size")
 EXPAND = ("expand", "mamba_expand", "expand_factor")
 
-_WINDOW = re.compile(r"(?:^|_)window(?:_size)?$|^attention_chunk_size$")
+_WINDOW = re.compile(r"(?:^|_)window(?:_size)?$|^attention_chunk_size$|^index_topk$")
 _PLACES = re.compile(r"(?:^|[._])(?:wpe|position_embeddings?|embed_positions?|pos_emb(?:ed(?:ding)?s?)?|positions_embed)$")
 _NOT_TEXT = re.compile(r"vision|visual|image|audio|video|encoder\.")
 
@@ -30,7 +30,10 @@ _NOT_TEXT = re.compile(r"vision|visual|image|audio|video|encoder\.")
 def number(config: Any, names: tuple[str, ...]) -> int:
     """The first of ``names`` that a configuration gives a positive number; of a list by layer the largest; 0 without one."""
     for name in names:
-        value = getattr(config, name, None)
+        try:
+            value = getattr(config, name, None)
+        except RuntimeError:  # transformers: it differs by layer
+            value = [getattr(layer, name, None) for layer in config.per_layer_config]
         found = [int(v) for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, int | float) and v > 0]
         if found:
             return max(found)
@@ -57,7 +60,7 @@ def _places(module: nn.Module) -> int:
 
 
 def reach(model: PreTrainedModel) -> int:
-    """The smallest window or chunk of tokens beyond which some layer does not look back; 0 where all see the whole text."""
+    """The fewest tokens (a window, a chunk, a number that is chosen) beyond which some layer does not see all; 0 where all do."""
     config: Any = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     if kinds and not any(re.search("sliding|chunk|local|window", str(kind)) for kind in kinds):
@@ -69,6 +72,11 @@ def reach(model: PreTrainedModel) -> int:
         for v in (value if isinstance(value, list | tuple) else [value])
     ]
     return min((int(v) for v in found if isinstance(v, int) and not isinstance(v, bool) and v > 0), default=0)
+
+
+def chooses(model: PreTrainedModel) -> bool:
+    """Whether some layer looks at a number of tokens only that it chooses itself."""
+    return number(model.config.get_text_config(), ("index_topk",)) > 0
 
 
 def bytes_per_token(model: PreTrainedModel) -> int:

@@ -21,6 +21,7 @@ from remnant.predict.rounding import (
     fp8,
     half_up,
     integer,
+    lifted,
     nf4,
     q4_0,
     q8_0,
@@ -67,8 +68,8 @@ def _long_pass(scales, code):  # type: ignore[no-untyped-def]
             q, s, z = scales(ends[0, b], ends[1, b], low, high, divisor)
             p, v, w = scales(ends[2, b], ends[3, b], low, high, divisor)
             lift = _lift(ends[0, b], ends[1, b], ends[2, b], ends[3, b])
-            q, p = q * lift, p * lift
-            qi, pi = ONE / q, ONE / p
+            q, qi = lifted(q, lift)
+            p, pi = lifted(p, lift)
             last = min((b + 1) * block, t.size)
             for start in range(b * block, last, SPAN):
                 x, y = t[start : min(start + SPAN, last)], u[start : min(start + SPAN, last)]
@@ -113,9 +114,10 @@ def _short_pass(scales, code, own_scale, zeroed, ordered):  # type: ignore[no-un
                     u_low = _sided(u[b * block : (b + 1) * block], u_low) if -u_low == ends[3, b] else u_low
                 q, s, z = scales(t_low, ends[1, b], low, high, divisor)
                 p, v, w = scales(u_low, ends[3, b], low, high, divisor)
-                q, p = q * lift, p * lift
+                q, qi = lifted(q, lift)
+                p, pi = lifted(p, lift)
                 first, last = max(start, b * block) - start, min(stop, (b + 1) * block) - start
-                tq[first:last], ti[first:last], uq[first:last], ui[first:last] = q, ONE / q, p, ONE / p
+                tq[first:last], ti[first:last], uq[first:last], ui[first:last] = q, qi, p, pi
                 if own_scale:
                     ts[first:last], us[first:last] = s, v
                 if zeroed:

@@ -11,6 +11,8 @@ from numba import njit
 from remnant.levels import FP4_LEVELS, NF4_LEVELS
 from remnant.predict.glance import FAST, ONE, ZERO
 
+# Without fast mathematics, said in so many words: a function that leaves it open takes it over from the one that calls it.
+strict = njit(cache=True, fastmath=False)
 # A highest code that asks a float grid for a quotient.
 WHOLE = np.float32(2)
 
@@ -26,10 +28,17 @@ def kept(x, cut, normal, least):  # type: ignore[no-untyped-def]
     return -v if x < 0 else v
 
 
-@njit(cache=True)
+@strict
 def times(w, by):  # type: ignore[no-untyped-def]
     """The product, rounded by itself: never fused with what it is added to, which would give other last bits than the quantizers'."""
     return w * by
+
+
+@strict
+def lifted(step, lift):  # type: ignore[no-untyped-def]
+    """A step so many times as large, and its reciprocal; not reassociated, which would divide by the small step itself."""
+    larger = step * lift
+    return larger, ONE / larger
 
 
 @njit(cache=True, fastmath={"contract"})

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,19 +20,30 @@ from remnant.report.pareto import Study
 from remnant.report.table import TITLES, Group
 
 COLOURS = ("#3b3b3b", "#8a8a8a", "#0b6fb8", "#c8501e", "#2f8f5b", "#8a4fbf", "#b8860b", "#c2185b", "#00838f", "#5d4037")
-STYLE: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+# Names are shown as they are: a dollar sign begins no formula.
+STYLE: Any = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "text.parse_math": False, "text.usetex": False,
+}  # fmt: skip
 
 
 def _svg(figure: Figure, title: str) -> str:
     """The figure as an <svg> element that scales with its container."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font has not: the page's own font has them
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+
+
+def _label(name: str) -> str:
+    """A name as legends show it: one with an underscore in front would be left out."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
@@ -62,7 +74,7 @@ def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, col
     y = [c.value or 0.0 for _, c in found]
     low = [max(0.0, (c.value or 0.0) - (c.low if c.low is not None else c.value or 0.0)) for _, c in found]
     high = [max(0.0, (c.high if c.high is not None else c.value or 0.0) - (c.value or 0.0)) for _, c in found]
-    axes.errorbar(x, y, yerr=[low, high], fmt="o", ms=4, lw=1, capsize=2, color=colour, label=model)
+    axes.errorbar(x, y, yerr=[low, high], fmt="o", ms=4, lw=1, capsize=2, color=colour, label=_label(model))
 
 
 def forget_utility_plane(group: Group) -> str:
@@ -97,7 +109,7 @@ def _walk(axes: Axes, group: Group, model: str, utility: str, colour: str) -> No
     for quantizer, point in points.items():
         axes.plot([start[0], point[0]], [start[1], point[1]], color=colour, lw=0.8, alpha=0.5)
         axes.plot(*point, marker="s" if quantizer == "full" else "o", ms=7 if quantizer == "full" else 4, color=colour)
-    axes.plot([], [], "s", color=colour, label=model)
+    axes.plot([], [], "s", color=colour, label=_label(model))
 
 
 def layer_heat_map(layers: Mapping[str, Mapping[str, Survival]]) -> str:

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from remnant.catalog import METRICS
 from remnant.flow.store import Store, disk_errors
+from remnant.parsing import lines_of
 from remnant.report import table
 from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer, pareto_plane
 from remnant.report.pareto import Study, study
@@ -108,10 +109,10 @@ def _examples(results: Results, store: Store) -> list[dict[str, Any]]:
         about = results.labels[name]
         if m.stage != "measure" or about["model"] in ("target", "retrain"):
             continue
-        rows = [json.loads(line) for line in (store.path(name) / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in lines_of((store.path(name) / "rows.jsonl").read_text(encoding="utf-8"))]
         worst = sorted((r for r in rows if r["metric"] in ("verbmem", "knowmem_forget") and r["value"]), key=lambda r: -r["value"])[:WORST]
         texts = {}
-        for line in (store.path(name) / "texts.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in lines_of((store.path(name) / "texts.jsonl").read_text(encoding="utf-8")):
             record = json.loads(line)
             texts[record["metric"], record["id"]] = record
         shown = [{"value": r["value"], **texts[r["metric"], r["id"]]} for r in worst]

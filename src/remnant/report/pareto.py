@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from remnant.catalog import PLAIN, UTILITY
 from remnant.flow.store import Store
+from remnant.parsing import lines_of
 from remnant.report.table import Results
 
 Means = Mapping[str, float]
@@ -107,7 +108,7 @@ def _left(found: Means, target: Means, metrics: Sequence[str]) -> float:
 
 def _means(rows: Path, half: str) -> Means:
     values: dict[str, list[float]] = {}
-    for line in rows.read_text(encoding="utf-8").splitlines():
+    for line in lines_of(rows.read_text(encoding="utf-8")):
         row = json.loads(line)
         if row["half"] == half and row["value"] is not None:
             values.setdefault(row["metric"], []).append(row["value"])

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from remnant.flow.plan import Node
 from remnant.records import Cell
 from remnant.report import table
 
@@ -18,6 +19,17 @@ def console(*, stderr: bool = False) -> Console:
     """Where people read: results on stdout, progress on stderr; wide enough for a table where there is no terminal."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=160)
+
+
+def code_of(nodes: Sequence[Node]) -> list[str]:
+    """The user's functions among the methods of some pieces; only those have a colon in their names."""
+    return list(dict.fromkeys(use for node in nodes for use in node.methods if ":" in use))
+
+
+def tell_code(uses: Sequence[str], screen: Console) -> None:
+    """Say that files of the user's run, before they do."""
+    for use in uses:
+        screen.print(f"This runs code of {escape(use)}", highlight=False, soft_wrap=True)
 
 
 def matrix(group: table.Group) -> Table:

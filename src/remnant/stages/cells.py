@@ -16,6 +16,7 @@ from remnant.errors import UserError
 from remnant.functional.stats import Interval, bootstrap, bootstrap_auc, bootstrap_mean, privleak, true_positives
 from remnant.functional.tofu import USEFUL, forget_quality, forget_truth, model_utility, useful_truth
 from remnant.instrument import Check, faults_of, read_checks
+from remnant.parsing import lines_of
 from remnant.records import CastMember, Cell, Row, Rule, status_of
 
 Array = NDArray[np.float64]
@@ -30,13 +31,14 @@ class Sheet(NamedTuple):
     """The rows of one measured model: metric -> item -> value, scorable ones only; and metric -> item -> why it was not scorable.
 
     Where a metric has several sets of items, the key is "metric/set". ``checks``: those of the instrument, None where none were made.
-    ``texts``: set of items -> item -> (truth, what was written).
+    ``texts``: set of items -> item -> (truth, what was written). ``remarks``: metric -> what rows say beside their number, and how many.
     """
 
     values: dict[str, dict[str, float]]
     unscorable: dict[str, dict[str, str]]
     checks: tuple[Check, ...] | None = None
     texts: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType({})
+    remarks: Mapping[str, Counter[str]] = MappingProxyType({})
 
     def column(self, metric: str) -> Array:
         """Values of one metric in the order of the item ids."""
@@ -70,6 +72,7 @@ def read_rows(path: Path) -> Sheet:
     """
     values: dict[str, dict[str, float]] = {}
     unscorable: dict[str, dict[str, str]] = {}
+    remarks: dict[str, Counter[str]] = {}
     for number, row in enumerate(_lines(path, Row.model_validate_json), 1):
         metric = f"{row.metric}/{row.split}" if row.split else row.metric
         good, bad = values.setdefault(metric, {}), unscorable.setdefault(metric, {})
@@ -79,8 +82,10 @@ def read_rows(path: Path) -> Sheet:
             bad[row.id] = fault
         else:
             good[row.id] = float(row.value or 0.0)
+            remarks.setdefault(metric, Counter()).update(row.status.split(", ")[1:])
     found = read_checks(path.parent)
-    return Sheet(values, {m: lost for m, lost in unscorable.items() if lost}, None if found is None else tuple(found), _texts(path.parent))
+    checks = None if found is None else tuple(found)
+    return Sheet(values, {m: lost for m, lost in unscorable.items() if lost}, checks, _texts(path.parent), remarks)
 
 
 _DAMAGED = "The measurement is damaged; delete its folder and measure again."
@@ -89,7 +94,7 @@ _DAMAGED = "The measurement is damaged; delete its folder and measure again."
 def _lines(path: Path, parsed: Callable[[str], Any]) -> list[Any]:
     """Every line of a file of records, or a sentence about the one that is none."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), 1):
         try:
             found += [parsed(line)] if line.strip() else []
         except ValueError as error:
@@ -142,7 +147,16 @@ def cells_of(member: CastMember, sheet: Sheet, rule: Rule, retrain: Sheet | None
             cells += _attack(member, name, sheet, rule, retrain)
         else:
             cells.append(_plain(member, metric, sheet, rule))
-    return [_unless_faulty(cell, sheet) for cell in cells + _tofu(member, sheet, rule, retrain)]
+    return [_remarked(_unless_faulty(cell, sheet), sheet) for cell in cells + _tofu(member, sheet, rule, retrain)]
+
+
+def _remarked(cell: Cell, sheet: Sheet) -> Cell:
+    """A cell with what its rows say beside their numbers (cut texts, another way to count words), and how many of them."""
+    if cell.value is None:
+        return cell
+    name = "privleak" if cell.metric in ("auc", "auc_tpr") else cell.metric.removesuffix("_tpr")
+    found = sum((c for m, c in sheet.remarks.items() if m.partition("/")[0] == name or m.replace("/", "_") == name), Counter[str]())
+    return cell.model_copy(update={"status": ", ".join([cell.status, *(f"{n} {remark}" for remark, n in sorted(found.items()))])})
 
 
 def _unless_faulty(cell: Cell, sheet: Sheet) -> Cell:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from remnant.functional.text import words
+from remnant.functional.segments import words
 from remnant.instrument import Check
 from remnant.records import Row
 

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 
 from remnant.catalog import PLAIN, TESTS
+from remnant.functional.segments import words
 from remnant.functional.stats import Interval, auc_draws, interval
-from remnant.functional.text import words
 from remnant.records import Rule
 from remnant.stages.cells import MEMBERS, OTHERS, Sheet
 from remnant.stages.lineup import Trio, aligned, gap, lacking, left

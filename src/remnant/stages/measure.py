@@ -18,13 +18,16 @@ from remnant.evaluate.harness import ability
 from remnant.evaluate.items import ItemSet, items_of
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
+from remnant.evaluate.reading import states
 from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, plain, value
 from remnant.evaluate.requests import Backend, Reading, Refused, Request
+from remnant.evaluate.trial import model_checks, special_tokens_check
 from remnant.evaluate.vllm import Vllm
-from remnant.functional.text import cut_answer, signs_of_collapse, words
+from remnant.functional.segments import beginning, words
+from remnant.functional.text import cut_answer, signs_of_collapse, way_of
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
-from remnant.instrument import write_checks
+from remnant.instrument import Check, write_checks
 from remnant.lineage import Lineage
 from remnant.methods import metric, metric_names
 from remnant.model.data import Item, collate, half_of, privleak_texts, prompt_ids, raw_texts, settings
@@ -35,7 +38,7 @@ from remnant.resolve import Method
 from remnant.stages.checks import checks_of
 
 UNREAD_WORDS = 48
-CUT = "ok, cut at the end of the model's context"
+CUT = "cut at the end of the model's context"
 LEAVES = ("rows.jsonl", "texts.jsonl", "checks.json")
 GOES_ON_FROM = ("answers.jsonl", "reference.jsonl", "ability.json")
 
@@ -73,6 +76,7 @@ def run(
     answers = collect(_first(plans, sets), backend, out / "answers.jsonl", lambda done, total: report(done, total, "reading and writing"))
     able, lacking = _ability(spec, model, tokenizer, corpus, out)
     seen = {p.on: _views(model, tokenizer, corpus, p.on) for p in plans if "view" in p.method.reads}
+    found = _checks_of_who_answers(backend, model, tokenizer)
     del backend, model
     second = _second(plans, sets, answers)
     if held and not second:
@@ -89,7 +93,7 @@ def run(
     (out / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
     texts = _texts(plans, sets, answers)
     (out / "texts.jsonl").write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
-    checks = checks_of(rows, texts)
+    checks = found + checks_of(rows, texts)
     write_checks(out, checks)
     if known is None:  # nobody will seal the folder and leave these out
         for name in GOES_ON_FROM:
@@ -102,6 +106,14 @@ def run(
         "decoding": spec.decoding,
         "checks": [c.model_dump(mode="json") for c in checks],
     }
+
+
+def _checks_of_who_answers(backend: Backend, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
+    """The checks of an opened model and its tokenizer; of a backend that is none, what it says of itself and of the tokenizer."""
+    if model is not None:
+        return model_checks(model, tokenizer)
+    told = getattr(backend, "checks", None)
+    return [*(told() if told else []), special_tokens_check(tokenizer)]
 
 
 def _backend(spec: MeasureSpec, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, inputs: Mapping[str, Path]) -> Backend:
@@ -166,7 +178,7 @@ def _of_user(spec: MeasureSpec, corpus: Path, extra: MetricSpec) -> Plan:
 def _wanted(spec: MeasureSpec, corpus: Path, method: Method, columns: tuple[str, ...]) -> Wanted:
     unread = ""
     if "prefixed" in method.reads and (corpus / "privleak/holdout.json").is_file():
-        unread = " ".join(privleak_texts(corpus, "holdout")[-1].split(" ")[:UNREAD_WORDS])
+        unread = beginning(privleak_texts(corpus, "holdout")[-1], UNREAD_WORDS)
     return Wanted(columns, spec.samples, spec.temperature, spec.seed, spec.decoding == "paper-code", unread)
 
 
@@ -220,7 +232,9 @@ def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -
         return Row(**about, value=None, status=str(error))  # type: ignore[arg-type]
     if found is None or not math.isfinite(found):
         return Row(**about, value=None, status="unscorable")  # type: ignore[arg-type]
-    status = CUT if is_cut(values) else "ok"
+    way = way_of(plan.method.function, item.truth)
+    notes = ["ok", *([CUT] if is_cut(values) else []), *([way] if way else [])]
+    status = ", ".join(notes)
     return Row(**about, value=float(found), status=status)  # type: ignore[arg-type]
 
 
@@ -282,8 +296,8 @@ def _views(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, co
         ids = whole[: context_length(model)]
         if len(ids) > 1:
             batch = collate([ids], tokenizer.pad_token_id, model.device)
-            view = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
-            found[f"{side}-{i}"] = view, "ok" if len(ids) == len(whole) else CUT
+            view = View(states(model, False, batch), batch.labels)
+            found[f"{side}-{i}"] = view, "ok" if len(ids) == len(whole) else f"ok, {CUT}"
     return found
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.quantizers import Indivisible, Quantized
-from remnant.functional.text import ngrams, words
+from remnant.functional.segments import Known, repeated
 from remnant.lineage import Lineage
 from remnant.methods import quantizer
 from remnant.model.data import encode, raw_texts
@@ -23,7 +23,8 @@ from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import check_finite, check_ids, first_not_finite
 from remnant.records import PerturbSpec
 
-OVERLAP_WORDS = 13
+# Texts are often a little shorter than asked for; with less than a quarter the sample is no longer the one that was asked for.
+ENOUGH = 0.25
 LEAVES = (*LEFT_BY_MODELS, "codes.safetensors")
 
 
@@ -81,6 +82,8 @@ def run(
     keep(version(source, out, changed, known.get("self")))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
+    if found and (left := [m.name for m in chosen if m.name not in found]):
+        summary["left_out"] = left
     return summary | {
         "quantizer": spec.use,
         "params": dict(method.params),
@@ -141,21 +144,31 @@ def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerB
     Returns:
         Token ids, each [1, T], and what the manifest says of them.
     """
-    forbidden = {gram for text in raw_texts(corpus, "forget") for gram in ngrams(words(text), OVERLAP_WORDS)}
+    forget = Known(raw_texts(corpus, "forget"))
     texts = raw_texts(corpus, "retain1")
-    clean = [t for t in texts if forbidden.isdisjoint(ngrams(words(t), OVERLAP_WORDS))]
+    clean = [t for t in texts if not forget.share(t)]
     examples = encode(tokenizer, clean, spec.calibration_tokens)
     if not examples:
         raise UserError("There is no calibration text without forget text in it.", "Give retain text that does not repeat forget text.")
     longest = sorted(examples, key=len, reverse=True)[: max(4 * spec.calibration_samples, len(examples) // 4)]
     chosen = random.Random(spec.seed).sample(longest, min(spec.calibration_samples, len(longest)))
+    tokens, twice = sum(len(c) for c in chosen), repeated(clean)
     about = {
         "split": "retain1",
         "samples": len(chosen),
-        "tokens": sum(len(c) for c in chosen),
+        "tokens": tokens,
         "texts_left_out_for_overlap": len(texts) - len(clean),
+        "warnings": _doubts(spec, tokens, twice),
     }
     return [torch.tensor([ids]) for ids in chosen], about
+
+
+def _doubts(spec: PerturbSpec, tokens: int, twice: int) -> list[str]:
+    """What makes calibration text a poor sample."""
+    wanted = spec.calibration_samples * spec.calibration_tokens
+    few = f"there are only {tokens} tokens of calibration text where up to {wanted} are asked for; the result may be worse than it need be"
+    same = f"{twice} calibration texts say what another one says"
+    return [few] * (tokens < ENOUGH * wanted) + [same] * bool(twice)
 
 
 def _save_codes(found: Mapping[str, Quantized], path: Path) -> None:

@@ -10,57 +10,87 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from remnant.errors import UserError
-from remnant.functional.text import ngrams, words
+from remnant.functional.segments import words
 from remnant.lab.corpus import Document, generate
 from remnant.lab.tokenizer import train_tokenizer
 from remnant.model.data import question
 from remnant.model.load import open_tokenizer
 from remnant.model.saving import LEFT_BY_TOKENIZERS
 from remnant.records import PrepareSpec
+from remnant.stages.overlap import QA, overlap_of, pages, repeated_of, same_answers, without_overlap
 from remnant.stages.sources import read_hub, read_muse_folder, read_sources, read_tofu
 
 SHOWN_EXAMPLES = 10
-OVERLAP_WORDS = 13
 RETAIN2_EVERY = 3
 LEAVES = (
     "corpus.json", *(f"{folder}/*.json" for folder in ("raw", "verbmem", "knowmem", "privleak", "tofu")),
     *(f"tokenizer/{name}" for name in LEFT_BY_TOKENIZERS),
 )  # fmt: skip
 
-QA = list[tuple[str, str]]
 SPLITS = ("forget", "retain1", "retain2", "holdout")
 
 
 class Parts(NamedTuple):
-    """The texts of each split, the questions of each side, whether the questions are the texts, and TOFU's question sets."""
+    """The texts of each split, the questions of each side, whether the questions are the texts, and TOFU's question sets.
+
+    ``skipped`` and ``notes``: what was not read of the files, for the card.
+    """
 
     texts: dict[str, list[str]]
     qa: dict[str, QA]
     qa_only: bool = False
     tofu: Mapping[str, list[Any]] = {}
+    skipped: Mapping[str, Mapping[str, str]] = {}
+    notes: tuple[str, ...] = ()
 
 
 def run(spec: PrepareSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Write the corpus; the summary holds its card."""
+    _refuse_unread(spec)
+    parts = Parts({}, {})
     if spec.folder or spec.hub:
-        files = read_muse_folder(Path(spec.folder)) if spec.folder else read_hub(str(spec.hub), spec.revision)
+        found = read_muse_folder(Path(spec.folder)) if spec.folder else read_hub(str(spec.hub), spec.revision)
+        files = {name: rows for name, rows in found.items() if any(not isinstance(row, str) or row.strip() for row in rows)}
+        absent = {name: f"{name} is there, but empty" for name in found if name not in files}
         tokenizer = _tokenizer(spec, [text for name, rows in files.items() if name.startswith("raw/") for text in rows])
-        overlap: dict[str, int] = {}
+        overlap = overlap_of(files)
     else:
         parts = _lab_parts(spec) if spec.lab else _user_parts(spec)
         tokenizer = _tokenizer(spec, [t for split in SPLITS for t in parts.texts[split]])
         if not spec.lab:
             parts = _chunked(spec, parts, tokenizer)
-        parts, overlap = _without_overlap(spec, parts)
+        held = len(parts.texts["holdout"])
+        others, retain_qa, overlap = without_overlap(parts.texts, parts.qa, spec.drop_overlap)
+        parts = parts._replace(texts=parts.texts | others, qa=parts.qa | {"retain": retain_qa})
+        absent = {"privleak/holdout": "all holdout texts repeat what the model reads"} if held and not others["holdout"] else {}
         files = _cut(spec, parts, tokenizer)
     shutil.rmtree(out / "tokenizer", ignore_errors=True)
     tokenizer.save_pretrained(out / "tokenizer")
     for name, rows in files.items():
         _write(out / f"{name}.json", rows)
-    card = _card(spec, files, overlap)
+    card = _card(spec, files, overlap, absent) | {"repeated": repeated_of(files), "skipped": parts.skipped, "notes": _notes(parts)}
     _write(out / "corpus.json", card)
     report(1, 1, "done")
     return card
+
+
+def _refuse_unread(spec: PrepareSpec) -> None:
+    """Settings that another source than the given one reads must not pass in silence."""
+    if not spec.forget and (spec.retain or spec.holdout):
+        raise UserError("Retain and holdout files belong to forget files.", "Give --forget too, or leave them out.")
+    if spec.holdout_share and (spec.holdout or not (spec.forget or spec.tofu)):
+        raise UserError(
+            "A holdout share is taken of the retain text of own files or of TOFU, where no holdout text is given.",
+            "Leave --holdout-share out.",
+        )
+    if spec.drop_overlap and (spec.folder or spec.hub):
+        raise UserError("A corpus in MUSE's layout is taken as it is.", "Leave --drop-overlap out; what overlaps is reported.")
+
+
+def _notes(parts: Parts) -> list[str]:
+    """What was left out of the files, and what they have in common without being a repetition."""
+    same = same_answers(parts.qa) if parts.qa else 0
+    return [*parts.notes, *([f"{same} retain questions have an answer that is one of the forget side too."] if same else [])]
 
 
 def _write(path: Path, data: Any) -> None:
@@ -69,7 +99,15 @@ def _write(path: Path, data: Any) -> None:
 
 
 def _tokenizer(spec: PrepareSpec, texts: list[str]) -> PreTrainedTokenizerBase:
-    return open_tokenizer(spec.tokenizer) if spec.tokenizer else train_tokenizer(texts, spec.vocab_size)
+    if not spec.tokenizer:
+        return train_tokenizer(texts, spec.vocab_size)
+    tokenizer = open_tokenizer(spec.tokenizer)
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"The tokenizer of {spec.tokenizer} does not say which characters a token is, so texts cannot be cut by it.",
+            "Save it as a fast tokenizer (tokenizer.json), with transformers.convert_slow_tokenizer.",
+        )
+    return tokenizer
 
 
 def _lab_parts(spec: PrepareSpec) -> Parts:
@@ -91,35 +129,36 @@ def _lab_parts(spec: PrepareSpec) -> Parts:
     asked = {name: _questions(docs, spec.seed) for name, docs in corpus._asdict().items() if name != "holdout"}
     retained = [*asked["retain1"], *asked["retain2"]]
     qa = {"forget": asked["forget"], "retain": random.Random(spec.seed).sample(retained, len(retained))}
-    return Parts(texts | {f"{name}-qa": _pages(pairs) for name, pairs in asked.items()}, qa)
+    return Parts(texts | {f"{name}-qa": pages(pairs) for name, pairs in asked.items()}, qa)
 
 
 def _questions(documents: list[Document], seed: int) -> QA:
     return random.Random(seed).sample(found := [pair for d in documents for pair in d.qa], len(found))
 
 
-def _pages(qa: QA) -> list[str]:
-    return [question(q, a).rstrip("\n") for q, a in qa]
-
-
 def _user_parts(spec: PrepareSpec) -> Parts:
     """The user's texts; where there are only questions (as in TOFU) each question is a text of its own."""
     if spec.tofu:
         tofu, *sides = read_tofu(Path(spec.tofu), spec.tofu_split, spec.tofu_retain)
-        pages = {"forget": _pages(sides[0]), "retain1": _pages(sides[1]), "retain2": [], "holdout": []}
-        return Parts(pages, {"forget": sides[0], "retain": sides[1]}, True, tofu)
-    forget, retain = read_sources(spec.forget, "forget"), read_sources(spec.retain, "retain")
-    held = read_sources(spec.holdout, "holdout") if spec.holdout else None
+        texts = {"forget": pages(sides[0]), "retain1": pages(sides[1]), "retain2": [], "holdout": []}
+        return Parts(texts, {"forget": sides[0], "retain": sides[1]}, True, tofu)
+    read = {role: read_sources(getattr(spec, role), role) for role in ("forget", "retain", "holdout") if getattr(spec, role)}
+    forget, retain, held = read["forget"], read["retain"], read.get("holdout")
     qa_only = not forget.texts
-    if qa_only and not retain.qa:
-        raise UserError("The forget set holds questions but the retain set holds none.", "Give --retain a file of questions too.")
+    for role, source in read.items():
+        if not (source.qa if qa_only else source.texts):
+            has, lacks = ("questions", "none") if qa_only else ("text", "questions only")
+            kind = "questions" if qa_only else "text"
+            raise UserError(f"The forget set holds {has} but the {role} set holds {lacks}.", f"Give --{role} a file of {kind} too.")
     texts = {
-        "forget": _pages(forget.qa) if qa_only else forget.texts,
-        "retain1": _pages(retain.qa) if qa_only else retain.texts,
+        "forget": pages(forget.qa) if qa_only else forget.texts,
+        "retain1": pages(retain.qa) if qa_only else retain.texts,
         "retain2": [],
-        "holdout": (_pages(held.qa) if qa_only else held.texts) if held else [],
+        "holdout": (pages(held.qa) if qa_only else held.texts) if held else [],
     }
-    return Parts(texts, {"forget": forget.qa, "retain": retain.qa}, qa_only)
+    skipped = {role: source.skipped for role, source in read.items() if source.skipped}
+    notes = tuple(note for source in read.values() for note in source.notes)
+    return Parts(texts, {"forget": forget.qa, "retain": retain.qa}, qa_only, skipped=skipped, notes=notes)
 
 
 def _chunked(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> Parts:
@@ -128,6 +167,11 @@ def _chunked(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase
     retain, retain_qa = texts["retain1"], parts.qa["retain"]
     if spec.holdout_share and not texts["holdout"]:
         kept = len(retain) - max(1, round(len(retain) * spec.holdout_share))
+        if kept < 1:
+            raise UserError(
+                f"A holdout share of {spec.holdout_share:g} takes all of the retain text ({len(retain)} in number).",
+                "Lower --holdout-share, give more retain text, or lower --text-tokens, so that it is cut into more pieces.",
+            )
         retain, texts["holdout"] = retain[:kept], retain[kept:]
         retain_qa = retain_qa[:kept] if parts.qa_only else retain_qa
     second = range(RETAIN2_EVERY - 1, len(retain), RETAIN2_EVERY)
@@ -143,29 +187,6 @@ def _chunks(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> list[st
     return [text[a:b] for a, b in zip([0, *starts[1:]], [*starts[1:], len(text)], strict=True)] if starts else []
 
 
-def _without_overlap(spec: PrepareSpec, parts: Parts) -> tuple[Parts, dict[str, int]]:
-    """Count the texts that share a long run of words with forget text; holdout text must not."""
-    known = {gram for text in parts.texts["forget"] for gram in ngrams(words(text), OVERLAP_WORDS)}
-
-    def is_clean(text: str) -> bool:
-        return known.isdisjoint(ngrams(words(text), OVERLAP_WORDS))
-
-    texts, qa, counts = dict(parts.texts), dict(parts.qa), {}
-    for name in SPLITS[1:]:
-        clean = [t for t in texts[name] if is_clean(t)]
-        counts[name] = len(texts[name]) - len(clean)
-        if counts[name] and name == "holdout" and not spec.drop_overlap:
-            raise UserError(
-                f"{counts[name]} of {len(texts[name])} holdout texts share {OVERLAP_WORDS} words in a row with the forget text.",
-                "Give holdout text that the model has never seen, or leave those texts out with --drop-overlap.",
-            )
-        if spec.drop_overlap:
-            texts[name] = clean
-    if spec.drop_overlap and parts.qa_only:
-        qa["retain"] = [pair for pair in qa["retain"] if is_clean(*_pages([pair]))]
-    return parts._replace(texts=texts, qa=qa), counts
-
-
 def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
     """All files of the layout for which there is material."""
     files: dict[str, list[Any]] = {f"raw/{name}": parts.texts[name] for name in SPLITS if parts.texts[name]}
@@ -175,8 +196,10 @@ def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) ->
     for side, pairs in parts.qa.items():
         if len(pairs) > SHOWN_EXAMPLES:
             records = [{"question": q, "answer": a} for q, a in pairs]
+            shown = {tuple(words(r["question"])) for r in records[:SHOWN_EXAMPLES]}
             files[f"knowmem/{side}_qa_icl"] = records[:SHOWN_EXAMPLES]
-            files[f"knowmem/{side}_qa"] = _spread(records[SHOWN_EXAMPLES:], spec.max_items)
+            unshown = [r for r in records[SHOWN_EXAMPLES:] if tuple(words(r["question"])) not in shown]
+            files |= {f"knowmem/{side}_qa": _spread(unshown, spec.max_items)} if unshown else {}
     if "knowmem/retain_qa" not in files:
         files["verbmem/retain"] = _verbmem(spec, parts, tokenizer, ("retain1", "retain2"), [])
     for split, name in (("forget", "forget"), ("retain", "retain2"), ("holdout", "holdout")):
@@ -215,15 +238,22 @@ def _windows(spec: PrepareSpec, tokenizer: PreTrainedTokenizerBase, text: str) -
     return found
 
 
-def _card(spec: PrepareSpec, files: Mapping[str, list[Any]], overlap: dict[str, int]) -> dict[str, Any]:
-    absent = {}
+def _card(spec: PrepareSpec, files: Mapping[str, list[Any]], overlap: dict[str, int], empty: Mapping[str, str]) -> dict[str, Any]:
+    """What is in the corpus, and what is not with the reason; ``empty``: files that could have been there, and why they are not."""
+    absent: dict[str, str] = {}
     for side in ("forget", "retain"):
-        if f"knowmem/{side}_qa" not in files:
-            absent[f"knowmem_{side}"] = f"no questions about the {side} text were given (more than {SHOWN_EXAMPLES} are needed)"
-    if "privleak/holdout" not in files or "privleak/forget" not in files:
-        absent["privleak"] = "no holdout text was given, so there are no non-members to compare with"
+        for name in (f"knowmem/{side}_qa", f"knowmem/{side}_qa_icl"):
+            if name not in files:
+                few = f"no questions about the {side} text were given (more than {SHOWN_EXAMPLES} are needed)"
+                absent.setdefault(f"knowmem_{side}", empty.get(name, few))
+    for split in ("holdout", "forget"):
+        if f"privleak/{split}" not in files:
+            none = "no holdout text was given, so there are no non-members to compare with"
+            absent.setdefault("privleak", empty.get(f"privleak/{split}", none))
     if "verbmem/forget" not in files:
-        absent["verbmem"] = "no prompts were given"
+        absent["verbmem"] = empty.get("verbmem/forget", "no prompts were given")
+    if "raw/retain1" not in files:
+        absent["retain"] = empty.get("raw/retain1", "no retain text was given, so none can be kept")
     return {
         "source": spec.lab or spec.hub or ("MUSE folder" if spec.folder else "TOFU" if spec.tofu else "own text"),
         "answer_tokens": spec.answer_tokens,

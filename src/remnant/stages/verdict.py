@@ -10,8 +10,8 @@ from typing import NamedTuple
 from scipy.stats import binom
 
 from remnant.catalog import PLAIN, UTILITY
+from remnant.functional.segments import size, words
 from remnant.functional.stats import Interval
-from remnant.functional.text import words
 from remnant.records import Rule
 from remnant.stages.cells import Sheet
 from remnant.stages.evidence import contaminated, missing_kinds
@@ -193,7 +193,7 @@ def told_items(trio: Trio, metric: str, rule: Rule) -> dict[str, float]:
 def _is_long(sheet: Sheet, metric: str, item: str) -> bool:
     """Whether the truth of an item is too long for chance; continuations count as long where their texts are not there."""
     if item in sheet.texts.get(metric, {}):
-        return len(words(sheet.texts[metric][item][0])) >= LONG_TRUTH
+        return size(words(sheet.texts[metric][item][0])) >= LONG_TRUTH
     return metric == "verbmem"
 
 
