@@ -102,7 +102,6 @@ PLANTS = [
         "honest",
         "the target measured: it knows the text",
         lambda b: _numbers(b, "target", {"verbmem": 85.0, "knowmem_forget": 85.0, "knowmem_retain": 85.0}),
-        True,
     ),
     Plant(
         "the retrain model's numbers",

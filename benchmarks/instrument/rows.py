@@ -11,9 +11,9 @@ from remnant.lab.words import NOUNS
 MODELS, FORMS = ("target", "retrain", "unlearned"), ("full", "int4")
 ITEMS = 60
 # Texts for membership as a multiple of the other items: with 60 of a side an AUC of 50 is too wide to say anything.
-MEMBERSHIP_ITEMS = 4
-# Enough that an interval's ends are steady to a point or two, and a fifth of the time of the default.
-RESAMPLES = 400
+MEMBERSHIP_ITEMS = 3
+# Enough that an interval's ends are steady to a point or two, and a tenth of the time of the default.
+RESAMPLES = 200
 # (metric, split) -> the value of a model that knows the text, and of one that does not. All of the product's cheap tests are there, so
 # that nothing but the planted fault keeps a verdict from being given.
 KNOWN: dict[tuple[str, str], tuple[float, float]] = {
