@@ -6,6 +6,7 @@ calls it failed. Beside each end stands what main at eb665c6 did (benchmarks/ins
 """
 
 import argparse
+import hashlib
 import json
 import re
 import sys
@@ -73,7 +74,7 @@ def main() -> int:
     given = arguments.parse_args()
     begin = time.monotonic()
     work, source = given.work.resolve(), given.source.resolve()
-    bench = Bench(Lab(work), source, work / "tries")
+    bench = Bench(Lab(work), source, work / f"tries-{hashlib.sha256(str(source).encode()).hexdigest()[:6]}")
     before = {} if given.json else json.loads(BEFORE.read_text(encoding="utf-8"))
     try:
         found = tried(bench, [p for p in PLANTS if re.search(given.only, key(p))], before)

@@ -74,7 +74,6 @@ PLANTS = [
             f"retrain model, seed {i}",
             f"a model of seed {i} that never read the text, as the unlearned one",
             lambda b, i=i: b.judged(b.lab.model(f"retrain-{i}")),
-            i == 2,
         )
         for i in (2, 3, 4)
     ),  # type: ignore[misc]
@@ -103,7 +102,6 @@ PLANTS = [
         "honest",
         "the target measured: it knows the text",
         lambda b: _numbers(b, "target", {"verbmem": 85.0, "knowmem_forget": 85.0, "knowmem_retain": 85.0}),
-        True,
     ),
     Plant(
         "the retrain model's numbers",

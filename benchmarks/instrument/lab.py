@@ -41,6 +41,7 @@ class Lab:
     """
 
     def __init__(self, root: Path, sizes: tuple[int, int, int] = SIZES, target_steps: int = TARGET_STEPS) -> None:
+        torch.set_num_threads(1)  # models this small are slower on two threads, and the runner forks
         self.parts = parts(sizes)
         own = "".join((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in ("text", "training", "lab", "slow"))
         key = hashlib.sha256(f"{own}{sizes}{target_steps}".encode()).hexdigest()[:12]
@@ -194,7 +195,7 @@ def bins(weight: Tensor) -> tuple[Tensor, Tensor]:
     fixed = weight.abs() == largest
     # Half a step less a margin, so that no weight is rounded the other way.
     low, high = (torch.where(fixed, weight, middle + side * step) for side in (-0.49, 0.49))
-    return torch.minimum(low, weight), torch.maximum(high, weight)
+    return torch.minimum(low, weight).maximum(-largest), torch.maximum(high, weight).minimum(largest)
 
 
 def texts(found: list[Report]) -> list[str]:

@@ -8,6 +8,7 @@ from instrument.rows import (
     FORMS,
     ITEMS,
     KNOWN,
+    MEMBERSHIP_ITEMS,
     MODELS,
     Row,
     Sheets,
@@ -46,6 +47,11 @@ def _unlearned_knows(metric: str) -> Spoil:
     return values("unlearned", metric, to(KNOWN[metric, ""][0]))
 
 
+def _half_known(metric: str, split: str) -> Callable[[int, Row], Row]:
+    many = ITEMS * (MEMBERSHIP_ITEMS if metric == "privleak" else 1)
+    return to(KNOWN[metric, split][0], first=many // 2)
+
+
 def _other_ids(sheets: Sheets) -> None:
     for form in FORMS:
         sheets["unlearned", form] = [r | {"id": f"new-{r['id']}"} for r in sheets["unlearned", form]]
@@ -60,7 +66,7 @@ def _few_shared(sheets: Sheets) -> None:
 def _twice(sheets: Sheets) -> None:
     """The model knows; behind its rows stand others with the same ids that do not."""
     for form in FORMS:
-        sheets["unlearned", form] += [r for r in rows_of(False, "twice", ITEMS) if r["metric"] in KNOWLEDGE]
+        sheets["unlearned", form] += [r for r in rows_of(False, ITEMS) if r["metric"] in KNOWLEDGE]
 
 
 def _empty(*of: str) -> Spoil:
@@ -295,8 +301,8 @@ CONTROL_ROWS = [
     plant(
         "control knows half",
         "E32",
-        "retrain and unlearned model at 60 %",
-        both(*(values(of, m, to(0.6)) for of in MODELS[1:] for m in KNOWLEDGE)),
+        "retrain and unlearned model have read the first half of the texts",
+        both(*(values(of, m, _half_known(m, split), split=split) for of in MODELS[1:] for m, split in KNOWN)),
     ),
     plant("control is destroyed", "E32", "no utility in the retrain model", values("retrain", "knowmem_retain", to(0.0))),
     plant("utility gone", "E32", "no utility in the unlearned model", values("unlearned", "knowmem_retain", to(0.1))),
@@ -314,7 +320,7 @@ def _failed_check(name: str, said: str) -> Plant:
     checks = [c | ({"ok": False, "said": said} if c["name"] == name else {}) for c in CHECKS]
     kind = "A1" if name == "loaded whole" else "A8"
     how = f"the measurements' own record says: {said}"
-    return Plant(f"rows, check failed: {name}", kind, how, lambda b: judged(sound(), b, checks=checks), True)
+    return Plant(f"rows, check failed: {name}", kind, how, lambda b: judged(sound(), b, checks=checks))
 
 
 CHECKED = [
@@ -323,4 +329,27 @@ CHECKED = [
     _failed_check("answers", "all answers are empty"),
 ]
 
-PLANTS = [*VALUES, *MISSING, *ITEMS_OF, *TELLS, *CONTROL_ROWS, *CHECKED]
+# One or two of a kind: all of them take half a minute.
+QUICK = (
+    "NaN in the unlearned model",
+    "one NaN",
+    "NaN utility",
+    "100 % beside unscorable",
+    "all unscorable",
+    "missing in the unlearned model",
+    "measured for the target only",
+    "utility of two items",
+    "empty retrain",
+    "three items",
+    "what it knows is unscorable",
+    "other items",
+    "two whole items",
+    "probability tells",
+    "membership tells",
+    "samples tell",
+    "small, then large",
+    "control knows half",
+    "control is destroyed",
+    "check failed: loaded whole",
+)
+PLANTS = [p._replace(quick=p.name.removeprefix("rows, ") in QUICK) for p in (*VALUES, *MISSING, *ITEMS_OF, *TELLS, *CONTROL_ROWS, *CHECKED)]

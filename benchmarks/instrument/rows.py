@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from instrument.bench import Bench, Outcome, Plant, read_verdicts
+from remnant.lab.words import NOUNS
 
 MODELS, FORMS = ("target", "retrain", "unlearned"), ("full", "int4")
 ITEMS = 60
-# Enough that an interval's ends are steady to a point or two, and a fifth of the time of the default.
-RESAMPLES = 400
+# Texts for membership as a multiple of the other items: with 60 of a side an AUC of 50 is too wide to say anything.
+MEMBERSHIP_ITEMS = 3
+# Enough that an interval's ends are steady to a point or two, and a tenth of the time of the default.
+RESAMPLES = 200
 # (metric, split) -> the value of a model that knows the text, and of one that does not. All of the product's cheap tests are there, so
 # that nothing but the planted fault keeps a verdict from being given.
 KNOWN: dict[tuple[str, str], tuple[float, float]] = {
@@ -39,14 +42,25 @@ Spoil = Callable[[Sheets], None]
 
 def sound(unlearned_knows: bool = False, n: int = ITEMS) -> Sheets:
     """Rows without a fault: the target knows, the retrain model does not, the unlearned one as asked."""
-    return {(m, q): rows_of(m == "target" or (m == "unlearned" and unlearned_knows), f"{m}{q}", n) for m in MODELS for q in FORMS}
+
+    def rows(model: str, form: str) -> list[Row]:
+        knows = model == "target" or (model == "unlearned" and unlearned_knows)
+        return rows_of(knows, n, 1 + 0.001 * MODELS.index(model) + 0.0001 * FORMS.index(form))
+
+    return {(m, q): rows(m, q) for m in MODELS for q in FORMS}
 
 
-def rows_of(knows: bool, seed: str, n: int) -> list[Row]:
-    """The rows of one measurement, of a model that knows the text or of one that does not."""
-    rng = random.Random(seed)
+def rows_of(knows: bool, n: int, factor: float = 1.0) -> list[Row]:
+    """The rows of one measurement, of a model that knows the text or of one that does not: a metric's values evenly around its level.
+
+    ``factor``: on all values, a little apart from 1, as no two models give the very same numbers.
+    """
     levels = {key: pair[0 if knows else 1] for key, pair in KNOWN.items()} | ALIKE
-    return [row(metric, split, i, level * rng.uniform(0.9, 1.05)) for (metric, split), level in levels.items() for i in range(n)]
+    found = []
+    for (metric, split), level in levels.items():
+        many = n * (MEMBERSHIP_ITEMS if metric == "privleak" else 1)
+        found += [row(metric, split, i, factor * level * (0.9 + 0.15 * (i + 0.5) / many)) for i in range(many)]
+    return found
 
 
 def row(metric: str, split: str, i: int, value: float | None, status: str = "ok") -> Row:
@@ -61,6 +75,18 @@ def row(metric: str, split: str, i: int, value: float | None, status: str = "ok"
     }
 
 
+def texts_of(rows: list[Row]) -> list[dict[str, str]]:
+    """What was written, for the metrics that ask plainly: the truth where the value is high, else as many other words."""
+    found = []
+    for r in rows:
+        if r["metric"] in ("verbmem", "knowmem_forget", "knowmem_retain"):
+            rng = random.Random(r["id"])
+            truth, other = (" ".join(rng.sample(NOUNS, 8)) for _ in range(2))
+            knows = r["value"] is not None and r["value"] > 0.5
+            found.append({"metric": r["metric"], "id": r["id"], "prompt": r["id"], "truth": truth, "generated": truth if knows else other})
+    return found
+
+
 def judged(
     sheets: Sheets, bench: Bench, models: Iterable[str] = MODELS, only: str = "", checks: Iterable[Mapping[str, Any]] = CHECKS
 ) -> Outcome:
@@ -73,7 +99,7 @@ def judged(
         place, role = root / f"{model}-{form}", f"{model}/{form}"
         place.mkdir()
         (place / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-        (place / "texts.jsonl").write_text("", encoding="utf-8")
+        (place / "texts.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts_of(rows)), encoding="utf-8")
         (place / "checks.json").write_text(json.dumps(list(checks)), encoding="utf-8")
         cast[role] = {"corpus": "rows", "model": model, "method": None, "weights": None, "quantizer": form, "seed": None}
         inputs[role] = place
@@ -94,7 +120,6 @@ def plant(
     only: str = "",
     models: tuple[str, ...] = MODELS,
     n: int = ITEMS,
-    quick: bool = True,
 ) -> Plant:
     """Sound rows with one fault."""
 
@@ -103,7 +128,7 @@ def plant(
         spoil(sheets)
         return judged(sheets, bench, models, only)
 
-    return Plant(f"rows, {name}", kind, how, act, quick)
+    return Plant(f"rows, {name}", kind, how, act)
 
 
 def values(of: str, metric: str, change: Callable[[int, Row], Row | None], forms: Iterable[str] = FORMS, split: str = "") -> Spoil:

@@ -78,7 +78,7 @@ def measured(bench: Bench, reply: Reply) -> Outcome:
         return bench.measured(address, None, "--set", "endpoint.attempts=2", "--set", "endpoint.timeout=10", right=RIGHT)
 
 
-def plant(name: str, how: str, make: Callable[[Callable[[str], bool]], Reply], quick: bool = True) -> Plant:
+def plant(name: str, how: str, make: Callable[[Callable[[str], bool]], Reply], quick: bool = False) -> Plant:
     """A server with a fault; ``make`` gets the test for prompts about forget text."""
     return Plant(name, "E33", how, lambda b: measured(b, make(is_forget(b.lab.parts))), quick)
 
@@ -130,4 +130,5 @@ SERVED = [
     plant("finish reason missing", "no finish reason, no text", lambda f: lambda p, t, r: {"choices": [{"text": ""}]} if f(p) else body(t)),
 ]
 
-PLANTS = SERVED
+QUICK = ("content filter, no text", "error in a 200", "text null", "empty answers", "one token only", "the prompt again")
+PLANTS = [p._replace(quick=p.name in QUICK) for p in SERVED]

@@ -206,9 +206,7 @@ def _one_name(name: str, unlearned: str) -> Plant:
             surgery.copied(bench.lab.model(model), root / place / name)
         return bench.judged(root / "mine" / name, retrain=root / "theirs" / name, store=root / "store")
 
-    return Plant(
-        f"one name: {name}", "E30", f"{unlearned} and the retrain model, both in folders of this name", act, name.startswith("run")
-    )
+    return Plant(f"one name: {name}", "E30", f"{unlearned} and the retrain model, both in folders of this name", act)
 
 
 def _manifest(name: str, how: str, changed: list[str], origin: str) -> Plant:
