@@ -2,8 +2,8 @@
 
 The other side is a plain re-implementation: transformers' generate for one prompt at a time, the ten shown questions read again for each,
 and for every text a pass for the loss, one for the lower-cased text, and one whose log-probabilities are read token by token; the retain
-split is measured too. Both sides print their numbers, which must agree. Then which share of a measurement its checks take, and the memory of
-long texts with a large vocabulary.
+split is measured too. Both sides print their numbers, which must agree. Then the share of a measurement that its checks take,
+and the memory of long texts with a large vocabulary.
 """
 
 import argparse
