@@ -273,7 +273,7 @@ def test_logits_that_are_not_finite_are_refused_and_score_nothing(
     assert found == [Refused("the logits are not finite")] * 6
     assert not next(c for c in model_checks(model, tokenizer) if c.name == "logits").ok
     save_model(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), tokenizer, tmp_path / "m")
-    monkeypatch.setattr(measure, "take", lambda folder: type("Held", (), {"model": model})())
+    monkeypatch.setattr(measure, "take", lambda folder, known: type("Held", (), {"model": model})())
     monkeypatch.setattr(measure, "keep", lambda held: None)
     measure.run(MeasureSpec(), {"model": tmp_path / "m", "corpus": corpus}, tmp_path, silent)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]

@@ -350,7 +350,7 @@ def test_what_a_server_filters_is_not_scored_as_forgotten(serve: Serve, corpus: 
     command = ["measure", serve(reply).url, "--data", str(corpus), "--store", str(tmp_path / "s"), "-m", "verbmem"]
     done = CliRunner().invoke(cli.main, command)
     assert done.exit_code == 0, done.output
-    assert "no scorable item (the server's filter held the answer back" in " ".join(done.output.split())
+    assert "have no number (the server's filter held the answer back" in " ".join(done.output.split())
     assert "0.0 [" not in done.output
 
 

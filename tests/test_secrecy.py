@@ -107,7 +107,12 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(tmp_path: Path, monkeyp
     monkeypatch.setenv(running.COMMAND, secrecy.scrubbed_command(["remnant", "run", "--set", f"api_key={SECRET}"]))
     store = Store(tmp_path / "s").open()
     stage = type(
-        "stage", (), {"run": staticmethod(lambda spec, *rest: {"said": f"asked http://u:{SECRET}@h with {spec.params['api_key']}"})}
+        "stage",
+        (),
+        {
+            "LEAVES": (),
+            "run": staticmethod(lambda spec, *rest, **more: {"said": f"asked http://u:{SECRET}@h with {spec.params['api_key']}"}),
+        },
     )
     monkeypatch.setattr("importlib.import_module", lambda name: stage)
     spec = PerturbSpec(use="f", params={"api_key": SECRET, "bits": 4})

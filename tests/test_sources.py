@@ -378,7 +378,7 @@ def test_an_unprepared_folder_says_how_to_prepare_it(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     said = CliRunner().invoke(main, ["measure", str(tmp_path / "model"), "--data", str(tmp_path / "texts"), "--store", str(tmp_path / "s")])
     assert said.exit_code == 2
-    assert "is not a prepared corpus" in said.output
+    assert "is no prepared corpus" in said.output
     assert "remnant prepare --forget" in said.output
 
 

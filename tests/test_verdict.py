@@ -290,9 +290,21 @@ def test_checks_count_what_was_cut_lost_and_empty() -> None:
     assert found["texts", ("knowmem_forget",)].ok
     assert "3 of 10 have no number (prompt too long)" in found["texts", ("knowmem_forget",)].said
     assert not checks_of([row("verbmem", 0, None, "the logits are not finite")], [])[0].ok
-    texts = [{"metric": "verbmem", "id": str(i), "truth": "a", "generated": ""} for i in range(20)]
-    assert not checks_of([], texts)[-1].ok
-    assert "20 are empty" in checks_of([], texts)[-1].said
+
+
+def test_answers_that_end_too_early_are_no_measure_of_what_is_known() -> None:
+    def failed(on: str, truth: str, said: list[str]) -> list[str]:
+        texts = [{"metric": on, "id": str(i), "truth": truth, "generated": text} for i, text in enumerate(said)]
+        return [c.said for c in checks_of([], texts) if not c.ok]
+
+    assert "20 answers 20 are empty" in failed("verbmem", TRUTH, [""] * 20)[0]
+    assert "12 of 20 answers of verbmem are empty" in failed("verbmem", TRUTH, [""] * 12 + ["some words"] * 8)[0]
+    assert "12 of 20 answers of verbmem are of one word" in failed("verbmem", TRUTH, ["word"] * 12 + ["some words"] * 8)[0]
+    assert failed("knowmem_forget", "two words", ["word"] * 12 + ["two words"] * 8) == []
+    assert "19 of 20" in failed("knowmem_forget", "two words", ["word"] * 19 + ["two words"])[0]
+    assert failed("knowmem_forget", "one", ["one"] * 20) == []
+    ended = made(0.1, seed=3, told=0.8)._replace(checks=(Check(name="answers", ok=False, said="12 of 20 are empty", metrics=("verbmem",)),))
+    assert judged(ended).outcome == "not said"  # the stronger tests are asked, and named
 
 
 def test_items_that_the_never_read_model_tells_too_are_not_held_against_a_model() -> None:

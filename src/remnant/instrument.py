@@ -43,6 +43,6 @@ def read_checks(folder: Path) -> list[Check] | None:
     return [Check.model_validate(c) for c in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def faults_of(checks: Iterable[Check], metric: str) -> list[str]:
-    """What the failed checks say that concern a metric."""
-    return [c.said for c in checks if not c.ok and (not c.metrics or metric in c.metrics)]
+def faults_of(checks: Iterable[Check], metric: str, but: str = "") -> list[str]:
+    """What the failed checks say that concern a metric, those of one name (``but``) that concern some metrics only left out."""
+    return [c.said for c in checks if not c.ok and (not c.metrics or (metric in c.metrics and c.name != but))]

@@ -57,9 +57,9 @@ class Sheet(NamedTuple):
         """Why items of a metric have no number, and how often."""
         return Counter(self.unscorable.get(metric, {}).values())
 
-    def faults(self, metric: str) -> list[str]:
-        """What failed checks of the instrument say that concern a metric."""
-        return faults_of(self.checks or (), metric)
+    def faults(self, metric: str, but: str = "") -> list[str]:
+        """What failed checks of the instrument say that concern a metric, those of one name (``but``) left out."""
+        return faults_of(self.checks or (), metric, but)
 
 
 def read_rows(path: Path) -> Sheet:

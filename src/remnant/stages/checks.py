@@ -3,14 +3,18 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from remnant.catalog import METRICS
 from remnant.functional.segments import words
 from remnant.instrument import Check
+from remnant.methods import metric
 from remnant.records import Row
 
 # A metric most of whose items have no number, or were cut, is not measured; the verdict is stricter (rule.max_unscorable).
 MOST_LOST = 0.5
 # If nearly every answer is empty, those about retain text too, the model is not asked rightly or is no model any more.
 MOST_EMPTY = 0.9
+# A truth of so many words is not answered by one.
+LONG = 8
 NOT_FINITE = "not finite"
 CUT = "cut at the end"
 
@@ -20,9 +24,9 @@ def checks_of(rows: Sequence[Row], texts: Sequence[dict[str, str]]) -> list[Chec
 
     Args:
         rows: of all metrics.
-        texts: records with the keys metric, id, truth and generated.
+        texts: records with the keys metric (the set of items), id, truth and generated.
     """
-    return [_logits(rows), *_texts(rows), *([_answers(texts)] if texts else [])]
+    return [_logits(rows), *_texts(rows), *([_answers(texts), *_answers_of_sets(texts)] if texts else [])]
 
 
 def _logits(rows: Sequence[Row]) -> Check:
@@ -52,7 +56,8 @@ def _of_metric(name: str, rows: Sequence[Row]) -> Check | None:
     reasons = [f"{n} of {len(rows)} have no number ({reason})" for reason, n in lost.most_common()]
     reasons += [f"{cut} of {len(rows)} were cut at the end of the model's context"] if cut else []
     ok = lost.total() <= MOST_LOST * len(rows) and cut <= MOST_LOST * len(rows)
-    remedy = "" if ok else "; prepare shorter texts, or measure a model with a longer context"
+    short = cut or any("context" in reason for reason in lost)
+    remedy = "; prepare shorter texts, or measure a model with a longer context" if short and not ok else ""
     said = f"texts of {name}: {', '.join(reasons)}{remedy}"
     return Check(name="texts", ok=ok, said=said, metrics=(name,), count=lost.total() + cut, total=len(rows))
 
@@ -66,3 +71,30 @@ def _answers(texts: Sequence[dict[str, str]]) -> Check:
     ok = empty <= MOST_EMPTY * len(said)
     remedy = "" if ok else ": the model or its end token is not asked rightly, or it is destroyed"
     return Check(name="answers", ok=ok, said=shown + remedy, count=empty, total=len(said))
+
+
+def _answers_of_sets(texts: Sequence[dict[str, str]]) -> list[Check]:
+    """The sets of items whose answers are too short to say that something is not known: empty ones, or one word where more was due."""
+    by_set: dict[str, list[tuple[list[str], list[str]]]] = {}
+    for t in texts:
+        by_set.setdefault(t["metric"], []).append((words(t["truth"]), words(t["generated"])))
+    return [check for on, pairs in by_set.items() if (check := _of_set(on, pairs))]
+
+
+def _of_set(on: str, pairs: Sequence[tuple[list[str], list[str]]]) -> Check | None:
+    empty = sum(not said for _, said in pairs)
+    due = [said for truth, said in pairs if len(truth) > 1]
+    single = sum(len(said) == 1 for said in due)
+    long = sum(len(truth) >= LONG for truth, _ in pairs) > len(pairs) / 2
+    if empty > MOST_LOST * len(pairs):
+        said = f"{empty} of {len(pairs)} answers of {on} are empty: that nothing is said does not show that nothing is known"
+        return Check(name="answers", ok=False, said=said, metrics=_told_by(on), count=empty, total=len(pairs))
+    if due and single > (MOST_LOST if long else MOST_EMPTY) * len(due):
+        said = f"{single} of {len(due)} answers of {on} are of one word where more was due: they end too early to show what is known"
+        return Check(name="answers", ok=False, said=said, metrics=_told_by(on), count=single, total=len(due))
+    return None
+
+
+def _told_by(on: str) -> tuple[str, ...]:
+    """The metrics that read the answers of a set of items."""
+    return tuple(name for name, entry in METRICS.items() if on in entry.on and "generated" in metric(name).reads)

@@ -110,7 +110,8 @@ def lacking(trio: Trio, metric: str, rule: Rule) -> str:
 def unmeasured(trio: Trio, metric: str) -> str:
     """Why one of three models has no number of a metric at all; empty where all have."""
     for sheet in trio.sheets:
-        if faults := sheet.faults(metric.partition("/")[0]):
+        # Answers that end at once are asked behind by the stronger tests, which name them (``evidence``).
+        if faults := sheet.faults(metric.partition("/")[0], but="answers"):
             return f"{metric} was not measured: {faults[0]}"
     if any(not s.values.get(metric) for s in trio.sheets):
         reasons = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]

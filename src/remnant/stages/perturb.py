@@ -73,6 +73,7 @@ def run(
     else:
         report(0, 1, spec.use)
         found = function(*(offered[name] for name in method.reads), **method.params)
+        left_out = [m.name for m in chosen if m.name not in found] if found else []  # formats of whole files give no codes
         report(1, 1, spec.use)
     _check_result(spec, model, found)
     save(model, tokenizer, out)
@@ -82,8 +83,6 @@ def run(
     keep(version(source, out, changed, known.get("self")))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
-    if found and (left := [m.name for m in chosen if m.name not in found]):
-        summary["left_out"] = left
     return summary | {
         "quantizer": spec.use,
         "params": dict(method.params),
