@@ -15,7 +15,7 @@ from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBa
 from remnant.errors import UserError
 from remnant.evaluate import llamacpp
 from remnant.evaluate.ends import before_end, end_ids
-from remnant.evaluate.items import first_tokens
+from remnant.evaluate.items import ItemSet, first_tokens, items_of, spaces_in_front
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Reading, Refused, Request, Slope, Steep, Writing
@@ -337,3 +337,24 @@ def test_the_checks_find_weights_ids_and_models_that_look_ahead(tokenizer: PreTr
     encoder = tiny_model("bert", vocab=len(tokenizer), is_decoder=False, initializer_range=0.3)
     assert "encoder" in check(encoder, tokenizer, "logits").said
     assert not check(encoder, tokenizer, "logits").ok
+
+
+def test_a_prompt_ends_before_the_space_of_the_next_word_where_words_begin_with_one(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    texts = ["a word, the word and a word Question: Answer: "] * 20
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    front = PreTrainedTokenizerFast(tokenizer_object=made)
+    assert spaces_in_front(front)
+    assert not spaces_in_front(tokenizer)  # the lab's words end with their space, so that MUSE's form fits
+    card = json.loads((corpus / "corpus.json").read_text())
+    for name in ("knowmem_forget", "knowmem_prefilled", "verbmem"):
+        plain, asked = (items_of(name, corpus, card, t) for t in (tokenizer, front))
+        assert isinstance(plain, ItemSet)
+        assert isinstance(asked, ItemSet)
+        for before, now in zip(plain.items, asked.items, strict=True):
+            assert now.prompt + now.truth[:8] == (before.prompt + before.truth)[: len(now.prompt) + min(8, len(now.truth))]
+            assert not now.prompt.endswith(" ")

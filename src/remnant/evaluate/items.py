@@ -46,6 +46,11 @@ def items_of(name: str, corpus: Path, card: Mapping[str, Any], tokenizer: PreTra
     family, _, side = name.partition("_")
     if reason := _absent(family, side, name, corpus, card["absent"]):
         return reason
+    found = _found(family, side, corpus, card, tokenizer)
+    return found._replace(items=[_spaced(i) for i in found.items]) if spaces_in_front(tokenizer) else found
+
+
+def _found(family: str, side: str, corpus: Path, card: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> ItemSet:
     if family == "privleak":
         return ItemSet([Item(f"{side}-{i}", half_of(i), "", text) for i, text in enumerate(privleak_texts(corpus, side))])
     if family == "tofu":
@@ -118,6 +123,25 @@ def _token_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if tokenizer.is_fast:
         return [int(end) for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
     return [match.end() for match in re.finditer(r"\s*\S+", text)]
+
+
+def spaces_in_front(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a word begins with the space before it, as in byte-level tokenizers (GPT-2, Llama 3, Qwen).
+
+    SentencePiece's (Llama 2) do not count: MUSE's form was made for them, and is kept as published.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("a word, the word and a word", add_special_tokens=False)["input_ids"])
+    return any(str(t).startswith("Ġ") and len(str(t)) > 1 for t in tokens)
+
+
+def _spaced(item: Item) -> Item:
+    """The last space of a prompt at the beginning of what follows: a lone space would make such a model write digits, not words."""
+    if not item.prompt.endswith(" "):
+        return item
+    wrong = tuple(f" {text}" for text in item.wrong)
+    paraphrased = f" {item.paraphrased}" if item.paraphrased else ""
+    truth = f" {item.truth}" if item.truth else ""
+    return item._replace(prompt=item.prompt[:-1], truth=truth, paraphrased=paraphrased, wrong=wrong)
 
 
 def _primed(items: list[Item]) -> list[Item]:
