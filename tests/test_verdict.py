@@ -98,6 +98,30 @@ def test_every_single_test_bars_the_pass_and_is_named(metric: str) -> None:
     assert "%" in found.reason
 
 
+@pytest.mark.parametrize("metric", ["exact_memorization", "knowmem_reworded", "verbmem_primed"])
+def test_what_else_was_measured_counts_too(metric: str) -> None:
+    def also(sheet: Sheet, at: float) -> Sheet:
+        return sheet._replace(values=sheet.values | {metric: {str(i): at + 0.001 * (i % 7) for i in range(N)}})
+
+    measured = also(UNREAD, 0.2), also(TARGET, 0.95)
+    assert judged(also(made(0.1, seed=3), 0.2), None, measured[0], target=measured[1], q_target=measured[1]).outcome == "stayed forgotten"
+    found = judged(also(made(0.1, seed=3), 0.9), None, measured[0], target=measured[1], q_target=measured[1])
+    assert found.outcome == "not said"
+    assert metric in found.reason
+
+
+def test_an_attack_that_was_measured_counts_too() -> None:
+    def also(sheet: Sheet, middle: float) -> Sheet:
+        sides = {f"mia_loss/{side}": {str(i): at + 0.01 * i for i in range(N)} for side, at in (("forget", middle), ("holdout", 3.0))}
+        return sheet._replace(values=sheet.values | sides)
+
+    measured = also(UNREAD, 3.0), also(TARGET, 0.0)
+    assert judged(also(made(0.1, seed=3), 3.0), None, measured[0], target=measured[1], q_target=measured[1]).outcome == "stayed forgotten"
+    found = judged(also(made(0.1, seed=3), 0.5), None, measured[0], target=measured[1], q_target=measured[1])
+    assert found.outcome == "not said"
+    assert "mia_loss" in found.reason
+
+
 @pytest.mark.parametrize("kind", TESTS)
 def test_a_kind_of_test_that_was_not_made_bars_the_pass(kind: str) -> None:
     own = made(0.1, seed=3)

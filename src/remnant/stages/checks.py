@@ -15,6 +15,8 @@ MOST_LOST = 0.5
 MOST_EMPTY = 0.9
 # A truth of so many words is not answered by one.
 LONG = 8
+# A phrase is known by so many of its first words.
+OPENING = 3
 NOT_FINITE = "not finite"
 CUT = "cut at the end"
 
@@ -92,7 +94,16 @@ def _of_set(on: str, pairs: Sequence[tuple[list[str], list[str]]]) -> Check | No
     if due and single > (MOST_LOST if long else MOST_EMPTY) * len(due):
         said = f"{single} of {len(due)} answers of {on} are of one word where more was due: they end too early to show what is known"
         return Check(name="answers", ok=False, said=said, metrics=_told_by(on), count=single, total=len(due))
+    phrase, usual = (commonest_opening(texts) for texts in ([s for _, s in pairs], [t for t, _ in pairs]))
+    if phrase - usual > MOST_LOST * len(pairs):
+        said = f"{phrase} of {len(pairs)} answers of {on} begin with the same words: a phrase does not show what is known behind it"
+        return Check(name="answers", ok=False, said=said, metrics=_told_by(on), count=phrase, total=len(pairs))
     return None
+
+
+def commonest_opening(texts: Sequence[Sequence[str]]) -> int:
+    """How many of some texts, as words, begin with the commonest opening of ``OPENING`` words."""
+    return max(Counter(tuple(text[:OPENING]) for text in texts if len(text) >= OPENING).values(), default=0)
 
 
 def _told_by(on: str) -> tuple[str, ...]:

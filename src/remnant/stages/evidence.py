@@ -6,24 +6,23 @@ every test must be silent for a pass, no correction is needed for that. It tells
 (Bonferroni) excludes the never-read model: as one telling test is enough, that one is corrected.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
-from remnant.catalog import PLAIN, TESTS
+from remnant.catalog import METRICS, PLAIN, TESTS
 from remnant.functional.segments import words
 from remnant.functional.stats import Interval, auc_draws, interval
 from remnant.records import Rule
 from remnant.stages.cells import MEMBERS, OTHERS, Sheet
+from remnant.stages.checks import commonest_opening
 from remnant.stages.lineup import Trio, aligned, gap, lacking, left
 from remnant.verdicts import Evidence, Says
 
 CHANCE = 0.5
-SIMULTANEOUS = 1 - 0.05 / sum(len(names) for names in TESTS.values())
-# A phrase is known by so many of its first words; an answer of fewer words than the second is an early ending.
-OPENING, SHORT = 3, 2
+# An answer of fewer words is an early ending.
+SHORT = 2
 # So much more often than in the other models, of 1, makes an early ending or a phrase a habit.
 HABIT = 0.2
 ANSWERS = "answers"
@@ -31,13 +30,31 @@ ANSWERS = "answers"
 
 def weigh(trio: Trio, model: str, quantizer: str, rule: Rule) -> list[Evidence]:
     """What every test says of one model at one precision."""
-    make = partial(_evidence, model, quantizer)
+    make, tests = partial(_evidence, model, quantizer), tests_of(trio)
+    level = 1 - 0.05 / sum(map(len, tests.values()))
     found = [
-        make(kind, name, *(_membership(trio, name, rule) if kind == "membership" else _items(trio, name, rule)))
-        for kind, names in TESTS.items()
+        make(kind, name, *(_membership(trio, name, rule, level) if kind == "membership" else _items(trio, name, rule, level)))
+        for kind, names in tests.items()
         for name in names
     ]
     return found + [make(ANSWERS, name, *said) for name, said in _habits(trio).items()]
+
+
+def tests_of(trio: Trio) -> dict[str, list[str]]:
+    """All tests by kind: those that every verdict needs, and whatever else was measured that is low where a text is forgotten."""
+    known = {m.partition("/")[0] for sheet in trio.sheets for m in sheet.values}
+    kinds = {kind: list(names) for kind, names in TESTS.items()}
+    taken = {*PLAIN, *(name for names in kinds.values() for name in names)}
+    more = [name for name in METRICS if name in known and name not in taken]
+    kinds["membership"] += [name for name in more if is_attack(name)]
+    if others := [name for name in more if METRICS[name].better == "low"]:
+        kinds["more tests"] = others
+    return kinds
+
+
+def is_attack(metric: str) -> bool:
+    """Whether a metric tells forget text from text that was never read, by a number for each."""
+    return {on.partition("_")[2] for on in METRICS[metric].on} >= {MEMBERS, OTHERS}
 
 
 def _evidence(
@@ -51,23 +68,23 @@ def _evidence(
 Said = tuple[Says, str] | tuple[Says, str, Interval, int] | tuple[Says, str, Interval, int, int | None]
 
 
-def _items(trio: Trio, metric: str, rule: Rule) -> Said:
+def _items(trio: Trio, metric: str, rule: Rule, level: float) -> Said:
     """A test whose items have a number each."""
     if not any(s.items(metric) for s in trio.sheets):
         return "not measured", f"{metric} was not measured"
     if reason := lacking(trio, metric, rule):
         return "not measured", reason
-    apart, found, all_ = gap(trio, metric, rule), left(trio, metric, rule), left(trio, metric, rule, SIMULTANEOUS)
+    apart, found, all_ = gap(trio, metric, rule), left(trio, metric, rule), left(trio, metric, rule, level)
     if apart is None or found is None or all_ is None or apart.low <= 0 or 100 * apart.value < rule.min_gap:
         return "no power", f"{metric} does not tell the target from a model that never read the text"
     return _decided(metric, found, all_, len(aligned(trio.sheets, metric)[0]), rule.max_told if trio.retrain else rule.max_retained)
 
 
-def _membership(trio: Trio, name: str, rule: Rule) -> Said:
+def _membership(trio: Trio, name: str, rule: Rule, level: float) -> Said:
     """How well forget text is told from text that was never read; both below and above chance tell it."""
     sides = [f"{name}/{side}" for side in (MEMBERS, OTHERS)]
     if not all(s.values.get(side) for s in (trio.target, trio.unlearned) for side in sides):
-        return "not measured", "membership was not measured: there is no holdout text, or it has no number"
+        return "not measured", f"membership by {name} was not measured: there is no holdout text, or it has no number"
     for side in sides:
         if reason := lacking(trio, side, rule):
             return "not measured", reason
@@ -78,10 +95,10 @@ def _membership(trio: Trio, name: str, rule: Rule) -> Said:
     with np.errstate(divide="ignore", invalid="ignore"):
         share = (unread - unlearned) / (unread - target)
     distance = interval(unread[0] - target[0], (unread - target)[1:])
-    found, all_ = (interval(share[0], share[1:], level) for level in (0.95, SIMULTANEOUS))
+    found, all_ = (interval(share[0], share[1:], at) for at in (0.95, level))
     if distance is None or found is None or all_ is None or distance.low <= 0 or 100 * distance.value < rule.min_gap:
-        return "no power", "membership does not tell the target from a model that never read the text"
-    return _decided("membership", found, all_, sum(len(c[0]) for c in columns.values()), rule.max_told, two_sided=True)
+        return "no power", f"membership by {name} does not tell the target from a model that never read the text"
+    return _decided(f"membership by {name}", found, all_, sum(len(c[0]) for c in columns.values()), rule.max_told, two_sided=True)
 
 
 def _decided(name: str, found: Interval, simultaneous: Interval, n: int, most: float, *, two_sided: bool = False) -> Said:
@@ -131,14 +148,13 @@ def _share_short(texts: Sequence[str], least: int) -> float:
 
 def _share_of_opening(texts: Sequence[str]) -> float:
     """Share of the texts that begin with the commonest opening; empty ones are early endings and no phrase."""
-    openings = Counter(tuple(found[:OPENING]) for t in texts if len(found := words(t)) >= OPENING)
-    return max(openings.values(), default=0) / len(texts) if texts else 0.0
+    return commonest_opening([words(t) for t in texts]) / len(texts) if texts else 0.0
 
 
 def missing_kinds(found: Sequence[Evidence]) -> dict[str, str]:
-    """The kinds of tests of which none says anything, with what is missing."""
+    """The kinds of tests that every verdict needs and of which none says anything, with what is missing."""
     lost = {}
-    for kind in dict.fromkeys(e.kind for e in found):
+    for kind in (*TESTS, ANSWERS):
         own = [e for e in found if e.kind == kind]
         if all(e.says in ("not measured", "no power") for e in own):
             lost[kind] = own[0].said
