@@ -2,7 +2,8 @@
 
 The other side is a plain re-implementation: transformers' generate for one prompt at a time, the ten shown questions read again for each,
 and for every text a pass for the loss, one for the lower-cased text, and one whose log-probabilities are read token by token; the retain
-split is measured too. Both sides print their numbers, which must agree. At the end the memory of long texts with a large vocabulary.
+split is measured too. Both sides print their numbers, which must agree. Then the share of a measurement that its checks take,
+and the memory of long texts with a large vocabulary.
 """
 
 import argparse
@@ -19,12 +20,15 @@ from typing import Any
 import torch
 from rouge_score import rouge_scorer
 
+from remnant.evaluate.trial import model_checks
 from remnant.functional.stats import auc
 from remnant.functional.text import cut_answer
 from remnant.model.load import open_model, open_tokenizer
-from remnant.records import MeasureSpec, PrepareSpec, TrainSpec
+from remnant.model.whole import check_finite, check_ids
+from remnant.records import MeasureSpec, PrepareSpec, Row, TrainSpec
 from remnant.stages import measure, prepare, train
 from remnant.stages.cells import read_rows
+from remnant.stages.checks import checks_of
 
 BUDGET_MB = 512
 
@@ -97,6 +101,19 @@ def together(folder: Path, corpus: Path, out: Path) -> dict[str, float]:
     return found | {ours: 100 * auc(*sheet.pair(theirs)) for ours, theirs in NAMES.items()}
 
 
+def checking(folder: Path, out: Path) -> float:
+    """Seconds that the checks of the instrument take in a measurement that is in ``out``: at opening, of the open model, of the rows."""
+    model, tokenizer = open_model(str(folder)), open_tokenizer(str(folder))
+    lines = {name: (out / f"{name}.jsonl").read_text().split("\n")[:-1] for name in ("rows", "texts")}
+    rows, texts = [Row.model_validate_json(line) for line in lines["rows"]], [json.loads(line) for line in lines["texts"]]
+    started = time.perf_counter()
+    check_finite(model, str(folder))
+    check_ids(model, tokenizer)
+    model_checks(model, tokenizer)
+    checks_of(rows, texts)
+    return time.perf_counter() - started
+
+
 def long_texts(tokens: int, vocabulary: int) -> None:
     """Read long texts with a large vocabulary in this process and print how much memory that took beside the model."""
     from transformers import PreTrainedTokenizerFast
@@ -146,6 +163,7 @@ def main() -> None:
             middle = time.perf_counter()
             slow = one_by_one(open_model(str(folder)), open_tokenizer(str(folder)), corpus, 64)
             turns.append((middle - started, time.perf_counter() - middle))
+            checked = checking(folder, Path(scratch) / f"out{turn}") / turns[-1][0]
             print(f"turn {turn}: Remnant {turns[-1][0]:.1f} s, one by one {turns[-1][1]:.1f} s")
     for name in fast:
         print(f"{name:16} {fast[name]:8.3f} {slow[name]:8.3f}")
@@ -154,7 +172,8 @@ def main() -> None:
     print(f"8 texts of 2,048 tokens, 131,072 vocabulary entries: {added} MB more (budget {BUDGET_MB}; whole logits of one text: 1,024)")
     same = all(abs(fast[name] - slow[name]) < 1e-3 for name in fast)
     speedup = min(slow_s / fast_s for fast_s, slow_s in turns)
-    print(json.dumps({"speedup": round(speedup, 2), "same_numbers": same, "long_text_mb": added, "within_budget": added <= BUDGET_MB}))
+    found = {"speedup": round(speedup, 2), "same_numbers": same, "long_text_mb": added, "within_budget": added <= BUDGET_MB}
+    print(json.dumps(found | {"checks_share": round(checked, 4)}))
 
 
 if __name__ == "__main__":

@@ -244,7 +244,7 @@ def test_sequence_longer_than_the_context(prepared: tuple[Path, Path], tmp_path:
     assert measured.exit_code == 0, measured.output
     (sheet,) = (read_rows(p) for p in store.glob("objects/measure-*/rows.jsonl"))
     assert not sheet.values["verbmem"]
-    assert set(sheet.unscorable["verbmem"]) == {"prompt and answer are longer than the model's context of 20 tokens"}
+    assert set(sheet.unscorable["verbmem"].values()) == {"prompt and answer are longer than the model's context of 20 tokens"}
     assert "prompt and answer" in measured.output
     unlearn = ("unlearn", tmp_path / "short", "--data", corpus.name, "--method", "ga", "--steps", 1, "--store", store)
     refused(call(*unlearn), "longer than the model's context of 20", "max_tokens")
@@ -417,7 +417,7 @@ def test_a_truth_that_is_empty_is_a_status(prepared: tuple[Path, Path], model_fo
     out = tmp_path / "rows"
     out.mkdir()
     measure.run(MeasureSpec(), {"model": model_folder, "corpus": corpus}, out, lambda done, total, note: None)
-    rows = {r["id"]: r for r in map(json.loads, (out / "rows.jsonl").read_text().splitlines())}
+    rows = {r["id"]: r for r in map(json.loads, (out / "rows.jsonl").read_text().splitlines()) if r["metric"] == "verbmem"}
     assert rows["forget-text-0"]["value"] is None
     assert rows["forget-text-0"]["status"] == "the truth is empty"
     assert rows["forget-text-1"]["value"] is None

@@ -61,6 +61,8 @@ context = 640
 [[unlearn]]
 method = "ga_gdr"
 steps = 6
+[measure]
+metrics = ["muse"]
 [judge]
 resamples = 50
 """

@@ -369,8 +369,8 @@ def test_lines_end_at_line_feeds_only_and_what_cannot_be_scored_says_why(tmp_pat
     raw = [json.dumps(line, ensure_ascii="\ud800" in str(line["truth"])) for line in lines]
     (tmp_path / "g.jsonl").write_bytes("\r\n".join(raw).encode())
     (found,) = score_file(tmp_path / "g.jsonl")
-    assert (found.value, found.n) == (100.0, 5)
-    assert found.status.startswith("ok, 2 unscorable (")
+    assert (found.value, found.n) == (100.0, 6)
+    assert found.status.startswith("ok, 1 unscorable (")
     hard = {"metric": "verbmem", "id": "long", "truth": "a " * 5000, "generated": "b " * 5000}
     (tmp_path / "h.jsonl").write_text(json.dumps(hard) + "\n" + json.dumps(lines[0]))
     assert "too long to compare (5000 and 5000 words)" in score_file(tmp_path / "h.jsonl")[0].status

@@ -89,7 +89,7 @@ def slowly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tofu: Pat
             input_ids=ids,
             max_new_tokens=64,
             do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=[tokenizer.eos_token_id, model.generation_config.eos_token_id],
             pad_token_id=tokenizer.pad_token_id,
         )
         text = str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))

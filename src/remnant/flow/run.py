@@ -246,9 +246,19 @@ def forget_failures(store: Store, nodes: Sequence[Node]) -> None:
         (store.scratch(node.name) / FAILURE).unlink(missing_ok=True)
 
 
+def threads_of_each(count: int) -> int:
+    """How many threads each of some workers may use: its share of the cores, or fewer where the user has set a limit.
+
+    More busy threads than cores wait for each other: two processes with two threads each on two cores are five times slower.
+    """
+    share = max(1, len(os.sched_getaffinity(0)) // count)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, max(1, int(limit))) if limit.isdigit() else share
+
+
 def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess.Popen[bytes]]:
     """Worker processes for a sweep, each with its share of the cores, ending by themselves when nothing is left to do."""
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    threads = threads_of_each(count)
     environment = os.environ | {
         COMMAND: _command(),
         "OMP_NUM_THREADS": str(threads),

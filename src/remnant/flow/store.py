@@ -19,6 +19,7 @@ from typing import Any
 
 from remnant.durable import SCRATCH, digest_file, digest_of, rename, sync_tree, tell, write_text
 from remnant.errors import UserError
+from remnant.names import fault_of_name
 from remnant.records import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
@@ -269,9 +270,9 @@ class Store:
     def labelled(self, label: str) -> dict[str, Any]:
         """What stands under a human name; raises UserError if nothing does, or it is damaged."""
         path = self.root / "names" / f"{label}.json"
-        if not path.is_file():
+        if fault_of_name(label) or not path.is_file():
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none yet"
-            raise UserError(f"There is no run named '{label}' in {self.root}.", f"Known runs: {known}.")
+            raise UserError(f"There is no run named '{label[:100]}' in {self.root}.", f"Known runs: {known}.")
         try:
             data = json.loads(path.read_bytes())
             whole = data.pop("seal") == digest_of(data)

@@ -126,9 +126,19 @@ def _backend(spec: MeasureSpec, model: PreTrainedModel | None, tokenizer: PreTra
 
 
 def _gguf_file(inputs: Mapping[str, Path]) -> Path | None:
-    """The GGUF file that is measured, if it is one."""
+    """The GGUF file that is measured, if the model is one.
+
+    Raises:
+        UserError: the folder holds several, and nobody said which.
+    """
     model = inputs.get("model")
-    return next(iter(sorted(model.glob("*.gguf"))), None) if model and not (model / "model.safetensors").is_file() else None
+    if model is None or any(model.glob("*.safetensors")) or any(model.glob("*.bin")):
+        return None
+    found = sorted(model.glob("*.gguf"))
+    if len(found) > 1:
+        names = ", ".join(f.name for f in found[:5])
+        raise UserError(f"{model} holds {len(found)} GGUF files ({names}).", "Leave in it the one that is to be measured.")
+    return found[0] if found else None
 
 
 def _plans(
