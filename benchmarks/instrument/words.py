@@ -35,7 +35,9 @@ def score(name: str, how: str, truth: str, generated: str, least: float, quick: 
 
 def _russian(bench: Bench) -> Outcome:
     """The target's numbers on a corpus in Cyrillic letters, which it knows word for word."""
-    return bench.measured(bench.lab.model("russian"), bench.lab.russian, right={"verbmem": 90.0, "knowmem_forget": 95.0})
+    # What this model reaches by words of any script, less a little; four points of VerMem are cut words at the end.
+    outcome = bench.measured(bench.lab.model("russian"), bench.lab.russian, right={"verbmem": 86.0, "knowmem_forget": 98.0})
+    return outcome._replace(fault=outcome.fault or ("it cannot be scored at all" if "no number" in outcome.said else ""))
 
 
 def _russian_judged(bench: Bench) -> Outcome:
