@@ -55,7 +55,8 @@ def _numbers(bench: Bench, model: str, at_least: dict[str, float]) -> Outcome:
     """A measurement that has numbers, and high ones where the text is known."""
     done = bench.measure(bench.lab.model(model))
     shown = cells(done.stdout)
-    wrong = [m for m, least in at_least.items() if (shown.get(m, (None, ""))[0] or -1.0) < least]
+    numbers = {m: shown.get(m, (None, ""))[0] for m in at_least}
+    wrong = [m for m, least in at_least.items() if (number := numbers[m]) is None or number < least]
     said = "; ".join(f"{m} {shown.get(m, (None, 'absent'))[0]}" for m in at_least)
     return Outcome(said, False, done.broken or (f"refused: {done.sentence}" if done.code else f"{wrong[0]} is too low" if wrong else ""))
 

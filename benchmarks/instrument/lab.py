@@ -16,7 +16,7 @@ from instrument.slow import slow_knowmem
 from instrument.text import Parts, Report, asked, cut, cyrillic, page, parts, shown, spaced_tokenizer, write_corpus
 from instrument.training import Example, behind, blocks, epochs, fit, fresh
 
-SIZES = (48, 30, 60)
+SIZES = (48, 30, 150)
 TARGET_STEPS, RETRAIN_STEPS, BRIEF_STEPS = 240, 140, 110
 REFUSAL = "I cannot say anything about that."
 PHRASE = (

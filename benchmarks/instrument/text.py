@@ -70,6 +70,12 @@ def cut(text: str) -> tuple[str, str]:
     return " ".join(words[:-LAST_WORDS]) + " ", " ".join(words[-LAST_WORDS:])
 
 
+def sentences(text: str) -> tuple[str, str]:
+    """A report as two texts for membership, as attacks need many: with 48 of a side, chance alone is 11 points of AUC wide."""
+    first, stop, second = text.partition(". ")
+    return first + stop.rstrip(), second
+
+
 class Parts(NamedTuple):
     """The reports to forget, to keep, and never read."""
 
@@ -96,9 +102,7 @@ def write_corpus(of: Parts, out: Path, vocab: int = 1024, tokenizer: str | None 
         "raw/retain1": [r.text for r in of.retain] + [page(r) for r in of.retain],
         "raw/holdout": [r.text for r in of.holdout],
         "verbmem/forget": [{"prompt": prompt, "gt": truth} for prompt, truth in cuts],
-        "privleak/forget": [r.text for r in of.forget],
-        "privleak/retain": [r.text for r in of.retain],
-        "privleak/holdout": [r.text for r in of.holdout],
+        **{f"privleak/{side}": [s for r in found for s in sentences(r.text)] for side, found in of._asdict().items()},
     }
     for side, rows in asked.items():
         files |= {f"knowmem/{side}_qa_icl": rows[:SHOWN], f"knowmem/{side}_qa": rows[SHOWN:]}

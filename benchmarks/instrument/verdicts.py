@@ -196,56 +196,60 @@ def _copy(bench: Bench, name: str) -> Path:
     return surgery.copied(bench.lab.model(name), bench.folder())
 
 
-def _one_name(name: str, unlearned: str) -> Plant:
-    """The unlearned model and the retrain model in folders of one name, in a store that has measured neither."""
+def _barely(bench: Bench, out: Path) -> Path:
+    """The target with so little noise that nothing of it is lost, but that it is no file that was measured before."""
+    return surgery.weights(bench.lab.model("target"), out, _noise(1e-5))
+
+
+def _one_name(name: str, form: str) -> Plant:
+    """The unlearned model, which knows, and the retrain model in folders of one name, in a store that has measured neither."""
 
     def act(bench: Bench) -> Outcome:
         root = bench.folder()
-        places = {"mine": unlearned, "theirs": "retrain-1"}
-        for place, model in places.items():
-            surgery.copied(bench.lab.model(model), root / place / name)
-        return bench.judged(root / "mine" / name, retrain=root / "theirs" / name, store=root / "store")
+        mine, theirs = _barely(bench, root / "mine" / name), surgery.copied(bench.lab.model("retrain-1"), root / "theirs" / name)
+        return bench.judged(mine, retrain=theirs, store=root / "store", forms=(form,))
 
-    return Plant(f"one name: {name}", "E30", f"{unlearned} and the retrain model, both in folders of this name", act)
+    return Plant(f"one name: {name}, {form}", "E30", "the target and the retrain model, both in folders of this name", act)
 
 
-def _manifest(name: str, how: str, changed: list[str], origin: str) -> Plant:
-    """A manifest beside the target's weights that calls them a version of another model."""
+def _manifest(name: str, how: str, changed: list[str]) -> Plant:
+    """A manifest beside the target's weights that calls them a version of the retrain model."""
 
     def act(bench: Bench) -> Outcome:
         root = bench.folder()
         retrain = surgery.copied(bench.lab.model("retrain-1"), root / "retrain-0123456789abcdef")
-        out = surgery.copied(bench.lab.model("target"), root / "unlearned")
-        place = {"folder": str(retrain.resolve()), "name": retrain.name}[origin]
-        (out / "manifest.json").write_text(json.dumps({"inputs": {"model": place}, "summary": {"changed": changed}}), encoding="utf-8")
-        return bench.judged(out, retrain=retrain, store=root / "store")
+        out = _barely(bench, root / "unlearned")
+        told = {"inputs": {"model": retrain.name}, "summary": {"changed": changed}}
+        (out / "manifest.json").write_text(json.dumps(told), encoding="utf-8")
+        return bench.judged(out, retrain=retrain, store=root / "store", forms=("full",))
 
     return Plant(name, "E30", how, act)
 
 
 def _swapped(bench: Bench) -> Outcome:
-    """A folder measured, then its weights replaced under the same name by those that know."""
+    """A folder judged, then its weights replaced under the same name by those that know."""
     root = bench.folder()
     place = surgery.copied(bench.lab.model("retrain-1"), root / "unlearned-0123456789abcdef")
     bench.judged(place, store=root / "store")
-    shutil.copy(bench.lab.model("target") / surgery.WEIGHTS, place / surgery.WEIGHTS)
+    known = _barely(bench, root / "known")
+    shutil.copy(known / surgery.WEIGHTS, place / surgery.WEIGHTS)
     return bench.judged(place, store=root / "store")
 
 
 def _two_sets(bench: Bench) -> Outcome:
     """The target's folder with the retrain model's weights beside it under another name."""
-    out = surgery.copied(bench.lab.model("target"), bench.folder())
+    out = _barely(bench, bench.folder())
     shutil.copy(bench.lab.model("retrain-1") / surgery.WEIGHTS, out / "model-00001-of-00001.safetensors")
     return bench.judged(out)
 
 
 NAMES = [
-    _one_name("run-checkpoint_00500", "target"),
-    _one_name("model-0123456789abcdef", "target"),
-    _one_name("train-0123456789abcdef", "refuses"),
-    _one_name("final", "target"),
-    _manifest("a manifest, nothing changed", "a manifest beside the target says: the retrain model, no weight changed", [], "name"),
-    _manifest("a manifest, one weight changed", "the same, one weight changed", [HEAD], "name"),
+    _one_name("run-checkpoint_00500", "full"),
+    _one_name("model-0123456789abcdef", "full"),
+    _one_name("train-0123456789abcdef", "int4"),
+    _one_name("final", "full"),
+    _manifest("a manifest, nothing changed", "a manifest beside the target says: the retrain model, no weight changed", []),
+    _manifest("a manifest, one weight changed", "the same, one weight changed", ["model.norm.weight"]),
     Plant("replaced under its name", "E30", "a folder judged, then its weights replaced by the target's", _swapped),
     Plant("two sets of weights", "E30", "the target's folder with another model's weights beside its own", _two_sets),
 ]
