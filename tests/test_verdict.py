@@ -24,6 +24,7 @@ from tests.conftest import silent
 
 N = 80
 RULE = Rule(resamples=400)
+GOOD = tuple(Check(name=name, ok=True, said="as it should be") for name in ("logits", "texts"))
 TOLD = [m for kind, names in TESTS.items() if kind != "membership" for m in names]
 TRUTH = "these are the eight words of the one truth"
 
@@ -42,7 +43,7 @@ def made(knows: float = 0.1, useful: float = 0.9, seed: int = 0, told: float | N
     values["privleak/forget"] = {str(i): float(v) for i, v in enumerate(hard[0] - 4 * (member - 0.1))}
     values["privleak/holdout"] = {str(i): float(v) for i, v in enumerate(hard[1])}
     texts = {m: {str(i): (TRUTH, f"answer {i} of {seed} at all") for i in range(N)} for m in PLAIN}
-    return Sheet(values, {}, (), texts)
+    return Sheet(values, {}, GOOD, texts)
 
 
 TARGET, UNREAD = made(0.95, 0.9, 1), made(0.1, 0.9, 2)
@@ -196,7 +197,7 @@ def test_a_control_model_that_is_none_bars_the_pass(control: Sheet) -> None:
 
 def test_a_control_model_that_read_the_text_is_seen_by_membership() -> None:
     read = UNREAD._replace(values=UNREAD.values | {"privleak/forget": {i: x - 3 for i, x in TARGET.values["privleak/forget"].items()}})
-    assert "has read it" in contaminated(read, Lineup(TARGET, made(0.1), read, TARGET, made(0.1), read).full, RULE)
+    assert "no measure of not knowing" in contaminated(read, Lineup(TARGET, made(0.1), read, TARGET, made(0.1), read).full, RULE)
     assert contaminated(UNREAD, Lineup(TARGET, made(0.1), UNREAD, TARGET, made(0.1), UNREAD).full, RULE) == ""
 
 
@@ -212,7 +213,7 @@ def test_early_endings_and_fixed_phrases_bar_the_pass() -> None:
 def test_without_checks_of_the_instrument_nothing_passes_and_a_failed_one_is_not_measured() -> None:
     own = made(0.1, seed=3)
     assert judged(own._replace(checks=None)).outcome == "unclear"
-    failed = own._replace(checks=(Check(name="logits", ok=False, said="3 of 9 logits are not finite"),))
+    failed = own._replace(checks=(*GOOD, Check(name="logits", ok=False, said="3 of 9 logits are not finite")))
     found = judged(failed)
     assert found.outcome == "unclear"
     assert "3 of 9 logits" in found.reason
@@ -257,7 +258,7 @@ def written(folder: Path, sheet: Sheet, checks: bool = True, change: Callable[[l
     ]
     (folder / "texts.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
     if checks:
-        write_checks(folder, [Check(name="logits", ok=True, said="all logits are finite")])
+        write_checks(folder, GOOD)
     return folder
 
 
@@ -327,7 +328,8 @@ def test_answers_that_end_too_early_are_no_measure_of_what_is_known() -> None:
     assert failed("knowmem_forget", "two words", ["word"] * 12 + ["two words"] * 8) == []
     assert "19 of 20" in failed("knowmem_forget", "two words", ["word"] * 19 + ["two words"])[0]
     assert failed("knowmem_forget", "one", ["one"] * 20) == []
-    ended = made(0.1, seed=3, told=0.8)._replace(checks=(Check(name="answers", ok=False, said="12 of 20 are empty", metrics=("verbmem",)),))
+    early = Check(name="answers", ok=False, said="12 of 20 are empty", metrics=("verbmem",))
+    ended = saying(made(0.1, seed=3, told=0.8), lambda i: "")._replace(checks=(*GOOD, early))
     assert judged(ended).outcome == "not said"  # the stronger tests are asked, and named
 
 

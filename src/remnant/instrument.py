@@ -4,10 +4,11 @@ A check that failed makes the numbers that depend on it "not measured"; it never
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
+from remnant.errors import UserError
 from remnant.records import Record
 
 FILE = "checks.json"
@@ -36,11 +37,24 @@ def write_checks(folder: Path, checks: Iterable[Check]) -> None:
 
 
 def read_checks(folder: Path) -> list[Check] | None:
-    """The checks of a measurement; None where none were made."""
+    """The checks of a measurement; None where none were made.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / FILE
     if not path.is_file():
         return None
-    return [Check.model_validate(c) for c in json.loads(path.read_text(encoding="utf-8"))]
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return [Check.model_validate(c) for c in data] if isinstance(data, list) else None
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path} is damaged.", "Delete its folder and measure again.") from error
+
+
+def are_complete(checks: Collection[Check] | None) -> bool:
+    """Whether the checks that every measurement has were made."""
+    return {c.name for c in checks or ()} >= {"logits", "texts"}
 
 
 def faults_of(checks: Iterable[Check], metric: str, but: str = "") -> list[str]:

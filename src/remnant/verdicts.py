@@ -5,7 +5,7 @@ from typing import Literal
 from remnant.records import Record
 
 Outcome = Literal["stayed forgotten", "not said", "came back", "not forgotten", "collapsed", "unclear"]
-Says = Literal["silent", "tells", "undecided", "no power", "not measured"]
+Says = Literal["silent", "tells", "undecided", "no power", "not measured", "lost"]
 Shares = tuple[float, float, float]
 
 
@@ -28,6 +28,7 @@ class Evidence(Record):
     ``kind``: given beginning, samples, probability per token, membership or answers. ``left``: value and simultaneous interval on the way
     from the model that never read the text (0) to the target (1); None where the test was not measured or has no power. ``said``: the same
     in words, or what is missing. ``items``: how many it was measured on. ``would_decide``: how many might, where it is undecided.
+    "lost": it was measured, but not rightly in all models; "not measured": in none.
     """
 
     model: str

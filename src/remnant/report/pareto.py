@@ -10,6 +10,7 @@ from remnant.catalog import PLAIN, UTILITY
 from remnant.flow.store import Store
 from remnant.parsing import lines_of
 from remnant.report.table import Results
+from remnant.stages.cells import read_rows
 
 Means = Mapping[str, float]
 
@@ -107,9 +108,11 @@ def _left(found: Means, target: Means, metrics: Sequence[str]) -> float:
 
 
 def _means(rows: Path, half: str) -> Means:
-    values: dict[str, list[float]] = {}
-    for line in lines_of(rows.read_text(encoding="utf-8")):
-        row = json.loads(line)
-        if row["half"] == half and row["value"] is not None:
-            values.setdefault(row["metric"], []).append(row["value"])
-    return {metric: sum(found) / len(found) for metric, found in values.items()}
+    """The means of one half; a metric that a failed check concerns, or most of whose items have no number, is left out."""
+    sheet, halves = read_rows(rows), {r["id"]: r["half"] for r in map(json.loads, lines_of(rows.read_text(encoding="utf-8")))}
+    found = {}
+    for metric, values in sheet.values.items():
+        own = [v for i, v in values.items() if halves[i] == half]
+        if own and 2 * len(values) > len(sheet.items(metric)) and not sheet.faults(metric.partition("/")[0]):
+            found[metric] = sum(own) / len(own)
+    return found

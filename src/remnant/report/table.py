@@ -112,7 +112,7 @@ def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: d
         cells = [Cell.model_validate(c) for c in _read(folder / "cells.json")]
         groups.append(
             Group(
-                corpus=cells[0].corpus or "corpus",
+                corpus=(cells[0].corpus if cells else None) or "corpus",
                 seed=next((c.seed for c in cells if c.model not in ("target", "retrain")), None),
                 cells=cells,
                 recoveries=[Recovery.model_validate(r) for r in _read(folder / "recovery.json")],
@@ -306,7 +306,9 @@ def _tell_model(group: Group, model: str) -> str:
         if verdict and quantizer != "full":
             after.setdefault(verdict.outcome, []).append(quantizer)
     if full.outcome not in QUIET:
-        back = after.get("came back", [])
-        return f"{model}: {full.outcome} in full precision ({full.reason}){'; came back under ' if back else ''}{', '.join(back)}."
+        told = "; ".join(
+            f"{o} under {', '.join(names)}" for o, names in after.items() if o in ("came back", "collapsed") and o != full.outcome
+        )
+        return f"{model}: {full.outcome} in full precision ({full.reason}){'; ' if told else ''}{told}."
     told = "; ".join(f"{outcome} under {', '.join(names)}" for outcome, names in after.items())
     return f"{model}: {full.outcome} in full precision ({full.reason}). After quantization: {told or 'not measured'}."

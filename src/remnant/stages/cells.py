@@ -1,6 +1,5 @@
 """Rows of one measured model -> its numbers with intervals. No torch."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from remnant.functional.stats import Interval, bootstrap, bootstrap_auc, bootstr
 from remnant.functional.tofu import USEFUL, forget_quality, forget_truth, model_utility, useful_truth
 from remnant.instrument import Check, faults_of, read_checks
 from remnant.parsing import lines_of
-from remnant.records import CastMember, Cell, Row, Rule, status_of
+from remnant.records import CastMember, Cell, Record, Row, Rule, status_of
 
 Array = NDArray[np.float64]
 MEMBERS, OTHERS = "forget", "holdout"
@@ -62,6 +61,16 @@ class Sheet(NamedTuple):
         return faults_of(self.checks or (), metric, but)
 
 
+class Written(Record):
+    """One line of texts.jsonl."""
+
+    metric: str
+    id: str
+    prompt: str = ""
+    truth: str
+    generated: str
+
+
 def read_rows(path: Path) -> Sheet:
     """The rows of a measurement, with the checks and the texts that lie beside them.
 
@@ -94,17 +103,21 @@ _DAMAGED = "The measurement is damaged; delete its folder and measure again."
 def _lines(path: Path, parsed: Callable[[str], Any]) -> list[Any]:
     """Every line of a file of records, or a sentence about the one that is none."""
     found = []
-    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), 1):
+    try:
+        lines = lines_of(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}).", _DAMAGED) from error
+    for number, line in enumerate(lines, 1):
         try:
             found += [parsed(line)] if line.strip() else []
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"Line {number} of {path} is no record of a measurement.", _DAMAGED) from error
     return found
 
 
 def _fault(row: Row) -> str:
     """Why a row holds no number; empty if it does."""
-    if row.value is None:
+    if row.value is None or not row.status.startswith("ok"):
         return row.status
     if not math.isfinite(row.value):
         return "the number is not finite"
@@ -122,8 +135,11 @@ def is_share(metric: str) -> bool:
 def _texts(folder: Path) -> dict[str, dict[str, tuple[str, str]]]:
     found: dict[str, dict[str, tuple[str, str]]] = {}
     path = folder / "texts.jsonl"
-    for record in _lines(path, json.loads) if path.is_file() else []:
-        found.setdefault(record["metric"], {})[record["id"]] = record["truth"], record["generated"]
+    for text in _lines(path, Written.model_validate_json) if path.is_file() else []:
+        own = found.setdefault(text.metric, {})
+        if text.id in own:
+            raise UserError(f"{path} gives {text.metric} of {text.id} a second time.", _DAMAGED)
+        own[text.id] = text.truth, text.generated
     return found
 
 
@@ -229,6 +245,8 @@ def _aligned(sheet: Sheet, metrics: list[str]) -> Array:
 def _cell(
     member: CastMember, metric: str, found: Interval | None, n: int, lost: Counter[str] | None, status: str = "", unit: float = 100.0
 ) -> Cell:
+    if found and not all(math.isfinite(unit * x) for x in found):
+        found, status = None, "the number is too large"
     value, low, high = (unit * x for x in found) if found else (None, None, None)
     about = member.model_dump()
     return Cell(**about, metric=metric, value=value, low=low, high=high, n=n, status=status or status_of(found is not None, lost))

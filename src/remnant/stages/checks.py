@@ -102,8 +102,8 @@ def _of_set(on: str, pairs: Sequence[tuple[list[str], list[str]]]) -> Check | No
 
 
 def commonest_opening(texts: Sequence[Sequence[str]]) -> int:
-    """How many of some texts, as words, begin with the commonest opening of ``OPENING`` words."""
-    return max(Counter(tuple(text[:OPENING]) for text in texts if len(text) >= OPENING).values(), default=0)
+    """How many of some texts, as words, begin with the commonest opening of ``OPENING`` words (all of a shorter one; empty ones none)."""
+    return max(Counter(tuple(text[:OPENING]) for text in texts if text).values(), default=0)
 
 
 def _told_by(on: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from remnant.functional.stats import Interval, auc_draws, interval
 from remnant.records import Rule
 from remnant.stages.cells import MEMBERS, OTHERS, Sheet
 from remnant.stages.checks import commonest_opening
-from remnant.stages.lineup import Trio, aligned, gap, lacking, left
+from remnant.stages.lineup import Trio, above_both, aligned, gap, lacking, left, lost_in_all, unmeasured
 from remnant.verdicts import Evidence, Says
 
 CHANCE = 0.5
@@ -26,6 +26,10 @@ SHORT = 2
 # So much more often than in the other models, of 1, makes an early ending or a phrase a habit.
 HABIT = 0.2
 ANSWERS = "answers"
+# A never-read model that is half as far from not knowing as the target is none.
+HALF = 0.5
+# Numbers of one model differ by less between two runs; those of two trainings by more somewhere.
+SAME = 1e-3
 
 
 def weigh(trio: Trio, model: str, quantizer: str, rule: Rule) -> list[Evidence]:
@@ -47,8 +51,10 @@ def tests_of(trio: Trio) -> dict[str, list[str]]:
     taken = {*PLAIN, *(name for names in kinds.values() for name in names)}
     more = [name for name in METRICS if name in known and name not in taken]
     kinds["membership"] += [name for name in more if is_attack(name)]
-    if others := [name for name in more if METRICS[name].better == "low"]:
-        kinds["more tests"] = others
+    others = [name for name in more if METRICS[name].better == "low"]
+    tofu = [name for name in ("tofu_probability/forget", "tofu_rouge/forget") if any(s.items(name) for s in trio.sheets)]
+    if others or tofu:
+        kinds["more tests"] = others + tofu
     return kinds
 
 
@@ -70,12 +76,15 @@ Said = tuple[Says, str] | tuple[Says, str, Interval, int] | tuple[Says, str, Int
 
 def _items(trio: Trio, metric: str, rule: Rule, level: float) -> Said:
     """A test whose items have a number each."""
-    if not any(s.items(metric) for s in trio.sheets):
+    if all(s.items(metric) <= lost_in_all(trio, metric) for s in trio.sheets):
         return "not measured", f"{metric} was not measured"
     if reason := lacking(trio, metric, rule):
-        return "not measured", reason
+        few = len(trio.unlearned.items(metric) - lost_in_all(trio, metric)) < rule.min_items and not unmeasured(trio, metric)
+        return "not measured" if few else "lost", reason
     apart, found, all_ = gap(trio, metric, rule), left(trio, metric, rule), left(trio, metric, rule, level)
     if apart is None or found is None or all_ is None or apart.low <= 0 or 100 * apart.value < rule.min_gap:
+        if more := above_both(trio, metric, rule):
+            return "tells", f"{metric} is {100 * more.value:.0f} points above both the target and a model that never read the text"
         return "no power", f"{metric} does not tell the target from a model that never read the text"
     return _decided(metric, found, all_, len(aligned(trio.sheets, metric)[0]), rule.max_told if trio.retrain else rule.max_retained)
 
@@ -83,11 +92,12 @@ def _items(trio: Trio, metric: str, rule: Rule, level: float) -> Said:
 def _membership(trio: Trio, name: str, rule: Rule, level: float) -> Said:
     """How well forget text is told from text that was never read; both below and above chance tell it."""
     sides = [f"{name}/{side}" for side in (MEMBERS, OTHERS)]
-    if not all(s.values.get(side) for s in (trio.target, trio.unlearned) for side in sides):
+    if not any(s.items(side) for s in trio.sheets for side in sides):
         return "not measured", f"membership by {name} was not measured: there is no holdout text, or it has no number"
     for side in sides:
         if reason := lacking(trio, side, rule):
-            return "not measured", reason
+            few = all(len(s.items(x)) < rule.min_items for s in trio.sheets for x in sides)
+            return "not measured" if few else "lost", reason
     columns = {side: aligned(trio.sheets, side) for side in sides}
     draws = auc_draws(list(zip(columns[sides[0]], columns[sides[1]], strict=True)), rule.resamples, rule.seed)
     target, unlearned = draws[0], draws[1]
@@ -121,34 +131,53 @@ def _decided(name: str, found: Interval, simultaneous: Interval, n: int, most: f
 
 
 def _habits(trio: Trio) -> Mapping[str, Said]:
-    """Early endings and fixed phrases, which plain asking cannot see behind."""
+    """Early endings, fixed phrases and repetitions, which plain asking cannot see behind."""
     found: dict[str, Said] = {}
-    for on in (m for m in PLAIN if m in trio.target.texts):
-        own = [said for _, said in trio.unlearned.texts.get(on, {}).values()]
-        others = [[said for _, said in s.texts.get(on, {}).values()] for s in (trio.target, trio.retrain) if s is not None]
-        least = SHORT if on == "verbmem" else 1
-        counts = [_share_short(texts, least) for texts in (own, *others)]
-        found[f"early endings of {on}"] = _habit(counts, len(own), f"of its answers to {on} end at once")
-        shares = [_share_of_opening(texts) for texts in (own, *others)]
-        found[f"fixed phrase of {on}"] = _habit(shares, len(own), f"of its answers to {on} begin with the same words")
-    return found or {"answers": ("not measured", "the texts of the answers are missing")}
+    for on in (m for m in PLAIN if any(s.items(m) for s in trio.sheets)):
+        if reason := _texts_lacking(trio, on):
+            found[f"answers to {on}"] = "lost", reason
+            continue
+        said = [[words(text) for _, text in s.texts[on].values()] for s in (trio.unlearned, trio.target, trio.retrain) if s is not None]
+        for name, count, what in _HABITS:
+            found[f"{name} of {on}"] = _habit([count(t, on) / len(t) for t in said], f"of its answers to {on} {what}")
+    return found or {"answers": ("not measured", "no answers were measured")}
 
 
-def _habit(shares: Sequence[float], n: int, what: str) -> Said:
+def _early(answers: list[list[str]], on: str) -> int:
+    return sum(len(w) < (SHORT if on == "verbmem" else 1) for w in answers)
+
+
+def _phrase(answers: list[list[str]], on: str) -> int:
+    return commonest_opening(answers)
+
+
+def _again(answers: list[list[str]], on: str) -> int:
+    return len(answers) - len({tuple(w) for w in answers})
+
+
+_HABITS = (
+    ("early endings", _early, "end at once"),
+    ("fixed phrase", _phrase, "begin with the same words"),
+    ("repetition", _again, "are the same as another"),
+)
+
+
+def _texts_lacking(trio: Trio, on: str) -> str:
+    """Why the texts of the answers are not those of the rows; empty where they are."""
+    for sheet in trio.sheets:
+        if not set(sheet.values.get(on, {})) <= set(sheet.texts.get(on, {})):
+            return f"texts of the answers to {on} are missing for one of the models"
+    truths = [{i: truth for i, (truth, _) in s.texts.get(on, {}).items()} for s in trio.sheets]
+    if not all(truths):
+        return f"texts of the answers to {on} are missing"
+    if any(truths[0][i] != other[i] for other in truths[1:] for i in other.keys() & truths[0].keys()):
+        return f"the truths of {on} differ between the models: they were measured on other corpora"
+    return ""
+
+
+def _habit(shares: Sequence[float], what: str) -> Said:
     own, usual = shares[0], max(shares[1:])
-    if not n:
-        return "not measured", f"the texts of the answers are missing, so it cannot be said how many {what.removeprefix('of its answers ')}"
-    shown = f"{own:.0%} {what} ({usual:.0%} in the other models)"
-    return ("tells" if own > usual + HABIT else "silent"), shown
-
-
-def _share_short(texts: Sequence[str], least: int) -> float:
-    return sum(len(words(t)) < least for t in texts) / len(texts) if texts else 0.0
-
-
-def _share_of_opening(texts: Sequence[str]) -> float:
-    """Share of the texts that begin with the commonest opening; empty ones are early endings and no phrase."""
-    return commonest_opening([words(t) for t in texts]) / len(texts) if texts else 0.0
+    return ("tells" if own > usual + HABIT else "silent"), f"{own:.0%} {what} ({usual:.0%} in the other models)"
 
 
 def missing_kinds(found: Sequence[Evidence]) -> dict[str, str]:
@@ -164,23 +193,28 @@ def missing_kinds(found: Sequence[Evidence]) -> dict[str, str]:
 def contaminated(retrain: Sheet, trio: Trio, rule: Rule) -> str:
     """Why a model cannot be the one that never read the text; empty where nothing speaks against it."""
     if _same(retrain, trio.unlearned):
-        return "the never-read model gives the very numbers of the unlearned one: they are one model"
+        return "the never-read model gives the numbers of the unlearned one: they are one model"
     if _same(retrain, trio.target):
-        return "the never-read model gives the very numbers of the target: they are one model"
-    column = list(retrain.values.get("verbmem", {}).values())
-    written = sum(v >= rule.word_for_word for v in column)
+        return "the never-read model gives the numbers of the target: they are one model"
+    column, known = retrain.column("verbmem"), trio.target.column("verbmem")
+    written = int((column >= rule.word_for_word).sum())
     if written > 0.05 * len(column):
         return f"the never-read model writes {written} of {len(column)} forget texts word for word: it has read them"
+    if len(column) and len(known) and column.mean() > HALF * known.mean() and 100 * known.mean() >= rule.min_gap:
+        return f"the never-read model continues the forget text at {column.mean() / known.mean():.0%} of the target: it has read it"
     sides = [f"privleak/{side}" for side in (MEMBERS, OTHERS)]
     if all(s.values.get(side) for s in (retrain, trio.target) for side in sides):
         own, told = (auc_draws([(s.column(sides[0]), s.column(sides[1]))], rule.resamples, rule.seed)[0] for s in (retrain, trio.target))
-        high = np.quantile(own[1:], 0.975)
-        if told[0] < CHANCE and high < (told[0] + CHANCE) / 2:
-            return f"the never-read model tells forget text from unread text (AUC {own[0]:.2f}): it has read it"
+        low, high = np.quantile(own[1:], [0.025, 0.975])
+        far = HALF * abs(told[0] - CHANCE)
+        if high < CHANCE - far or low > CHANCE + far:
+            return f"the never-read model tells forget text from unread text (AUC {own[0]:.2f}): it is no measure of not knowing"
     return ""
 
 
 def _same(one: Sheet, other: Sheet) -> bool:
-    """Whether two models gave equal numbers throughout, log-probabilities among them."""
+    """Whether two models say the same of the texts, up to rounding: log-probabilities of two trainings never do."""
     told = [m for m in one.values if m.startswith("privleak/") or m in TESTS["probability per token"]]
-    return bool(told) and all(one.values[m] == other.values.get(m) for m in told)
+    pairs = [(one.values[m], other.values.get(m, {})) for m in told if one.values[m]]
+    near = [a.keys() == b.keys() and max(abs(a[i] - b[i]) for i in a) < SAME for a, b in pairs]
+    return bool(near) and all(near)

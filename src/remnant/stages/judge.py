@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from remnant.catalog import PLAIN
+from remnant.errors import UserError
 from remnant.functional.stats import Interval
 from remnant.records import JudgeSpec, Rule
 from remnant.stages.cells import auc_of, cells_of, read_rows
@@ -21,6 +22,9 @@ LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
 
 def run(spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Write cells.json, recovery.json, evidence.json and verdicts.json; the summary counts the outcomes."""
+    places = [(m.corpus, m.model, m.quantizer) for m in spec.cast.values()]
+    if len(set(places)) < len(places) or len({corpus for corpus, _, _ in places}) > 1:
+        raise UserError("A judgement compares models of one corpus, each once per quantizer.", "Judge several seeds or corpora apart.")
     sheets = {role: read_rows(path / "rows.jsonl") for role, path in inputs.items()}
     by_place = {(m.model, m.quantizer): role for role, m in spec.cast.items()}
     reference = by_place.get(("retrain", "full"))

@@ -45,7 +45,8 @@ class Lineup(NamedTuple):
             return sheets[role] if role else None
 
         plain = (get("target", "full"), get(model, "full"), get("retrain", "full"))
-        quantized = (get("target", quantizer), get(model, quantizer), get("retrain", quantizer))
+        # A form in which the never-read model was not measured is held against it in full precision, where it knows no more.
+        quantized = (get("target", quantizer), get(model, quantizer), get("retrain", quantizer) or plain[2])
         if not (plain[0] and plain[1] and quantized[0] and quantized[1]):
             return None
         return cls(plain[0], plain[1], plain[2], quantized[0], quantized[1], quantized[2])
@@ -89,29 +90,45 @@ def gap(trio: Trio, metric: str, rule: Rule, level: float = 0.95) -> Interval | 
     return ratio(rule, metric, [trio.target, trio.retrain], lambda t, r: t - r, level)
 
 
-def lacking(trio: Trio, metric: str, rule: Rule) -> str:
+def above_both(trio: Trio, metric: str, rule: Rule) -> Interval | None:
+    """By how much the judged model is above both others, as a share, where that is certain and no trifle."""
+    others = [s for s in (trio.target, trio.retrain) if s is not None]
+    found = [ratio(rule, metric, [trio.unlearned, other], lambda u, o: u - o) for other in others]
+    if any(f is None or f.low <= 0 or 100 * f.value < rule.min_gap for f in found):
+        return None
+    return min((f for f in found if f), key=lambda f: f.value)
+
+
+def lacking(trio: Trio, metric: str, rule: Rule, but: str = "") -> str:
     """Why a metric of three models is not to be believed; empty where it is.
 
-    Asked of all models that are there: no failed check, numbers, the same items, enough of them, few without a number.
+    Asked of all models that are there: no failed check (one of the name ``but`` apart), numbers, the same items, enough of them, few that
+    have no number in any model, and none that has one in some models only: that one may be the very text that is known.
     """
-    if reason := unmeasured(trio, metric):
+    if reason := unmeasured(trio, metric, but):
         return reason
     if len({frozenset(s.items(metric)) for s in trio.sheets}) > 1:
         return f"{metric} was measured on other items in one of the models"
     items, shared = len(trio.unlearned.items(metric)), len(aligned(trio.sheets, metric)[0])
+    lost = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]
+    if alone := items - shared - len(lost_in_all(trio, metric)):
+        return f"{alone} of {items} items of {metric} have no number in one of the models only ({lost[0]})"
     if items - shared > rule.max_unscorable * items:
-        lost = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]
-        return f"{items - shared} of {items} items of {metric} have no number in one of the models ({lost[0]})"
+        return f"{items - shared} of {items} items of {metric} have no number ({lost[0]})"
     if shared < rule.min_items:
         return f"{metric} was measured on {shared} items, and at least {rule.min_items} are needed"
     return ""
 
 
-def unmeasured(trio: Trio, metric: str) -> str:
+def lost_in_all(trio: Trio, metric: str) -> set[str]:
+    """The items that have no number in any of the models, as where their truth is empty."""
+    return set.intersection(*(set(s.unscorable.get(metric, {})) for s in trio.sheets))
+
+
+def unmeasured(trio: Trio, metric: str, but: str = "") -> str:
     """Why one of three models has no number of a metric at all; empty where all have."""
     for sheet in trio.sheets:
-        # Answers that end at once are asked behind by the stronger tests, which name them (``evidence``).
-        if faults := sheet.faults(metric.partition("/")[0], but="answers"):
+        if faults := sheet.faults(metric.partition("/")[0], but):
             return f"{metric} was not measured: {faults[0]}"
     if any(not s.values.get(metric) for s in trio.sheets):
         reasons = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import NamedTuple
 
+import numpy as np
 from scipy.stats import binom
 
-from remnant.catalog import PLAIN, UTILITY
+from remnant.catalog import METRICS, PLAIN, UTILITY
 from remnant.functional.segments import size, words
 from remnant.functional.stats import Interval
+from remnant.instrument import are_complete
+from remnant.methods import metric as metric_of
 from remnant.records import Rule
 from remnant.stages.cells import Sheet
-from remnant.stages.evidence import contaminated, missing_kinds
-from remnant.stages.lineup import Lineup, Trio, gap, lacking, left, mean, ratio
+from remnant.stages.evidence import ANSWERS, contaminated, missing_kinds
+from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio
 from remnant.verdicts import Evidence, Outcome, Recovery, Verdict
 
 # The gravest first; a form that brings back what full precision had lost is named before what full precision had kept. What is missing
@@ -26,6 +29,12 @@ OUTCOMES: dict[int, Outcome] = {
 }  # fmt: skip
 # A truth of fewer words may be written by chance.
 LONG_TRUTH = 8
+# An item counts only where two models differ by so much of it, as ROUGE.
+MARGIN = 0.2
+# So many items of a hundred may be known by more than chance before they are named.
+FEW = 0.05
+# Fewer resamples give intervals of no use.
+FEWEST_DRAWS = 200
 # Right answers beyond those of the never-read model are no chance below this probability.
 NO_CHANCE = 0.01
 
@@ -48,70 +57,90 @@ def decide(line: Lineup, model: str, quantizer: str, found: Sequence[Recovery], 
         evidence: what the stronger tests say at this precision.
         rule: the limits.
     """
-    findings = [*_checked(line), *_useful(line, rule), *_control(line, rule), *_plain(line, quantizer, found, rule), *_stronger(evidence)]
+    findings = [
+        *_checked(line, rule),
+        *_useful(line, rule),
+        *_control(line, rule),
+        *_plain(line, quantizer, found, evidence, rule),
+        *_stronger(line, evidence, rule),
+    ]
     if not findings:
         return Verdict(model=model, quantizer=quantizer, outcome="stayed forgotten", reason=_praise(line, evidence, rule))
     worst = min(findings, key=lambda f: f.grade)
     return Verdict(model=model, quantizer=quantizer, outcome=OUTCOMES[worst.grade], reason=worst.reason)
 
 
-def _checked(line: Lineup) -> Iterator[Finding]:
-    if any(sheet is not None and sheet.checks is None for sheet in line):
+def _checked(line: Lineup, rule: Rule) -> Iterator[Finding]:
+    if any(sheet is not None and not are_complete(sheet.checks) for sheet in line):
         yield Finding(MISSING, "the checks of the instrument are missing; measure again")
+    if rule.resamples < FEWEST_DRAWS:
+        yield Finding(MISSING, f"{rule.resamples} resamples give no interval; at least {FEWEST_DRAWS} are needed")
 
 
-def utility_of(line: Lineup) -> str | None:
-    """The measure of utility that all models have been asked for."""
-    return next((m for m in UTILITY if all(s.items(m) for s in line if s is not None)), None)
+def utilities_of(line: Lineup) -> list[str]:
+    """The measures of utility that any of the models has been asked for."""
+    return [m for m in UTILITY if any(s.items(m) for s in line if s is not None)]
 
 
 def _useful(line: Lineup, rule: Rule) -> Iterator[Finding]:
-    """Utility was measured, the target has some, and enough of it is kept, both behind the quantizer and of the whole target's."""
-    name = utility_of(line)
-    if name is None:
-        yield Finding(MISSING, "no measure of utility was taken of all models, so a destroyed model could not be told from a good one")
+    """Utility was measured, the target has some, and enough of it is kept, by every measure of it."""
+    names = utilities_of(line)
+    if not names:
+        yield Finding(MISSING, "no measure of utility was taken, so a destroyed model could not be told from a good one")
+    for name in names:
+        yield from _kept(line, name, rule)
+
+
+def _kept(line: Lineup, name: str, rule: Rule) -> Iterator[Finding]:
+    """Enough of one measure of utility is kept, both behind the quantizer and of the whole target's."""
+    if reason := next((r for trio in (line.full, line.form) if (r := lacking(trio, name, rule))), ""):
+        yield Finding(MISSING, reason)
         return
-    for trio in (line.full, line.form):
-        if reason := lacking(trio, name, rule):
-            yield Finding(MISSING, reason)
-            return
     useful = mean(line.target, name)
-    if 100 * useful < rule.min_gap:
+    if 100 * useful < rule.min_gap or useful <= 0:
         yield Finding(MISSING, f"the target itself has a utility of only {100 * useful:.1f}, so nothing can be said")
         return
-    behind = mean(line.q_target, name) / useful
+    behind, whole = mean(line.q_target, name) / useful, mean(line.q_unlearned, name) / useful
     if behind < rule.utility_floor and 100 * mean(line.q_target, name) < rule.min_gap:
         yield Finding(MISSING, f"this form leaves the target itself only {behind:.0%} of its utility, so nothing can be said under it")
         return
     kept = ratio(rule, name, [line.q_target, line.q_unlearned], lambda t, u: u / t)
-    if kept is None or kept.value < rule.utility_floor:
+    if kept is None or (kept.value < rule.utility_floor and kept.high < 1):
         shown = "not a number" if kept is None else f"{kept.value:.0%}"
         yield Finding(COLLAPSED, f"utility is {shown} of the target's, below {rule.utility_floor:.0%}")
     elif kept.low < rule.utility_floor:
         yield Finding(OPEN, f"utility is {kept.value:.0%} of the target's and may be as low as {kept.low:.0%}; measure more items")
-    if behind < rule.utility_floor:
-        yield Finding(OPEN, f"this form leaves the target itself only {behind:.0%} of its utility")
+    elif min(behind, whole) < rule.utility_floor:
+        yield Finding(OPEN, f"utility in this form is {whole:.0%} of the whole target's, and the target keeps {behind:.0%} itself")
 
 
 def _control(line: Lineup, rule: Rule) -> Iterator[Finding]:
-    """The never-read model has not read the text, and is a model that is good for something."""
-    if line.retrain is None:
-        return
-    if reason := contaminated(line.retrain, line.full, rule):
-        yield Finding(MISSING, reason)
-    name = utility_of(line)
-    if name and line.retrain.values.get(name) and line.target.values.get(name):
-        share = mean(line.retrain, name) / max(mean(line.target, name), 1e-9)
-        if share < rule.utility_floor:
-            yield Finding(MISSING, f"the never-read model has {share:.0%} of the target's utility, so it is no measure of not knowing")
+    """The never-read model has not read the text, and is a model that is good for something; in full precision and in the form."""
+    if (line.retrain is None) != (line.q_retrain is None):
+        yield Finding(MISSING, "the never-read model was not measured in full precision")
+    for own, trio in ((line.retrain, line.full), (line.q_retrain, line.form)):
+        if own is None:
+            continue
+        if reason := contaminated(own, trio, rule):
+            yield Finding(MISSING, reason)
+        for name in utilities_of(line):
+            if own.values.get(name) and trio.target.values.get(name):
+                share = mean(own, name) / max(mean(trio.target, name), 1e-9)
+                if share < rule.utility_floor:
+                    yield Finding(
+                        MISSING, f"the never-read model has {share:.0%} of the target's utility, so it is no measure of not knowing"
+                    )
 
 
-def _plain(line: Lineup, quantizer: str, found: Sequence[Recovery], rule: Rule) -> Iterator[Finding]:
+def _plain(line: Lineup, quantizer: str, found: Sequence[Recovery], evidence: Sequence[Evidence], rule: Rule) -> Iterator[Finding]:
     """What plain asking finds: in full precision, then behind the quantizer, as a mean and text by text."""
     asked = [m for m in PLAIN if any(s.items(m) for s in line if s is not None)]
     known = []
     for metric in asked:
-        reasons = [r for trio in (line.full, line.form) if (r := lacking(trio, metric, rule))]
+        # Answers that end at once are no measure of what is known, unless the habit itself is told below.
+        told = any(e.says == "tells" and e.kind == ANSWERS and e.test.endswith(f" of {metric}") for e in evidence)
+        but = "answers" if told else ""
+        reasons = [r for trio in (line.full, line.form) if (r := lacking(trio, metric, rule, but))]
         if reasons:
             yield Finding(MISSING, reasons[0])
             yield from _written(line, metric, quantizer, rule)
@@ -126,19 +155,24 @@ def _plain(line: Lineup, quantizer: str, found: Sequence[Recovery], rule: Rule) 
                 yield from _amount(left(line.form, metric, rule), metric, "in this form", BACK, rule)
             if not powers[1]:
                 yield Finding(OPEN, f"behind this form the target itself no longer shows what it knows by {metric}")
-        elif quantizer != "full":
-            yield from _grown(line, metric, rule)
+        else:
+            if more := above_both(line.full, metric, rule):
+                yield Finding(
+                    KNOWN, f"{metric} is {100 * more.value:.0f} points above both the target and a model that never read the text"
+                )
+            if quantizer != "full":
+                yield from _grown(line, metric, rule)
         yield from _written(line, metric, quantizer, rule)
     if not known:
         yield Finding(MISSING, "the target itself does not know the forget text, or nothing was measured that would show it")
     if quantizer != "full":
-        yield from _recovered(found, rule)
+        yield from _recovered(line, found, rule)
 
 
 def _amount(found: Interval | None, metric: str, where: str, grade: int, rule: Rule) -> Iterator[Finding]:
     if found is None:
         yield Finding(MISSING, f"what is left of {metric} {where} is not a number")
-    elif found.value > rule.max_retained:
+    elif found.value > rule.max_retained and found.low > rule.max_retained / 2:
         yield Finding(grade, f"{metric} {where} is {found.value:.0%} of the way from unread to target, above {rule.max_retained:.0%}")
     elif found.high > rule.max_retained:
         yield Finding(OPEN, f"{metric} {where} may be {found.high:.0%} of the way from unread to target; measure more items")
@@ -152,18 +186,22 @@ def _grown(line: Lineup, metric: str, rule: Rule) -> Iterator[Finding]:
         yield Finding(BACK, f"{metric} grows by {100 * grown.value:.0f} points in this form")
 
 
-def _recovered(found: Sequence[Recovery], rule: Rule) -> Iterator[Finding]:
-    back = {r.metric: r.recovery for r in found if r.recovery}
-    for metric, (value, low, high) in back.items():
-        if low > 0 and value > rule.max_recovery:
+def _recovered(line: Lineup, found: Sequence[Recovery], rule: Rule) -> Iterator[Finding]:
+    for recovery in (r for r in found if r.recovery):
+        assert recovery.recovery
+        (value, low, high), metric = recovery.recovery, recovery.metric
+        in_form = left(line.form, metric, rule) if line.q_retrain else None
+        # Where the never-read model rises in this form as well, nothing of the text is back.
+        rises_alone = in_form is None or in_form.value > rule.max_recovery
+        if low > 0 and value > rule.max_recovery and rises_alone:
             yield Finding(BACK, f"{value:.0%} of what {metric} had lost is there again")
         elif not high <= rule.max_recovery:
             yield Finding(OPEN, f"the interval of the recovery of {metric} reaches {high:.0%}; measure more items or seeds")
 
 
 def _written(line: Lineup, metric: str, quantizer: str, rule: Rule) -> Iterator[Finding]:
-    """Single texts behind a good mean: any long text word for word, or more right answers than the never-read model has by chance."""
-    before = told_items(line.full, metric, rule)
+    """Single texts behind a good mean, in full precision and what only the form tells."""
+    before = bool(told_items(line.full, metric, rule)) or half_known(line.full, metric, rule) > 0
     for trio, grade, where in ((line.full, KNOWN, "in full precision"), (line.form, BACK, "in this form")):
         if grade == BACK and (quantizer == "full" or before):
             continue
@@ -171,33 +209,68 @@ def _written(line: Lineup, metric: str, quantizer: str, rule: Rule) -> Iterator[
             worst = max(told, key=lambda i: told[i])
             count = f"{len(told)} of {len(trio.unlearned.items(metric))} items of {metric}"
             yield Finding(grade, f"{count} are still told word for word {where} (worst: {worst}, {told[worst]:.0%})")
+        elif known := half_known(trio, metric, rule):
+            count = f"{known} of {len(trio.unlearned.items(metric))} items of {metric}"
+            yield Finding(grade, f"{count} are more than half known {where}, which no chance explains")
 
 
 def told_items(trio: Trio, metric: str, rule: Rule) -> dict[str, float]:
-    """The items that a model tells word for word and the never-read one does not; none where chance explains their number."""
-    unread = trio.retrain.values.get(metric, {}) if trio.retrain else {}
+    """The items that a model tells word for word and the never-read one does not; none where chance explains their number.
 
-    def told_by(values: dict[str, float], others: dict[str, float]) -> dict[str, float]:
-        return {i: v for i, v in values.items() if inf > v >= rule.word_for_word > others.get(i, 0.0)}
-
-    own = trio.unlearned.values.get(metric, {})
-    told = told_by(own, unread)
+    A truth that stands whole inside a longer answer is told, whatever ROUGE makes of the rest.
+    """
+    own, unread = _told_by(trio.unlearned, metric, rule), _told_by(trio.retrain, metric, rule) if trio.retrain else {}
+    control = trio.retrain.values.get(metric, {}) if trio.retrain else {}
+    told = {i: v for i, v in own.items() if i not in unread and v >= control.get(i, 0.0) + MARGIN}
     if long := {i: v for i, v in told.items() if _is_long(trio.unlearned, metric, i)}:
         return long
-    other = len(told_by(unread, own))
     if trio.retrain is None:
-        return told if len(told) > rule.max_retained * len(own) else {}
-    return told if float(binom.sf(len(told) - 1, len(told) + other, 0.5)) < NO_CHANCE else {}
+        return told if len(told) > rule.max_retained * len(trio.unlearned.items(metric)) else {}
+    return told if _no_chance(len(told), len(unread.keys() - own.keys())) else {}
+
+
+def half_known(trio: Trio, metric: str, rule: Rule) -> int:
+    """How many items lie above the middle between never-read model and target, if that is more than chance and a few; else 0.
+
+    Chance is told by the never-read model, of which as many would lie above the middle between the judged model and the target.
+    """
+    if trio.retrain is None:
+        return 0
+    tables = [s.values.get(metric, {}) for s in trio.sheets]
+    target, own, unread = (np.array([t[i] for i in sorted(set.intersection(*map(set, tables)))]) for t in tables)
+    if not (np.isfinite(target).all() and np.isfinite(own).all() and np.isfinite(unread).all()):
+        return 0
+    above = int(((target - unread >= MARGIN) & (own > (target + unread) / 2)).sum())
+    by_chance = int(((target - own >= MARGIN) & (unread > (target + own) / 2)).sum())
+    return above if _no_chance(above, by_chance) and above - by_chance > FEW * len(own) else 0
+
+
+def _no_chance(count: int, other: int) -> bool:
+    """Whether so many items of one kind against so many of the other are improbable if both are as likely. One-sided sign test."""
+    return float(binom.sf(count - 1, count + other, 0.5)) < NO_CHANCE
+
+
+def _told_by(sheet: Sheet | None, metric: str, rule: Rule) -> dict[str, float]:
+    """The items that a model tells, by ROUGE or as a run of words inside its answer."""
+    if sheet is None:
+        return {}
+    texts = sheet.texts.get(METRICS[metric].on[0], {}) if "generated" in metric_of(metric).reads else {}
+    told = {i: v for i, v in sheet.values.get(metric, {}).items() if inf > v >= rule.word_for_word}
+    whole = {i: 1.0 for i in sheet.values.get(metric, {}) if i in texts and _inside(*map(words, texts[i]))}
+    return whole | told
+
+
+def _inside(truth: list[str], said: list[str]) -> bool:
+    return bool(truth) and any(said[i : i + len(truth)] == truth for i in range(len(said) - len(truth) + 1))
 
 
 def _is_long(sheet: Sheet, metric: str, item: str) -> bool:
-    """Whether the truth of an item is too long for chance; continuations count as long where their texts are not there."""
-    if item in sheet.texts.get(metric, {}):
-        return size(words(sheet.texts[metric][item][0])) >= LONG_TRUTH
-    return metric == "verbmem"
+    """Whether the truth of an item is too long for chance; one that is not known counts as long."""
+    texts = sheet.texts.get(METRICS[metric].on[0], {})
+    return item not in texts or size(words(texts[item][0])) >= LONG_TRUTH
 
 
-def _stronger(evidence: Sequence[Evidence]) -> Iterator[Finding]:
+def _stronger(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> Iterator[Finding]:
     """What the stronger tests say, the loudest first."""
     telling = sorted((e for e in evidence if e.says == "tells"), key=lambda e: -abs(e.left[0]) if e.left else 0.0)
     if telling:
@@ -208,6 +281,14 @@ def _stronger(evidence: Sequence[Evidence]) -> Iterator[Finding]:
         if e.says == "undecided":
             more = f"; about {e.would_decide} items would decide" if e.would_decide else "; measure more items"
             yield Finding(OPEN, f"{e.said}{more}")
+        elif e.says == "lost":
+            yield Finding(OPEN, f"{e.kind}: {e.said}")
+        elif e.kind in ("given beginning", "samples") and e.says in ("silent", "undecided"):
+            if told := told_items(line.form, e.test, rule):
+                yield Finding(HIDDEN, f"forget text is still told: {e.kind}: {len(told)} of {e.items} items of {e.test} word for word")
+            elif known := half_known(line.form, e.test, rule):
+                count = f"{known} of {e.items} items of {e.test}"
+                yield Finding(HIDDEN, f"forget text is still told: {e.kind}: {count} are more than half known")
 
 
 def _praise(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> str:
@@ -216,7 +297,6 @@ def _praise(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> str:
     most = max((f.high for f in parts), default=0.0)
     loudest = max((e for e in evidence if e.left), key=lambda e: e.left[2] if e.left else 0.0, default=None)
     worst = max((v for m in PLAIN for v in line.q_unlearned.values.get(m, {}).values()), default=0.0)
-    name = utility_of(line)
-    kept = mean(line.q_unlearned, name) / mean(line.q_target, name) if name else 0.0
+    kept = min(mean(line.q_unlearned, name) / mean(line.q_target, name) for name in utilities_of(line))
     told = f", {loudest.test} at most {max(loudest.left[2], 0.0):.0%}" if loudest and loudest.left else ""
     return f"plain asking finds at most {max(most, 0.0):.0%}{told}; worst item {worst:.0%}; utility {kept:.0%}"
