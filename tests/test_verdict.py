@@ -351,3 +351,28 @@ def test_the_beginning_of_a_truth_is_given_whole_and_the_rest_is_asked(corpus: P
         assert ids[: len(given)] == given  # what is given are tokens of the text as it was read
         counted = len(ids) - len(tokenizer(whole.prompt, add_special_tokens=False)["input_ids"])
         assert 0.15 * counted <= len(given) - (len(ids) - counted) <= 0.35 * counted
+
+
+def test_text_that_is_half_known_and_half_pushed_away_is_told_by_its_spread() -> None:
+    own = with_values(made(0.1, seed=3), "privleak/forget", lambda v: {i: (-8.0 if int(i) % 2 else 14.0) + 0.01 * int(i) for i in v})
+    found = judged(own)
+    assert found.outcome == "not said"
+    assert "spread" in found.reason
+
+
+def test_a_truth_inside_a_longer_answer_is_told() -> None:
+    found = judged(saying(made(0.1, seed=3), lambda i: f"{i} well then I might say that {TRUTH} and {i} more of it"))
+    assert found.outcome == "not forgotten"
+    assert "80 of 80" in found.reason
+
+
+def test_a_few_items_that_are_half_known_are_named_and_every_utility_counts() -> None:
+    own = with_values(made(0.1, seed=3), "knowmem_forget", lambda v: v | {str(i): 0.7 for i in range(12)})
+    assert "more than half known" in judged(own).reason
+    assert judged(own).outcome == "not forgotten"
+
+    def also(sheet: Sheet, at: float) -> Sheet:
+        return sheet._replace(values=sheet.values | {"verbmem_retain": {str(i): at + 0.0001 * i for i in range(N)}})
+
+    destroyed = judged(also(made(0.1, seed=3), 0.05), None, also(UNREAD, 0.9), target=also(TARGET, 0.9), q_target=also(TARGET, 0.9))
+    assert destroyed.outcome == "collapsed"

@@ -17,7 +17,7 @@ from remnant.functional.stats import Interval, auc_draws, interval
 from remnant.records import Rule
 from remnant.stages.cells import MEMBERS, OTHERS, Sheet
 from remnant.stages.checks import commonest_opening
-from remnant.stages.lineup import Trio, above_both, aligned, gap, lacking, left, lost_in_all, unmeasured
+from remnant.stages.lineup import Array, Trio, above_both, aligned, gap, lacking, left, lost_in_all, unmeasured
 from remnant.verdicts import Evidence, Says
 
 CHANCE = 0.5
@@ -99,16 +99,33 @@ def _membership(trio: Trio, name: str, rule: Rule, level: float) -> Said:
             few = all(len(s.items(x)) < rule.min_items for s in trio.sheets for x in sides)
             return "not measured" if few else "lost", reason
     columns = {side: aligned(trio.sheets, side) for side in sides}
-    draws = auc_draws(list(zip(columns[sides[0]], columns[sides[1]], strict=True)), rule.resamples, rule.seed)
-    target, unlearned = draws[0], draws[1]
-    unread = draws[2] if trio.retrain else np.full_like(target, CHANCE)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = (unread - unlearned) / (unread - target)
-    distance = interval(unread[0] - target[0], (unread - target)[1:])
+    pairs = list(zip(columns[sides[0]], columns[sides[1]], strict=True))
+    share, apart = _way(auc_draws(pairs, rule.resamples, rule.seed), control=trio.retrain is not None)
+    # Text that is half known and half pushed away has the middle of unread text, but not its spread.
+    spread, room = _way(auc_draws([_from_middle(p) for p in pairs], rule.resamples, rule.seed), control=trio.retrain is not None)
+    wide, power = interval(spread[0], spread[1:], level), interval(room[0], room[1:])
+    distance = interval(apart[0], apart[1:])
     found, all_ = (interval(share[0], share[1:], at) for at in (0.95, level))
     if distance is None or found is None or all_ is None or distance.low <= 0 or 100 * distance.value < rule.min_gap:
         return "no power", f"membership by {name} does not tell the target from a model that never read the text"
+    if wide and power and power.low > 0 and wide.value > rule.max_told and wide.low > 0:
+        shown = f"membership by {name}: the spread of forget text is at {wide.value:.0%} of the way from unread to target"
+        return "tells", shown, wide, sum(len(c[0]) for c in columns.values())
     return _decided(f"membership by {name}", found, all_, sum(len(c[0]) for c in columns.values()), rule.max_told, two_sided=True)
+
+
+def _way(draws: Array, *, control: bool) -> tuple[Array, Array]:
+    """[draws] how far the judged model is from unread (0) to target (1), and how far these two are apart, from AUCs [models, draws]."""
+    target, unlearned = draws[0], draws[1]
+    unread = draws[2] if control else np.full_like(target, CHANCE)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (unread - unlearned) / (unread - target), unread - target
+
+
+def _from_middle(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+    """How near every value is to the middle of those of unread text: low, as knowing is, where it is far."""
+    middle = np.median(pair[1])
+    return -np.abs(pair[0] - middle), -np.abs(pair[1] - middle)
 
 
 def _decided(name: str, found: Interval, simultaneous: Interval, n: int, most: float, *, two_sided: bool = False) -> Said:
