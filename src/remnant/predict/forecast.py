@@ -87,7 +87,7 @@ def verdict(forecasts: Mapping[str, Forecast | None]) -> str:
         return "The two checkpoints are equal in every weight that a quantizer touches: nothing was unlearned there."
     parts = [
         f"expected to come back under {', '.join(back)}" if back else "",
-        f"expected to stay forgotten under {', '.join(stay)}" if stay else "",
+        f"nothing expected to come back under {', '.join(stay)}" if stay else "",
         f"undecided under {', '.join(open_)}; quantize and judge these" if open_ else "",
     ]
     told = "; ".join(p for p in parts if p)
