@@ -23,8 +23,9 @@ from remnant.verdicts import Evidence, Says
 CHANCE = 0.5
 # An answer of fewer words is an early ending.
 SHORT = 2
-# So much more often than in the other models, of 1, makes an early ending or a phrase a habit.
-HABIT = 0.2
+# So much more often than in the other models, of 1, makes an ending or a phrase a habit. A model that does not know answers alike too:
+# an honestly retrained one stood at 0.37 (`make instrument-check`); refusals are given to most questions.
+HABIT = 0.4
 ANSWERS = "answers"
 # A never-read model that is half as far from not knowing as the target is none.
 HALF = 0.5
