@@ -64,7 +64,8 @@ def knowledge_by_quantizer(group: Group, metric: str) -> str:
         axes.grid(axis="y", alpha=0.25)
         if metric != "privleak":
             axes.set_ylim(-3, 103)
-        axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.22))
+        if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
+            axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.22))
         return _svg(figure, TITLES[metric])
 
 
@@ -91,7 +92,8 @@ def forget_utility_plane(group: Group) -> str:
         axes.set_xlim(-3, 103)
         axes.set_ylim(-3, 108)
         axes.grid(alpha=0.25)
-        axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16))
+        if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
+            axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16))
         return _svg(figure, "Forgetting against utility")
 
 
@@ -142,5 +144,6 @@ def pareto_plane(found: Study) -> str:
         axes.set_xlabel("knowledge left, share of the target's, worst grid")
         axes.set_ylabel("utility left, share")
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8)
+        if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
+            axes.legend(frameon=False, fontsize=8)
         return _svg(figure, "Knowledge against utility")
