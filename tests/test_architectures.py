@@ -57,7 +57,9 @@ def logits_of(model: PreTrainedModel, ids: Sequence[int]) -> Any:
 def written_slowly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     ids = list(tokenizer(prompt)["input_ids"])
     new: list[int] = []
-    while len(new) < NEW and tokenizer.eos_token_id not in new:
+    told = (tokenizer, model.config, model.config.get_text_config(), model.generation_config)
+    ends = {getattr(where, "eos_token_id", None) for where in told}
+    while len(new) < NEW and not ends.intersection(new):
         new.append(int(logits_of(model, ids + new)[-1].argmax()))
     return str(tokenizer.decode(new, skip_special_tokens=True))
 
