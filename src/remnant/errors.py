@@ -3,6 +3,10 @@
 import difflib
 from collections.abc import Iterable
 
+# Characters of a foreign message, and names of a list, that a sentence still carries.
+MOST_SAID = 200
+FEW_NAMES = 3
+
 
 class UserError(Exception):
     """Something in the input is wrong; the message is one sentence and the remedy another."""
@@ -22,6 +26,17 @@ class Unscorable(ValueError):
 
 class Interrupted(UserError):
     """Ctrl-C or a termination signal: finished work is kept and the same command goes on."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, as part of a sentence: its first line, cut; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MOST_SAID]
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names of many, and how many more there are."""
+    found = list(names)
+    return ", ".join(found[:FEW_NAMES]) + (f" and {len(found) - FEW_NAMES} more" if len(found) > FEW_NAMES else "")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel
 
-from remnant.errors import UserError
+from remnant.errors import UserError, first_line
 from remnant.functional.quantizers import Quantized
 
 INSTALL = "Install it with: pip install 'remnant[lora]'"
@@ -30,7 +30,5 @@ def merge(model: PreTrainedModel, *, adapter: str = "") -> dict[str, Quantized]:
     try:
         PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (ValueError, OSError, RuntimeError, KeyError) as error:
-        raise UserError(
-            f"The adapter {adapter} cannot be merged: {str(error).splitlines()[0]}.", "Give the adapter of this model."
-        ) from error
+        raise UserError(f"The adapter {adapter} cannot be merged: {first_line(error)}.", "Give the adapter of this model.") from error
     return {}

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.errors import UserError
+from remnant.errors import UserError, first_line
 from remnant.model.data import records, without_end
 
 INSTALL = "Install it with: pip install 'remnant[harness]'"
@@ -45,10 +45,8 @@ def ability(
             lm = modules["HFLM"](pretrained=model, tokenizer=without_end(tokenizer), batch_size=BATCH, device=str(model.device))
             found = modules["simple_evaluate"](model=lm, tasks=given, task_manager=manager, bootstrap_iters=0)
         except (KeyError, ValueError, OSError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"lm-evaluation-harness cannot run {', '.join(tasks)}: {said[:200]}.", "List its tasks with: lm-eval ls tasks"
-            ) from error
+            said = f"lm-evaluation-harness cannot run {', '.join(tasks)}: {first_line(error)}."
+            raise UserError(said, "List its tasks with: lm-eval ls tasks") from error
     return {task: _scores(task, samples) for task, samples in found["samples"].items()}
 
 

@@ -10,7 +10,7 @@ import psutil
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from remnant.errors import UserError
+from remnant.errors import UserError, first_line
 from remnant.evaluate.ends import configs_of, end_ids
 from remnant.evaluate.local import SHARE
 from remnant.evaluate.reading import Text, sound
@@ -66,7 +66,7 @@ class Vllm:
                 seed=0,
             )
         except (ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"vLLM cannot open {source}: {str(error).splitlines()[0]}", "Measure it without the engine.") from error
+            raise UserError(f"vLLM cannot open {source}: {first_line(error)}", "Measure it without the engine.") from error
 
     def plan(self, requests: Sequence[Request]) -> list[list[int]]:
         """As many at a time as are kept together on the disk, those with one context side by side."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from remnant.errors import UserError
+from remnant.errors import UserError, first_line
 from remnant.evaluate.prefix import can_be_beside, copied, prefix_cache
 from remnant.evaluate.reading import states
 from remnant.evaluate.steps import Cached, accepted, is_plain
@@ -214,8 +214,7 @@ def _alone(model: PreTrainedModel, ids: list[int]) -> Tensor:
     except Exception as error:
         if is_full(error):
             raise UserError(f"{_name(model)} and a text of {len(ids)} tokens do not fit into the memory.", "Free memory.") from error
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{_name(model)} cannot read a text: {said[:200]}.", REMEDY) from error
+        raise UserError(f"{_name(model)} cannot read a text: {first_line(error)}.", REMEDY) from error
     if logits.shape[0] != len(ids):
         raise UserError(f"{_name(model)} says something of {logits.shape[0]} of {len(ids)} tokens.", REMEDY)
     return logits

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from remnant.durable import SCRATCH, digest_file, digest_of, rename, sync_tree, tell, write_text
-from remnant.errors import UserError
+from remnant.errors import UserError, some
 from remnant.names import fault_of_name
 from remnant.records import FileRecord, Manifest
 
@@ -243,8 +243,7 @@ class Store:
         """What is said of an artefact that is not as it was made."""
         manifest = self._read(name)
         again = f"the command that made it makes it again: {manifest.command}" if manifest else "the command that made it makes it again"
-        shown = ", ".join(list(faults)[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
-        return UserError(f"The artefact {name} is damaged ({shown}).", f"Delete the folder {self.path(name)}; {again}.")
+        return UserError(f"The artefact {name} is damaged ({some(faults)}).", f"Delete the folder {self.path(name)}; {again}.")
 
     def set_aside(self, name: str) -> None:
         """Move a damaged artefact out of the way, so that it is made again."""
@@ -253,7 +252,7 @@ class Store:
         faults = self.faults(name)
         shutil.rmtree(place, ignore_errors=True)
         rename(self.path(name), place)
-        tell(f"the artefact {name} is damaged ({', '.join(faults[:3])}) and is made again; what is left of it lies in {place}.")
+        tell(f"the artefact {name} is damaged ({some(faults)}) and is made again; what is left of it lies in {place}.")
 
     def owner(self, path: Path) -> str | None:
         """The artefact of this store that a path lies in; None for a path outside."""

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from remnant.errors import UserError
+from remnant.errors import UserError, first_line, some
 
 WHOLE = "Give a folder written by save_pretrained."
 AGAIN = "Copy or download the model again."
@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} is not JSON in UTF-8: {str(error).splitlines()[0]}.", AGAIN) from error
+        raise UserError(f"{path} is not JSON in UTF-8: {first_line(error)}.", AGAIN) from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object.", AGAIN)
     return found
@@ -101,7 +101,7 @@ def check_folder(folder: Path) -> Stored:
         whole = [n for n, d in stored.dtypes.items() if _INTEGERS.search(d) and n.endswith("weight") and len(stored.shapes[n]) > 1]
         if whole:
             raise UserError(
-                f"{len(whole)} weights of {folder} are stored as integers without a quantization_config, {_some(whole)}.",
+                f"{len(whole)} weights of {folder} are stored as integers without a quantization_config, {some(whole)}.",
                 "Copy the config.json that was written with them, or give the model before quantization.",
             )
     return stored
@@ -120,12 +120,12 @@ def weight_files(folder: Path) -> list[Path]:
     if not (chosen or other):
         shards = sorted(p.name for p in folder.glob("*-of-*.safetensors")) + sorted(p.name for p in folder.glob("*-of-*.bin"))
         if shards:
-            raise UserError(f"The model folder {folder} has shards ({_some(shards)}) without their index.", AGAIN)
+            raise UserError(f"The model folder {folder} has shards ({some(shards)}) without their index.", AGAIN)
         raise UserError(f"The model folder {folder} has no weights.", "Expected *.safetensors or pytorch_model*.bin in it.")
     beside = sorted({*folder.glob("model*.safetensors")} - {*chosen}) + sorted(folder.glob("adapter_model.*"))
     if chosen and beside:
         raise UserError(
-            f"The model folder {folder} holds other weights ({_some([p.name for p in beside])}) beside {chosen[0].name}.",
+            f"The model folder {folder} holds other weights ({some([p.name for p in beside])}) beside {chosen[0].name}.",
             "Keep one set of weights in a folder.",
         )
     if chosen and other and not _are_same(chosen, other):
@@ -182,8 +182,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
         try:
             found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged pickle raises
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"The weights in {file} are damaged or cut short ({said[:200]}).", AGAIN) from error
+            raise UserError(f"The weights in {file} are damaged or cut short ({first_line(error)}).", AGAIN) from error
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise UserError(f"{file} holds other things than named weights.", "Save the model with save_pretrained.")
     return found
@@ -232,9 +231,3 @@ def check_size(config: Any, stored: Stored, source: str) -> None:
         raise UserError(
             f"The model {source} needs {wanted / 1e9:.0f} GB in float32; this machine has {there / 1e9:.0f} GB.", "Use a larger machine."
         )
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names of many."""
-    found = list(names)
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.durable import tell
-from remnant.errors import UserError
+from remnant.errors import UserError, first_line
 from remnant.model.load import save_model
 
 # What save_pretrained of models and tokenizers leaves; the vocabulary's files are those that transformers' tokenizers name.
@@ -39,7 +39,7 @@ def check_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         except (ValueError, TypeError) as error:
             tokens = {name: getattr(kept, name, None) for name in TOKENS}
             model.generation_config = GenerationConfig(**tokens)
-            tell(f"generation_config.json is invalid ({_first_line(error)}); only its tokens are kept.")
+            tell(f"generation_config.json is invalid ({first_line(error)}); only its tokens are kept.")
     with tempfile.TemporaryDirectory() as folder:
         for what, part in (("configuration", model.config), ("generation_config", model.generation_config), ("tokenizer", tokenizer)):
             try:
@@ -49,7 +49,7 @@ def check_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
                 raise
             except Exception as error:  # libraries raise what they like; nothing was trained yet
                 raise UserError(
-                    f"The model's {what} cannot be saved ({_first_line(error)}).", "Mend it in the model's folder first."
+                    f"The model's {what} cannot be saved ({first_line(error)}).", "Mend it in the model's folder first."
                 ) from error
 
 
@@ -67,8 +67,4 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) 
     except Exception as error:
         if "os error" in str(error):
             raise  # a disk's fault by way of a library in Rust, told as such by whoever holds the store
-        raise UserError(f"The model cannot be saved ({_first_line(error)}).", "Its steps are kept; run the command again.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"The model cannot be saved ({first_line(error)}).", "Its steps are kept; run the command again.") from error

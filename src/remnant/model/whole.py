@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.errors import UserError
+from remnant.errors import UserError, some
 
 # Buffers that older versions saved and that every model computes anew.
 _HARMLESS = re.compile(
@@ -43,8 +43,8 @@ def check_whole(info: Mapping[str, Any], source: str) -> None:
     missing = sorted(info.get("missing_keys", ()))
     surplus = sorted(n for n in info.get("unexpected_keys", ()) if not _HARMLESS.search(n))
     shapes = sorted(info.get("mismatched_keys", ()))
-    faults = [f"{len(missing)} weights are missing ({_some(missing)})"] if missing else []
-    faults += [f"{len(surplus)} are in the files and not in the model ({_some(surplus)})"] if surplus else []
+    faults = [f"{len(missing)} weights are missing ({some(missing)})"] if missing else []
+    faults += [f"{len(surplus)} are in the files and not in the model ({some(surplus)})"] if surplus else []
     if shapes:
         name, stored, expected = shapes[0][:3]
         faults.append(f"{len(shapes)} have another shape ({name} is {tuple(stored)} in the files and {tuple(expected)} by config.json)")
@@ -117,7 +117,3 @@ def check_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Non
             f"The tokenizer has {len(outside)} ids outside the model's {rows} embeddings, from {outside[0][0]} ({outside[0][1]!r}) on.",
             "Give the tokenizer that was saved with this model, or resize the model's embeddings to it.",
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
