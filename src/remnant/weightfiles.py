@@ -24,13 +24,16 @@ MAX_HEADER = 100_000_000
 MAX_DIMENSIONS = 16
 INDEX = "model.safetensors.index.json"
 COPY_AGAIN = "Copy or download the checkpoint again."
-# What training libraries put in front of every name, and which library.
+# What training libraries put into the names of weights, and how the model inside is saved.
 WRAPPERS = {
-    "module.": "DataParallel",
-    "_orig_mod.": "torch.compile",
-    "_fsdp_wrapped_module.": "FSDP",
-    "base_model.model.": "peft",
-    "_forward_module.": "Lightning",
+    "module.": "DataParallel or DeepSpeed (save model.module)",
+    "_orig_mod.": "torch.compile (save model._orig_mod)",
+    "_fsdp_wrapped_module.": "FSDP (save its full state dict)",
+    "_checkpoint_wrapped_module.": "activation checkpointing (save the model without it)",
+    "base_model.model.": "peft (merge_and_unload before saving)",
+    "base_layer.": "peft (merge_and_unload before saving)",
+    "pretrained_model.": "trl (save model.pretrained_model)",
+    "_forward_module.": "Lightning (save the model inside its strategy)",
 }
 # Sizes that a configuration may state, each with more than any model has: a larger one would be built until the memory is gone.
 SIZES = {

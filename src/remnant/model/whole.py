@@ -9,22 +9,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError, some
+from remnant.weightfiles import WRAPPERS
 
 # Buffers that older versions saved and that every model computes anew.
 _HARMLESS = re.compile(
     r"(rotary\w*|rotary_emb|rotary_pos_emb)\.(inv_freq|cos_cached|sin_cached|original_inv_freq)$|(^|\.)position_ids$|masked_bias$"
     r"|(^|\.)(attn|attention|self_attn|self_attention)\.bias$|num_batches_tracked$"
 )
-# What wraps a model, and how the model inside it is saved.
-WRAPPERS: Mapping[str, str] = {
-    "module.": "DataParallel or DeepSpeed (save model.module)",
-    "_orig_mod.": "torch.compile (save model._orig_mod)",
-    "_fsdp_wrapped_module.": "FSDP (save its full state dict)",
-    "_checkpoint_wrapped_module.": "activation checkpointing (save the model without it)",
-    "base_model.model.": "peft (merge_and_unload before saving)",
-    "base_layer.": "peft (merge_and_unload before saving)",
-    "pretrained_model.": "trl (save model.pretrained_model)",
-}
 DIVERGED = "It diverged in its last step: lower the learning rate, or clip the gradient."
 _WRAPPED = re.compile("|".join(rf"(?:(?<=\.)|^){re.escape(w)}" for w in sorted(WRAPPERS, key=len, reverse=True)))
 
