@@ -144,12 +144,17 @@ def write_json(path: Path, data: Any) -> None:
     write_sealed(path, lambda file: file.write(json.dumps(data).encode()))
 
 
-def read_json(path: Path) -> Any:
-    """The data of ``write_json``; None where there is none or it was damaged, which is said, and the file removed."""
+def kept(path: Path) -> bool:
+    """Whether a sealed file is there to be read; one that was damaged is removed, which is said."""
     if not path.exists():
-        return None
+        return False
     if not is_whole(path):
-        tell(f"{path} is damaged and was thrown away.")
+        tell(f"{path} is damaged and was thrown away; what it held is done again.")
         path.unlink()
-        return None
-    return json.loads(path.read_bytes()[:-SEAL])
+        return False
+    return True
+
+
+def read_json(path: Path) -> Any:
+    """The data of ``write_json``; None where there is none or it was damaged."""
+    return json.loads(path.read_bytes()[:-SEAL]) if kept(path) else None

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from remnant.durable import is_whole, tell, write_sealed
+from remnant.durable import kept, write_sealed
 
 
 def save(state: Any, path: Path) -> None:
@@ -18,11 +18,5 @@ def save(state: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """What ``save`` wrote; None where there is nothing, or where it was damaged, which is said, and the file removed."""
-    if not path.exists():
-        return None
-    if not is_whole(path):
-        tell(f"{path} is damaged and was thrown away; what it held is done again.")
-        path.unlink()
-        return None
-    return torch.load(path, weights_only=True)
+    """What ``save`` wrote; None where there is nothing, or where it was damaged."""
+    return torch.load(path, weights_only=True) if kept(path) else None
