@@ -16,6 +16,7 @@ from remnant import cli
 from remnant.deploy import bnb, llamacpp
 from remnant.errors import UserError
 from remnant.flow import plan as planning
+from remnant.flow.place import Outside
 from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.functional.quantizers import fp4, fp8, nf4, rtn
@@ -296,7 +297,7 @@ def test_a_chain_is_the_copy_of_a_copy_in_its_order(folders: dict[str, Path], tm
     store = Store(tmp_path / "store").open()
     found = {}
     for use in ("int3+int8", "int8+int3", "int3"):
-        node = planning.perturbed(use, planning.Outside(str(folders["llama-gqa"])), None)
+        node = planning.perturbed(use, Outside(str(folders["llama-gqa"])), None)
         assert isinstance(node, planning.Node)
         for piece in planning.ordered([node]):
             make(store, piece, lambda done, total, note: None)
@@ -316,7 +317,7 @@ def test_an_adapter_is_merged_and_then_quantized(folders: dict[str, Path], tmp_p
     layer = adapted.base_model.model.model.layers[0].self_attn.q_proj
     update = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     name, other = (f"model.layers.0.self_attn.{p}_proj.weight" for p in "qk")
-    store, source = Store(tmp_path / "store").open(), planning.Outside(str(folders["llama-gqa"]))
+    store, source = Store(tmp_path / "store").open(), Outside(str(folders["llama-gqa"]))
     merged = planning.perturb_node(quantizer_spec("lora", {"params": {"adapter": str(tmp_path / "adapter")}}), source, None)
     last = planning.perturb_node(quantizer_spec("bnb-nf4" if find_spec("bitsandbytes") else "nf4"), merged, None)
     for piece in planning.ordered([last]):
@@ -334,7 +335,7 @@ def test_an_adapter_is_merged_and_then_quantized(folders: dict[str, Path], tmp_p
 def test_a_cast_before_another_format_is_a_step_of_its_own(folders: dict[str, Path], tmp_path: Path) -> None:
     store, found = Store(tmp_path / "store").open(), {}
     for use in ("bf16", "bf16+int8", "int8"):
-        node = planning.perturbed(use, planning.Outside(str(folders["llama-gqa"])), None)
+        node = planning.perturbed(use, Outside(str(folders["llama-gqa"])), None)
         assert isinstance(node, planning.Node)
         for piece in planning.ordered([node]):
             make(store, piece, lambda done, total, note: None)

@@ -14,6 +14,7 @@ from remnant.evaluate import llamacpp
 from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Reading, Refused, Request, Slope, Writing
 from remnant.flow import plan as planning
+from remnant.flow.place import Outside
 from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.functional.tokens import COLUMNS, Tokens
@@ -51,11 +52,11 @@ def test_kernels_give_the_numbers_of_the_dense_copy(
     wide = tiny_model(vocab=len(tokenizer), **shape)
     save_model(wide, tokenizer, tmp_path / "m")
     store = Store(tmp_path / "store").open()
-    node = planning.deploy_node(quantizer_spec(name), planning.Outside(str(tmp_path / "m")), None)
+    node = planning.deploy_node(quantizer_spec(name), Outside(str(tmp_path / "m")), None)
     spec = MeasureSpec(metrics=("verbmem", "privleak"))
     found = []
     for source in (node, node.inputs["dense"]):
-        measured = planning.measure_node(spec, source, planning.Outside(str(corpus)))
+        measured = planning.measure_node(spec, source, Outside(str(corpus)))
         for piece in planning.ordered([measured]):
             make(store, piece, lambda *a: None)
         rows = [json.loads(line) for line in (store.path(measured.name) / "rows.jsonl").read_text().splitlines()]

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from remnant import cli, secrecy
 from remnant.errors import UserError
 from remnant.flow import run as running
-from remnant.flow.plan import Node, Outside, measure_node
+from remnant.flow.place import Outside
+from remnant.flow.plan import Node, measure_node
 from remnant.flow.store import Store
 from remnant.parsing import parse
 from remnant.records import EndpointSpec, MeasureSpec, MetricSpec, PerturbSpec, SweepSpec

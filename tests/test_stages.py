@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import Interrupted, UserError
-from remnant.flow.plan import Outside, judge_node, measure_node, perturb_node, prepare_node, train_node, unlearn_node
+from remnant.flow.place import Outside
+from remnant.flow.plan import judge_node, measure_node, perturb_node, prepare_node, train_node, unlearn_node
 from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.functional.stats import auc

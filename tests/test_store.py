@@ -24,7 +24,8 @@ from remnant.errors import UserError
 from remnant.evaluate.collect import collect
 from remnant.evaluate.requests import Answer, Reading, Request
 from remnant.flow import run as running
-from remnant.flow.plan import Made, Node, Outside, given, measure_node, perturb_node, prepare_node, train_node, unlearn_node
+from remnant.flow.place import Made, Outside, given
+from remnant.flow.plan import Node, measure_node, perturb_node, prepare_node, train_node, unlearn_node
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import quantizer_spec
 from remnant.model import held, saving

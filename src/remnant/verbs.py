@@ -17,7 +17,8 @@ from remnant import score as scoring
 from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
 from remnant.flow import plan as planning
-from remnant.flow.plan import Input, Made, Node, Outside
+from remnant.flow.place import Made, Outside, given
+from remnant.flow.plan import Input, Node
 from remnant.flow.progress import clock, counting, describe, one_by_one, telling, watch
 from remnant.flow.run import (
     clean_up,
@@ -55,9 +56,9 @@ def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     return path
 
 
-def overlaid(settings: Sequence[str], **given: Any) -> dict[str, Any]:
+def overlaid(settings: Sequence[str], **options: Any) -> dict[str, Any]:
     """The options that were given, with ``key=value`` settings over them."""
-    data = {k: v for k, v in given.items() if v not in (None, ())}
+    data = {k: v for k, v in options.items() if v not in (None, ())}
     for setting in settings:
         override(data, setting)
     return data
@@ -95,14 +96,14 @@ def train(store: Store, corpus: str, settings: Sequence[str], retrain: bool) -> 
     spec = parse(TrainSpec, overlaid(settings), "train")
     if retrain:
         spec = spec.model_copy(update={"splits": tuple(s for s in spec.splits if s != "forget")})
-    make_here(store, [planning.train_node(spec, planning.given(store, corpus, "prepare"))])
+    make_here(store, [planning.train_node(spec, given(store, corpus, "prepare"))])
 
 
 def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **options: Any) -> None:
     """Unlearn the forget split of a corpus from a target."""
     spec = parse(UnlearnSpec, overlaid(settings, **options), "unlearn")
-    corpus = planning.given(store, data, "prepare")
-    node = planning.unlearn_node(spec, planning.given(store, target, MODELS), corpus)
+    corpus = given(store, data, "prepare")
+    node = planning.unlearn_node(spec, given(store, target, MODELS), corpus)
     make_here(store, [node])
     said = store.manifest(node.name).summary
     print(f"Stopped after step {said['steps']}: {said['stopped']}. Kept step {said['chosen']['step']}. {said['ended']}")
@@ -110,9 +111,9 @@ def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **opt
 
 def perturb(store: Store, model: str, quantizer: str, data: str | None, settings: Sequence[str]) -> None:
     """Quantize a model to a dense copy."""
-    corpus = planning.given(store, data, "prepare") if data else None
+    corpus = given(store, data, "prepare") if data else None
     spec = quantizer_spec(quantizer, overlaid(settings))
-    node = planning.perturb_node(spec, planning.given(store, model, MODELS), corpus)
+    node = planning.perturb_node(spec, given(store, model, MODELS), corpus)
     make_here(store, [node])
     for doubt in store.manifest(node.name).summary.get("calibration", {}).get("warnings", ()):
         print(f"Warning: {doubt}.")
@@ -122,8 +123,8 @@ def deploy(store: Store, model: str, name: str, data: str | None, out: Path, set
     """Write the files of a format, and remnant.json beside them, to a folder that does not exist yet."""
     if out.exists():
         raise UserError(f"{out} exists already.", "Name a new folder.")
-    corpus = planning.given(store, data, "prepare") if data else None
-    node = planning.deploy_node(quantizer_spec(name, overlaid(settings)), planning.given(store, model, MODELS), corpus)
+    corpus = given(store, data, "prepare") if data else None
+    node = planning.deploy_node(quantizer_spec(name, overlaid(settings)), given(store, model, MODELS), corpus)
     dense = node.inputs["dense"]
     assert isinstance(dense, Node)
     made = make_here(store, [dense, node])
@@ -142,16 +143,16 @@ def deploy(store: Store, model: str, name: str, data: str | None, out: Path, set
 
 def measure(store: Store, model: str, data: str, reference: str | None, settings: Sequence[str], **options: Any) -> None:
     """Measure one model, or one behind a server, and print its numbers."""
-    given = overlaid(settings, **options)
+    settled = overlaid(settings, **options)
     served = model.startswith(("http://", "https://"))
-    if served and isinstance(given.get("endpoint", {}), dict):
-        given["endpoint"] = {"url": model} | given.get("endpoint", {})
-    spec = parse(MeasureSpec, given, "measure")
+    if served and isinstance(settled.get("endpoint", {}), dict):
+        settled["endpoint"] = {"url": model} | settled.get("endpoint", {})
+    spec = parse(MeasureSpec, settled, "measure")
     shown = spec.endpoint.url if spec.endpoint else model
     about = CastMember(corpus=data, model=Path(shown).name, method=None, weights=None, quantizer="full", seed=None)
-    corpus = planning.given(store, data, "prepare")
-    source = None if served else planning.given(store, model, MODELS)
-    judge = planning.given(store, reference, MODELS) if reference else None
+    corpus = given(store, data, "prepare")
+    source = None if served else given(store, model, MODELS)
+    judge = given(store, reference, MODELS) if reference else None
     node = planning.measure_node(spec, source, corpus, about.model_dump(), judge)
     known = store.has(node.name)
     path = make_here(store, [node])
@@ -171,11 +172,11 @@ def judge(
     store: Store, target: str, unlearned: str, retrain: str | None, data: str, quantizers: Sequence[str], out: Path, settings: Sequence[str]
 ) -> int:
     """Compare two checkpoints in full precision and under each quantizer; report, verdict, exit code."""
-    corpus = planning.given(store, data, "prepare")
-    models: dict[str, Input] = {"target": planning.given(store, target, MODELS)}
+    corpus = given(store, data, "prepare")
+    models: dict[str, Input] = {"target": given(store, target, MODELS)}
     if retrain:
-        models["retrain"] = planning.given(store, retrain, MODELS)
-    models["unlearned"] = planning.given(store, unlearned, MODELS)
+        models["retrain"] = given(store, retrain, MODELS)
+    models["unlearned"] = given(store, unlearned, MODELS)
     rule = parse(Rule, overlaid(settings), "judge")
     nodes = _audit(models, corpus, data, quantizers, rule)
     screen = terminal.console(stderr=True)

@@ -9,10 +9,7 @@ from typing import Any
 from remnant.catalog import DEPLOYED, LOSSES, METRICS, QUANTIZERS, SAVERS, STAGE_VERSIONS, rtn_name
 from remnant.durable import digest_of
 from remnant.errors import UserError
-from remnant.flow.place import Made as Made
-from remnant.flow.place import Outside as Outside
-from remnant.flow.place import given as given
-from remnant.flow.place import outside
+from remnant.flow.place import Made, Outside, outside
 from remnant.flow.texts import text_files
 from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
 from remnant.records import (
