@@ -17,8 +17,9 @@ MOST_EMPTY = 0.9
 LONG = 8
 # A phrase is known by so many of its first words.
 OPENING = 3
+# What a row says of a text that was cut, and every row of logits that are no numbers.
+CUT = "cut at the end of the model's context"
 NOT_FINITE = "not finite"
-CUT = "cut at the end"
 
 
 def checks_of(rows: Sequence[Row], texts: Sequence[dict[str, str]]) -> list[Check]:
@@ -56,7 +57,7 @@ def _of_metric(name: str, rows: Sequence[Row]) -> Check | None:
     if not lost and not cut:
         return None
     reasons = [f"{n} of {len(rows)} have no number ({reason})" for reason, n in lost.most_common()]
-    reasons += [f"{cut} of {len(rows)} were cut at the end of the model's context"] if cut else []
+    reasons += [f"{cut} of {len(rows)} were {CUT}"] if cut else []
     ok = lost.total() <= MOST_LOST * len(rows) and cut <= MOST_LOST * len(rows)
     short = cut or any("context" in reason for reason in lost)
     remedy = "; prepare shorter texts, or measure a model with a longer context" if short and not ok else ""

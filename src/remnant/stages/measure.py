@@ -35,10 +35,9 @@ from remnant.model.held import keep, take
 from remnant.model.load import context_length, device, open_model, open_tokenizer
 from remnant.records import MeasureSpec, MetricSpec, Row
 from remnant.resolve import Method
-from remnant.stages.checks import checks_of
+from remnant.stages.checks import CUT, checks_of
 
 UNREAD_WORDS = 48
-CUT = "cut at the end of the model's context"
 LEAVES = ("rows.jsonl", "texts.jsonl", "checks.json")
 GOES_ON_FROM = ("answers.jsonl", "reference.jsonl", "ability.json")
 
