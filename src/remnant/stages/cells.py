@@ -126,10 +126,14 @@ def _fault(row: Row) -> str:
     return ""
 
 
+def is_attack(metric: str) -> bool:
+    """Whether a built-in metric tells forget text from text that was never read, by a number for each."""
+    return {on.partition("_")[2] for on in METRICS[metric].on} >= {MEMBERS, OTHERS}
+
+
 def is_share(metric: str) -> bool:
     """Whether an item of a built-in metric is a share, 0 to 1."""
-    entry = METRICS.get(metric)
-    return entry is not None and entry.span == "0 to 100" and OTHERS not in {on.partition("_")[2] for on in entry.on} and metric != TRUTH
+    return metric in METRICS and METRICS[metric].span == "0 to 100" and not is_attack(metric) and metric != TRUTH
 
 
 def _texts(folder: Path) -> dict[str, dict[str, tuple[str, str]]]:

@@ -15,7 +15,7 @@ from remnant.catalog import METRICS, PLAIN, TESTS
 from remnant.functional.segments import words
 from remnant.functional.stats import Interval, auc_draws, interval
 from remnant.records import Rule
-from remnant.stages.cells import MEMBERS, OTHERS, Sheet
+from remnant.stages.cells import MEMBERS, OTHERS, Sheet, auc_of, is_attack
 from remnant.stages.checks import commonest_opening
 from remnant.stages.lineup import Array, Trio, above_both, aligned, gap, lacking, left, lost_in_all, unmeasured
 from remnant.verdicts import Evidence, Says
@@ -57,11 +57,6 @@ def tests_of(trio: Trio) -> dict[str, list[str]]:
     if others or tofu:
         kinds["more tests"] = others + tofu
     return kinds
-
-
-def is_attack(metric: str) -> bool:
-    """Whether a metric tells forget text from text that was never read, by a number for each."""
-    return {on.partition("_")[2] for on in METRICS[metric].on} >= {MEMBERS, OTHERS}
 
 
 def _evidence(
@@ -220,13 +215,11 @@ def contaminated(retrain: Sheet, trio: Trio, rule: Rule) -> str:
         return f"the never-read model writes {written} of {len(column)} forget texts word for word: it has read them"
     if len(column) and len(known) and column.mean() > HALF * known.mean() and 100 * known.mean() >= rule.min_gap:
         return f"the never-read model continues the forget text at {column.mean() / known.mean():.0%} of the target: it has read it"
-    sides = [f"privleak/{side}" for side in (MEMBERS, OTHERS)]
-    if all(s.values.get(side) for s in (retrain, trio.target) for side in sides):
-        own, told = (auc_draws([(s.column(sides[0]), s.column(sides[1]))], rule.resamples, rule.seed)[0] for s in (retrain, trio.target))
-        low, high = np.quantile(own[1:], [0.025, 0.975])
-        far = HALF * abs(told[0] - CHANCE)
-        if high < CHANCE - far or low > CHANCE + far:
-            return f"the never-read model tells forget text from unread text (AUC {own[0]:.2f}): it is no measure of not knowing"
+    own, told = auc_of(retrain, "privleak", rule), auc_of(trio.target, "privleak", rule)
+    if own and told:
+        far = HALF * abs(told.value - CHANCE)
+        if own.high < CHANCE - far or own.low > CHANCE + far:
+            return f"the never-read model tells forget text from unread text (AUC {own.value:.2f}): it is no measure of not knowing"
     return ""
 
 

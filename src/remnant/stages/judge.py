@@ -61,7 +61,7 @@ def recover(line: Lineup, model: str, quantizer: str, metric: str, rule: Rule) -
     ``retained``: qU / qT, the same precision; ``retained_of_full_target``: qU / T. ``recovery``: (qU - U) / (T - U), the part of the closed
     gap that is open again. ``recovery_over_retrain``: (qU - qR) / (qT - qR), what is left above a model that never knew.
     """
-    if reason := next((r for trio in (line.full, line.form) if (r := unmeasured(trio, metric))), ""):
+    if reason := next((r for trio in line.trios if (r := unmeasured(trio, metric))), ""):
         nothing = dict.fromkeys(("retained", "retained_of_full_target", "recovery", "recovery_over_retrain"))
         return Recovery(model=model, quantizer=quantizer, metric=metric, **nothing, status=reason)
     gap = 100 * float(np.mean(line.target.column(metric)) - np.mean(line.unlearned.column(metric)))

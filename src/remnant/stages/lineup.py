@@ -61,6 +61,12 @@ class Lineup(NamedTuple):
         """The three behind the quantizer."""
         return Trio(self.q_target, self.q_unlearned, self.q_retrain)
 
+    @property
+    def trios(self) -> list[Trio]:
+        """Full precision, then the form; one where the form is full precision itself."""
+        same = all(one is other for one, other in zip(self.full, self.form, strict=True))
+        return [self.full] if same else [self.full, self.form]
+
 
 def aligned(sheets: list[Sheet], metric: str) -> tuple[Array, ...]:
     """One column per sheet over the items that all of them have."""

@@ -93,7 +93,7 @@ def _useful(line: Lineup, rule: Rule) -> Iterator[Finding]:
 
 def _kept(line: Lineup, name: str, rule: Rule) -> Iterator[Finding]:
     """Enough of one measure of utility is kept, both behind the quantizer and of the whole target's."""
-    if reason := next((r for trio in (line.full, line.form) if (r := lacking(trio, name, rule))), ""):
+    if reason := next((r for trio in line.trios if (r := lacking(trio, name, rule))), ""):
         yield Finding(MISSING, reason)
         return
     useful = mean(line.target, name)
@@ -118,7 +118,8 @@ def _control(line: Lineup, rule: Rule) -> Iterator[Finding]:
     """The never-read model has not read the text, and is a model that is good for something; in full precision and in the form."""
     if (line.retrain is None) != (line.q_retrain is None):
         yield Finding(MISSING, "the never-read model was not measured in full precision")
-    for own, trio in ((line.retrain, line.full), (line.q_retrain, line.form)):
+    for trio in line.trios:
+        own = trio.retrain
         if own is None:
             continue
         if reason := contaminated(own, trio, rule):
@@ -140,20 +141,20 @@ def _plain(line: Lineup, quantizer: str, found: Sequence[Recovery], evidence: Se
         # Answers that end at once are no measure of what is known, unless the habit itself is told below.
         told = any(e.says == "tells" and e.kind == ANSWERS and e.test.endswith(f" of {metric}") for e in evidence)
         but = "answers" if told else ""
-        reasons = [r for trio in (line.full, line.form) if (r := lacking(trio, metric, rule, but))]
+        reasons = [r for trio in line.trios if (r := lacking(trio, metric, rule, but))]
         if reasons:
             yield Finding(MISSING, reasons[0])
             yield from _written(line, metric, quantizer, rule)
             continue
-        apart = [gap(trio, metric, rule) for trio in (line.full, line.form)]
+        apart = [gap(trio, metric, rule) for trio in line.trios]
         powers = [a is not None and a.low > 0 and 100 * a.value >= rule.min_gap for a in apart]
         if powers[0]:
             known.append(metric)
             before = left(line.full, metric, rule)
             yield from _amount(before, metric, "in full precision", KNOWN, rule)
-            if quantizer != "full" and powers[1] and before and before.value <= rule.max_retained:
+            if quantizer != "full" and powers[-1] and before and before.value <= rule.max_retained:
                 yield from _amount(left(line.form, metric, rule), metric, "in this form", BACK, rule)
-            if not powers[1]:
+            if not powers[-1]:
                 yield Finding(OPEN, f"behind this form the target itself no longer shows what it knows by {metric}")
         else:
             if more := above_both(line.full, metric, rule):
