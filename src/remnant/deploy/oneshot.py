@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.deploy.order import Order, Saved, check_linear, logits_of
-from remnant.errors import UserError
+from remnant.errors import UserError, first_line
 from remnant.formats import CT_SCHEMES
 from remnant.functional.quantizers import Quantized
 from remnant.model.load import open_model
@@ -255,9 +255,8 @@ def _dense(
             raise
         except REFUSALS as error:
             kind = getattr(model.config, "model_type", "unknown")
-            said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
             raise UserError(
-                f"llm-compressor cannot quantize this '{kind}' model with {use}: {said}",
+                f"llm-compressor cannot quantize this '{kind}' model with {use}: {first_line(error)}",
                 "Use another format; round-to-nearest grids work for every model.",
             ) from error
         layers = dict(hooked.named_modules())

@@ -96,7 +96,7 @@ def text_files(name: str, role: str) -> Found:
         raise UserError(f"{path} is {what}, which is not read as text.", remedy)
     if not path.stat().st_size:
         raise UserError(f"The {role} set is empty: {path} holds nothing.", f"Give --{role} a file with text in it.")
-    _check(path)
+    check_readable(path)
     return Found([path], {}, 0)
 
 
@@ -145,7 +145,7 @@ def _below(folder: Path) -> Found:
         others = f" Not read: {said_of(skipped)}." if skipped else ""
         raise UserError(f"The folder {folder} holds no text.{others}", EXPECTED)
     for path in files:
-        _check(path)
+        check_readable(path)
     return Found(files, dict(sorted(skipped.items())), hidden)
 
 
@@ -190,8 +190,12 @@ def _reason(path: Path, folder: Path) -> str:
     return "" if about.st_size else "empty"
 
 
-def _check(path: Path) -> None:
-    """Refuse a file that is too large, cannot be opened or begins as something else than text."""
+def check_readable(path: Path) -> None:
+    """Look at a file's size and first bytes.
+
+    Raises:
+        UserError: too large, cannot be opened, or begins as something else than text.
+    """
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise UserError(f"{path} has {size / 1e9:.1f} GB; at most {MOST_BYTES >> 30} GB are read.", "Split it, or give a part of it.")

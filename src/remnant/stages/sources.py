@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from remnant.errors import UserError
-from remnant.flow.texts import JSON_SUFFIXES, MOST_BYTES, beginning_of, text_files
+from remnant.errors import UserError, first_line
+from remnant.flow.texts import JSON_SUFFIXES, check_readable, text_files
 from remnant.parsing import lines_of
 
 FIELDS = ("text", "question", "answer")
@@ -100,11 +100,8 @@ def read_utf8(path: Path) -> str:
         UserError: not readable, too large, of another kind by its first bytes, not UTF-8, or no text.
     """
     try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise UserError(f"{path} has {size / 1e9:.1f} GB; at most {MOST_BYTES >> 30} GB are read.", "Split it, or give a part of it.")
-        content = path.read_bytes()
-        beginning_of(path, content)
-        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        check_readable(path)
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}).", "Convert it, for example with iconv -t UTF-8.") from error
     except OSError as error:
@@ -287,8 +284,7 @@ def read_hub(name: str, revision: str | None) -> dict[str, list[Any]]:
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             # A part that is not there is absent; one that cannot be reached must not look like that.
             if file == "raw/forget" or not isinstance(error, ValueError):
-                said = (str(error).strip() or type(error).__name__).split("\n")[0]
-                raise UserError(f"The data set {name} cannot be opened ({file}): {said}", "Use a local folder.") from error
+                raise UserError(f"The data set {name} cannot be opened ({file}): {first_line(error)}", "Use a local folder.") from error
             continue
         found[file] = _checked(f"{name}:{file}", [r if keys else r.get("text") for r in rows], keys)
     return found
