@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.evaluate.ends import end_ids, named_ends
 from remnant.instrument import Check
 from remnant.model.data import frame
-from remnant.model.whole import first_not_finite
+from remnant.model.whole import first_not_finite, ids_outside
 
 # Tokens of the trial text.
 LENGTH = 8
@@ -53,14 +53,12 @@ def logits_check(model: PreTrainedModel) -> Check:
 
 def ids_check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Check:
     """Whether every id of the tokenizer has an embedding."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, torch.Tensor)
-    rows, known = weight.shape[0], tokenizer.get_vocab()
-    outside = sum(i >= rows for i in known.values())
-    said = f"{outside} of the tokenizer's {len(known)} ids lie outside the model's {rows} embeddings."
-    if not outside:
-        said = f"The tokenizer's {len(known)} ids lie within the model's {rows} embeddings."
-    return Check(name="ids", ok=not outside, said=said, count=outside, total=len(known))
+    rows, outside = ids_outside(model, tokenizer)
+    known = len(tokenizer.get_vocab())
+    said = f"The tokenizer's {known} ids lie within the model's {rows} embeddings."
+    if outside:
+        said = f"{len(outside)} of the tokenizer's {known} ids lie outside the model's {rows} embeddings."
+    return Check(name="ids", ok=not outside, said=said, count=len(outside), total=known)
 
 
 def special_tokens_check(tokenizer: PreTrainedTokenizerBase) -> Check:

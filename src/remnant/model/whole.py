@@ -93,16 +93,21 @@ def check_finite(model: nn.Module, source: str, remedy: str = "The file is broke
         raise UserError(f"The weight {name} of {source} holds values that are not finite.", remedy)
 
 
+def ids_outside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[tuple[int, str]]]:
+    """How many embeddings a model has, and the tokenizer's ids beyond them with their tokens, the lowest first."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    rows = weight.shape[0]
+    return rows, sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
+
+
 def check_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer with ids that the model has no embedding for.
 
     Raises:
         UserError: how many, and the first of them.
     """
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
-    rows = weight.shape[0]
-    outside = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
+    rows, outside = ids_outside(model, tokenizer)
     if outside:
         raise UserError(
             f"The tokenizer has {len(outside)} ids outside the model's {rows} embeddings, from {outside[0][0]} ({outside[0][1]!r}) on.",
