@@ -1,7 +1,7 @@
 """From a name to a method: "npo" | "mine.py:function" | "package.module:function".
 
 The positional parameters of the function say what it reads, the keyword-only ones what can be tuned. Both are read from its source text
-(`sources.py`), so that a plan is checked without importing torch or the user's code; the function itself is imported by ``load``.
+(`usercode.py`), so that a plan is checked without importing torch or the user's code; the function itself is imported by ``load``.
 """
 
 import hashlib

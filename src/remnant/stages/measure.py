@@ -20,7 +20,7 @@ from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
 from remnant.evaluate.reading import states
 from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, plain, value
-from remnant.evaluate.requests import Backend, Reading, Refused, Request
+from remnant.evaluate.requests import Backend, Reading, Refused, Request, not_finite
 from remnant.evaluate.trial import model_checks, special_tokens_check
 from remnant.evaluate.vllm import Vllm
 from remnant.functional.segments import beginning, words
@@ -318,6 +318,6 @@ def _view_rows(plan: Plan, of: ItemSet, views: Mapping[str, tuple[View, str]]) -
             view, status = views[item.id]
             value = float(function(view, **plan.method.params)[0])
             if not (math.isfinite(value) and bool(view.logits.amax(-1).isfinite().all())):
-                value, status = None, "the logits are not finite"
+                value, status = None, not_finite().reason
         rows.append(Row(metric=plan.name, split=plan.split, id=item.id, half=item.half, value=value, status=status))  # type: ignore[arg-type]
     return rows
