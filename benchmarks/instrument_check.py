@@ -30,7 +30,7 @@ def tried(bench: Bench, plants: Sequence[Plant], before: dict[str, dict[str, obj
         begin = time.monotonic()
         outcome = acted(bench, plant)
         found[key(plant)] = told(outcome)
-        print(f"{'passed' if outcome.passed else 'FAILED'}  {plant.kind:6} {plant.name}: {plant.how} ({time.monotonic() - begin:.0f} s)")
+        print(f"{'passed' if outcome.passed else 'FAILED'}  {plant.kind:15} {plant.name}: {plant.how} ({time.monotonic() - begin:.0f} s)")
         if was := before.get(key(plant)):
             print(f"          before  {_loud(was['forgotten'])}{was['said']}")
         print(f"          {'after ' if before else 'found '}  {_loud(outcome.forgotten)}{outcome.said}{_fault(outcome)}")

@@ -55,37 +55,39 @@ def _adapter(bench: Bench, model: Path, out: Path) -> Path:
 
 
 LOADED = [
-    measured("module.", "A1", "every weight's name begins with module.", _weights(surgery.renamed("module.")), quick=True),
-    measured("_orig_mod.", "A1", "every name begins with _orig_mod. (torch.compile)", _weights(surgery.renamed("_orig_mod."))),
-    measured("base_model.model.", "A1", "every name begins with base_model.model. (peft)", _weights(surgery.renamed("base_model.model."))),
-    measured("names of another family", "A1", "transformer.h.0.attn instead of model.layers.0.self_attn", _weights(_stacked)),
-    measured("one weight renamed", "A1", "one layer's o_proj is called attention.dense", _weights(_renamed_one), quick=True),
-    measured("one layer missing", "A1", "the last layer's weights are not in the file", _weights(_without("layers.2."))),
-    measured("head missing", "A1", "lm_head is not in the file and not tied", _weights(_without("lm_head"))),
-    measured("embedding missing", "A1", "the embeddings are not in the file", _weights(_without("embed_tokens"))),
-    measured("norms missing", "A1", "no layer's norms are in the file", _weights(_without("layernorm", "norm.weight"))),
+    measured("module.", "weights", "every weight's name begins with module.", _weights(surgery.renamed("module.")), quick=True),
+    measured("_orig_mod.", "weights", "every name begins with _orig_mod. (torch.compile)", _weights(surgery.renamed("_orig_mod."))),
+    measured(
+        "base_model.model.", "weights", "every name begins with base_model.model. (peft)", _weights(surgery.renamed("base_model.model."))
+    ),
+    measured("names of another family", "weights", "transformer.h.0.attn instead of model.layers.0.self_attn", _weights(_stacked)),
+    measured("one weight renamed", "weights", "one layer's o_proj is called attention.dense", _weights(_renamed_one), quick=True),
+    measured("one layer missing", "weights", "the last layer's weights are not in the file", _weights(_without("layers.2."))),
+    measured("head missing", "weights", "lm_head is not in the file and not tied", _weights(_without("lm_head"))),
+    measured("embedding missing", "weights", "the embeddings are not in the file", _weights(_without("embed_tokens"))),
+    measured("norms missing", "weights", "no layer's norms are in the file", _weights(_without("layernorm", "norm.weight"))),
     measured(
         "a layer too many",
-        "A1",
+        "weights",
         "the configuration says two layers, the file holds three",
         lambda _, m, out: surgery.config(m, out, num_hidden_layers=2),
         quick=True,
     ),
     measured(
         "a layer too few",
-        "A1",
+        "weights",
         "the configuration says four layers, the file holds three",
         lambda _, m, out: surgery.config(m, out, num_hidden_layers=4, layer_types=None),
     ),
-    measured("wrong shape", "A1", "one weight lacks 32 columns", _weights(_narrow), quick=True),
-    measured("shard missing", "A1", "the second of two files is not there", lambda _, m, out: surgery.sharded(m, out, lose=True)),
+    measured("wrong shape", "weights", "one weight lacks 32 columns", _weights(_narrow), quick=True),
+    measured("shard missing", "weights", "the second of two files is not there", lambda _, m, out: surgery.sharded(m, out, lose=True)),
     measured(
         "tied by mistake",
-        "A1",
+        "weights",
         "the configuration ties head and embedding, the file holds both",
         lambda _, m, out: surgery.config(m, out, tie_word_embeddings=True),
     ),
-    measured("an adapter", "A1", "an adapter's folder in the place of a model's", _adapter),
+    measured("an adapter", "weights", "an adapter's folder in the place of a model's", _adapter),
 ]
 
 
@@ -118,25 +120,25 @@ def quantized(name: str, how: str, form: str, value: float) -> Plant:
             return Outcome(f"refused: {done.sentence}", False, done.broken or ("" if done.refused else f"exit code {done.code}"))
         return bench.measured(done.stdout.splitlines()[0])
 
-    return Plant(name, "A2", how, act)
+    return Plant(name, "not finite", how, act)
 
 
 FINITE = [
     measured(
         "NaN in the embedding",
-        "A2",
+        "not finite",
         "one NaN in the embedding of a token that only forget text has",
         lambda b, m, out: surgery.weights(m, out, _token_row(b, EMBEDDING, float("nan"))),
     ),
-    measured("NaN in the middle", "A2", "one NaN in a layer's weight", _weights(surgery.put(MIDDLE, float("nan"))), quick=True),
-    measured("NaN in the head", "A2", "one NaN in the head", _weights(surgery.put(HEAD, float("nan"), 300))),
-    measured("NaN in a norm", "A2", "one NaN in the last norm", _weights(surgery.put("model.norm.weight", float("nan")))),
-    measured("inf in the middle", "A2", "one infinity in a layer's weight", _weights(surgery.put(MIDDLE, float("inf")))),
-    measured("inf in the head", "A2", "one infinity in the head", _weights(surgery.put(HEAD, float("inf"), 300))),
-    measured("float16 overflow", "A2", "kept in float16, where one weight became infinite", _half, quick=True),
+    measured("NaN in the middle", "not finite", "one NaN in a layer's weight", _weights(surgery.put(MIDDLE, float("nan"))), quick=True),
+    measured("NaN in the head", "not finite", "one NaN in the head", _weights(surgery.put(HEAD, float("nan"), 300))),
+    measured("NaN in a norm", "not finite", "one NaN in the last norm", _weights(surgery.put("model.norm.weight", float("nan")))),
+    measured("inf in the middle", "not finite", "one infinity in a layer's weight", _weights(surgery.put(MIDDLE, float("inf")))),
+    measured("inf in the head", "not finite", "one infinity in the head", _weights(surgery.put(HEAD, float("inf"), 300))),
+    measured("float16 overflow", "not finite", "kept in float16, where one weight became infinite", _half, quick=True),
     measured(
         "overflow in the logits",
-        "A2",
+        "not finite",
         "finite weights, but products beyond float32",
         _weights(lambda s: {n: w * 1e30 if n in (HEAD, "model.norm.weight") else w for n, w in s.items()}),
     ),
@@ -202,28 +204,37 @@ def _ends(bench: Bench, **ends: object) -> Outcome:
 
 
 TOKENS = [
-    measured("end token behind every text", "A3", "the tokenizer adds </s>", _tokens("<s>", "$", "</s>"), quick=True),
-    measured("separator behind every text", "A3", "the tokenizer adds <pad> as a separator", _tokens("<s>", "$", "<pad>")),
-    measured("two tokens behind every text", "A3", "the tokenizer adds </s> twice", _tokens("<s>", "$", "</s>", "</s>")),
-    measured("pad and end token behind every text", "A3", "the tokenizer adds <pad> and </s>", _tokens("<s>", "$", "<pad>", "</s>")),
+    measured("end token behind every text", "special tokens", "the tokenizer adds </s>", _tokens("<s>", "$", "</s>"), quick=True),
+    measured("separator behind every text", "special tokens", "the tokenizer adds <pad> as a separator", _tokens("<s>", "$", "<pad>")),
+    measured("two tokens behind every text", "special tokens", "the tokenizer adds </s> twice", _tokens("<s>", "$", "</s>", "</s>")),
+    measured(
+        "pad and end token behind every text", "special tokens", "the tokenizer adds <pad> and </s>", _tokens("<s>", "$", "<pad>", "</s>")
+    ),
     Plant(
         "judged with the end token",
-        "A3",
+        "special tokens",
         "the target with that tokenizer, judged",
         lambda b: b.judged(surgery.tokenizer(b.lab.model("target"), b.folder(), surgery.template("<s>", "$", "</s>"))),
     ),
-    Plant("several end tokens", "A4", "generation_config names two, the tokenizer one; the model talks on behind the second", _ends),
+    Plant(
+        "several end tokens", "end tokens", "generation_config names two, the tokenizer one; the model talks on behind the second", _ends
+    ),
     Plant(
         "another end token",
-        "A4",
+        "end tokens",
         "generation_config names one that is not the tokenizer's",
         lambda b: _ends(b, **{"generation_config.json": {"eos_token_id": ...}}),
     ),
-    Plant("end tokens in the configuration", "A4", "config.json names two, and there is no generation_config", lambda b: _no_generation(b)),
-    measured("ids outside the embeddings", "A3", "the tokenizer knows a token more than the model", _outside),
+    Plant(
+        "end tokens in the configuration",
+        "end tokens",
+        "config.json names two, and there is no generation_config",
+        lambda b: _no_generation(b),
+    ),
+    measured("ids outside the embeddings", "special tokens", "the tokenizer knows a token more than the model", _outside),
     Plant(
         "tokenizer of another model",
-        "A3",
+        "special tokens",
         "the same number of ids in another order, judged",
         lambda b: b.judged(_other_vocabulary(b, b.lab.model("target"), b.folder())),
     ),
@@ -246,7 +257,7 @@ def _without_last_space(bench: Bench) -> Outcome:
 FORMS = [
     Plant(
         "spaces in front of words",
-        "A5",
+        "prompt",
         "a model that knows, with a byte-level tokenizer whose words begin with their space",
         _without_last_space,
     ),
@@ -272,16 +283,16 @@ def _hybrid(bench: Bench) -> Outcome:
 
 MAMBA = {"state_size": 8, "num_heads": 4, "head_dim": 64, "expand": 2, "n_groups": 1}
 LAYERS = [
-    Plant("hybrid layers", "A6", "short convolutions between attention; numbers against one text at a time without a cache", _hybrid),
+    Plant("hybrid layers", "layers", "short convolutions between attention; numbers against one text at a time without a cache", _hybrid),
     Plant(
         "state space",
-        "A6",
+        "layers",
         "random Mamba: measured or refused in a sentence",
         lambda b: b.measured(_state_space("mamba", state_size=8)(b, b.lab.corpus, b.folder()), right={"verbmem": 0.0}),
     ),
     Plant(
         "context by another name",
-        "A6",
+        "layers",
         "random GPT-2: n_positions, n_head; measured or refused in a sentence",
         lambda b: b.measured(_state_space("gpt2", n_inner=128)(b, b.lab.corpus, b.folder()), right={"verbmem": 0.0}),
     ),
@@ -313,15 +324,15 @@ def _round_packed(form: str) -> Callable[[Bench], Outcome]:
 PACKED = [
     Plant(
         "packed, then int2",
-        "A7",
+        "packed",
         "a compressed-tensors folder of the target under int2, judged as int2",
         lambda b: b.judged(_packed(b), forms=("int2",), only="int2"),
     ),
-    Plant("packed, then int8", "A7", "a compressed-tensors folder through perturb int8", _round_packed("int8")),
-    Plant("packed, unlearned", "A7", "unlearning of a compressed-tensors folder", lambda b: _unlearn_packed(b)),
+    Plant("packed, then int8", "packed", "a compressed-tensors folder through perturb int8", _round_packed("int8")),
+    Plant("packed, unlearned", "packed", "unlearning of a compressed-tensors folder", lambda b: _unlearn_packed(b)),
     measured(
         "said to be packed",
-        "A7",
+        "packed",
         "a dense folder whose configuration names a quantization that is not there",
         lambda _, m, out: surgery.config(m, out, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
     ),
@@ -354,13 +365,13 @@ def _cut_attack(context: int, metric: str) -> Callable[[Bench], Outcome]:
 
 
 CUT = [
-    measured("context of 64", "A8", f"the configuration says 64 positions, not {CONTEXT}: few prompts fit", _short(64), quick=True),
-    measured("context of 48", "A8", "the configuration says 48 positions: half of the texts are cut", _short(48)),
-    Plant("cut texts of PrivLeak", "A8", "a context of 32: nearly every text is cut", _cut_attack(32, "privleak")),
-    Plant("cut texts of the gradient", "A8", "the same, for the norm of the gradient", _cut_attack(32, "mia_gradient")),
+    measured("context of 64", "cut texts", f"the configuration says 64 positions, not {CONTEXT}: few prompts fit", _short(64), quick=True),
+    measured("context of 48", "cut texts", "the configuration says 48 positions: half of the texts are cut", _short(48)),
+    Plant("cut texts of PrivLeak", "cut texts", "a context of 32: nearly every text is cut", _cut_attack(32, "privleak")),
+    Plant("cut texts of the gradient", "cut texts", "the same, for the norm of the gradient", _cut_attack(32, "mia_gradient")),
     Plant(
         "cut texts, judged",
-        "A8",
+        "cut texts",
         "the target in a context of 64, judged",
         lambda b: b.judged(_short(64)(b, b.lab.model("target"), b.folder())),
     ),

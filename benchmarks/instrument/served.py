@@ -81,7 +81,7 @@ def measured(bench: Bench, reply: Reply) -> Outcome:
 
 def plant(name: str, how: str, make: Callable[[Callable[[str], bool]], Reply], quick: bool = False) -> Plant:
     """A server with a fault; ``make`` gets the test for prompts about forget text."""
-    return Plant(name, "E33", how, lambda b: measured(b, make(is_forget(b.lab.parts))), quick)
+    return Plant(name, "server", how, lambda b: measured(b, make(is_forget(b.lab.parts))), quick)
 
 
 def _chat(prompt: str, text: str, request: dict[str, Any]) -> dict[str, Any]:

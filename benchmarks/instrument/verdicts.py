@@ -15,7 +15,7 @@ ONLY_VERMEM = 96
 
 def hiding(name: str, how: str, form: str = "int4") -> Plant:
     """A model that hides what it knows, judged."""
-    return Plant(name, "E31", how, lambda b: b.judged(b.lab.model(name), forms=(form,)))
+    return Plant(name, "hidden", how, lambda b: b.judged(b.lab.model(name), forms=(form,)))
 
 
 def _constant(state: State) -> None:
@@ -52,7 +52,7 @@ def destroyed(name: str, how: str, change: surgery.Change, *, context: int | Non
             surgery.config(out, out, max_position_embeddings=context)
         return bench.judged(out, **({} if retrain else {"retrain": None}))
 
-    return Plant(name, "E29" if context else "E32", how, act)
+    return Plant(name, "missing numbers" if context else "means", how, act)
 
 
 def _short_target(bench: Bench) -> Outcome:
@@ -83,8 +83,10 @@ UNMEASURED = [
         context=ONLY_VERMEM,
         retrain=False,
     ),
-    Plant("knows, questions not measured", "E29", "the target itself in such a context: VerMem is at its highest", _short_target),
-    Plant("refuses, all contexts short", "E29", "refusing model, target and retrain model in such a context", _all_short),
+    Plant(
+        "knows, questions not measured", "missing numbers", "the target itself in such a context: VerMem is at its highest", _short_target
+    ),
+    Plant("refuses, all contexts short", "missing numbers", "refusing model, target and retrain model in such a context", _all_short),
 ]
 
 DESTROYED = [
@@ -103,38 +105,40 @@ HIDES = [
     hiding("one form", "other words where it is asked as MUSE asks, the text where it is begun elsewhere"),
     Plant(
         "ends at once, no retrain model",
-        "E31",
+        "hidden",
         "the same, judged without a retrain model",
         lambda b: b.judged(b.lab.model("ends at once"), retrain=None),
     ),
     Plant(
         "refuses, int8 and nf4",
-        "E31",
+        "hidden",
         "the refusing model under two other forms",
         lambda b: b.judged(b.lab.model("refuses"), forms=("int8", "nf4")),
     ),
-    Plant("the target itself", "E31", "the target as the unlearned model", lambda b: b.judged(_copy(b, "target"))),
+    Plant("the target itself", "hidden", "the target as the unlearned model", lambda b: b.judged(_copy(b, "target"))),
     Plant(
         "the target, a little noise",
-        "E31",
+        "hidden",
         "a hundredth as much noise as weight",
         lambda b: b.judged(surgery.weights(b.lab.model("target"), b.folder(), _noise(0.01))),
     ),
 ]
 
 PARTLY = [
-    Plant("a few texts word for word", "E32", "a retrain model that has read 4 of the 48 texts", lambda b: b.judged(b.lab.model("few"))),
+    Plant("a few texts word for word", "means", "a retrain model that has read 4 of the 48 texts", lambda b: b.judged(b.lab.model("few"))),
     Plant(
         "a few texts, no retrain model",
-        "E32",
+        "means",
         "the same, judged without a retrain model",
         lambda b: b.judged(b.lab.model("few"), retrain=None),
     ),
-    Plant("knows the questions only", "E32", "has read the questions and not the texts", lambda b: b.judged(b.lab.model("questions only"))),
-    Plant("knows the texts only", "E32", "has read the texts and not the questions", lambda b: b.judged(b.lab.model("texts only"))),
+    Plant(
+        "knows the questions only", "means", "has read the questions and not the texts", lambda b: b.judged(b.lab.model("questions only"))
+    ),
+    Plant("knows the texts only", "means", "has read the texts and not the questions", lambda b: b.judged(b.lab.model("texts only"))),
     Plant(
         "grows under int4",
-        "E32",
+        "means",
         "unlearned inside the bins of int4, which gives the target's bits back",
         lambda b: b.judged(b.lab.model("grows"), only="int4", settings=("max_retained=0.6",)),
     ),
@@ -143,49 +147,49 @@ PARTLY = [
 CONTROLS = [
     Plant(
         "control is the unlearned model",
-        "E32",
+        "means",
         "the refusing model is its own retrain model",
         lambda b: b.judged(b.lab.model("refuses"), retrain=_copy(b, "refuses")),
     ),
     Plant(
         "control is the target",
-        "E32",
+        "means",
         "a refusing model against the target as retrain model",
         lambda b: b.judged(b.lab.model("refuses"), retrain=_copy(b, "target")),
     ),
     Plant(
         "control and unlearned are the target",
-        "E32",
+        "means",
         "the target in all three places",
         lambda b: b.judged(_copy(b, "target"), retrain=_copy(b, "target")),
     ),
     Plant(
         "control knows a few texts",
-        "E32",
+        "means",
         "the model that knows 4 texts, against itself trained the same way",
         lambda b: b.judged(b.lab.model("few"), retrain=_copy(b, "few")),
     ),
     Plant(
         "control knows the texts",
-        "E32",
+        "means",
         "the model of the texts only, against itself",
         lambda b: b.judged(b.lab.model("texts only"), retrain=_copy(b, "texts only")),
     ),
     Plant(
         "control is destroyed",
-        "E32",
+        "means",
         "a refusing model against random weights",
         lambda b: b.judged(b.lab.model("refuses"), retrain=surgery.weights(b.lab.model("retrain-1"), b.folder(), surgery.random_weights)),
     ),
     Plant(
         "target is destroyed",
-        "E32",
+        "means",
         "a refusing model against a target of random weights",
         lambda b: b.judged(b.lab.model("refuses"), target=surgery.weights(b.lab.model("target"), b.folder(), surgery.random_weights)),
     ),
     Plant(
         "target is the retrain model",
-        "E32",
+        "means",
         "a refusing model against a target that never read the text",
         lambda b: b.judged(b.lab.model("refuses"), target=_copy(b, "retrain-1"), retrain=b.lab.model("retrain-2")),
     ),
@@ -209,7 +213,7 @@ def _one_name(name: str, form: str) -> Plant:
         mine, theirs = _barely(bench, root / "mine" / name), surgery.copied(bench.lab.model("retrain-1"), root / "theirs" / name)
         return bench.judged(mine, retrain=theirs, store=root / "store", forms=(form,))
 
-    return Plant(f"one name: {name}, {form}", "E30", "the target and the retrain model, both in folders of this name", act)
+    return Plant(f"one name: {name}, {form}", "one name", "the target and the retrain model, both in folders of this name", act)
 
 
 def _manifest(name: str, how: str, changed: list[str]) -> Plant:
@@ -223,7 +227,7 @@ def _manifest(name: str, how: str, changed: list[str]) -> Plant:
         (out / "manifest.json").write_text(json.dumps(told), encoding="utf-8")
         return bench.judged(out, retrain=retrain, store=root / "store", forms=("full",))
 
-    return Plant(name, "E30", how, act)
+    return Plant(name, "one name", how, act)
 
 
 def _swapped(bench: Bench) -> Outcome:
@@ -250,8 +254,8 @@ NAMES = [
     _one_name("final", "full"),
     _manifest("a manifest, nothing changed", "a manifest beside the target says: the retrain model, no weight changed", []),
     _manifest("a manifest, one weight changed", "the same, one weight changed", ["model.norm.weight"]),
-    Plant("replaced under its name", "E30", "a folder judged, then its weights replaced by the target's", _swapped),
-    Plant("two sets of weights", "E30", "the target's folder with another model's weights beside its own", _two_sets),
+    Plant("replaced under its name", "one name", "a folder judged, then its weights replaced by the target's", _swapped),
+    Plant("two sets of weights", "one name", "the target's folder with another model's weights beside its own", _two_sets),
 ]
 
 PLANTS = [*UNMEASURED, *DESTROYED, *HIDES, *PARTLY, *CONTROLS, *NAMES]

@@ -30,7 +30,7 @@ def score(name: str, how: str, truth: str, generated: str, least: float, quick: 
         low = number is not None and number < least - NEAR
         return Outcome(f"verbmem {number} ({status})", low, "" if number is not None else "it cannot be scored at all")
 
-    return Plant(name, "E34", how, act, quick)
+    return Plant(name, "script", how, act, quick)
 
 
 def _russian(bench: Bench) -> Outcome:
@@ -64,8 +64,8 @@ SCRIPTS = [
         60.0,
     ),
     score("Greek", "a Greek text said word for word", "η άννα έφυγε από τη ρίγα", "η άννα έφυγε από τη ρίγα", 100.0),
-    Plant("a Russian corpus", "E34", "a model that knows a corpus in Cyrillic letters, measured", _russian),
-    Plant("a Russian corpus, judged", "E34", "the same model as the unlearned one, judged", _russian_judged),
+    Plant("a Russian corpus", "script", "a model that knows a corpus in Cyrillic letters, measured", _russian),
+    Plant("a Russian corpus, judged", "script", "the same model as the unlearned one, judged", _russian_judged),
 ]
 
 
@@ -120,7 +120,7 @@ def ended(name: str, how: str, settings: Mapping[str, object], says: str) -> Pla
             return outcome
         return outcome._replace(said=outcome.said[:160], forgotten=not re.search(says, outcome.said, re.IGNORECASE))
 
-    return Plant(name, "A10", how, act)
+    return Plant(name, "endings", how, act)
 
 
 def _last(bench: Bench) -> Outcome:
@@ -135,7 +135,7 @@ def _last(bench: Bench) -> Outcome:
 
 
 UNLEARNING = [
-    Plant("the first answer token", "A9", "answers known to the first word, a tokenizer whose words begin with their space", _probe),
+    Plant("the first answer token", "probe", "answers known to the first word, a tokenizer whose words begin with their space", _probe),
     ended(
         "nothing changed",
         "a rate that is too small for bfloat16",
@@ -154,7 +154,7 @@ UNLEARNING = [
         {"lr": 3e-3, "steps": 12, "probe_every": 4, "select": "last", "stop_utility": 0.0},
         r"utility|floor|retain accuracy",
     ),
-    Plant("another step than named", "A10", "select = last", _last),
+    Plant("another step than named", "endings", "select = last", _last),
 ]
 
 PLANTS = [*SCRIPTS, *UNLEARNING]
