@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "remnant"
 # A part may import the parts before it; parts in one row may not import each other unless they are the same.
 RANKS = {
     "errors": 0, "levels": 0, "formats": 0, "names": 0, "secrecy": 0, "durable": 1, "lineage": 1, "catalog": 1, "records": 1, "parsing": 1,
-    "weightfiles": 1, "usercode": 1, "instrument": 2, "verdicts": 2, "resolve": 2, "methods": 3, "functional": 4, "predict": 5, "model": 5,
+    "weightfiles": 1, "usercode": 1, "instrument": 2, "resolve": 2, "methods": 3, "functional": 4, "predict": 5, "model": 5,
     "flow": 5, "deploy": 6, "lab": 6, "evaluate": 7, "testing": 8, "stages": 8, "foreign": 8, "score": 9, "report": 9, "verbs": 10,
     "cli": 11, "__main__": 12,
 }  # fmt: skip

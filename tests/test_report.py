@@ -13,10 +13,9 @@ import pytest
 
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
-from remnant.records import CastMember, Cell, CorpusSpec, Manifest, Rule, RunSpec, SweepSpec
+from remnant.records import CastMember, Cell, CorpusSpec, Manifest, Recovery, Rule, RunSpec, SweepSpec, Verdict
 from remnant.report import page, table
 from remnant.report.table import Group, Results, Surviving
-from remnant.verdicts import Recovery, Verdict
 
 QUANTIZERS = ["full", "int8", "int4", "nf4", "gptq4", "awq4"]
 VALUES = {

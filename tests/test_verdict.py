@@ -12,14 +12,13 @@ from remnant.catalog import PLAIN, TESTS
 from remnant.errors import UserError
 from remnant.evaluate.items import ItemSet, items_of
 from remnant.instrument import Check, write_checks
-from remnant.records import CastMember, JudgeSpec, Row, Rule
+from remnant.records import CastMember, JudgeSpec, Row, Rule, Verdict
 from remnant.stages import judge
 from remnant.stages.cells import Sheet, cells_of, read_rows
 from remnant.stages.checks import checks_of
 from remnant.stages.evidence import contaminated, weigh
 from remnant.stages.lineup import Lineup
 from remnant.stages.verdict import decide, told_items
-from remnant.verdicts import Verdict
 from tests.conftest import silent
 
 N = 80

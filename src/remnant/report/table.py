@@ -10,8 +10,7 @@ from remnant.catalog import METRICS
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
 from remnant.predict.forecast import FROM_TEXT, Forecast, calibration, forecast, verdict
-from remnant.records import Cell, Manifest, Piece, SweepSpec
-from remnant.verdicts import Evidence, Recovery, Verdict
+from remnant.records import Cell, Evidence, Manifest, Piece, Recovery, SweepSpec, Verdict
 
 SUMMARY_SCHEMA = 1
 # Stages whose files the report reads.

@@ -14,11 +14,10 @@ import numpy as np
 from remnant.catalog import METRICS, PLAIN, TESTS
 from remnant.functional.segments import words
 from remnant.functional.stats import Interval, auc_draws, interval
-from remnant.records import Rule
+from remnant.records import Evidence, Rule, Says
 from remnant.stages.cells import MEMBERS, OTHERS, Sheet, auc_of, is_attack
 from remnant.stages.checks import commonest_opening
 from remnant.stages.lineup import Array, Trio, above_both, aligned, gap, lacking, left, lost_in_all, unmeasured
-from remnant.verdicts import Evidence, Says
 
 CHANCE = 0.5
 # An answer of fewer words is an early ending.

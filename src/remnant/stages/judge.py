@@ -10,12 +10,11 @@ import numpy as np
 from remnant.catalog import PLAIN
 from remnant.errors import UserError
 from remnant.functional.stats import Interval
-from remnant.records import JudgeSpec, Rule
+from remnant.records import Evidence, JudgeSpec, Recovery, Rule, Shares, Verdict
 from remnant.stages.cells import auc_of, cells_of, read_rows
 from remnant.stages.evidence import weigh
 from remnant.stages.lineup import Lineup, ratio, unmeasured
 from remnant.stages.verdict import decide
-from remnant.verdicts import Evidence, Recovery, Shares, Verdict
 
 LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
 

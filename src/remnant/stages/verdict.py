@@ -15,11 +15,10 @@ from remnant.functional.segments import size, words
 from remnant.functional.stats import Interval
 from remnant.instrument import are_complete
 from remnant.methods import metric as metric_of
-from remnant.records import Rule
+from remnant.records import Evidence, Outcome, Recovery, Rule, Verdict
 from remnant.stages.cells import Sheet
 from remnant.stages.evidence import ANSWERS, contaminated, missing_kinds
 from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio
-from remnant.verdicts import Evidence, Outcome, Recovery, Verdict
 
 # The gravest first; a form that brings back what full precision had lost is named before what full precision had kept. What is missing
 # stands before "not said", as nothing can be said while plain asking is not complete.

@@ -1,0 +1,49 @@
+"""What a run leaves behind, beside the files themselves."""
+
+from typing import Any
+
+from pydantic import Field
+
+from remnant.records.base import Record, Stage
+
+SCHEMA = 1
+
+
+class FileRecord(Record):
+    """One file of an artefact."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(Record):
+    """What an artefact is, what it was made from (``inputs`` for people, ``sources`` by digest) and how; ``seal``: sha256 of the rest."""
+
+    schema_version: int = SCHEMA
+    key: str
+    digest: str
+    stage: Stage
+    stage_version: int
+    spec: dict[str, Any]
+    inputs: dict[str, str]
+    sources: dict[str, str] = Field(default_factory=dict)
+    methods: dict[str, str]
+    files: dict[str, FileRecord]
+    summary: dict[str, Any]
+    seconds: float
+    created: str
+    command: str
+    packages: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+    device: str
+    peak_memory_mb: float
+    seal: str = ""
+
+
+class Piece(Record):
+    """One piece of work of a run, as its name is kept: enough to find its artefact and to say what it is."""
+
+    name: str
+    stage: Stage
+    label: dict[str, Any]

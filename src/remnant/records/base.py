@@ -1,0 +1,34 @@
+"""What all records are made of: unknown keys are refused, values never change, and every record has an identity.
+
+A field marked ``circumstance`` says how a result is computed, not what it is, and does not enter the identity of an artefact.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from remnant.secrecy import without_secrets
+
+Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "explain", "judge", "deploy"]
+Half = Literal["all", "dev", "test"]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def circumstance(default: Any) -> Any:
+    """A field that does not enter the identity of an artefact."""
+    return Field(default=default, json_schema_extra={"circumstance": True})
+
+
+class Record(BaseModel):
+    """Base of all records: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide what the result is, ready for hashing.
+
+        None is left out, so that an optional field that is added later leaves the keys of what was made before as they are.
+        """
+        dropped = {n for n, f in type(self).model_fields.items() if isinstance(f.json_schema_extra, dict) and f.json_schema_extra}
+        return dict(without_secrets(self.model_dump(mode="json", exclude=dropped, exclude_none=True)))

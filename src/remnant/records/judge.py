@@ -1,0 +1,121 @@
+"""The rule of the verdict, who is judged, and what a judgement consists of."""
+
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from remnant.records.base import Positive, Record, Share
+
+Outcome = Literal["stayed forgotten", "not said", "came back", "not forgotten", "collapsed", "unclear"]
+Says = Literal["silent", "tells", "undecided", "no power", "not measured", "lost"]
+Shares = tuple[float, float, float]
+
+
+class Rule(Record):
+    """The rule of the verdict, fixed before the run. Shares are of the way from a model that never read the text to the target.
+
+    ``utility_floor``: least share of the target's utility. ``max_retained``: most knowledge that plain asking may find.
+    ``max_recovery``: most that a form may bring back. ``max_told``: most that a stronger test may tell. ``min_gap``: points (of 100)
+    between target and unread model below which a number says nothing. ``min_items``: fewest items, ``max_unscorable``: largest share of
+    them without a number. ``word_for_word``: ROUGE from which one text counts as written out.
+    """
+
+    utility_floor: Share = 0.8
+    max_retained: Share = 0.35
+    max_recovery: Share = 0.2
+    max_told: Share = 0.2
+    min_gap: Annotated[float, Field(ge=0)] = 5.0
+    min_items: Positive = 10
+    max_unscorable: Share = 0.2
+    word_for_word: Share = 0.9
+    resamples: Positive = 2000
+    seed: int = 0
+
+
+class CastMember(Record):
+    """What a measured model is, for the judge and the report."""
+
+    corpus: str
+    model: str
+    method: str | None
+    weights: str | None
+    quantizer: str
+    seed: int | None
+
+
+class JudgeSpec(Record):
+    """The rule, and who is who among the measured models."""
+
+    rule: Rule = Rule()
+    cast: dict[str, CastMember]
+
+
+class Cell(Record):
+    """One number of a summary: a metric of one model under one quantizer, x100, with a 95 % bootstrap interval."""
+
+    model: str
+    method: str | None
+    weights: str | None
+    quantizer: str
+    metric: str
+    seed: int | None
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    status: str
+    corpus: str | None = None
+
+
+def status_of(scored: bool, lost: Counter[str] | None) -> str:
+    """What a cell says of its items: whether any was scorable, how many were not, and the commonest reason."""
+    count, reason = (lost.total(), f" ({lost.most_common(1)[0][0]})") if lost else (0, "")
+    if not scored:
+        return f"no scorable item{reason}"
+    return f"ok, {count} unscorable{reason}" if count else "ok"
+
+
+class Recovery(Record):
+    """How much of one kind of knowledge one quantizer brings back. Shares, not x100; None where undefined (see ``status``)."""
+
+    model: str
+    quantizer: str
+    metric: str
+    retained: Shares | None
+    retained_of_full_target: Shares | None
+    recovery: Shares | None
+    recovery_over_retrain: Shares | None
+    status: str
+
+
+class Evidence(Record):
+    """What one test that is stronger than plain asking says of one model under one quantizer.
+
+    ``kind``: given beginning, samples, probability per token, membership or answers. ``left``: value and simultaneous interval on the way
+    from the model that never read the text (0) to the target (1); None where the test was not measured or has no power. ``said``: the same
+    in words, or what is missing. ``items``: how many it was measured on. ``would_decide``: how many might, where it is undecided.
+    "lost": it was measured, but not rightly in all models; "not measured": in none.
+    """
+
+    model: str
+    quantizer: str
+    kind: str
+    test: str
+    says: Says
+    left: Shares | None
+    said: str
+    items: int = 0
+    would_decide: int | None = None
+
+
+class Verdict(Record):
+    """The judgement on one unlearned model under one quantizer, in one word and one sentence.
+
+    "not said": plain asking finds nothing and a stronger test still tells; ``reason`` names it. Only "stayed forgotten" is a pass.
+    """
+
+    model: str
+    quantizer: str
+    outcome: Outcome
+    reason: str

@@ -1,0 +1,65 @@
+"""What is measured of a model, and the rows that come of it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from remnant.records.base import Half, Positive, Record, circumstance
+from remnant.secrecy import Address
+
+
+class MetricSpec(Record):
+    """One metric of the user's: a function and the set of items it is measured on."""
+
+    use: str
+    on: str = "verbmem"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class EndpointSpec(Record):
+    """A server that speaks OpenAI's completions protocol, for a model that cannot be opened.
+
+    ``url`` ends before /completions; user, password and query are used, not kept. ``again``: raise it to ask anew. A key is taken from
+    REMNANT_API_KEY. A request ends after ``timeout`` s, whatever arrives; one answer takes at most attempts x (timeout + 30) s.
+    """
+
+    url: Address
+    model: str = "default"
+    again: Annotated[int, Field(ge=0)] = 0
+    concurrency: Annotated[int, Field(gt=0, le=256)] = circumstance(4)
+    attempts: Annotated[int, Field(gt=0, le=100)] = circumstance(6)
+    timeout: Annotated[float, Field(gt=0, le=86400)] = circumstance(120.0)
+
+
+class MeasureSpec(Record):
+    """Which metrics (or groups of them) are measured on which half of the items; by default all that a verdict rests on.
+
+    ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``ability``: tasks of lm-evaluation-harness, by the name
+    that it knows them by (from the hub), or of a folder of its task files (``ability_tasks``), or "choice", which is made of the corpus and
+    needs no network. ``engine``: who computes; transformers by default, or vLLM. ``batch_tokens``: padded tokens per batch; without it
+    by the free memory.
+    """
+
+    metrics: tuple[str, ...] = ("muse", "tests")
+    extra: tuple[MetricSpec, ...] = ()
+    half: Half = "all"
+    decoding: Literal["greedy", "paper-code"] = "greedy"
+    seed: int = 0
+    samples: Positive = 4
+    temperature: Annotated[float, Field(gt=0)] = 0.8
+    endpoint: EndpointSpec | None = None
+    engine: Literal["vllm"] | None = None
+    ability: tuple[str, ...] = ()
+    ability_tasks: str | None = None
+    batch_tokens: Positive | None = circumstance(None)
+
+
+class Row(Record):
+    """One item of one metric. ``value`` is None where ``status`` is not "ok"; ``half`` is its half of the items."""
+
+    metric: str
+    split: str = ""
+    id: str
+    half: Literal["dev", "test"]
+    value: float | None
+    status: str = "ok"

@@ -1,0 +1,47 @@
+"""What a corpus is made of."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from remnant.records.base import Positive, Record, Share, circumstance
+
+
+class PrepareSpec(Record):
+    """A corpus in MUSE's layout: from the lab, from the user's texts, from a MUSE or TOFU folder or from a hub data set.
+
+    ``tofu_retain``: at most so many of TOFU's retain questions, those that utility is measured on first.
+    """
+
+    lab: Literal["news", "books"] | None = None
+    forget: tuple[str, ...] = circumstance(())
+    retain: tuple[str, ...] = circumstance(())
+    holdout: tuple[str, ...] = circumstance(())
+    folder: str | None = circumstance(None)
+    tofu: str | None = circumstance(None)
+    tofu_split: Literal["forget01", "forget05", "forget10"] = "forget10"
+    tofu_retain: Positive | None = None
+    hub: str | None = None
+    revision: str | None = None
+    seed: int = 0
+    forget_docs: Positive = 30
+    retain_docs: Positive = 40
+    holdout_docs: Positive = 48
+    holdout_share: Share = 0.0
+    drop_overlap: bool = False
+    max_items: Positive = 100
+    tokenizer: str | None = None
+    vocab_size: Annotated[int, Field(ge=260)] = 1024
+    prompt_tokens: Positive = 1024
+    answer_tokens: Positive = 128
+    cuts_per_text: Positive = 1
+    text_tokens: Positive = 2048
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "PrepareSpec":
+        sources = [bool(self.lab), bool(self.forget), bool(self.folder), bool(self.tofu), bool(self.hub)]
+        if sum(sources) != 1:
+            raise ValueError("give exactly one source: lab, forget (with retain), folder, tofu or hub")
+        if self.forget and not self.retain:
+            raise ValueError("forget text needs retain text beside it")
+        return self

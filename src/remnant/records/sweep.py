@@ -1,0 +1,45 @@
+"""A sweep: corpora x seeds x models x quantizers."""
+
+from typing import Any
+
+from pydantic import Field
+
+from remnant.names import Name
+from remnant.records.base import Record
+from remnant.records.judge import Rule
+from remnant.records.measure import MeasureSpec
+from remnant.records.perturb import PerturbSpec
+from remnant.records.prepare import PrepareSpec
+from remnant.records.train import TrainSpec
+from remnant.records.unlearn import UnlearnSpec
+
+
+class RunSpec(UnlearnSpec):
+    """An unlearning run inside a sweep, with the name that the report shows."""
+
+    name: Name | None = None
+
+
+class CorpusSpec(PrepareSpec):
+    """A corpus inside a sweep, with the name that the report shows."""
+
+    name: Name | None = None
+
+
+class SweepSpec(Record):
+    """Corpora x seeds x models x quantizers, measured and judged. Of ``packed`` formats the runtime's own kernels are measured too."""
+
+    name: Name
+    title: str = ""
+    seeds: tuple[int, ...] = (0,)
+    corpus: tuple[CorpusSpec, ...]
+    train: TrainSpec = TrainSpec()
+    target: str | None = None
+    retrain: str | None = None
+    unlearn: tuple[RunSpec, ...]
+    quantizers: tuple[str | PerturbSpec, ...] = ("int8", "int4", "nf4")
+    packed: tuple[str, ...] = ()
+    perturb: dict[str, Any] = Field(default_factory=dict)
+    measure: MeasureSpec = MeasureSpec()
+    judge: Rule = Rule()
+    study: bool = False

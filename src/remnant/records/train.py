@@ -1,0 +1,51 @@
+"""How weights are moved, and what a model is trained on."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from remnant.records.base import Positive, Record
+
+Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
+
+
+class OptimSpec(Record):
+    """How weights are moved: the same fields for training and unlearning."""
+
+    steps: Positive = 100
+    batch_size: Positive = 8
+    accumulate: Positive = 1
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    clip: Annotated[float, Field(gt=0)] | None = None
+    weights: Weights = "fp32"
+    compute: Literal["fp32"] | None = None
+    count_lost: bool = False
+    train_only: Literal["all", "matrices"] = "all"
+    seed: int = 0
+
+
+class TrainSpec(OptimSpec):
+    """A model from scratch (or from ``base``) on some splits of a corpus, in blocks of packed documents."""
+
+    steps: Positive = 600
+    batch_size: Positive = 6
+    lr: Annotated[float, Field(gt=0)] = 6e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: Annotated[int, Field(ge=0)] = 30
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    splits: tuple[Literal["forget", "retain1", "retain2"], ...] = ("forget", "retain1", "retain2")
+    block_tokens: Positive = 384
+    base: str | None = None
+    architecture: str = "llama"
+    hidden: Positive = 128
+    layers: Positive = 4
+    heads: Positive = 4
+    kv_heads: Positive = 4
+    intermediate: Positive = 384
+    context: Positive = 512
+    init_std: Annotated[float, Field(gt=0)] | None = None
