@@ -1,9 +1,11 @@
-"""Measuring VerMem, KnowMem and PrivLeak: Remnant against the procedure of the released code, same model, same items, same run.
+"""Measuring VerMem, KnowMem and PrivLeak: Remnant against the procedure of the released code, same
+model, same items, same run.
 
-The other side is a plain re-implementation: transformers' generate for one prompt at a time, the ten shown questions read again for each,
-and for every text a pass for the loss, one for the lower-cased text, and one whose log-probabilities are read token by token; the retain
-split is measured too. Both sides print their numbers, which must agree. Then the share of a measurement that its checks take,
-and the memory of long texts with a large vocabulary.
+The other side is a plain re-implementation: transformers' generate for one prompt at a time, the
+ten shown questions read again for each, and for every text a pass for the loss, one for the
+lower-cased text, and one whose log-probabilities are read token by token; the retain split is
+measured too. Both sides print their numbers, which must agree. Then the share of a measurement that
+its checks take, and the memory of long texts with a large vocabulary.
 """
 
 import argparse
@@ -46,7 +48,9 @@ def one_by_one(model: Any, tokenizer: Any, corpus: Path, answer_tokens: int) -> 
 
     def write(prompt: str, most: int) -> str:
         ids = tokenizer(prompt, return_tensors="pt").input_ids
-        out = model.generate(ids, max_new_tokens=most, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        out = model.generate(
+            ids, max_new_tokens=most, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
         return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
     def mean(values: list[float]) -> float:
@@ -74,21 +78,42 @@ def one_by_one(model: Any, tokenizer: Any, corpus: Path, answer_tokens: int) -> 
     found = {}
     scores = []
     for item in load("verbmem/forget"):
-        truth = tokenizer.decode(tokenizer(item["gt"]).input_ids[:answer_tokens], skip_special_tokens=True)
+        truth = tokenizer.decode(
+            tokenizer(item["gt"]).input_ids[:answer_tokens], skip_special_tokens=True
+        )
         scores.append(rouge.score(truth, write(item["prompt"], answer_tokens))["rougeL"].fmeasure)
     found["verbmem"] = mean(scores)
     for side in ("forget", "retain"):
-        shown = "".join(f"Question: {r['question']}\nAnswer: {r['answer']}\n\n" for r in load(f"knowmem/{side}_qa_icl"))
-        answers = [(r["answer"], write(f"{shown}Question: {r['question']}\nAnswer: ", 32)) for r in load(f"knowmem/{side}_qa")]
-        found[f"knowmem_{side}"] = mean([rouge.score(truth, cut_answer(text))["rougeL"].fmeasure for truth, text in answers])
-    read_of = {split: [read(text) for text in load(f"privleak/{split}")] for split in ("forget", "retain", "holdout")}
+        shown = "".join(
+            f"Question: {r['question']}\nAnswer: {r['answer']}\n\n"
+            for r in load(f"knowmem/{side}_qa_icl")
+        )
+        answers = [
+            (r["answer"], write(f"{shown}Question: {r['question']}\nAnswer: ", 32))
+            for r in load(f"knowmem/{side}_qa")
+        ]
+        found[f"knowmem_{side}"] = mean(
+            [rouge.score(truth, cut_answer(text))["rougeL"].fmeasure for truth, text in answers]
+        )
+    read_of = {
+        split: [read(text) for text in load(f"privleak/{split}")]
+        for split in ("forget", "retain", "holdout")
+    }
     for name in ("loss", "lower", "zlib", "min40"):
-        sides = [torch.tensor([r[name] for r in read_of[split]]).double().numpy() for split in ("forget", "holdout")]
+        sides = [
+            torch.tensor([r[name] for r in read_of[split]]).double().numpy()
+            for split in ("forget", "holdout")
+        ]
         found[f"auc_{name}"] = 100 * auc(*sides)
     return found
 
 
-NAMES = {"auc_loss": "mia_loss", "auc_lower": "mia_lower", "auc_zlib": "mia_zlib", "auc_min40": "privleak"}
+NAMES = {
+    "auc_loss": "mia_loss",
+    "auc_lower": "mia_lower",
+    "auc_zlib": "mia_zlib",
+    "auc_min40": "privleak",
+}
 
 
 def together(folder: Path, corpus: Path, out: Path) -> dict[str, float]:
@@ -97,15 +122,25 @@ def together(folder: Path, corpus: Path, out: Path) -> dict[str, float]:
     spec = MeasureSpec(metrics=("verbmem", "knowmem_forget", "knowmem_retain", *NAMES.values()))
     measure.run(spec, {"model": folder, "corpus": corpus}, out, silent)
     sheet = read_rows(out / "rows.jsonl")
-    found = {m: 100 * float(sheet.column(m).mean()) for m in ("verbmem", "knowmem_forget", "knowmem_retain")}
+    found = {
+        m: 100 * float(sheet.column(m).mean())
+        for m in ("verbmem", "knowmem_forget", "knowmem_retain")
+    }
     return found | {ours: 100 * auc(*sheet.pair(theirs)) for ours, theirs in NAMES.items()}
 
 
 def checking(folder: Path, out: Path) -> float:
-    """Seconds that the checks of the instrument take in a measurement that is in ``out``: at opening, of the open model, of the rows."""
+    """Seconds that the checks of the instrument take in a measurement that is in ``out``: at
+    opening, of the open model, of the rows.
+    """
     model, tokenizer = open_model(str(folder)), open_tokenizer(str(folder))
-    lines = {name: (out / f"{name}.jsonl").read_text().split("\n")[:-1] for name in ("rows", "texts")}
-    rows, texts = [Row.model_validate_json(line) for line in lines["rows"]], [json.loads(line) for line in lines["texts"]]
+    lines = {
+        name: (out / f"{name}.jsonl").read_text().split("\n")[:-1] for name in ("rows", "texts")
+    }
+    rows, texts = (
+        [Row.model_validate_json(line) for line in lines["rows"]],
+        [json.loads(line) for line in lines["texts"]],
+    )
     started = time.perf_counter()
     check_finite(model, str(folder))
     check_ids(model, tokenizer)
@@ -115,7 +150,9 @@ def checking(folder: Path, out: Path) -> float:
 
 
 def long_texts(tokens: int, vocabulary: int) -> None:
-    """Read long texts with a large vocabulary in this process and print how much memory that took beside the model."""
+    """Read long texts with a large vocabulary in this process and print how much memory that took
+    beside the model.
+    """
     from transformers import PreTrainedTokenizerFast
 
     from remnant.evaluate.collect import collect
@@ -154,7 +191,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         corpus, folder = Path(scratch) / "corpus", Path(scratch) / "model"
         corpus.mkdir(), folder.mkdir()
-        prepare.run(PrepareSpec(lab="news", max_items=100, prompt_tokens=160, answer_tokens=64, text_tokens=320), {}, corpus, silent)
+        prepare.run(
+            PrepareSpec(
+                lab="news", max_items=100, prompt_tokens=160, answer_tokens=64, text_tokens=320
+            ),
+            {},
+            corpus,
+            silent,
+        )
         train.run(TrainSpec(steps=given.steps, context=1024), {"corpus": corpus}, folder, silent)
         turns = []
         for turn in range(given.turns):
@@ -167,12 +211,22 @@ def main() -> None:
             print(f"turn {turn}: Remnant {turns[-1][0]:.1f} s, one by one {turns[-1][1]:.1f} s")
     for name in fast:
         print(f"{name:16} {fast[name]:8.3f} {slow[name]:8.3f}")
-    memory = subprocess.run([sys.executable, __file__, "--long"], capture_output=True, text=True, check=True)
+    memory = subprocess.run(
+        [sys.executable, __file__, "--long"], capture_output=True, text=True, check=True
+    )
     added = json.loads(memory.stdout)["added_mb"]
-    print(f"8 texts of 2,048 tokens, 131,072 vocabulary entries: {added} MB more (budget {BUDGET_MB}; whole logits of one text: 1,024)")
+    print(
+        f"8 texts of 2,048 tokens, 131,072 vocabulary entries: {added} MB more (budget "
+        f"{BUDGET_MB}; whole logits of one text: 1,024)"
+    )
     same = all(abs(fast[name] - slow[name]) < 1e-3 for name in fast)
     speedup = min(slow_s / fast_s for fast_s, slow_s in turns)
-    found = {"speedup": round(speedup, 2), "same_numbers": same, "long_text_mb": added, "within_budget": added <= BUDGET_MB}
+    found = {
+        "speedup": round(speedup, 2),
+        "same_numbers": same,
+        "long_text_mb": added,
+        "within_budget": added <= BUDGET_MB,
+    }
     print(json.dumps(found | {"checks_share": round(checked, 4)}))
 
 

@@ -1,7 +1,9 @@
-"""The part of the checks that needs a GPU: the same numbers as on the CPU, step times of a larger lab, and the failure in it.
+"""The part of the checks that needs a GPU: the same numbers as on the CPU, step times of a larger
+lab, and the failure in it.
 
-One command, under 25 minutes on one GPU; prints one JSON object as its last line. Where there is no GPU it says so and ends well.
-With `--device cpu` and settings that make the larger lab small (`--set train.hidden=64 ...`) all three parts can be tried without one.
+One command, under 25 minutes on one GPU; prints one JSON object as its last line. Where there is no
+GPU it says so and ends well. With `--device cpu` and settings that make the larger lab small
+(`--set train.hidden=64 ...`) all three parts can be tried without one.
 """
 
 import argparse
@@ -31,13 +33,22 @@ STEPS = 10
 
 
 def agreement(device: str) -> dict[str, float]:
-    """Largest difference of weights after ten float32 steps, and share of equal 4-bit codes, CPU against the device."""
+    """Largest difference of weights after ten float32 steps, and share of equal 4-bit codes, CPU
+    against the device.
+    """
     ends = [_trained(tiny_model(vocab=256), place) for place in ("cpu", device)]
     pairs = list(zip(ends[0].parameters(), ends[1].parameters(), strict=True))
-    codes = [(quantizers.rtn(a.data).codes, quantizers.rtn(a.data.to(device)).codes.cpu()) for a, _ in pairs if a.ndim > 1]
+    codes = [
+        (quantizers.rtn(a.data).codes, quantizers.rtn(a.data.to(device)).codes.cpu())
+        for a, _ in pairs
+        if a.ndim > 1
+    ]
     return {
-        "max_weight_difference": max(float((a.detach() - b.detach().cpu()).abs().max()) for a, b in pairs),
-        "equal_codes": sum(int((a == b).sum()) for a, b in codes) / sum(a.numel() for a, _ in codes),
+        "max_weight_difference": max(
+            float((a.detach() - b.detach().cpu()).abs().max()) for a, b in pairs
+        ),
+        "equal_codes": sum(int((a == b).sum()) for a, b in codes)
+        / sum(a.numel() for a, _ in codes),
     }
 
 
@@ -59,7 +70,12 @@ def _trained(model: PreTrainedModel, place: str) -> PreTrainedModel:
 
 def step_seconds(device: str, hidden: int, layers: int) -> dict[str, float]:
     """Seconds of a plain bfloat16 step and of SURE's, on a larger model."""
-    shape = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": 3 * hidden, "head_dim": 64}
+    shape = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "intermediate_size": 3 * hidden,
+        "head_dim": 64,
+    }
     shape |= {"num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}
     model = tiny_model(vocab=1024, **shape)
     spec = OptimSpec(steps=STEPS, lr=1e-5, weights="bf16")
@@ -68,7 +84,11 @@ def step_seconds(device: str, hidden: int, layers: int) -> dict[str, float]:
     for name in ("plain", "sure"):
         own = in_regime(copy.deepcopy(model).to(device), spec)  # type: ignore[arg-type]
         loss_at = _loss(own, ids)
-        moving = find(own, SureSpec(percentile=90), lambda loss_at=loss_at: [loss_at(0)[0]]).moving if name == "sure" else None
+        moving = (
+            find(own, SureSpec(percentile=90), lambda loss_at=loss_at: [loss_at(0)[0]]).moving
+            if name == "sure"
+            else None
+        )
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             fit(own, spec, loss_at, Path(folder), lambda *_: None, moving=moving)
@@ -77,7 +97,9 @@ def step_seconds(device: str, hidden: int, layers: int) -> dict[str, float]:
 
 
 def larger_lab(store: Store, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """The failure's sweep at 100 million parameters: recovery of VerMem and KnowMem per run and grid."""
+    """The failure's sweep at 100 million parameters: recovery of VerMem and KnowMem per run and
+    grid.
+    """
     nodes = plan(read_sweep(SWEEP, settings))
     for node in nodes:
         print(f"larger lab: {node.stage} {node.label}", flush=True)
@@ -85,8 +107,13 @@ def larger_lab(store: Store, settings: Sequence[str] = ()) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for node in nodes:
         if node.stage == "judge":
-            for r in json.loads((store.path(node.name) / "recovery.json").read_text(encoding="utf-8")):
-                found[f"{r['model']} {r['quantizer']} {r['metric']}"] = {"retained": r["retained"], "recovery": r["recovery"]}
+            for r in json.loads(
+                (store.path(node.name) / "recovery.json").read_text(encoding="utf-8")
+            ):
+                found[f"{r['model']} {r['quantizer']} {r['metric']}"] = {
+                    "retained": r["retained"],
+                    "recovery": r["recovery"],
+                }
     return found
 
 
@@ -95,7 +122,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--store", type=Path, default=Path("runs"))
     arguments.add_argument("--device", default="cuda")
-    arguments.add_argument("--set", action="append", default=[], dest="settings", help="change a setting of gpu_check.toml")
+    arguments.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        help="change a setting of gpu_check.toml",
+    )
     given = arguments.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         print("There is no GPU here, so the GPU check is skipped.")

@@ -1,9 +1,12 @@
-"""How fast a prediction reads: survey of two 7B-shaped checkpoints against a plain read of the same files plus a memory copy.
+"""How fast a prediction reads: survey of two 7B-shaped checkpoints against a plain read of the same
+files plus a memory copy.
 
-Makes as many layers of the pair as are asked for in a temporary folder (0.8 GB a layer in bfloat16), then takes turns in one run. The
-plain pass reads every byte into a preallocated buffer and copies it once, with as many threads as the survey has, in pieces that never
-leave the cache, which is the strictest measure. The survey is timed as `remnant predict` runs it, with large weights sampled, and
-with all of them rounded (exact); the two results are compared. Peak memory is that of a fresh process that only surveys. Last line: JSON.
+Makes as many layers of the pair as are asked for in a temporary folder (0.8 GB a layer in
+bfloat16), then takes turns in one run. The plain pass reads every byte into a preallocated buffer
+and copies it once, with as many threads as the survey has, in pieces that never leave the cache,
+which is the strictest measure. The survey is timed as `remnant predict` runs it, with large weights
+sampled, and with all of them rounded (exact); the two results are compared. Peak memory is that of
+a fresh process that only surveys. Last line: JSON.
 """
 
 import argparse
@@ -46,19 +49,28 @@ def make_pair(folder: Path, layers: int) -> tuple[Path, Path]:
         header, offset = {}, 0
         for name, shape in SHAPES.items():
             size = 2 * shape[0] * shape[1]
-            header[f"model.layers.{layer}.{name}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+            header[f"model.layers.{layer}.{name}.weight"] = {
+                "dtype": "BF16",
+                "shape": shape,
+                "data_offsets": [offset, offset + size],
+            }
             offset += size
         text = json.dumps(header).encode()
         weights = generator.normal(0, 0.02, offset // 2).astype(np.float32)
         for path, shift in zip(paths, (0.0, 1e-4), strict=True):
             bits = (weights + np.float32(shift)).view(np.uint32) >> 16
             with (path / f"model-{layer:05d}.safetensors").open("wb") as file:
-                file.write(len(text).to_bytes(8, "little") + text + bits.astype(np.uint16).tobytes())
+                file.write(
+                    len(text).to_bytes(8, "little") + text + bits.astype(np.uint16).tobytes()
+                )
     return paths
 
 
 def plain(files: list[Path], threads: int) -> float:
-    """Seconds to read all files once and copy what was read; every thread has its own two buffers."""
+    """Seconds to read all files once and copy what was read.
+
+    Every thread has its own two buffers.
+    """
     own = threading.local()
 
     def one(task: tuple[Path, int]) -> None:
@@ -77,13 +89,17 @@ def plain(files: list[Path], threads: int) -> float:
     return time.perf_counter() - begin
 
 
-def surveyed(pair: tuple[Path, Path], names: tuple[str, ...], threads: int, sample: int = SAMPLE) -> Found:
+def surveyed(
+    pair: tuple[Path, Path], names: tuple[str, ...], threads: int, sample: int = SAMPLE
+) -> Found:
     """One survey."""
     models = [Checkpoint(p) for p in pair]
     return survey(models[0], models[1], [grid(n) for n in names], threads=threads, sample=sample)
 
 
-def timed(pair: tuple[Path, Path], names: tuple[str, ...], threads: int, sample: int = SAMPLE) -> float:
+def timed(
+    pair: tuple[Path, Path], names: tuple[str, ...], threads: int, sample: int = SAMPLE
+) -> float:
     """Seconds of one survey."""
     begin = time.perf_counter()
     surveyed(pair, names, threads, sample)
@@ -92,8 +108,15 @@ def timed(pair: tuple[Path, Path], names: tuple[str, ...], threads: int, sample:
 
 def apart(one: Found, other: Found) -> tuple[float, float]:
     """Largest difference of the gain of a weight, and of a whole model, under any grid."""
-    weights = max(abs((survival(s).gain or 0) - (survival(other[w][g]).gain or 0)) for w, grids in one.items() for g, s in grids.items())
-    whole = [{g: survival_of_model({w: f[w][g] for w in f}).gain or 0 for g in DEFAULT} for f in (one, other)]
+    weights = max(
+        abs((survival(s).gain or 0) - (survival(other[w][g]).gain or 0))
+        for w, grids in one.items()
+        for g, s in grids.items()
+    )
+    whole = [
+        {g: survival_of_model({w: f[w][g] for w in f}).gain or 0 for g in DEFAULT}
+        for f in (one, other)
+    ]
     return weights, max(abs(whole[0][g] - whole[1][g]) for g in DEFAULT)
 
 
@@ -131,9 +154,19 @@ def main() -> None:
         for name, seconds in medians.items():
             print(f"{name:26} {seconds:6.2f} s  {size / seconds / 1e9:5.2f} GB/s")
         one, whole, exact = (medians[name] for name in list(tasks)[1:])
-        weight, model = apart(surveyed(pair, DEFAULT, threads), surveyed(pair, DEFAULT, threads, sample=0))
-        print(f"The gain of a weight differs by at most {weight:.4f} from the exact one, that of all weights together by {model:.4f}")
-        peak = subprocess.run([sys.executable, __file__, "--peak-of", *map(str, pair)], capture_output=True, text=True, check=True).stdout
+        weight, model = apart(
+            surveyed(pair, DEFAULT, threads), surveyed(pair, DEFAULT, threads, sample=0)
+        )
+        print(
+            f"The gain of a weight differs by at most {weight:.4f} from the exact one, that "
+            f"of all weights together by {model:.4f}"
+        )
+        peak = subprocess.run(
+            [sys.executable, __file__, "--peak-of", *map(str, pair)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     result = {
         "ratio_one_grid": round(one / medians["plain"], 3),
         "ratio_default_set": round(whole / medians["plain"], 3),

@@ -1,4 +1,6 @@
-"""The model of the step benchmarks: large enough that a step is arithmetic, small enough for a minute on two cores."""
+"""The model of the step benchmarks: large enough that a step is arithmetic, small enough for a
+minute on two cores.
+"""
 
 SHAPE = {
     "hidden_size": 384,

@@ -1,4 +1,7 @@
-"""How long `remnant --help` takes, against a bare Python and against importing torch, in turns. The last line is one JSON object."""
+"""How long `remnant --help` takes, against a bare Python and against importing torch, in turns.
+
+The last line is one JSON object.
+"""
 
 import json
 import subprocess
@@ -24,7 +27,14 @@ def main() -> None:
     for name, seconds in best.items():
         print(f"{name:15} {seconds:.3f} s")
     help_seconds = best["remnant --help"]
-    print(json.dumps({"help_seconds": round(help_seconds, 3), "torch_over_help": round(best["import torch"] / help_seconds, 1)}))
+    print(
+        json.dumps(
+            {
+                "help_seconds": round(help_seconds, 3),
+                "torch_over_help": round(best["import torch"] / help_seconds, 1),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

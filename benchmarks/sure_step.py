@@ -1,7 +1,9 @@
-"""SURE's step against the plain step of the same method, and against masks kept in a dictionary per row as the released code does it.
+"""SURE's step against the plain step of the same method, and against masks kept in a dictionary per
+row as the released code does it.
 
-One model, one process, in turns. The last line is one JSON object: sure_over_plain (seconds per step, below 1 is faster than plain),
-paper_code_over_sure, saliency_seconds (once per run) and saliency_memory_ratio (gradient memory at its peak over one copy of the weights).
+One model, one process, in turns. The last line is one JSON object: sure_over_plain (seconds per
+step, below 1 is faster than plain), paper_code_over_sure, saliency_seconds (once per run) and
+saliency_memory_ratio (gradient memory at its peak over one copy of the weights).
 """
 
 import json
@@ -24,11 +26,15 @@ EXAMPLES, LENGTH, BATCH = 16, 128, 8
 
 
 def dictionary_mask(model: torch.nn.Module, percentile: float) -> None:
-    """Norm of every row's gradient in a dictionary, percentile over the list, gradients of the other rows set to zero."""
+    """Norm of every row's gradient in a dictionary, percentile over the list, gradients of the
+    other rows set to zero.
+    """
     norms = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            for row, value in enumerate(parameter.grad.reshape(len(parameter.grad), -1).norm(dim=-1).numpy()):
+            for row, value in enumerate(
+                parameter.grad.reshape(len(parameter.grad), -1).norm(dim=-1).numpy()
+            ):
                 norms[name, row] = float(value)
     limit = np.percentile(list(norms.values()), percentile)
     masks = {key: 1.0 if value >= limit else 0.0 for key, value in norms.items()}
@@ -42,8 +48,13 @@ def main() -> None:
     """Time the three kinds of step in turns."""
     model = tiny_model(vocab=1024, **SHAPE)
     generator = torch.Generator().manual_seed(0)
-    texts = {s: torch.randint(4, 1024, (EXAMPLES, LENGTH), generator=generator).tolist() for s in ("forget", "retain")}
-    spec = UnlearnSpec.model_validate({"method": "npo_klr", "lr": 1e-5, "batch_size": BATCH, "sure": {"percentile": 90}})
+    texts = {
+        s: torch.randint(4, 1024, (EXAMPLES, LENGTH), generator=generator).tolist()
+        for s in ("forget", "retain")
+    }
+    spec = UnlearnSpec.model_validate(
+        {"method": "npo_klr", "lr": 1e-5, "batch_size": BATCH, "sure": {"percentile": 90}}
+    )
     assert spec.sure
     terms = terms_of(spec)
     streams = make_streams(model, terms, texts, 0, 0)
@@ -51,7 +62,11 @@ def main() -> None:
     started = time.perf_counter()
     found = find(model, spec.sure, lambda: forget_losses(model, terms, streams, BATCH, 0))
     saliency_seconds = time.perf_counter() - started
-    gradients = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n)
+    gradients = sum(
+        p.numel()
+        for n, p in model.named_parameters()
+        if p.ndim == 2 and "embed" not in n and "lm_head" not in n
+    )
     plain, sure = Stepper(everything(model, "all"), spec), Stepper(found.moving, spec)
     moving = {id(p.parameter) for p in found.moving}
 
@@ -79,7 +94,8 @@ def main() -> None:
     for kind, seconds in middle.items():
         print(f"{kind:6} {seconds:.3f} s a step")
     print(
-        f"mask: {found.summary['moving_units']} of {found.summary['units']} modules, {found.summary['share_of_weights']:.1%} of the weights"
+        f"mask: {found.summary['moving_units']} of {found.summary['units']} modules, "
+        f"{found.summary['share_of_weights']:.1%} of the weights"
     )
     print(
         json.dumps(
@@ -87,7 +103,9 @@ def main() -> None:
                 "sure_over_plain": round(middle["sure"] / middle["plain"], 3),
                 "paper_code_over_sure": round(middle["paper"] / middle["sure"], 3),
                 "saliency_seconds": round(saliency_seconds, 2),
-                "saliency_memory_ratio": round(gradients / sum(p.numel() for p in model.parameters()), 3),
+                "saliency_memory_ratio": round(
+                    gradients / sum(p.numel() for p in model.parameters()), 3
+                ),
                 "threads": torch.get_num_threads(),
             }
         )

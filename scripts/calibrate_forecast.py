@@ -1,10 +1,14 @@
-"""Fit the forecast of `remnant predict` to measured recoveries and test it on runs that it has not seen.
+"""Fit the forecast of `remnant predict` to measured recoveries and test it on runs that it has not
+seen.
 
-A run is foreseen by a fit to all others but those of its name: other seeds, and other targets, of one method in one regime.
+A run is foreseen by a fit to all others but those of its name: other seeds, and other targets, of
+one method in one regime.
 
-Reads the summaries of finished sweeps, writes src/remnant/predict/calibration.json and prints what it wrote as one JSON line.
+Reads the summaries of finished sweeps, writes src/remnant/predict/calibration.json and prints what
+it wrote as one JSON line.
 
-    python scripts/calibrate_forecast.py docs/results/{catastrophic-failure,mixed-precision,deployment-matrix}/summary.json
+    python scripts/calibrate_forecast.py
+    docs/results/{catastrophic-failure,mixed-precision,deployment-matrix}/summary.json
 """
 
 import argparse
@@ -26,15 +30,17 @@ OUT = Path(__file__).parent.parent / "src" / "remnant" / "predict" / "calibratio
 MIN_FORGOTTEN = 0.15
 # The judge's limit: more than this has come back.
 CAME_BACK = 0.2
-# A run can tell degrees apart if some grid brings back at least so much; the others measure noise around zero under every grid.
+# A run can tell degrees apart if some grid brings back at least so much; the others measure noise
+# around zero under every grid.
 MOST = 0.5
 
 
 class Case(NamedTuple):
     """One run under one grid: what survives of its update, and the recovery that was measured.
 
-    ``recovery``: against the target behind the same grid, as `forecast.Calibration` defines it; ``reopened``: (qU - U) / (T - U), against
-    the target in full precision, as the judge has it; ``spread``: its standard error over items, from the judge's intervals.
+    ``recovery``: against the target behind the same grid, as `forecast.Calibration` defines it;
+    ``reopened``: (qU - U) / (T - U), against the target in full precision, as the judge has it;
+    ``spread``: its standard error over items, from the judge's intervals.
     """
 
     name: str
@@ -49,7 +55,10 @@ class Case(NamedTuple):
 
 
 def cases(summary: dict[str, Any]) -> list[Case]:
-    """All grids of all runs that had forgotten something in full precision; means over VerMem and KnowMem."""
+    """All grids of all runs that had forgotten something in full precision.
+
+    Means over VerMem and KnowMem.
+    """
     retained: dict[tuple[Any, ...], dict[str, float]] = {}
     reopened: dict[tuple[Any, ...], list[list[float]]] = {}
     for r in summary["recovery"]:
@@ -67,17 +76,24 @@ def cases(summary: dict[str, Any]) -> list[Case]:
         before, behind = (sum(r[m] for m in left) / len(left) for r in (left, now))
         if 1 - before >= MIN_FORGOTTEN:
             name = f"{s['corpus']} {s['model']}"
-            gains = (kept(s["gain"] if s[part] is None else s[part]) for part in ("early_gain", "late_gain"))
+            gains = (
+                kept(s["gain"] if s[part] is None else s[part])
+                for part in ("early_gain", "late_gain")
+            )
             again = pooled(reopened[*place, grid])
             # Sweeps share runs, and name other runs alike; what is left in full precision tells.
             run = f"{name} seed {s['seed']}, {before:.6f} left"
             recovery, spread = (behind - before) / (1 - before), (again.high - again.low) / 3.92
-            found.append(Case(name, run, grid, *gains, kept(s["gain"]), recovery, again.value, spread))
+            found.append(
+                Case(name, run, grid, *gains, kept(s["gain"]), recovery, again.value, spread)
+            )
     return found
 
 
 def fit(known: Sequence[Case]) -> tuple[float, float, float]:
-    """Intercept and slopes of the logistic curve, by least squares on recoveries cut to 0..1, with a weak pull towards 0."""
+    """Intercept and slopes of the logistic curve, by least squares on recoveries cut to 0..1, with
+    a weak pull towards 0.
+    """
     early, late = (np.array([getattr(c, n) for c in known]) for n in ("early", "late"))
     wanted = np.clip([c.recovery for c in known], 0, 1)
 
@@ -104,11 +120,15 @@ def foresee(known: Sequence[Case]) -> dict[Case, float]:
 
 def rank(cells: Sequence[Case], told: dict[Case, float]) -> float:
     """Rank correlation of forecast and measured recovery; below 0 nothing came back, as at 0."""
-    return float(spearmanr([told[c] for c in cells], [max(c.recovery, 0.0) for c in cells]).statistic)
+    return float(
+        spearmanr([told[c] for c in cells], [max(c.recovery, 0.0) for c in cells]).statistic
+    )
 
 
 def ceiling(cells: Sequence[Case], told: dict[Case, float], draws: int = 200) -> float:
-    """The rank correlation that a forecast would reach whose every value is right, with recoveries as noisy as these: a mean over draws."""
+    """The rank correlation that a forecast would reach whose every value is right, with recoveries
+    as noisy as these: a mean over draws.
+    """
     right, spread = np.array([told[c] for c in cells]), np.array([c.spread for c in cells])
     noise = np.random.default_rng(0).normal(size=(draws, len(cells))) * spread
     return float(np.mean([spearmanr(right, np.maximum(right + n, 0)).statistic for n in noise]))
@@ -126,14 +146,20 @@ def main() -> None:
     returning = {run for run in runs if max(c.recovery for c in known if c.run == run) >= MOST}
     graded = [c for c in known if c.run in returning]
     told = foresee(known)
-    print(f"Rank correlations on the {len(graded)} cells of the {len(returning)} runs that come back:")
+    print(
+        f"Rank correlations on the {len(graded)} cells of the {len(returning)} runs that come back:"
+    )
     ranks = {
         "forecast and recovery": rank(graded, told),
-        "the same, recoveries below 0 as they are": spearmanr([told[c] for c in graded], [c.recovery for c in graded]).statistic,
+        "the same, recoveries below 0 as they are": spearmanr(
+            [told[c] for c in graded], [c.recovery for c in graded]
+        ).statistic,
         "forecast and what is open again to the target in full precision": spearmanr(
             [told[c] for c in graded], [c.reopened for c in graded]
         ).statistic,
-        "a forecast that is right everywhere, with recoveries as noisy as these": ceiling(graded, told),
+        "a forecast that is right everywhere, with recoveries as noisy as these": ceiling(
+            graded, told
+        ),
         "the whole gain alone and recovery": rank(graded, {c: -c.gain for c in graded}),
     }
     for name, value in ranks.items():
@@ -141,7 +167,10 @@ def main() -> None:
     for path, found in zip(paths, by_sweep, strict=True):
         own = [c for c in found if c.run in returning and c in told]
         runs_here = len({c.run for c in own})
-        print(f"{path.parent.name}: {rank(own, told):.3f} of {ceiling(own, told):.3f} on {len(own)} cells of {runs_here} runs")
+        print(
+            f"{path.parent.name}: {rank(own, told):.3f} of {ceiling(own, told):.3f} on "
+            f"{len(own)} cells of {runs_here} runs"
+        )
     forecasts, measured = np.array([told[c] for c in known]), np.array([c.recovery for c in known])
     errors = np.abs(forecasts - np.clip(measured, 0, 1))
     a, b, c = fit(known)

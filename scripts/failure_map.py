@@ -1,10 +1,14 @@
-"""Follow one unlearning run and look at it under several grids as it goes: where does quantization bring back what was unlearned?
+"""Follow one unlearning run and look at it under several grids as it goes: where does quantization
+bring back what was unlearned?
 
-Prints one JSON line per look: step, loss terms, share of changed weights, and for each grid the teacher-forced accuracy (x100, greedy
-token equal to the truth) on forget text, questions about it and questions about retain text, the survival gain of the update and the
-share of it in the zero bin. The run is one of a sweep, by its name; target and corpus are made in the store if they are missing.
+Prints one JSON line per look: step, loss terms, share of changed weights, and for each grid the
+teacher-forced accuracy (x100, greedy token equal to the truth) on forget text, questions about it
+and questions about retain text, the survival gain of the update and the share of it in the zero
+bin. The run is one of a sweep, by its name; target and corpus are made in the store if they are
+missing.
 
-    python scripts/failure_map.py sweeps/catastrophic-failure.toml "npo_gdr bf16" --set train.init_std=0.02 >> map.jsonl
+    python scripts/failure_map.py sweeps/catastrophic-failure.toml "npo_gdr bf16" --set
+    train.init_std=0.02 >> map.jsonl
 """
 
 import json
@@ -45,12 +49,20 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     store = Store(given.store).open()
-    node = next(n for n in plan(read_sweep(given.sweep, given.set)) if n.stage == "unlearn" and n.label["model"] == given.run)
+    node = next(
+        n
+        for n in plan(read_sweep(given.sweep, given.set))
+        if n.stage == "unlearn" and n.label["model"] == given.run
+    )
     for source in (node.inputs["corpus"], node.inputs["target"]):
         assert isinstance(source, Node)
         make(store, source, lambda done, total, note: None)
     assert isinstance(node.spec, UnlearnSpec)
-    places = {role: store.path(source.name) for role, source in node.inputs.items() if isinstance(source, Node)}
+    places = {
+        role: store.path(source.name)
+        for role, source in node.inputs.items()
+        if isinstance(source, Node)
+    }
     follow(node.spec, places["target"], places["corpus"], given.grids.split(","), given.every)
 
 
@@ -61,9 +73,17 @@ def follow(spec: UnlearnSpec, target: Path, corpus: Path, grids: list[str], ever
     examples = read_examples(spec, tokenizer, corpus)
     terms, pad = terms_of(spec), tokenizer.pad_token_id
     streams = make_streams(model, terms, examples, pad, spec.seed)
-    sides = {"text": verbmem_items(corpus), "forget": knowmem_items(corpus, "forget"), "retain": knowmem_items(corpus, "retain")}
+    sides = {
+        "text": verbmem_items(corpus),
+        "forget": knowmem_items(corpus, "forget"),
+        "retain": knowmem_items(corpus, "retain"),
+    }
     batches = {side: answers(model, tokenizer, items) for side, items in sides.items()}
-    look = _looker(model, grids, lambda: {side: round(100 * accuracy(model, found), 1) for side, found in batches.items()})
+    look = _looker(
+        model,
+        grids,
+        lambda: {side: round(100 * accuracy(model, found), 1) for side, found in batches.items()},
+    )
     look(0, {})
 
     def after_step(step: int, parts: dict[str, float], memory: dict[str, Any]) -> bool:
@@ -72,23 +92,46 @@ def follow(spec: UnlearnSpec, target: Path, corpus: Path, grids: list[str], ever
         return False
 
     with tempfile.TemporaryDirectory() as folder:
-        fit(model, spec, make_loss(model, terms, streams, spec.batch_size, pad), Path(folder), lambda *_: None, after_step)
+        fit(
+            model,
+            spec,
+            make_loss(model, terms, streams, spec.batch_size, pad),
+            Path(folder),
+            lambda *_: None,
+            after_step,
+        )
 
 
-def _looker(model: PreTrainedModel, grids: list[str], score: Callable[[], dict[str, float]]) -> Callable[[int, dict[str, float]], None]:
+def _looker(
+    model: PreTrainedModel, grids: list[str], score: Callable[[], dict[str, float]]
+) -> Callable[[int, dict[str, float]], None]:
     origin = {m.name: m.read().float().clone() for m in matrices(model)}
 
     @torch.no_grad()
     def look(step: int, parts: dict[str, float]) -> None:
         own = {m.name: m.read().clone() for m in matrices(model)}
-        moved = sum(int((own[n] != origin[n]).sum()) for n in own) / sum(w.numel() for w in own.values())
-        line: dict[str, Any] = {"step": step, **{k: round(v, 3) for k, v in parts.items()}, "changed": round(moved, 3), "full": score()}
+        moved = sum(int((own[n] != origin[n]).sum()) for n in own) / sum(
+            w.numel() for w in own.values()
+        )
+        line: dict[str, Any] = {
+            "step": step,
+            **{k: round(v, 3) for k, v in parts.items()},
+            "changed": round(moved, 3),
+            "full": score(),
+        }
         for name in grids:
             method, found = quantizer(quantizer_spec(name)), Sums()
             function = method.load()
             for m in matrices(model):
                 q = function(own[m.name].float(), **method.params)
-                found = found.plus(sums(origin[m.name], own[m.name].float(), function(origin[m.name], **method.params), q))
+                found = found.plus(
+                    sums(
+                        origin[m.name],
+                        own[m.name].float(),
+                        function(origin[m.name], **method.params),
+                        q,
+                    )
+                )
                 m.write(q.weight)
             said = survival(found)
             line[name] = score() | {"gain": said.gain, "in_zero_bin": said.in_zero_bin}

@@ -1,10 +1,11 @@
-"""Does a GGUF file say in llama.cpp what its dense copy says? Greedy continuations of a corpus, token by token.
+"""Does a GGUF file say in llama.cpp what its dense copy says? Greedy continuations of a corpus,
+token by token.
 
     python scripts/greedy_in_llamacpp.py DEPLOYED DENSE CORPUS
 
-DEPLOYED is a folder of `remnant deploy`, DENSE a folder of `remnant perturb` with the same format, CORPUS a prepared corpus. Where they
-part, the gap between the dense copy's favourite and the other token says how near a tie it was: llama.cpp also rounds activations.
-Last line: JSON.
+DEPLOYED is a folder of `remnant deploy`, DENSE a folder of `remnant perturb` with the same format,
+CORPUS a prepared corpus. Where they part, the gap between the dense copy's favourite and the other
+token says how near a tie it was: llama.cpp also rounds activations. Last line: JSON.
 """
 
 import argparse
@@ -29,17 +30,32 @@ def main() -> None:
     given = arguments.parse_args()
     tokenizer, dense = open_tokenizer(str(given.dense)), open_model(str(given.dense))
     runtime = Runtime(next(given.deployed.glob("*.gguf")))
-    texts = [tokenizer(t)["input_ids"] for split in ("forget", "retain1") for t in raw_texts(given.corpus, split)]
+    texts = [
+        tokenizer(t)["input_ids"]
+        for split in ("forget", "retain1")
+        for t in raw_texts(given.corpus, split)
+    ]
     prompts = [ids[cut : cut + PROMPT] for cut in CUTS for ids in texts if len(ids) >= cut + PROMPT]
     same, gaps, typical = 0, [], []
     for prompt in prompts:
         theirs = runtime.greedy(prompt, ANSWER, tokenizer.eos_token_id)
         with torch.no_grad():
-            scores = dense(input_ids=torch.tensor([prompt + theirs])).logits[0, len(prompt) - 1 :].float()
+            scores = (
+                dense(input_ids=torch.tensor([prompt + theirs]))
+                .logits[0, len(prompt) - 1 :]
+                .float()
+            )
         top = scores.topk(2).values
         typical += (top[:, 0] - top[:, 1]).tolist()
         said = theirs + [tokenizer.eos_token_id] * (len(theirs) < ANSWER)
-        parted = next((i for i, (a, b) in enumerate(zip(scores.argmax(-1).tolist(), said, strict=False)) if a != b), None)
+        parted = next(
+            (
+                i
+                for i, (a, b) in enumerate(zip(scores.argmax(-1).tolist(), said, strict=False))
+                if a != b
+            ),
+            None,
+        )
         same += parted is None
         if parted is not None:
             gaps.append(float(top[parted, 0] - scores[parted, said[parted]]))

@@ -1,10 +1,11 @@
-"""The deployment matrix as a Markdown table, and how well what survives of the update ranks the formats.
+"""The deployment matrix as a Markdown table, and how well what survives of the update ranks the
+formats.
 
     python scripts/matrix_table.py docs/results/deployment-matrix/summary.json [--store runs]
 
-Per format and unlearned model: recovery of VerMem / KnowMem and the gain, means over seeds; then what the runtimes' own kernels change.
-With a store, also the median seconds of quantizing and measuring one model, and how far the kernels' logits are from the dense copy's.
-Last line: JSON.
+Per format and unlearned model: recovery of VerMem / KnowMem and the gain, means over seeds; then
+what the runtimes' own kernels change. With a store, also the median seconds of quantizing and
+measuring one model, and how far the kernels' logits are from the dense copy's. Last line: JSON.
 """
 
 import argparse
@@ -31,7 +32,10 @@ def seconds(store: Path) -> dict[str, float]:
     perturbed, measured = {}, defaultdict(list)
     for path in store.glob("objects/perturb-*/manifest.json"):
         m = json.loads(path.read_text(encoding="utf-8"))
-        perturbed[path.parent.name] = json.dumps([m["spec"]["use"], m["spec"]["params"]], sort_keys=True), m["seconds"]
+        perturbed[path.parent.name] = (
+            json.dumps([m["spec"]["use"], m["spec"]["params"]], sort_keys=True),
+            m["seconds"],
+        )
     for path in store.glob("objects/measure-*/manifest.json"):
         m = json.loads(path.read_text(encoding="utf-8"))
         if m["inputs"]["model"] in perturbed:
@@ -41,12 +45,17 @@ def seconds(store: Path) -> dict[str, float]:
 
 
 def kernels_apart(store: Path) -> dict[str, float]:
-    """Per format, relative difference of logits between the runtime's kernels and the dense copy; the largest of all deployed models."""
+    """Per format, relative difference of logits between the runtime's kernels and the dense copy.
+
+    The largest of all deployed models.
+    """
     found: dict[str, list[float]] = defaultdict(list)
     for path in store.glob("objects/deploy-*/manifest.json"):
         m = json.loads(path.read_text(encoding="utf-8"))
         if apart := m["summary"].get("against_dense_copy"):
-            found[json.dumps([m["spec"]["use"], m["spec"]["params"]], sort_keys=True)].append(apart["relative"])
+            found[json.dumps([m["spec"]["use"], m["spec"]["params"]], sort_keys=True)].append(
+                apart["relative"]
+            )
     return {key: max(values) for key, values in found.items()}
 
 
@@ -56,34 +65,65 @@ def key_of(name: str) -> str:
     return json.dumps([spec.use, dict(spec.params)], sort_keys=True)
 
 
-def over_seeds(found: dict[tuple[int, str, str], dict[str, float]], model: str, quantizer: str, metric: str) -> list[float]:
+def over_seeds(
+    found: dict[tuple[int, str, str], dict[str, float]], model: str, quantizer: str, metric: str
+) -> list[float]:
     """One recovery per seed."""
-    return [values[metric] for (_, m, q), values in found.items() if (m, q) == (model, quantizer) and metric in values]
+    return [
+        values[metric]
+        for (_, m, q), values in found.items()
+        if (m, q) == (model, quantizer) and metric in values
+    ]
 
 
 def print_formats(
-    found: dict[tuple[int, str, str], dict[str, float]], gains: dict[tuple[int, str, str], float], took: dict[str, float]
+    found: dict[tuple[int, str, str], dict[str, float]],
+    gains: dict[tuple[int, str, str], float],
+    took: dict[str, float],
 ) -> None:
     """Mean recovery over seeds and mean gain, per format and model."""
     models = sorted({m for _, m, _ in gains})
-    print("| format | " + " | ".join(f"{m}: recovery | gain" for m in models) + (" | s |" if took else " |"))
+    print(
+        "| format | "
+        + " | ".join(f"{m}: recovery | gain" for m in models)
+        + (" | s |" if took else " |")
+    )
     print("|---|" + "---|---|" * len(models) + ("---|" if took else ""))
     for q in dict.fromkeys(q for _, _, q in gains):
         cells = []
         for m in models:
             gain = fmean(g for (_, n, r), g in gains.items() if (n, r) == (m, q))
-            cells.append(" / ".join(f"{fmean(over_seeds(found, m, q, k)):.2f}" for k in METRICS) + f" | {gain:.2f}")
-        print(f"| {q} | " + " | ".join(cells) + (f" | {took[key_of(q)]:.1f} |" if key_of(q) in took else " |"))
+            cells.append(
+                " / ".join(f"{fmean(over_seeds(found, m, q, k)):.2f}" for k in METRICS)
+                + f" | {gain:.2f}"
+            )
+        print(
+            f"| {q} | "
+            + " | ".join(cells)
+            + (f" | {took[key_of(q)]:.1f} |" if key_of(q) in took else " |")
+        )
 
 
-def print_packed(found: dict[tuple[int, str, str], dict[str, float]], apart: dict[str, float]) -> None:
-    """Recovery by the runtime's own kernels less that of the dense copy: mean and largest over models and seeds."""
-    print("\n| format | " + " | ".join(f"{k}: mean | largest" for k in METRICS) + " | logits apart |\n|---|---|---|---|---|---|")
+def print_packed(
+    found: dict[tuple[int, str, str], dict[str, float]], apart: dict[str, float]
+) -> None:
+    """Recovery by the runtime's own kernels less that of the dense copy: mean and largest over
+    models and seeds.
+    """
+    print(
+        "\n| format | "
+        + " | ".join(f"{k}: mean | largest" for k in METRICS)
+        + " | logits apart |\n|---|---|---|---|---|---|"
+    )
     for packed in dict.fromkeys(q for _, _, q in found if q.endswith(PACKED)):
         q, cells = packed.removesuffix(PACKED), list[str]()
         for k in METRICS:
             dense = {(s, m): v[k] for (s, m, r), v in found.items() if r == q and k in v}
-            values = [v[k] - dense[s, m] for (s, m, r), v in found.items() if r == packed and k in v and (s, m) in dense]
+            values = [
+                v[k] - dense[s, m]
+                for (s, m, r), v in found.items()
+                if r == packed and k in v and (s, m) in dense
+            ]
             cells.append(f"{fmean(values):.3f} | {max(values, key=abs):.3f}")
         print(f"| {q} | " + " | ".join(cells) + f" | {apart.get(key_of(q), float('nan')):.2g} |")
 
@@ -111,7 +151,9 @@ def main() -> None:
         "gain_separates": auc(back, stayed),
         "largest_gain_that_came_back": round(max(-g for g in back), 3),
         "smallest_gain_that_stayed": round(min(-g for g in stayed), 3),
-        "spearman": round(float(spearmanr([-g for g, _ in pairs], [r for _, r in pairs]).statistic), 3),
+        "spearman": round(
+            float(spearmanr([-g for g, _ in pairs], [r for _, r in pairs]).statistic), 3
+        ),
     }
     print(json.dumps(result))
 

@@ -12,15 +12,29 @@ PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 def table(entries: Mapping[str, Entry]) -> str:
     """One Markdown table."""
     lines = ["| name | what it is | source | version |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| `{name}` | {e.meaning} | {e.source} | {e.version} |" for name, e in entries.items())])
+    return "\n".join(
+        [
+            *lines,
+            *(
+                f"| `{name}` | {e.meaning} | {e.source} | {e.version} |"
+                for name, e in entries.items()
+            ),
+        ]
+    )
 
 
 def metrics() -> str:
     """The metrics, with what they are measured on and the range of the number that is shown."""
-    lines = ["| name | what it is | on | range | forgotten or useful | source | version |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| name | what it is | on | range | forgotten or useful | source | version |",
+        "|---|---|---|---|---|---|---|",
+    ]
     better = {"low": "low", "high": "high (utility)", "zero": "0", "none": ""}
     lines += [
-        f"| `{n}` | {m.meaning} | {', '.join(f'`{s}`' for s in m.on)} | {m.span} | {better[m.better]} | {m.source} | {m.version} |"
+        (
+            f"| `{n}` | {m.meaning} | {', '.join(f'`{s}`' for s in m.on)} | {m.span} | "
+            f"{better[m.better]} | {m.source} | {m.version} |"
+        )
         for n, m in METRICS.items()
     ]
     return "\n".join(lines)
@@ -28,12 +42,16 @@ def metrics() -> str:
 
 def page() -> str:
     """The whole page."""
-    methods = "\n".join(f"| `{name}` | {' + '.join(f'`{t}`' for t in terms)} |" for name, terms in METHODS.items())
+    methods = "\n".join(
+        f"| `{name}` | {' + '.join(f'`{t}`' for t in terms)} |" for name, terms in METHODS.items()
+    )
+    groups = "; ".join(f"`{g}`: {len(m)}" for g, m in METRIC_GROUPS.items())
     return f"""# Methods
 
-Made by `python scripts/methods_page.py` from `src/remnant/catalog.py`. The docstring behind each name gives formula, shapes, range and what
-differs from the source. Names ending in `-paper-code` repeat the formulas of the code released with arXiv 2410.16454, which are not those
-of the paper; they are there for comparison only, and the tests show which laws they break.
+Made by `python scripts/methods_page.py` from `src/remnant/catalog.py`. The docstring behind each
+name gives formula, shapes, range and what differs from the source. Names ending in `-paper-code`
+repeat the formulas of the code released with arXiv 2410.16454, which are not those of the paper;
+they are there for comparison only, and the tests show which laws they break.
 
 ## Unlearning methods: lists of loss terms
 
@@ -49,16 +67,17 @@ The first term reads forget text, the second retain text; the second is weighted
 
 ## Quantizers
 
-Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`, each with `-asym`, `-half-step` or `-paper` for the scale;
-`nf4`, `fp4` and `nf4-b128` for another block; `gptq4`, `awq4`, `autoround4`, `gptq3-g128`. The scales: the docstring of `rtn`.
+Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`, each with
+`-asym`, `-half-step` or `-paper` for the scale; `nf4`, `fp4` and `nf4-b128` for another block;
+`gptq4`, `awq4`, `autoround4`, `gptq3-g128`. The scales: the docstring of `rtn`.
 
 {table(QUANTIZERS)}
 
 ## Metrics
 
-Times 100, with 95 % bootstrap intervals. Groups: {"; ".join(f"`{g}`: {len(m)}" for g, m in METRIC_GROUPS.items())}. An attack also gives
-`NAME_tpr`, the true positives at one percent of false ones; PrivLeak gives `auc` and `auc_tpr`; TOFU gives `tofu_utility` and
-`tofu_forget_quality`.
+Times 100, with 95 % bootstrap intervals. Groups: {groups}. An attack also gives `NAME_tpr`, the
+true positives at one percent of false ones; PrivLeak gives `auc` and `auc_tpr`; TOFU gives
+`tofu_utility` and `tofu_forget_quality`.
 
 {metrics()}
 

@@ -1,10 +1,12 @@
-"""Are models in vLLM what was judged? The files of deployed formats in vLLM against their dense copies in transformers, same items.
+"""Are models in vLLM what was judged? The files of deployed formats in vLLM against their dense
+copies in transformers, same items.
 
     make vllm-check
 
-Two steps, since vLLM and the libraries that write the files want different versions: `make FOLDER` trains a small model and deploys it,
-`compare FOLDER` measures every form with both and prints a table; its last line is one JSON object. vLLM must give the same numbers for the
-plain model; for a packed form its kernels may round otherwise, which is shown.
+Two steps, since vLLM and the libraries that write the files want different versions: `make FOLDER`
+trains a small model and deploys it, `compare FOLDER` measures every form with both and prints a
+table; its last line is one JSON object. vLLM must give the same numbers for the plain model; for a
+packed form its kernels may round otherwise, which is shown.
 """
 
 import json
@@ -31,7 +33,9 @@ def make(folder: Path) -> None:
     from remnant.records import PrepareSpec, TrainSpec
 
     store = Store(folder / "runs").open()
-    corpus = planning.prepare_node(PrepareSpec(lab="news", prompt_tokens=128, answer_tokens=32, text_tokens=256, max_items=24))
+    corpus = planning.prepare_node(
+        PrepareSpec(lab="news", prompt_tokens=128, answer_tokens=32, text_tokens=256, max_items=24)
+    )
     model = planning.train_node(TrainSpec(hidden=256, intermediate=768, lr=5e-3, steps=120), corpus)
     forms: dict[str, list[str]] = {}
     for name in FORMATS:
@@ -42,7 +46,9 @@ def make(folder: Path) -> None:
         assert isinstance(dense, planning.Node)
         forms[name] = [str(store.path(node.name)), str(store.path(dense.name))]
     forms = {"plain": [str(store.path(model.name))] * 2, **forms}
-    (folder / "forms.json").write_text(json.dumps({"corpus": str(store.path(corpus.name)), "forms": forms}), encoding="utf-8")
+    (folder / "forms.json").write_text(
+        json.dumps({"corpus": str(store.path(corpus.name)), "forms": forms}), encoding="utf-8"
+    )
 
 
 def compare(folder: Path) -> None:
@@ -53,20 +59,37 @@ def compare(folder: Path) -> None:
     for name, (packed, dense) in found["forms"].items():
         try:
             rows, seconds = measured(packed, corpus, "vllm")
-        except Exception as error:  # what this build of vLLM has no kernel for is part of the answer
+        except (
+            Exception
+        ) as error:  # what this build of vLLM has no kernel for is part of the answer
             result[name] = f"not run by this vLLM: {str(error).splitlines()[0]}"
             print(f"{name:12} {result[name]}")
             continue
         plain, _ = measured(dense, corpus, None)
-        apart = {metric: max(abs(rows[k] - plain[k]) for k in rows if k[0] == metric) for metric in METRICS}
+        apart = {
+            metric: max(abs(rows[k] - plain[k]) for k in rows if k[0] == metric)
+            for metric in METRICS
+        }
         for metric in METRICS:
-            means = [sum(v for k, v in values.items() if k[0] == metric) / sum(k[0] == metric for k in values) for values in (rows, plain)]
-            print(f"{name:12} {metric:20} vLLM {means[0]:9.4f}  dense copy {means[1]:9.4f}  largest difference {apart[metric]:.2g}")
-        result[name] = {**{k: float(f"{v:.3g}") for k, v in apart.items()}, "seconds": round(seconds, 1)}
+            means = [
+                sum(v for k, v in values.items() if k[0] == metric)
+                / sum(k[0] == metric for k in values)
+                for values in (rows, plain)
+            ]
+            print(
+                f"{name:12} {metric:20} vLLM {means[0]:9.4f}  dense copy {means[1]:9.4f}  "
+                f"largest difference {apart[metric]:.2g}"
+            )
+        result[name] = {
+            **{k: float(f"{v:.3g}") for k, v in apart.items()},
+            "seconds": round(seconds, 1),
+        }
     print(json.dumps(result))
 
 
-def measured(model: str, corpus: Path, engine: str | None) -> tuple[dict[tuple[str, str, str], float], float]:
+def measured(
+    model: str, corpus: Path, engine: str | None
+) -> tuple[dict[tuple[str, str, str], float], float]:
     """Value by metric, split and item, and the seconds it took."""
     from remnant.records import MeasureSpec
     from remnant.stages import measure
@@ -75,8 +98,13 @@ def measured(model: str, corpus: Path, engine: str | None) -> tuple[dict[tuple[s
         begin = time.perf_counter()
         spec = MeasureSpec.model_validate({"metrics": METRICS, "engine": engine})
         measure.run(spec, {"model": Path(model), "corpus": corpus}, Path(out), silent)
-        rows = [json.loads(line) for line in (Path(out) / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {(r["metric"], r["split"], r["id"]): r["value"] for r in rows}, time.perf_counter() - begin
+        rows = [
+            json.loads(line)
+            for line in (Path(out) / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+    return {
+        (r["metric"], r["split"], r["id"]): r["value"] for r in rows
+    }, time.perf_counter() - begin
 
 
 if __name__ == "__main__":

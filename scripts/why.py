@@ -1,4 +1,5 @@
-"""Tables and figures of docs/why.md, from the results under docs/results/catastrophic-failure/ and from the grids themselves.
+"""Tables and figures of docs/why.md, from the results under docs/results/catastrophic-failure/ and
+from the grids themselves.
 
 python scripts/why.py                prints the tables in Markdown and writes docs/figures/why-*.svg
 """
@@ -34,7 +35,9 @@ def regime(model: str) -> tuple[str, str]:
     return method, rest
 
 
-def gather(rows: Iterable[dict[str, Any]], field: str) -> dict[tuple[str, str, str], list[list[float]]]:
+def gather(
+    rows: Iterable[dict[str, Any]], field: str
+) -> dict[tuple[str, str, str], list[list[float]]]:
     """(model, quantizer, metric) -> one interval per seed."""
     found: dict[tuple[str, str, str], list[list[float]]] = {}
     for row in rows:
@@ -57,7 +60,10 @@ def table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> No
 
 def tables(summary: dict[str, Any]) -> None:
     """Retained shares per grid, recovery, what survives, and utility, on one corpus."""
-    retained, recovery = gather(summary["recovery"], "retained"), gather(summary["recovery"], "recovery")
+    retained, recovery = (
+        gather(summary["recovery"], "retained"),
+        gather(summary["recovery"], "recovery"),
+    )
     models = list(dict.fromkeys(r["model"] for r in summary["recovery"]))
     grids = list(dict.fromkeys(r["quantizer"] for r in summary["recovery"]))
     for metric in ("verbmem", "knowmem_forget"):
@@ -71,22 +77,39 @@ def tables(summary: dict[str, Any]) -> None:
             ("run", *grids[1:]),
             [(m, *(shown(recovery.get((m, q, metric))) for q in grids[1:])) for m in models],
         )
-    both = {(m, q): [*retained.get((m, q, "verbmem"), []), *retained.get((m, q, "knowmem_forget"), [])] for m in models for q in grids}
+    both = {
+        (m, q): [*retained.get((m, q, "verbmem"), []), *retained.get((m, q, "knowmem_forget"), [])]
+        for m in models
+        for q in grids
+    }
     table(
-        "mean of VerMem and KnowMem, as the paper counts: share of the target's at the same precision that is retained",
+        (
+            "mean of VerMem and KnowMem, as the paper counts: share of the target's at the same "
+            "precision that is retained"
+        ),
         ("run", *grids),
         [(m, *(shown(both[m, q]) for q in grids)) for m in models],
     )
     there = {place: mean_retained(found) for place, found in retained.items()}
-    apart = {(m, q, k): [[x * (1 - there[m, "full", k]) for x in v] for v in found] for (m, q, k), found in recovery.items()}
+    apart = {
+        (m, q, k): [[x * (1 - there[m, "full", k]) for x in v] for v in found]
+        for (m, q, k), found in recovery.items()
+    }
     for title, metrics in {
         "verbmem": ["verbmem"],
         "knowmem_forget": ["knowmem_forget"],
         "mean of both": ["verbmem", "knowmem_forget"],
     }.items():
-        differences = {(m, q): [v for k in metrics for v in apart.get((m, q, k), [])] for m in models for q in grids[1:]}
+        differences = {
+            (m, q): [v for k in metrics for v in apart.get((m, q, k), [])]
+            for m in models
+            for q in grids[1:]
+        }
         table(
-            f"{title}: what is retained behind the grid less what is retained in full precision, both as shares of the target's",
+            (
+                f"{title}: what is retained behind the grid less what is retained in full "
+                "precision, both as shares of the target's"
+            ),
             ("run", *grids[1:]),
             [(m, *(shown(differences[m, q]) for q in grids[1:])) for m in models],
         )
@@ -99,9 +122,21 @@ def tables(summary: dict[str, Any]) -> None:
     survival: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for s in summary["survival"]:
         survival.setdefault((s["model"], s["quantizer"]), []).append(s)
-    for field in ("gain", "cosine", "signal_to_noise", "in_zero_bin", "same_codes", "update_over_scale"):
-        mean = {place: np.mean([s[field] or 0.0 for s in found]) for place, found in survival.items()}
-        rows = [(m, *(f"{mean[m, q]:.2f}" if (m, q) in mean else "-" for q in grids[1:])) for m in models]
+    for field in (
+        "gain",
+        "cosine",
+        "signal_to_noise",
+        "in_zero_bin",
+        "same_codes",
+        "update_over_scale",
+    ):
+        mean = {
+            place: np.mean([s[field] or 0.0 for s in found]) for place, found in survival.items()
+        }
+        rows = [
+            (m, *(f"{mean[m, q]:.2f}" if (m, q) in mean else "-" for q in grids[1:]))
+            for m in models
+        ]
         table(f"what survives: {field}", ("run", *grids[1:]), rows)
 
 
@@ -112,17 +147,23 @@ def mean_retained(found: Sequence[Sequence[float]]) -> float:
 
 def utility(summary: dict[str, Any]) -> dict[tuple[str, str], str]:
     """KnowMem on retain text against the target's under the same grid, mean over seeds."""
-    cells = [c for c in summary["cells"] if c["metric"] == "knowmem_retain" and c["value"] is not None]
+    cells = [
+        c for c in summary["cells"] if c["metric"] == "knowmem_retain" and c["value"] is not None
+    ]
     target = {(c["corpus"], c["quantizer"]): c["value"] for c in cells if c["model"] == "target"}
     shares: dict[tuple[str, str], list[float]] = {}
     for c in cells:
         if c["model"] not in ("target", "retrain"):
-            shares.setdefault((c["model"], c["quantizer"]), []).append(c["value"] / target[c["corpus"], c["quantizer"]])
+            shares.setdefault((c["model"], c["quantizer"]), []).append(
+                c["value"] / target[c["corpus"], c["quantizer"]]
+            )
     return {place: f"{np.mean(found):.2f}" for place, found in shares.items()}
 
 
 def save(figure: Any, name: str) -> None:
-    """Write a figure without a date and with fixed names inside, so that equal data give equal files."""
+    """Write a figure without a date and with fixed names inside, so that equal data give equal
+    files.
+    """
     FIGURES.mkdir(exist_ok=True)
     figure.savefig(FIGURES / f"why-{name}.svg", bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
@@ -133,7 +174,9 @@ def save(figure: Any, name: str) -> None:
 def figure_recovery(summary: dict[str, Any]) -> None:
     """Gain against measured recovery, one dot per run, grid and metric, with the forecast."""
     figure, axes = pyplot.subplots(figsize=(6.4, 4))
-    gain = {(s["corpus"], s["seed"], s["model"], s["quantizer"]): s["gain"] for s in summary["survival"]}
+    gain = {
+        (s["corpus"], s["seed"], s["model"], s["quantizer"]): s["gain"] for s in summary["survival"]
+    }
     for name in REGIMES:
         dots = [
             (gain[place], r["recovery"][0])
@@ -143,9 +186,20 @@ def figure_recovery(summary: dict[str, Any]) -> None:
             and regime(r["model"])[1] == name
         ]
         if dots:
-            axes.scatter(*zip(*dots, strict=True), s=12, alpha=0.5, color=COLOURS[name], label=name, edgecolors="none")
+            axes.scatter(
+                *zip(*dots, strict=True),
+                s=12,
+                alpha=0.5,
+                color=COLOURS[name],
+                label=name,
+                edgecolors="none",
+            )
     line = np.linspace(0, 1.4, 60)
-    curve = [f.recovery for g in line if (f := forecast(Survival(float(g), 0.5, None, None, None, None, None), calibration()))]
+    curve = [
+        f.recovery
+        for g in line
+        if (f := forecast(Survival(float(g), 0.5, None, None, None, None, None), calibration()))
+    ]
     axes.plot(line, curve, color="#3b3b3b", linewidth=1, label="forecast at this gain everywhere")
     axes.set_xlabel("gain: part of the update that is left behind the grid")
     axes.set_ylabel("measured recovery")
@@ -156,13 +210,21 @@ def figure_recovery(summary: dict[str, Any]) -> None:
 
 
 def figure_bins() -> None:
-    """Left: an update behind a grid, for a weight anywhere in its bin. Right: which weights a bfloat16 step can move."""
+    """Left: an update behind a grid, for a weight anywhere in its bin.
+
+    Right: which weights a bfloat16 step can move.
+    """
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2))
     size = np.linspace(0, 1.5, 200)
     rest = np.mod(size, 1)
     left.plot(size, size, color="#0b6fb8", label="expected update behind the grid")
     left.fill_between(
-        size, size - np.sqrt(rest * (1 - rest)), size + np.sqrt(rest * (1 - rest)), color="#0b6fb8", alpha=0.15, label="one sigma of noise"
+        size,
+        size - np.sqrt(rest * (1 - rest)),
+        size + np.sqrt(rest * (1 - rest)),
+        color="#0b6fb8",
+        alpha=0.15,
+        label="one sigma of noise",
     )
     left.set_xlabel("update / step, weight anywhere in its bin")
     left.set_ylabel("update behind the grid / step")
@@ -170,7 +232,13 @@ def figure_bins() -> None:
     exponent = np.arange(-14, 0)
     movable = 2.0**exponent
     for lr, colour in ((1e-5, "#c8501e"), (1e-4, "#8a4fbf"), (1e-3, "#2f8f5b")):
-        right.step(movable, np.where(lr >= movable * 2.0**-8, 1.0, 0.0), where="post", color=colour, label=f"rate {lr:g}")
+        right.step(
+            movable,
+            np.where(lr >= movable * 2.0**-8, 1.0, 0.0),
+            where="post",
+            color=colour,
+            label=f"rate {lr:g}",
+        )
     right.set_xscale("log", base=2)
     right.set_xlabel("|w|")
     right.set_ylabel("does a step of bfloat16 move it?")
@@ -182,11 +250,21 @@ def main() -> None:
     """Everything that the page shows."""
     matplotlib.rcParams["svg.hashsalt"] = "remnant"
     figure_bins()
-    summaries = {name: json.loads((RESULTS / name / "summary.json").read_text(encoding="utf-8")) for name in SWEEPS}
+    summaries = {
+        name: json.loads((RESULTS / name / "summary.json").read_text(encoding="utf-8"))
+        for name in SWEEPS
+    }
     for i, (name, summary) in enumerate(summaries.items()):
         for corpus in dict.fromkeys(c["corpus"] for c in summary["cells"]):
-            print(f"{chr(10) * bool(i or corpus != summary['cells'][0]['corpus'])}## {name}, {corpus}")
-            tables({part: [row for row in summary[part] if row["corpus"] == corpus] for part in ("cells", "recovery", "survival")})
+            print(
+                f"{chr(10) * bool(i or corpus != summary['cells'][0]['corpus'])}## {name}, {corpus}"
+            )
+            tables(
+                {
+                    part: [row for row in summary[part] if row["corpus"] == corpus]
+                    for part in ("cells", "recovery", "survival")
+                }
+            )
     figure_recovery(summaries["catastrophic-failure"])
 
 

@@ -1,9 +1,10 @@
-"""Before anything is unlearned: how many of the weights that bfloat16 can move at a rate does each grid round to zero?
+"""Before anything is unlearned: how many of the weights that bfloat16 can move at a rate does each
+grid round to zero?
 
     python scripts/zone.py TARGET --lr 6e-5 [-q int4 -q nf4 ...]
 
-TARGET is a model's folder. An AdamW step is about the rate; bfloat16 keeps it where it is at least half a unit of the weight's last place.
-Last line: JSON.
+TARGET is a model's folder. An AdamW step is about the rate; bfloat16 keeps it where it is at least
+half a unit of the weight's last place. Last line: JSON.
 """
 
 import argparse
@@ -33,9 +34,14 @@ def main() -> None:
         every, movable = every + weight.numel(), movable + int(zone.sum())
         for name in grids:
             spec = quantizer_spec(name)
-            zero[name] += int((zone & (quantizer(spec).load()(weight, **spec.params).weight == 0)).sum())
+            zero[name] += int(
+                (zone & (quantizer(spec).load()(weight, **spec.params).weight == 0)).sum()
+            )
     shares = {name: round(count / movable, 3) for name, count in zero.items()}
-    print(f"{movable / every:.1%} of the weights lie below {edge:g} and can move. Of these a grid rounds to zero:")
+    print(
+        f"{movable / every:.1%} of the weights lie below {edge:g} and can move. Of these a "
+        "grid rounds to zero:"
+    )
     for name, share in shares.items():
         print(f"{name:12} {share:6.1%}")
     print(json.dumps({"movable": round(movable / every, 3)} | shares))

@@ -28,7 +28,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small newswire in MUSE's layout."""
     out = tmp_path_factory.mktemp("corpus")
     spec = PrepareSpec(
-        lab="news", forget_docs=6, retain_docs=8, holdout_docs=6, prompt_tokens=40, answer_tokens=24, text_tokens=200, vocab_size=400
+        lab="news",
+        forget_docs=6,
+        retain_docs=8,
+        holdout_docs=6,
+        prompt_tokens=40,
+        answer_tokens=24,
+        text_tokens=200,
+        vocab_size=400,
     )
     prepare.run(spec, {}, out, silent)
     return out
@@ -41,7 +48,9 @@ def tokenizer(corpus: Path) -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture
-def folder_of(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Callable[[PreTrainedModel, str], Path]:
+def folder_of(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> Callable[[PreTrainedModel, str], Path]:
     """Save a model with the tokenizer and give its folder."""
 
     def save(model: PreTrainedModel, name: str) -> Path:

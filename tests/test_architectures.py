@@ -1,4 +1,5 @@
-"""Every architecture answers as a slow reference does: one text at a time, no cache, the whole text again for each token."""
+"""Every architecture answers as a slow reference does: one text at a time, no cache, the whole text
+again for each token."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,14 +34,21 @@ PROMPTS = (
     "Question: Who runs it?\nAnswer: ",
     "The brass lantern was sold by tailors to the town. " * 3,
 )
-TEXTS = ("He ran it. Nobody saw the lantern.", "Twelve tailors, one harbour, and no ship.", "The brass lantern was sold by tailors. " * 4)
+TEXTS = (
+    "He ran it. Nobody saw the lantern.",
+    "Twelve tailors, one harbour, and no ship.",
+    "The brass lantern was sold by tailors. " * 4,
+)
 # Encoders, decoders whose code in transformers looks ahead, and one that hashes by chance.
 REFUSED = {"camembert", "ernie", "big_bird", "xlm", "doge", "cpmant", "prophetnet", "reformer"}
 SOME = ("gpt_neo", "mpt", "bert", "lfm2", "mamba", "recurrent_gemma")
 
 
 class Found(NamedTuple):
-    """What was found of one architecture: "equal", "refused" or "different"; how it is asked; how many texts differ, and by how much."""
+    """What was found of one architecture: "equal", "refused" or "different"; how it is asked.
+
+    How many texts differ, and by how much.
+    """
 
     name: str
     outcome: str
@@ -69,7 +77,9 @@ def lowest(logp: Sequence[float]) -> float:
     return float(np.mean(sorted(logp)[: max(1, int(0.4 * len(logp)))]))
 
 
-def read_slowly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, context: str) -> float:
+def read_slowly(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, context: str
+) -> float:
     ids = list(tokenizer(context + text)["input_ids"])
     first = max(1, len(tokenizer(context)["input_ids"])) if context else 1
     logp = logits_of(model, ids).double().log_softmax(-1)
@@ -77,7 +87,10 @@ def read_slowly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text
 
 
 def compared(name: str, tokenizer: PreTrainedTokenizerBase, spool: Path) -> Found:
-    """An architecture asked by Remnant, and by the reference; a refusal must be by name and with a remedy."""
+    """An architecture asked by Remnant, and by the reference.
+
+    A refusal must be by name and with a remedy.
+    """
     model = zoo_model(name, len(tokenizer))
     try:
         backend = Local(model, tokenizer)
@@ -85,7 +98,10 @@ def compared(name: str, tokenizer: PreTrainedTokenizerBase, spool: Path) -> Foun
         named = type(model).__name__ in str(error) and bool(error.remedy)
         return Found(name, "refused" if named else "different", str(error).partition(": ")[2][:60])
     model.config.use_cache = False
-    asked: list[Request] = [*(Writing(p, NEW, c) for c in CONTEXTS for p in PROMPTS), *(Reading(t, c) for c in CONTEXTS for t in TEXTS)]
+    asked: list[Request] = [
+        *(Writing(p, NEW, c) for c in CONTEXTS for p in PROMPTS),
+        *(Reading(t, c) for c in CONTEXTS for t in TEXTS),
+    ]
     answers = collect(asked, backend, spool, lambda done, total: None)
     texts, numbers = 0, 0.0
     for one in asked:
@@ -102,8 +118,14 @@ def compared(name: str, tokenizer: PreTrainedTokenizerBase, spool: Path) -> Foun
 
 def said(ways: Ways) -> str:
     """A way in words, for the table."""
-    shared = " and ".join(w for w, has in (("read", ways.behind), ("continued", ways.begun)) if has) or "nothing"
-    return f"{'side by side' if ways.padded else 'one at a time'}, {ways.writing}, {shared} behind a shared beginning"
+    shared = (
+        " and ".join(w for w, has in (("read", ways.behind), ("continued", ways.begun)) if has)
+        or "nothing"
+    )
+    return (
+        f"{'side by side' if ways.padded else 'one at a time'}, {ways.writing}, {shared} behind a "
+        "shared beginning"
+    )
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -118,7 +140,10 @@ def test_an_architecture_answers_as_one_text_at_a_time_without_a_cache(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_architecture_answers_as_one_text_at_a_time_or_is_refused_by_name(
-    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(local, "WORTH_A_GROUP", 8)
     rows = [compared(name, tokenizer, tmp_path / name) for name in ARCHITECTURES]
@@ -152,16 +177,26 @@ def test_a_model_that_hashes_by_chance_is_refused() -> None:
         ways_of(zoo_model("reformer", 100))
 
 
-def test_half_of_an_encoder_decoder_is_not_opened(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    save_model(tiny_model("bart", vocab=len(tokenizer), encoder_layers=1, decoder_layers=1, d_model=64), tokenizer, tmp_path / "m")
+def test_half_of_an_encoder_decoder_is_not_opened(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    save_model(
+        tiny_model("bart", vocab=len(tokenizer), encoder_layers=1, decoder_layers=1, d_model=64),
+        tokenizer,
+        tmp_path / "m",
+    )
     config = (tmp_path / "m/config.json").read_text()
-    (tmp_path / "m/config.json").write_text(config.replace('"is_encoder_decoder": false', '"is_encoder_decoder": true'))
+    (tmp_path / "m/config.json").write_text(
+        config.replace('"is_encoder_decoder": false', '"is_encoder_decoder": true')
+    )
     with pytest.raises(UserError, match=r"\(bart\) is an encoder with a decoder"):
         open_model(str(tmp_path / "m"))
 
 
 @torch.no_grad()
-def test_a_cache_that_is_broken_for_short_texts_only_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_broken_for_short_texts_only_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = tiny_model("llama")
     plain = Cached.step
 
@@ -176,7 +211,9 @@ def test_a_cache_that_is_broken_for_short_texts_only_is_found_out(monkeypatch: p
     assert (found.writing, found.begun) == ("even", False)
 
 
-def test_a_model_whose_logits_are_not_finite_is_asked_in_the_slowest_way_and_not_called_an_encoder() -> None:
+def test_a_model_whose_logits_are_not_finite_is_asked_in_the_slowest_way_and_is_no_encoder() -> (
+    None
+):
     model = tiny_model("llama")
     with torch.no_grad():
         next(model.parameters())[5:].fill_(float("nan"))
@@ -202,16 +239,26 @@ def test_rounding_of_short_numbers_does_not_part_texts_that_may_share(dtype: tor
         ("mamba", {"max_position_embeddings": None}, 1 << 30),
     ],
 )
-def test_a_context_is_found_under_every_name_and_no_text_of_it_is_too_long(name: str, shape: dict[str, Any], context: int) -> None:
-    plain = {k: v for k, v in shape_of(name, 100).items() if k not in ("max_position_embeddings", "max_seq_len")}
-    config = AutoConfig.for_model(name, **(plain | {k: v for k, v in shape.items() if v is not None}))
+def test_a_context_is_found_under_every_name_and_no_text_of_it_is_too_long(
+    name: str, shape: dict[str, Any], context: int
+) -> None:
+    plain = {
+        k: v
+        for k, v in shape_of(name, 100).items()
+        if k not in ("max_position_embeddings", "max_seq_len")
+    }
+    config = AutoConfig.for_model(
+        name, **(plain | {k: v for k, v in shape.items() if v is not None})
+    )
     model = AutoModelForCausalLM.from_config(config).eval()
     assert context_length(model) == context
     assert logits_of(model, [3] * min(context, 120)).shape[0] == min(context, 120)
 
 
 def test_a_context_is_read_from_the_part_of_a_configuration_about_text() -> None:
-    config = AutoConfig.for_model("gemma3", text_config={"max_position_embeddings": 321, "num_hidden_layers": 1})
+    config = AutoConfig.for_model(
+        "gemma3", text_config={"max_position_embeddings": 321, "num_hidden_layers": 1}
+    )
     assert declared_context(config) == 321
 
 

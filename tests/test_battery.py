@@ -1,4 +1,5 @@
-"""The battery of laws holds for every method that comes with Remnant, under every grid that a short name can ask for."""
+"""The battery of laws holds for every method that comes with Remnant, under every grid that a short
+name can ask for."""
 
 import pytest
 
@@ -9,8 +10,10 @@ from remnant.resolve import resolve
 from remnant.testing import check_metric, check_quantizer
 
 GRIDS = [
-    *(n for n in QUANTIZER_NAMES if n != "full"), "fp16", "int2-paper", "int2-half-step", "int3-asym", "int4-paper", "int4-half-step",
-    "int8-g32-half-step", "int4-tensor-paper", "nf4-b128", "fp4-b32", "ao-int2-g32", "ao-int4", "ao-fp8", "ao-int8-dynamic", "hqq2-g16",
+    *(n for n in QUANTIZER_NAMES if n != "full"), "fp16", "int2-paper", "int2-half-step",
+    "int3-asym", "int4-paper", "int4-half-step",
+    "int8-g32-half-step", "int4-tensor-paper", "nf4-b128", "fp4-b32", "ao-int2-g32", "ao-int4",
+    "ao-fp8", "ao-int8-dynamic", "hqq2-g16",
     "hqq8", "bnb-fp4-b256",
 ]  # fmt: skip
 
@@ -19,7 +22,9 @@ GRIDS = [
 def test_every_built_in_quantizer_keeps_the_laws(name: str) -> None:
     use, params = quantizer_params(name) or (name, {})
     try:
-        results = list(check_quantizer(resolve("quantizer", use, QUANTIZERS, QUANTIZER_READS, params)))
+        results = list(
+            check_quantizer(resolve("quantizer", use, QUANTIZERS, QUANTIZER_READS, params))
+        )
     except UserError as error:
         if "not installed" not in str(error):
             raise

@@ -20,8 +20,14 @@ from remnant.stages import measure as measure_stage
 from remnant.stages.cells import read_rows
 from remnant.testing import tiny_model
 
-COMMANDS = "demo prepare train unlearn perturb measure judge predict study run plan ls show report score check"
-TEXT = "The brass lantern number {} hung over a quiet harbour while tailors counted {} silver needles in the rain. "
+COMMANDS = (
+    "demo prepare train unlearn perturb measure judge predict study run plan ls show report score "
+    "check"
+)
+TEXT = (
+    "The brass lantern number {} hung over a quiet harbour while tailors counted {} silver "
+    "needles in the rain. "
+)
 
 
 def call(*args: object) -> Result:
@@ -75,14 +81,18 @@ def model_folder(prepared: tuple[Path, Path], tmp_path: Path) -> Path:
 def without_torch(args: list[str]) -> str:
     """A program that runs a command and then looks whether torch was imported."""
     call = f"import sys\nfrom remnant.cli import main\nsys.argv = ['remnant', *{args!r}]\n"
-    return call + "try:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    return (
+        call + "try:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    )
 
 
 def test_help_starts_fast_and_without_torch() -> None:
     code = without_torch(["--help"])
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.monotonic() - started < 3.0  # a start with torch takes longer still; the figure itself is a benchmark's
+    assert (
+        time.monotonic() - started < 3.0
+    )  # a start with torch takes longer still; the figure itself is a benchmark's
     for command in [
         "demo",
         "prepare",
@@ -102,7 +112,9 @@ def test_help_starts_fast_and_without_torch() -> None:
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", [["plan", "demo"], ["ls"], ["report", "nothing"], ["score", "FILE"]])
+@pytest.mark.parametrize(
+    "command", [["plan", "demo"], ["ls"], ["report", "nothing"], ["score", "FILE"]]
+)
 def test_commands_that_need_no_torch_do_not_import_it(command: list[str], tmp_path: Path) -> None:
     file = tmp_path / "FILE"
     file.write_text('{"metric": "verbmem", "id": 1, "truth": "a b", "generated": "a"}\n')
@@ -123,7 +135,9 @@ def test_prepare_writes_muses_layout_and_says_what_is_absent(prepared: tuple[Pat
     assert all(item["prompt"] + item["gt"] in whole for item in items)
 
 
-def test_the_same_command_again_does_nothing(prepared: tuple[Path, Path], texts: dict[str, Path]) -> None:
+def test_the_same_command_again_does_nothing(
+    prepared: tuple[Path, Path], texts: dict[str, Path]
+) -> None:
     store, corpus = prepared
     before = (corpus / "manifest.json").stat().st_mtime_ns
     assert prepare(store, texts).stdout.splitlines()[0] == str(corpus)
@@ -132,10 +146,23 @@ def test_the_same_command_again_does_nothing(prepared: tuple[Path, Path], texts:
     assert prepare(store, texts).stdout.splitlines()[0] != str(corpus)
 
 
-def test_a_whole_chain_by_hand(prepared: tuple[Path, Path], model_folder: Path, tmp_path: Path) -> None:
+def test_a_whole_chain_by_hand(
+    prepared: tuple[Path, Path], model_folder: Path, tmp_path: Path
+) -> None:
     store, corpus = prepared
     key = corpus.name
-    unlearned = call("unlearn", model_folder, "--data", key, "--method", "npo_klr", "--steps", 2, "--store", store)
+    unlearned = call(
+        "unlearn",
+        model_folder,
+        "--data",
+        key,
+        "--method",
+        "npo_klr",
+        "--steps",
+        2,
+        "--store",
+        store,
+    )
     assert unlearned.exit_code == 0, unlearned.output
     folder = unlearned.stdout.splitlines()[0]
     quantized = call("perturb", Path(folder).name, "--quantizer", "int4-g64-asym", "--store", store)
@@ -145,9 +172,13 @@ def test_a_whole_chain_by_hand(prepared: tuple[Path, Path], model_folder: Path, 
     assert measured.exit_code == 0, measured.output
     assert "verbmem_retain" in measured.output
     out = tmp_path / "judgement"
-    judged = call("judge", model_folder, folder, "--data", key, "-q", "int4", "--out", out, "--store", store)
+    judged = call(
+        "judge", model_folder, folder, "--data", key, "-q", "int4", "--out", out, "--store", store
+    )
     outcomes = {v["outcome"] for v in json.loads((out / "summary.json").read_text())["verdicts"]}
-    assert judged.exit_code == verbs.exit_code(outcomes) != 0, judged.output  # a random model has forgotten nothing
+    assert judged.exit_code == verbs.exit_code(outcomes) != 0, (
+        judged.output
+    )  # a random model has forgotten nothing
     assert call("show", key, "--store", store).exit_code == 0
     assert folder.rsplit("/", 1)[1] in call("ls", "--store", store).output
 
@@ -159,14 +190,25 @@ def test_one_failure_decides_the_exit_code() -> None:
         assert verbs.exit_code({"stayed forgotten", "unclear", bad}) == 3
 
 
-def test_an_artefact_is_the_same_by_folder_and_by_name(prepared: tuple[Path, Path], model_folder: Path) -> None:
+def test_an_artefact_is_the_same_by_folder_and_by_name(
+    prepared: tuple[Path, Path], model_folder: Path
+) -> None:
     store, corpus = prepared
-    by_folder = call("measure", model_folder, "--data", corpus, "--store", store).stdout.splitlines()[0]
-    assert call("measure", model_folder, "--data", corpus.name, "--store", store).stdout.splitlines()[0] == by_folder
+    by_folder = call(
+        "measure", model_folder, "--data", corpus, "--store", store
+    ).stdout.splitlines()[0]
+    assert (
+        call("measure", model_folder, "--data", corpus.name, "--store", store).stdout.splitlines()[
+            0
+        ]
+        == by_folder
+    )
 
 
 def test_missing_file(tmp_path: Path, texts: dict[str, Path]) -> None:
-    refused(prepare(tmp_path / "s", texts | {"forget": tmp_path / "no.txt"}), "no.txt does not exist")
+    refused(
+        prepare(tmp_path / "s", texts | {"forget": tmp_path / "no.txt"}), "no.txt does not exist"
+    )
 
 
 def test_empty_forget_set(tmp_path: Path, texts: dict[str, Path]) -> None:
@@ -179,7 +221,9 @@ def test_not_utf8(tmp_path: Path, texts: dict[str, Path]) -> None:
     refused(prepare(tmp_path / "s", texts), "is not UTF-8 (byte 3)", "iconv")
 
 
-@pytest.mark.parametrize("content", ['[{"q": "a"}]', '{"a": [1]}', '["a", 3]', '[{"question": "a", "answer": 5}]', "7"])
+@pytest.mark.parametrize(
+    "content", ['[{"q": "a"}]', '{"a": [1]}', '["a", 3]', '[{"question": "a", "answer": 5}]', "7"]
+)
 def test_json_of_another_shape(content: str, tmp_path: Path, texts: dict[str, Path]) -> None:
     path = tmp_path / "x.json"
     path.write_text(content)
@@ -189,7 +233,10 @@ def test_json_of_another_shape(content: str, tmp_path: Path, texts: dict[str, Pa
 def test_overlap_of_forget_and_holdout(tmp_path: Path, texts: dict[str, Path]) -> None:
     texts["holdout"].write_text(texts["forget"].read_text()[:1500])
     refused(prepare(tmp_path / "s", texts), "holdout texts share 13 words", "--drop-overlap")
-    texts["holdout"].write_text(texts["forget"].read_text()[:1500] + Path(texts["retain"]).read_text().replace("silver", "golden"))
+    texts["holdout"].write_text(
+        texts["forget"].read_text()[:1500]
+        + Path(texts["retain"]).read_text().replace("silver", "golden")
+    )
     assert prepare(tmp_path / "s", texts, "--drop-overlap").exit_code == 0
 
 
@@ -204,34 +251,54 @@ def test_unknown_names_get_a_suggestion(prepared: tuple[Path, Path], model_folde
     store, corpus = prepared
     end = ("--store", store)
     refused(
-        call("unlearn", model_folder, "--data", corpus.name, "--method", "npo_kl", *end), "Unknown method 'npo_kl'", "Did you mean npo_klr"
+        call("unlearn", model_folder, "--data", corpus.name, "--method", "npo_kl", *end),
+        "Unknown method 'npo_kl'",
+        "Did you mean npo_klr",
     )
-    refused(call("perturb", model_folder, "--quantizer", "nf5", *end), "Unknown quantizer 'nf5'", "nf4")
     refused(
-        call("measure", model_folder, "--data", corpus.name, "--set", 'metrics=["verbmen"]', *end), "Unknown metric 'verbmen'", "verbmem"
+        call("perturb", model_folder, "--quantizer", "nf5", *end), "Unknown quantizer 'nf5'", "nf4"
     )
-    refused(call("unlearn", model_folder, "--data", corpus.name, "--set", "methd=ga", *end), "Unknown key 'methd'", "method")
-    refused(call("unlearn", model_folder, "--data", "nothing", "--method", "ga", *end), "'nothing' is neither a folder")
+    refused(
+        call("measure", model_folder, "--data", corpus.name, "--set", 'metrics=["verbmen"]', *end),
+        "Unknown metric 'verbmen'",
+        "verbmem",
+    )
+    refused(
+        call("unlearn", model_folder, "--data", corpus.name, "--set", "methd=ga", *end),
+        "Unknown key 'methd'",
+        "method",
+    )
+    refused(
+        call("unlearn", model_folder, "--data", "nothing", "--method", "ga", *end),
+        "'nothing' is neither a folder",
+    )
 
 
 def test_model_folder_without_weights(prepared: tuple[Path, Path], model_folder: Path) -> None:
     store, corpus = prepared
     for file in model_folder.glob("*.safetensors"):
         file.unlink()
-    refused(call("measure", model_folder, "--data", corpus.name, "--store", store), "has no weights")
+    refused(
+        call("measure", model_folder, "--data", corpus.name, "--store", store), "has no weights"
+    )
 
 
 def test_truncated_safetensors(prepared: tuple[Path, Path], model_folder: Path) -> None:
     store, corpus = prepared
     file = model_folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    refused(call("measure", model_folder, "--data", corpus.name, "--store", store), "damaged or cut short")
+    refused(
+        call("measure", model_folder, "--data", corpus.name, "--store", store),
+        "damaged or cut short",
+    )
 
 
 def test_tokenizer_missing(prepared: tuple[Path, Path], model_folder: Path) -> None:
     store, corpus = prepared
     (model_folder / "tokenizer.json").unlink()
-    refused(call("measure", model_folder, "--data", corpus.name, "--store", store), "has no tokenizer")
+    refused(
+        call("measure", model_folder, "--data", corpus.name, "--store", store), "has no tokenizer"
+    )
 
 
 def test_sequence_longer_than_the_context(prepared: tuple[Path, Path], tmp_path: Path) -> None:
@@ -239,28 +306,60 @@ def test_sequence_longer_than_the_context(prepared: tuple[Path, Path], tmp_path:
 
     store, corpus = prepared
     tokenizer: PreTrainedTokenizerBase = open_tokenizer(str(corpus / "tokenizer"))
-    save_model(tiny_model(vocab=len(tokenizer), max_position_embeddings=20), tokenizer, tmp_path / "short")
+    save_model(
+        tiny_model(vocab=len(tokenizer), max_position_embeddings=20), tokenizer, tmp_path / "short"
+    )
     measured = call("measure", tmp_path / "short", "--data", corpus.name, "--store", store)
     assert measured.exit_code == 0, measured.output
     (sheet,) = (read_rows(p) for p in store.glob("objects/measure-*/rows.jsonl"))
     assert not sheet.values["verbmem"]
-    assert set(sheet.unscorable["verbmem"].values()) == {"prompt and answer are longer than the model's context of 20 tokens"}
+    assert set(sheet.unscorable["verbmem"].values()) == {
+        "prompt and answer are longer than the model's context of 20 tokens"
+    }
     assert "prompt and answer" in measured.output
-    unlearn = ("unlearn", tmp_path / "short", "--data", corpus.name, "--method", "ga", "--steps", 1, "--store", store)
+    unlearn = (
+        "unlearn",
+        tmp_path / "short",
+        "--data",
+        corpus.name,
+        "--method",
+        "ga",
+        "--steps",
+        1,
+        "--store",
+        store,
+    )
     refused(call(*unlearn), "longer than the model's context of 20", "max_tokens")
     cut = call(*unlearn, "--set", "max_tokens=20", "--set", "select=last", "--set", "probe_every=9")
     assert cut.exit_code == 0, cut.output
 
 
-def test_a_loss_that_explodes_says_where_and_keeps_the_last_checkpoint(prepared: tuple[Path, Path], model_folder: Path) -> None:
+def test_a_loss_that_explodes_says_where_and_keeps_the_last_checkpoint(
+    prepared: tuple[Path, Path], model_folder: Path
+) -> None:
     store, corpus = prepared
-    args = ("unlearn", model_folder, "--data", corpus.name, "--method", "ga", "--lr", 1e30, "--steps", 9, "--store", store)
+    args = (
+        "unlearn",
+        model_folder,
+        "--data",
+        corpus.name,
+        "--method",
+        "ga",
+        "--lr",
+        1e30,
+        "--steps",
+        9,
+        "--store",
+        store,
+    )
     refused(call(*args), "not finite at step 2", "after step 1 are kept")
     assert list(store.glob("partial/unlearn-*/resume.pt"))
     assert not list(store.glob("objects/unlearn-*"))
 
 
-def test_disk_full(prepared: tuple[Path, Path], model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full(
+    prepared: tuple[Path, Path], model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, corpus = prepared
 
     def full(requests: object, backend: object, spool: Path, report: object) -> None:
@@ -268,7 +367,10 @@ def test_disk_full(prepared: tuple[Path, Path], model_folder: Path, monkeypatch:
 
     with monkeypatch.context() as patch:
         patch.setattr(measure_stage, "collect", full)
-        refused(call("measure", model_folder, "--data", corpus.name, "--store", store), "The disk is full")
+        refused(
+            call("measure", model_folder, "--data", corpus.name, "--store", store),
+            "The disk is full",
+        )
     assert not list(store.glob("objects/measure-*"))
     assert call("measure", model_folder, "--data", corpus.name, "--store", store).exit_code == 0
 
@@ -277,7 +379,12 @@ def test_a_really_full_disk(texts: dict[str, Path], tmp_path: Path) -> None:
     """The same on a real file system of 64 KB, where this process may mount one."""
     mount = tmp_path / "small"
     mount.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("mounting a small file system needs root")
     try:
         refused(prepare(mount / "store", texts), "The disk is full")
@@ -296,12 +403,23 @@ def test_output_folder_not_writable(texts: dict[str, Path], tmp_path: Path) -> N
 def test_all_faults_of_a_sweep_in_one_message(tmp_path: Path) -> None:
     sweep = tmp_path / "bad.toml"
     sweep.write_text(
-        'name = "bad"\nquantizer = ["int4"]\n[[corpus]]\nlab = "newz"\n[[unlearn]]\nmethod = "ga"\nlr = -1\n[measure]\nhalve = 1\n'
+        'name = "bad"\nquantizer = ["int4"]\n[[corpus]]\nlab = "newz"\n[[unlearn]]\nmethod = '
+        '"ga"\nlr = -1\n[measure]\nhalve = 1\n'
     )
     result = call("plan", sweep, "--store", tmp_path / "s")
-    refused(result, "4 faults", "Unknown key 'quantizer'", "quantizers", "corpus.0.lab", "unlearn.0.lr", "Unknown key 'halve'", "half")
+    refused(
+        result,
+        "4 faults",
+        "Unknown key 'quantizer'",
+        "quantizers",
+        "corpus.0.lab",
+        "unlearn.0.lr",
+        "Unknown key 'halve'",
+        "half",
+    )
     sweep.write_text(
-        'name = "bad"\nquantizers = ["int44"]\n[[corpus]]\nlab = "news"\n[[unlearn]]\nmethod = "gaa"\n[measure]\nmetrics = ["x"]\n'
+        'name = "bad"\nquantizers = ["int44"]\n[[corpus]]\nlab = "news"\n[[unlearn]]\nmethod '
+        '= "gaa"\n[measure]\nmetrics = ["x"]\n'
     )
     refused(call("plan", sweep, "--store", tmp_path / "s"), "3 faults", "gaa", "int44", "'x'")
     sweep.write_text("name = ")
@@ -309,7 +427,16 @@ def test_all_faults_of_a_sweep_in_one_message(tmp_path: Path) -> None:
 
 
 def test_settings_reach_into_lists(tmp_path: Path) -> None:
-    result = call("plan", "demo", "--set", "unlearn.0.lr=0.5", "--set", 'quantizers=["nf4"]', "--store", tmp_path)
+    result = call(
+        "plan",
+        "demo",
+        "--set",
+        "unlearn.0.lr=0.5",
+        "--set",
+        'quantizers=["nf4"]',
+        "--store",
+        tmp_path,
+    )
     assert result.exit_code == 0
     assert '"lr": 0.5' in result.output
     assert "gptq4" not in result.output
@@ -319,7 +446,9 @@ def test_settings_reach_into_lists(tmp_path: Path) -> None:
 
 def score_lines(tmp_path: Path, *lines: Any) -> Path:
     path = tmp_path / "given.jsonl"
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    path.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    )
     return path
 
 
@@ -328,10 +457,21 @@ def test_score_prints_and_writes_all_digits(tmp_path: Path) -> None:
         tmp_path,
         {"metric": "verbmem", "id": "a", "truth": "one two three", "generated": "one two"},
         {"metric": "verbmem", "id": "b", "truth": "one two three", "generated": "nothing"},
-        {"metric": "knowmem_forget", "id": 1, "truth": "blue", "generated": "blue\n\nQuestion: red"},
+        {
+            "metric": "knowmem_forget",
+            "id": 1,
+            "truth": "blue",
+            "generated": "blue\n\nQuestion: red",
+        },
         {"metric": "knowmem_retain", "id": 1, "truth": "blue", "generated": "漢"},
-        *({"metric": "privleak", "split": "forget", "id": i, "value": v} for i, v in enumerate((1.0, 2.0))),
-        *({"metric": "privleak", "split": "holdout", "id": i, "value": v} for i, v in enumerate((1.5, 2.0))),
+        *(
+            {"metric": "privleak", "split": "forget", "id": i, "value": v}
+            for i, v in enumerate((1.0, 2.0))
+        ),
+        *(
+            {"metric": "privleak", "split": "holdout", "id": i, "value": v}
+            for i, v in enumerate((1.5, 2.0))
+        ),
     )
     out = tmp_path / "out.json"
     result = call("score", path, "--auc-retrain", 0.5, "--json", out)
@@ -343,11 +483,25 @@ def test_score_prints_and_writes_all_digits(tmp_path: Path) -> None:
     assert cells["knowmem_retain"]["value"] == 0.0
     assert cells["auc"]["value"] == pytest.approx(100 * (0 + 0 + 1 + 0.5) / 4)
     assert cells["privleak"]["value"] == pytest.approx(100 * (0.375 - 0.5) / 0.5)
-    assert set(cells["verbmem"]) >= {"model", "method", "weights", "quantizer", "metric", "seed", "value", "low", "high", "n", "status"}
+    assert set(cells["verbmem"]) >= {
+        "model",
+        "method",
+        "weights",
+        "quantizer",
+        "metric",
+        "seed",
+        "value",
+        "low",
+        "high",
+        "n",
+        "status",
+    }
 
 
 def test_score_without_a_reference_says_so(tmp_path: Path) -> None:
-    lines = [{"metric": "privleak", "split": s, "id": 1, "value": 1.0} for s in ("forget", "holdout")]
+    lines = [
+        {"metric": "privleak", "split": s, "id": 1, "value": 1.0} for s in ("forget", "holdout")
+    ]
     out = tmp_path / "out.json"
     result = call("score", score_lines(tmp_path, *lines), "--json", out)
     assert result.exit_code == 0
@@ -379,7 +533,10 @@ def test_score_refuses_what_would_count_twice_and_impossible_references(tmp_path
     refused(call("score", score_lines(tmp_path, line), "--auc-retrain", 0), "reference AUC")
     refused(call("score", tmp_path / "none.jsonl"), "does not exist")
     refused(call("score", score_lines(tmp_path)), "holds no line")
-    refused(call("score", score_lines(tmp_path, line), "--json", tmp_path / "no" / "out.json"), "does not exist")
+    refused(
+        call("score", score_lines(tmp_path, line), "--json", tmp_path / "no" / "out.json"),
+        "does not exist",
+    )
 
 
 def test_check_runs_the_battery_on_a_users_file(tmp_path: Path) -> None:
@@ -405,7 +562,9 @@ def test_check_runs_the_battery_on_a_users_file(tmp_path: Path) -> None:
     refused(call("check", tmp_path / "none.py"), "does not exist")
 
 
-def test_a_truth_that_is_empty_is_a_status(prepared: tuple[Path, Path], model_folder: Path, tmp_path: Path) -> None:
+def test_a_truth_that_is_empty_is_a_status(
+    prepared: tuple[Path, Path], model_folder: Path, tmp_path: Path
+) -> None:
     from remnant.records import MeasureSpec
     from remnant.stages import measure
 
@@ -416,8 +575,17 @@ def test_a_truth_that_is_empty_is_a_status(prepared: tuple[Path, Path], model_fo
     (corpus / "verbmem" / "forget.json").write_text(json.dumps(items))
     out = tmp_path / "rows"
     out.mkdir()
-    measure.run(MeasureSpec(), {"model": model_folder, "corpus": corpus}, out, lambda done, total, note: None)
-    rows = {r["id"]: r for r in map(json.loads, (out / "rows.jsonl").read_text().splitlines()) if r["metric"] == "verbmem"}
+    measure.run(
+        MeasureSpec(),
+        {"model": model_folder, "corpus": corpus},
+        out,
+        lambda done, total, note: None,
+    )
+    rows = {
+        r["id"]: r
+        for r in map(json.loads, (out / "rows.jsonl").read_text().splitlines())
+        if r["metric"] == "verbmem"
+    }
     assert rows["forget-text-0"]["value"] is None
     assert rows["forget-text-0"]["status"] == "the truth is empty"
     assert rows["forget-text-1"]["value"] is None

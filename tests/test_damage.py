@@ -1,4 +1,5 @@
-"""Damaged files are never believed and kills cost nothing but time: every kind of file of a store, and random moments of a run."""
+"""Damaged files are never believed and kills cost nothing but time: every kind of file of a store,
+and random moments of a run."""
 
 import random
 import shutil
@@ -30,7 +31,8 @@ from tests.wrecks import (
 
 
 class Whole(NamedTuple):
-    """A finished store, one that was interrupted, what both come to, and how long it takes to make."""
+    """A finished store, one that was interrupted, what both come to, and how long it takes to
+    make."""
 
     sweep: Path
     finished: Path
@@ -67,10 +69,14 @@ def try_all(whole: Whole, count: int, folder: Path, seed: int) -> str:
         for place, how in spread(places, share, rng):
             found[survives(root, whole.expected, whole.sweep, place, how, folder, rng)] += 1
             kinds.add(kind_of(place))
-    return f"{count} files of {len(kinds)} kinds damaged: 0 believed, 0 tracebacks; " + ", ".join(f"{n} {k}" for k, n in found.items())
+    return f"{count} files of {len(kinds)} kinds damaged: 0 believed, 0 tracebacks; " + ", ".join(
+        f"{n} {k}" for k, n in found.items()
+    )
 
 
-def test_damaged_files_are_never_believed(whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_files_are_never_believed(
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = try_all(whole, 24, tmp_path, 0)
     with capsys.disabled():
         print(f"\n{said}")
@@ -78,7 +84,9 @@ def test_damaged_files_are_never_believed(whole: Whole, tmp_path: Path, capsys: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_two_hundred_damaged_files_are_never_believed(whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_hundred_damaged_files_are_never_believed(
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = try_all(whole, 200, tmp_path, 1)
     with capsys.disabled():
         print(f"\n{said}")
@@ -103,7 +111,9 @@ def kill(whole: Whole, times: int, root: Path, seed: int) -> str:
     return f"{times} kills at random moments of a run: the same bytes every time"
 
 
-def test_a_kill_at_any_moment_costs_no_byte(whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kill_at_any_moment_costs_no_byte(
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = kill(whole, 3, tmp_path, 0)
     with capsys.disabled():
         print(f"\n{said}")
@@ -111,7 +121,9 @@ def test_a_kill_at_any_moment_costs_no_byte(whole: Whole, tmp_path: Path, capsys
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_hundred_kills_cost_no_byte(whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_kills_cost_no_byte(
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = kill(whole, 100, tmp_path, 1)
     with capsys.disabled():
         print(f"\n{said}")
@@ -131,24 +143,39 @@ def fill(whole: Whole, kilobytes: int, place: Path) -> str:
 
 
 @pytest.mark.parametrize("kilobytes", [600])
-def test_a_disk_that_is_full_in_the_middle_costs_no_byte(kilobytes: int, whole: Whole, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_in_the_middle_costs_no_byte(
+    kilobytes: int, whole: Whole, tmp_path: Path
+) -> None:
     fill(whole, kilobytes, tmp_path / "disk")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [40, 100, 150, 200, 300, 400, 500, 700, 800, 1000, 1200, 1500])
-def test_a_disk_that_is_full_at_any_place_costs_no_byte(kilobytes: int, whole: Whole, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kilobytes", [40, 100, 150, 200, 300, 400, 500, 700, 800, 1000, 1200, 1500]
+)
+def test_a_disk_that_is_full_at_any_place_costs_no_byte(
+    kilobytes: int, whole: Whole, tmp_path: Path
+) -> None:
     fill(whole, kilobytes, tmp_path / "disk")
 
 
-def test_a_finished_run_on_a_read_only_disk_is_reported_elsewhere(whole: Whole, tmp_path: Path) -> None:
+def test_a_finished_run_on_a_read_only_disk_is_reported_elsewhere(
+    whole: Whole, tmp_path: Path
+) -> None:
     with small_disk(tmp_path / "disk", "64m") as remount, in_this_process(whole.sweep):
         shutil.copytree(whole.finished, tmp_path / "disk/s")
         remount("ro")
-        said = call("run", whole.sweep, "--store", tmp_path / "disk/s", "--out", tmp_path / "report")
+        said = call(
+            "run", whole.sweep, "--store", tmp_path / "disk/s", "--out", tmp_path / "report"
+        )
         assert said.exit_code == 0, said.output
         assert (tmp_path / "report/summary.json").read_bytes() == whole.expected["summary"]
-        assert call("report", "tiny", "--store", tmp_path / "disk/s", "--out", tmp_path / "report").exit_code == 0
+        assert (
+            call(
+                "report", "tiny", "--store", tmp_path / "disk/s", "--out", tmp_path / "report"
+            ).exit_code
+            == 0
+        )
         refused = call("run", whole.sweep, "--store", tmp_path / "disk/s")
         assert refused.exit_code == 2
         assert "read-only" in refused.output
@@ -159,6 +186,11 @@ def test_the_damages_reach_every_kind_of_file(whole: Whole) -> None:
     kinds = {kind_of(p) for root in (whole.finished, whole.unfinished) for p in files_of(root)}
     stages = {n.stage for n in nodes_of(whole.sweep)}
     assert {f"objects/{stage}/manifest.json" for stage in stages} <= kinds
-    assert {"partial/train/resume.pt", "partial/unlearn/best.pt", "partial/measure/answers.jsonl", "names"} <= kinds
+    assert {
+        "partial/train/resume.pt",
+        "partial/unlearn/best.pt",
+        "partial/measure/answers.jsonl",
+        "names",
+    } <= kinds
     first = next(n for n in nodes_of(whole.sweep) if n.stage == "prepare")
     assert len(readers(first.name, nodes_of(whole.sweep))) == 2

@@ -1,4 +1,5 @@
-"""Formats of the libraries: their grids against ours, their traps, and files that a fresh process opens."""
+"""Formats of the libraries: their grids against ours, their traps, and files that a fresh process
+opens."""
 
 import json
 import subprocess
@@ -44,7 +45,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tokenizer = train_tokenizer(TEXTS, 300)
     made = {}
     for name, form in FORMS.items():
-        spec = TrainSpec.model_validate({"hidden": 256, "intermediate": 512, "layers": 2, "init_std": 0.1, **form})
+        spec = TrainSpec.model_validate(
+            {"hidden": 256, "intermediate": 512, "layers": 2, "init_std": 0.1, **form}
+        )
         made[name] = tmp_path_factory.mktemp(name)
         save_model(fresh_model(spec, tokenizer), tokenizer, made[name])
     return made
@@ -55,7 +58,10 @@ def weight(rows: int = 96, columns: int = 256) -> Tensor:
 
 
 def deploy(model: Path, name: str, out: Path) -> str:
-    done = CliRunner().invoke(cli.main, ["deploy", str(model), "--as", name, "-o", str(out), "--store", str(out.parent / "store")])
+    done = CliRunner().invoke(
+        cli.main,
+        ["deploy", str(model), "--as", name, "-o", str(out), "--store", str(out.parent / "store")],
+    )
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -82,7 +88,9 @@ def test_llm_int8_is_rounding_per_row_of_float16() -> None:
     pytest.importorskip("bitsandbytes")
     ours = rtn(weight().half().float(), bits=8)
     assert bnb.int8(weight()).codes.ne(ours.codes).float().mean() < 0.001
-    assert torch.allclose(bnb.int8(weight()).weight, ours.weight, atol=float(ours.scale.max()) * 1.01)
+    assert torch.allclose(
+        bnb.int8(weight()).weight, ours.weight, atol=float(ours.scale.max()) * 1.01
+    )
 
 
 def test_torchao_has_our_grids() -> None:
@@ -124,21 +132,51 @@ def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
     assert torch.allclose(decoded.view(64, 128), q.weight, atol=1e-6)
     assert int(q.codes.max() - q.codes.min()) <= 2**bits - 1
     error = (q.weight - weight(64, 128)).square().mean()
-    assert error <= rtn(weight(64, 128), bits=bits, granularity="group", group_size=64).weight.sub(weight(64, 128)).square().mean()
+    assert (
+        error
+        <= rtn(weight(64, 128), bits=bits, granularity="group", group_size=64)
+        .weight.sub(weight(64, 128))
+        .square()
+        .mean()
+    )
 
 
-@pytest.mark.parametrize("form", [f if f == "llama-gqa" else pytest.param(f, marks=pytest.mark.slow) for f in FORMS])
+@pytest.mark.parametrize(
+    "form", [f if f == "llama-gqa" else pytest.param(f, marks=pytest.mark.slow) for f in FORMS]
+)
 @pytest.mark.parametrize(
     "name",
-    ["bnb-nf4", "ct-w4a16", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic"))],
+    [
+        "bnb-nf4",
+        "ct-w4a16",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic")
+        ),
+    ],
 )
-def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: str, name: str, tmp_path: Path) -> None:
+def test_a_fresh_process_reads_what_was_written(
+    folders: dict[str, Path], form: str, name: str, tmp_path: Path
+) -> None:
     pytest.importorskip({"bnb": "bitsandbytes", "ct-": "llmcompressor", "ao-": "torchao"}[name[:3]])
     if form == "gpt2":
         done = CliRunner().invoke(
-            cli.main, ["deploy", str(folders[form]), "--as", name, "-o", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+            cli.main,
+            [
+                "deploy",
+                str(folders[form]),
+                "--as",
+                name,
+                "-o",
+                str(tmp_path / "out"),
+                "--store",
+                str(tmp_path / "store"),
+            ],
         )
-        if name[:2] in ("ct", "ao"):  # llm-compressor fails on GPT-2's layers, torchao would leave them alone in silence
+        if name[:2] in (
+            "ct",
+            "ao",
+        ):  # llm-compressor fails on GPT-2's layers, torchao would leave them alone in silence
             assert done.exit_code == 2
             assert "quantizes linear layers only" in done.output
             assert not (tmp_path / "out").exists()
@@ -148,36 +186,79 @@ def test_a_fresh_process_reads_what_was_written(folders: dict[str, Path], form: 
         deploy(folders[form], name, tmp_path / "out")
     here = logits(tmp_path / "out", IDS)
     code = (
-        "import sys,numpy,torch; from pathlib import Path; from remnant.stages.deploy import logits;"
+        "import sys,numpy,torch; from pathlib import Path; from remnant.stages.deploy import "
+        "logits;"
         "numpy.save(sys.argv[2], logits(Path(sys.argv[1]), torch.arange(4, 36)[None]).numpy())"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "fresh.npy")], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "fresh.npy")],
+        check=True,
+        capture_output=True,
+    )
     assert np.array_equal(np.load(tmp_path / "fresh.npy"), here.numpy())
     record = json.loads((tmp_path / "out" / "remnant.json").read_text())
     assert record["summary"]["against_dense_copy"]["relative"] < 0.05
-    assert record["summary"]["against_before_saving"] == {"relative": 0.0, "largest": 0.0, "same_top": 1.0}
+    assert record["summary"]["against_before_saving"] == {
+        "relative": 0.0,
+        "largest": 0.0,
+        "same_top": 1.0,
+    }
     assert set(record["files"]) >= {"config.json", "tokenizer.json"}
     assert all(len(f["sha256"]) == 64 for f in record["files"].values())
 
 
-@pytest.mark.parametrize("name", ["gptq4-g128", "awq4-g128", "ct-w8a16", pytest.param("autoround4-g128", marks=pytest.mark.slow)])
-def test_the_files_hold_exactly_what_was_judged(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
-    """Quantizing the source again would not do: GPTQ gives other codes with another number of threads."""
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gptq4-g128",
+        "awq4-g128",
+        "ct-w8a16",
+        pytest.param("autoround4-g128", marks=pytest.mark.slow),
+    ],
+)
+def test_the_files_hold_exactly_what_was_judged(
+    folders: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    """Quantizing the source again would not do: GPTQ gives other codes with another number of
+    threads."""
     pytest.importorskip("llmcompressor")
     store = ["--store", str(tmp_path / "store")]
-    made = CliRunner().invoke(cli.main, ["prepare", "--lab", "news", "--answer-tokens", "16", "--set", "forget_docs=4", *store])
+    made = CliRunner().invoke(
+        cli.main,
+        ["prepare", "--lab", "news", "--answer-tokens", "16", "--set", "forget_docs=4", *store],
+    )
     assert made.exit_code == 0, made.output
     corpus = next((tmp_path / "store" / "objects").glob("prepare-*")).name
     done = CliRunner().invoke(
-        cli.main, ["deploy", str(folders["llama-gqa"]), "--as", name, "-o", str(tmp_path / "out"), "--data", corpus, *store]
+        cli.main,
+        [
+            "deploy",
+            str(folders["llama-gqa"]),
+            "--as",
+            name,
+            "-o",
+            str(tmp_path / "out"),
+            "--data",
+            corpus,
+            *store,
+        ],
     )
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "out" / "remnant.json").read_text())
-    assert record["summary"]["against_dense_copy"] == {"relative": 0.0, "largest": 0.0, "same_top": 1.0}
+    assert record["summary"]["against_dense_copy"] == {
+        "relative": 0.0,
+        "largest": 0.0,
+        "same_top": 1.0,
+    }
 
 
-def test_four_bit_files_written_after_a_pass_would_differ(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Files are written before the first pass; they must hold the codes of the untouched weights."""
+def test_four_bit_files_written_after_a_pass_would_differ(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Files are written before the first pass.
+
+    They must hold the codes of the untouched weights.
+    """
     pytest.importorskip("bitsandbytes")
     from safetensors.torch import load_file
 
@@ -189,14 +270,31 @@ def test_four_bit_files_written_after_a_pass_would_differ(folders: dict[str, Pat
     plain = open_model(str(folders["llama-gqa"])).state_dict()[name]
     expected = four_bit(plain, levels="fp4")
     packed = kept[name].flatten().to(torch.uint8)
-    assert torch.equal(torch.stack([packed >> 4, packed & 15], -1).flatten(), expected.codes.flatten().to(torch.uint8))
+    assert torch.equal(
+        torch.stack([packed >> 4, packed & 15], -1).flatten(),
+        expected.codes.flatten().to(torch.uint8),
+    )
     assert torch.equal(kept[f"{name}.absmax"].flatten(), expected.scale.flatten())
 
 
 def test_what_no_runtime_opens_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    for name, reason in (("int4", "grid to study"), ("hqq4", "grid to study"), ("bnb-nf4-b128", "blocks of 64 only")):
+    for name, reason in (
+        ("int4", "grid to study"),
+        ("hqq4", "grid to study"),
+        ("bnb-nf4-b128", "blocks of 64 only"),
+    ):
         done = CliRunner().invoke(
-            cli.main, ["deploy", str(folders["llama-gqa"]), "--as", name, "-o", str(tmp_path / "out"), "--store", str(tmp_path / "s")]
+            cli.main,
+            [
+                "deploy",
+                str(folders["llama-gqa"]),
+                "--as",
+                name,
+                "-o",
+                str(tmp_path / "out"),
+                "--store",
+                str(tmp_path / "s"),
+            ],
         )
         assert done.exit_code == 2
         assert reason in done.output
@@ -214,12 +312,20 @@ def test_what_no_runtime_opens_is_refused(folders: dict[str, Path], tmp_path: Pa
     ],
 )
 def test_a_missing_library_is_one_sentence_with_the_command(
-    folders: dict[str, Path], name: str, extra: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path],
+    name: str,
+    extra: str,
+    module: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("gguf")
     llamacpp._llama.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
-    done = CliRunner().invoke(cli.main, ["perturb", str(folders["llama-gqa"]), "--quantizer", name, "--store", str(tmp_path / "s")])
+    done = CliRunner().invoke(
+        cli.main,
+        ["perturb", str(folders["llama-gqa"]), "--quantizer", name, "--store", str(tmp_path / "s")],
+    )
     assert done.exit_code == 2
     assert f"pip install 'remnant[{extra}]'" in done.output
     assert "Traceback" not in done.output
@@ -231,10 +337,14 @@ class TestLlamaCpp:
 
     @pytest.fixture(autouse=True)
     def _library(self) -> None:
-        pytest.importorskip("llama_cpp", reason="the extra 'llamacpp' is not installed (make setup-all)")
+        pytest.importorskip(
+            "llama_cpp", reason="the extra 'llamacpp' is not installed (make setup-all)"
+        )
 
     @pytest.mark.parametrize("form", list(FORMS))
-    def test_a_float32_file_is_the_model(self, folders: dict[str, Path], form: str, tmp_path: Path) -> None:
+    def test_a_float32_file_is_the_model(
+        self, folders: dict[str, Path], form: str, tmp_path: Path
+    ) -> None:
         from remnant.deploy.llamacpp import Runtime, read, write
         from remnant.model.load import open_tokenizer
 
@@ -252,7 +362,13 @@ class TestLlamaCpp:
         from remnant.deploy.llamacpp import Runtime, write
 
         tokenizer = train_tokenizer(TEXTS, 300)
-        size = {"vocab": len(tokenizer), "hidden_size": 256, "num_hidden_layers": 7, "sliding_window": 8, "query_pre_attn_scalar": 40}
+        size = {
+            "vocab": len(tokenizer),
+            "hidden_size": 256,
+            "num_hidden_layers": 7,
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 40,
+        }
         model = tiny_model("gemma3_text", **size, tie_word_embeddings=True)
         write(model, tokenizer, tmp_path / "plain.gguf")
         plain = model(input_ids=IDS).logits[0]
@@ -264,14 +380,22 @@ class TestLlamaCpp:
 
     @pytest.mark.parametrize("form", list(FORMS))
     @pytest.mark.parametrize("kind", ["Q8_0", "Q4_K_M"])
-    def test_every_form_answers_in_llamacpp_as_its_dense_copy(self, folders: dict[str, Path], form: str, kind: str, tmp_path: Path) -> None:
+    def test_every_form_answers_in_llamacpp_as_its_dense_copy(
+        self, folders: dict[str, Path], form: str, kind: str, tmp_path: Path
+    ) -> None:
         deploy(folders[form], f"gguf:{kind}", tmp_path / "out")
-        apart = json.loads((tmp_path / "out" / "remnant.json").read_text())["summary"]["against_dense_copy"]
+        apart = json.loads((tmp_path / "out" / "remnant.json").read_text())["summary"][
+            "against_dense_copy"
+        ]
         assert apart["relative"] < 0.05  # kernels round activations to 8 bits
         assert apart["same_top"] > 0.85
 
-    @pytest.mark.parametrize("kind", ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS"])
-    def test_every_type_is_read_as_transformers_reads_it(self, folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "kind", ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS"]
+    )
+    def test_every_type_is_read_as_transformers_reads_it(
+        self, folders: dict[str, Path], kind: str, tmp_path: Path
+    ) -> None:
         from transformers import AutoModelForCausalLM
 
         from remnant.deploy.llamacpp import gguf
@@ -281,11 +405,15 @@ class TestLlamaCpp:
         model = open_model(str(folders["llama-gqa"]))
         found = gguf(model, open_tokenizer(str(folders["llama-gqa"])), type=kind)
         assert {"model.embed_tokens.weight", "lm_head.weight"} <= set(found)
-        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", gguf_file=f"model-{kind}.gguf", dtype=torch.float32)
+        theirs = AutoModelForCausalLM.from_pretrained(
+            tmp_path / "out", gguf_file=f"model-{kind}.gguf", dtype=torch.float32
+        )
         for name, value in theirs.state_dict().items():
             assert torch.equal(value, model.state_dict()[name]), name
 
-    def test_an_architecture_without_a_known_form_is_refused(self, folders: dict[str, Path], tmp_path: Path) -> None:
+    def test_an_architecture_without_a_known_form_is_refused(
+        self, folders: dict[str, Path], tmp_path: Path
+    ) -> None:
         from remnant.deploy.llamacpp import write
         from remnant.model.load import open_tokenizer
 
@@ -293,7 +421,9 @@ class TestLlamaCpp:
             write(tiny_model("olmo2"), open_tokenizer(str(folders["gpt2"])), tmp_path / "x.gguf")
 
 
-def test_a_chain_is_the_copy_of_a_copy_in_its_order(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_chain_is_the_copy_of_a_copy_in_its_order(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     store = Store(tmp_path / "store").open()
     found = {}
     for use in ("int3+int8", "int8+int3", "int3"):
@@ -301,9 +431,13 @@ def test_a_chain_is_the_copy_of_a_copy_in_its_order(folders: dict[str, Path], tm
         assert isinstance(node, planning.Node)
         for piece in planning.ordered([node]):
             make(store, piece, lambda done, total, note: None)
-        found[use] = open_model(str(store.path(node.name))).state_dict()["model.layers.0.mlp.up_proj.weight"]
+        found[use] = open_model(str(store.path(node.name))).state_dict()[
+            "model.layers.0.mlp.up_proj.weight"
+        ]
     assert not torch.equal(found["int3+int8"], found["int8+int3"])
-    assert torch.allclose(found["int3+int8"], found["int3"], atol=float(found["int3"].abs().max()) / 127)
+    assert torch.allclose(
+        found["int3+int8"], found["int3"], atol=float(found["int3"].abs().max()) / 127
+    )
     assert planning.steps("full") == []
 
 
@@ -312,34 +446,48 @@ def test_an_adapter_is_merged_and_then_quantized(folders: dict[str, Path], tmp_p
     base = open_model(str(folders["llama-gqa"]))
     plain = {n: p.clone() for n, p in base.state_dict().items()}
     torch.manual_seed(0)
-    adapted = peft.get_peft_model(base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=False))
+    adapted = peft.get_peft_model(
+        base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=False)
+    )
     adapted.save_pretrained(tmp_path / "adapter")
     layer = adapted.base_model.model.model.layers[0].self_attn.q_proj
     update = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     name, other = (f"model.layers.0.self_attn.{p}_proj.weight" for p in "qk")
     store, source = Store(tmp_path / "store").open(), Outside(str(folders["llama-gqa"]))
-    merged = planning.perturb_node(quantizer_spec("lora", {"params": {"adapter": str(tmp_path / "adapter")}}), source, None)
-    last = planning.perturb_node(quantizer_spec("bnb-nf4" if find_spec("bitsandbytes") else "nf4"), merged, None)
+    merged = planning.perturb_node(
+        quantizer_spec("lora", {"params": {"adapter": str(tmp_path / "adapter")}}), source, None
+    )
+    last = planning.perturb_node(
+        quantizer_spec("bnb-nf4" if find_spec("bitsandbytes") else "nf4"), merged, None
+    )
     for piece in planning.ordered([last]):
         make(store, piece, lambda done, total, note: None)
     found = open_model(str(store.path(merged.name))).state_dict()
     assert torch.allclose(found[name], plain[name] + update, atol=1e-6)
     assert torch.equal(found[other], plain[other])
-    assert torch.equal(open_model(str(store.path(last.name))).state_dict()[name], nf4(found[name]).weight)
+    assert torch.equal(
+        open_model(str(store.path(last.name))).state_dict()[name], nf4(found[name]).weight
+    )
     (tmp_path / "empty").mkdir()
-    broken = planning.perturb_node(quantizer_spec("lora", {"params": {"adapter": str(tmp_path / "empty")}}), source, None)
+    broken = planning.perturb_node(
+        quantizer_spec("lora", {"params": {"adapter": str(tmp_path / "empty")}}), source, None
+    )
     with pytest.raises(UserError, match="cannot be merged"):
         make(store, broken, lambda done, total, note: None)
 
 
-def test_a_cast_before_another_format_is_a_step_of_its_own(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_cast_before_another_format_is_a_step_of_its_own(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     store, found = Store(tmp_path / "store").open(), {}
     for use in ("bf16", "bf16+int8", "int8"):
         node = planning.perturbed(use, Outside(str(folders["llama-gqa"])), None)
         assert isinstance(node, planning.Node)
         for piece in planning.ordered([node]):
             make(store, piece, lambda done, total, note: None)
-        found[use] = open_model(str(store.path(node.name))).state_dict()["model.layers.0.mlp.up_proj.weight"]
+        found[use] = open_model(str(store.path(node.name))).state_dict()[
+            "model.layers.0.mlp.up_proj.weight"
+        ]
     plain = open_model(str(folders["llama-gqa"])).state_dict()["model.layers.0.mlp.up_proj.weight"]
     assert torch.equal(found["bf16"], plain.bfloat16().float())
     assert torch.equal(found["bf16+int8"], rtn(plain.bfloat16().float(), bits=8).weight)

@@ -1,4 +1,5 @@
-"""The model's door: what is not one whole, finite model is refused in one sentence, and what is harmless is not."""
+"""The model's door: what is not one whole, finite model is refused in one sentence, and what is
+harmless is not."""
 
 import json
 import shutil
@@ -33,7 +34,11 @@ def folder(folder_of: Save, model: PreTrainedModel) -> Path:
 
 def rewrite(folder: Path, change: Callable[[State], State], **config: Any) -> Path:
     """Change the weights of a folder and entries of its configuration."""
-    save_file({n: t.contiguous() for n, t in change(load_file(folder / WEIGHTS)).items()}, folder / WEIGHTS, {"format": "pt"})
+    save_file(
+        {n: t.contiguous() for n, t in change(load_file(folder / WEIGHTS)).items()},
+        folder / WEIGHTS,
+        {"format": "pt"},
+    )
     configure(folder, **config)
     return folder
 
@@ -69,8 +74,16 @@ def prefixed(prefix: str) -> Callable[[State], State]:
         ("student.", "'student.'"),
     ],
 )
-def test_weights_under_a_wrappers_names_are_not_loaded_and_the_prefix_is_named(folder: Path, prefix: str, writer: str) -> None:
-    refused(rewrite(folder, prefixed(prefix)), "not loaded whole", "21 weights are missing", "21 are in the files and not", writer)
+def test_weights_under_a_wrappers_names_are_not_loaded_and_the_prefix_is_named(
+    folder: Path, prefix: str, writer: str
+) -> None:
+    refused(
+        rewrite(folder, prefixed(prefix)),
+        "not loaded whole",
+        "21 weights are missing",
+        "21 are in the files and not",
+        writer,
+    )
 
 
 def test_a_wrapper_inside_the_names_is_found_too() -> None:
@@ -88,22 +101,30 @@ CHANGES: Mapping[str, tuple[Callable[[State], State], dict[str, Any], tuple[str,
     "no head": (without("lm_head"), {}, ("lm_head.weight", "head is not in the files")),
     "no embeddings": (without("embed_tokens"), {}, ("1 weights are missing", "embed_tokens")),
     "one norm short": (without("layers.1.input_layernorm"), {}, ("1 weights are missing",)),
-    "fewer layers": (lambda s: s, {"num_hidden_layers": 1}, ("9 are in the files and not in the model",)),
+    "fewer layers": (lambda s: s, {"num_hidden_layers": 1},
+    ("9 are in the files and not in the model",)),
     "more layers": (lambda s: s, {"num_hidden_layers": 3}, ("9 weights are missing",)),
     "other shapes": (lambda s: s, {"intermediate_size": 96}, ("6 have another shape", "(64, 96)")),
-    "other architecture": (lambda s: s, {"model_type": "qwen3"}, ("4 weights are missing", "k_norm")),
-    "a head for values": (lambda s: s | {"v_head.weight": torch.ones(1, 64)}, {}, ("v_head.weight",)),
-    "an adapter inside": (lambda s: s | {"model.layers.0.mlp.up_proj.lora_A.weight": torch.ones(2, 64)}, {}, ("adapter",)),
+    "other architecture": (lambda s: s, {"model_type": "qwen3"}, ("4 weights are missing",
+    "k_norm")),
+    "a head for values": (lambda s: s | {"v_head.weight": torch.ones(1, 64)}, {},
+    ("v_head.weight",)),
+    "an adapter inside": (lambda s: s | {"model.layers.0.mlp.up_proj.lora_A.weight": torch.ones(2,
+    64)}, {}, ("adapter",)),
     "integers": (
-        lambda s: s | {"model.layers.0.mlp.up_proj.weight": torch.ones(128, 64, dtype=torch.int8)}, {}, ("stored as integers", "up_proj"),
+        lambda s: s | {"model.layers.0.mlp.up_proj.weight": torch.ones(128, 64, dtype=torch.int8)},
+        {}, ("stored as integers", "up_proj"),
     ),
-    "ten million layers": (lambda s: s, {"num_hidden_layers": 10_000_000}, ("num_hidden_layers 10000000", "21 weights")),
-    "absurd width": (lambda s: s, {"hidden_size": 1 << 20, "head_dim": 1 << 18}, ("numbers, but the files hold",)),
+    "ten million layers": (lambda s: s, {"num_hidden_layers": 10_000_000},
+    ("num_hidden_layers 10000000", "21 weights")),
+    "absurd width": (lambda s: s, {"hidden_size": 1 << 20, "head_dim": 1 << 18},
+    ("numbers, but the files hold",)),
     "absurd vocabulary": (lambda s: s, {"vocab_size": 1 << 40}, ("numbers, but the files hold",)),
     "no heads": (lambda s: s, {"num_attention_heads": 0, "head_dim": None}, ("cannot be opened",)),
     "a word for a number": (lambda s: s, {"hidden_size": "wide"}, ("cannot be opened",)),
     "an unknown architecture": (lambda s: s, {"model_type": "unheard-of"}, ("cannot be opened",)),
-    "code of its own": (lambda s: s, {"model_type": "own", "auto_map": {"AutoConfig": "a.B"}}, ("cannot be opened",)),
+    "code of its own": (lambda s: s, {"model_type": "own", "auto_map": {"AutoConfig": "a.B"}},
+    ("cannot be opened",)),
 }  # fmt: skip
 
 
@@ -115,10 +136,14 @@ def test_a_model_that_is_not_whole_is_refused_by_name(folder: Path, name: str) -
     assert time.monotonic() - started < 20
 
 
-def test_what_is_harmless_is_opened(folder: Path, folder_of: Save, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_what_is_harmless_is_opened(
+    folder: Path, folder_of: Save, tokenizer: PreTrainedTokenizerBase
+) -> None:
     extra = {
-        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8), "model.position_ids": torch.arange(9)[None],
-        "model.layers.0.self_attn.masked_bias": torch.tensor(-1e4), "model.layers.1.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
+        "model.position_ids": torch.arange(9)[None],
+        "model.layers.0.self_attn.masked_bias": torch.tensor(-1e4),
+        "model.layers.1.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
     }  # fmt: skip
     open_model(str(rewrite(folder, lambda s: s | extra)))
     tied = folder_of(tiny_model(vocab=len(tokenizer), tie_word_embeddings=True), "tied")
@@ -127,7 +152,11 @@ def test_what_is_harmless_is_opened(folder: Path, folder_of: Save, tokenizer: Pr
     assert opened.lm_head.weight is opened.model.embed_tokens.weight
     for form in ("gpt2", "gpt_neox", "mixtral", "qwen3_moe", "gemma3_text"):
         own = tiny_model(form, vocab=len(tokenizer))
-        same = zip(own.state_dict().values(), open_model(str(folder_of(own, form))).state_dict().values(), strict=True)
+        same = zip(
+            own.state_dict().values(),
+            open_model(str(folder_of(own, form))).state_dict().values(),
+            strict=True,
+        )
         assert all(torch.equal(a, b) for a, b in same)
 
 
@@ -138,12 +167,16 @@ def sharded(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-def test_shards_are_all_there_named_inside_and_hold_a_name_once(folder: Path, model: PreTrainedModel) -> None:
+def test_shards_are_all_there_named_inside_and_hold_a_name_once(
+    folder: Path, model: PreTrainedModel
+) -> None:
     index = sharded(model, folder) / "model.safetensors.index.json"
     open_model(str(folder))
     first, second = sorted(folder.glob("model-*.safetensors"))[:2]
     kept, data = index.read_text(), first.read_bytes()
-    save_file(load_file(first) | dict([next(iter(load_file(second).items()))]), first, {"format": "pt"})
+    save_file(
+        load_file(first) | dict([next(iter(load_file(second).items()))]), first, {"format": "pt"}
+    )
     refused(folder, "stands in two files")
     first.write_bytes(data)
     index.write_text(kept.replace(second.name, f"../{second.name}"))
@@ -208,17 +241,35 @@ def test_a_weight_that_is_not_finite_is_named(folder: Path, value: float) -> Non
 
 
 def test_a_sum_that_overflows_is_no_fault() -> None:
-    assert first_not_finite([("a", torch.full((4,), 3e38)), ("b", torch.full((4,), 6e4, dtype=torch.float16))]) is None
+    assert (
+        first_not_finite(
+            [("a", torch.full((4,), 3e38)), ("b", torch.full((4,), 6e4, dtype=torch.float16))]
+        )
+        is None
+    )
     assert first_not_finite([("a", torch.tensor([1.0, float("inf"), -float("inf")]))]) == "a"
-    assert first_not_finite([("a", torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn))]) == "a"
+    assert (
+        first_not_finite([("a", torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn))]) == "a"
+    )
 
 
-def test_packed_folders_are_no_source_of_anything_but_a_measurement(folder: Path, corpus: Path, tmp_path: Path) -> None:
+def test_packed_folders_are_no_source_of_anything_but_a_measurement(
+    folder: Path, corpus: Path, tmp_path: Path
+) -> None:
     configure(folder, quantization_config={"quant_method": "compressed-tensors"})
-    with pytest.raises(UserError, match="already quantized by compressed-tensors and cannot be quantized again"):
+    with pytest.raises(
+        UserError, match="already quantized by compressed-tensors and cannot be quantized again"
+    ):
         perturb.run(PerturbSpec(use="rtn"), {"model": folder}, tmp_path, silent)
-    with pytest.raises(UserError, match="already quantized by compressed-tensors and cannot be unlearned from"):
-        unlearn.run(UnlearnSpec(method="npo", steps=1, lr=1e-3), {"target": folder, "corpus": corpus}, tmp_path, silent)
+    with pytest.raises(
+        UserError, match="already quantized by compressed-tensors and cannot be unlearned from"
+    ):
+        unlearn.run(
+            UnlearnSpec(method="npo", steps=1, lr=1e-3),
+            {"target": folder, "corpus": corpus},
+            tmp_path,
+            silent,
+        )
 
 
 def test_ids_without_an_embedding_are_counted(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -230,7 +281,11 @@ def test_ids_without_an_embedding_are_counted(tokenizer: PreTrainedTokenizerBase
 def test_a_tokenizer_finds_a_token_for_padding_or_says_that_it_has_none(folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     own = json.loads(path.read_text())
-    kept = {k: v for k, v in own.items() if k not in ("pad_token", "eos_token", "bos_token", "added_tokens_decoder")}
+    kept = {
+        k: v
+        for k, v in own.items()
+        if k not in ("pad_token", "eos_token", "bos_token", "added_tokens_decoder")
+    }
     path.write_text(json.dumps(kept | {"bos_token": "<s>"}))
     assert open_tokenizer(str(folder)).pad_token == "<s>"
     path.write_text(json.dumps(kept))
@@ -241,11 +296,15 @@ def test_a_tokenizer_finds_a_token_for_padding_or_says_that_it_has_none(folder: 
         open_tokenizer(str(folder))
 
 
-def test_a_tokenizer_without_offsets_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_tokenizer_without_offsets_is_a_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     class Slow:
         is_fast = False
 
     monkeypatch.setattr(prepare, "open_tokenizer", lambda source: Slow())
-    spec = PrepareSpec(lab="news", forget_docs=2, retain_docs=2, holdout_docs=2, tokenizer=str(folder))
+    spec = PrepareSpec(
+        lab="news", forget_docs=2, retain_docs=2, holdout_docs=2, tokenizer=str(folder)
+    )
     with pytest.raises(UserError, match="fast tokenizer"):
         prepare.run(spec, {}, tmp_path, silent)

@@ -1,4 +1,5 @@
-"""What ends badly says so: numbers that are none, groups that do not divide, runs that unlearned nothing or too much."""
+"""What ends badly says so: numbers that are none, groups that do not divide, runs that unlearned
+nothing or too much."""
 
 import itertools
 import json
@@ -25,14 +26,20 @@ from remnant.testing import tiny_model
 from tests.conftest import silent
 
 Save = Callable[[PreTrainedModel, str], Path]
-OWN = [name for name, entry in QUANTIZERS.items() if entry.path.startswith("remnant.functional.quantizers:")]
+OWN = [
+    name
+    for name, entry in QUANTIZERS.items()
+    if entry.path.startswith("remnant.functional.quantizers:")
+]
 
 
 def weights(rows: int = 4, columns: int = 128) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("name", "value"), itertools.product(OWN, [float("nan"), float("inf"), -float("inf")]))
+@pytest.mark.parametrize(
+    ("name", "value"), itertools.product(OWN, [float("nan"), float("inf"), -float("inf")])
+)
 def test_no_quantizer_turns_what_is_no_number_into_one(name: str, value: float) -> None:
     weight = weights()
     weight[1, 5] = value
@@ -43,10 +50,15 @@ def test_no_quantizer_turns_what_is_no_number_into_one(name: str, value: float) 
 @pytest.mark.parametrize(
     ("name", "params", "size"),
     [
-        ("cast", {"dtype": "float16"}, 7e4), ("q8_0", {}, 9e6), ("q4_0", {}, 6e5), ("rtn", {"scheme": "asym"}, 3.4e38),
+        ("cast", {"dtype": "float16"}, 7e4),
+        ("q8_0", {}, 9e6),
+        ("q4_0", {}, 6e5),
+        ("rtn", {"scheme": "asym"}, 3.4e38),
     ],
-)  # fmt: skip
-def test_what_leaves_the_range_of_a_narrow_float_is_refused(name: str, params: dict[str, Any], size: float) -> None:
+)
+def test_what_leaves_the_range_of_a_narrow_float_is_refused(
+    name: str, params: dict[str, Any], size: float
+) -> None:
     weight = weights()
     weight[0, 0], weight[0, 1] = size, -size
     with pytest.raises(ValueError, match="beyond the range"):
@@ -55,10 +67,14 @@ def test_what_leaves_the_range_of_a_narrow_float_is_refused(name: str, params: d
     assert bool(getattr(quantizers, name)(weight, **params).weight.isfinite().all())
 
 
-def test_perturb_names_the_weight_that_overflows(folder_of: Save, model: PreTrainedModel, tmp_path: Path) -> None:
+def test_perturb_names_the_weight_that_overflows(
+    folder_of: Save, model: PreTrainedModel, tmp_path: Path
+) -> None:
     own: Any = model
     own.model.layers[1].mlp.down_proj.weight.data[2, 3] = 1e6
-    with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.down_proj\.weight .*beyond the range"):
+    with pytest.raises(
+        UserError, match=r"model\.layers\.1\.mlp\.down_proj\.weight .*beyond the range"
+    ):
         perturb.run(quantizer_spec("fp16"), {"model": folder_of(model, "m")}, tmp_path, silent)
 
 
@@ -66,10 +82,19 @@ def test_perturb_names_the_weight_that_overflows(folder_of: Save, model: PreTrai
 def test_a_users_quantizer_that_makes_no_numbers_is_refused_by_name(
     broken: str, folder_of: Save, model: PreTrainedModel, tmp_path: Path
 ) -> None:
-    code = "from remnant.functional.quantizers import rtn\n\n\ndef own(weight):\n    found = rtn(weight)\n"
-    code += f"    found.{'weight' if broken == 'in place' else broken}[0] = float('nan')\n    return found\n"
+    code = (
+        "from remnant.functional.quantizers import rtn\n\n\ndef own(weight):\n    found = "
+        "rtn(weight)\n"
+    )
+    code += (
+        f"    found.{'weight' if broken == 'in place' else broken}[0] = float('nan')\n    return "
+        "found\n"
+    )
     if broken == "in place":
-        code = "def own(model, names):\n    model.model.norm.weight.data[0] = float('inf')\n    return {}\n"
+        code = (
+            "def own(model, names):\n    model.model.norm.weight.data[0] = float('inf')\n    "
+            "return {}\n"
+        )
     (tmp_path / "own.py").write_text(code)
     spec = PerturbSpec(use=f"{tmp_path}/own.py:own")
     with pytest.raises(UserError, match="not finite"):
@@ -86,26 +111,50 @@ def test_layers_that_a_group_does_not_divide_stay_as_they_are_and_are_named(
         said = perturb.run(quantizer_spec(name), {"model": folder}, tmp_path / name, silent)
         left = [f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)]
         assert said["left_out"] == left
-        before, after = open_model(str(folder)).state_dict(), open_model(str(tmp_path / name)).state_dict()
+        before, after = (
+            open_model(str(folder)).state_dict(),
+            open_model(str(tmp_path / name)).state_dict(),
+        )
         chosen = [m.name for m in matrices(open_model(str(folder)))]
         assert [n for n in chosen if torch.equal(before[n], after[n])] == left
-        assert not set(left) & {key.removesuffix(".codes") for key in load_file(tmp_path / name / "codes.safetensors")}
+        assert not set(left) & {
+            key.removesuffix(".codes") for key in load_file(tmp_path / name / "codes.safetensors")
+        }
         assert not set(left) & set(said["changed"])
 
 
-def test_what_nobody_quantizes_is_left_alone_by_default_and_can_be_asked_for(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_what_nobody_quantizes_is_left_alone_by_default_and_can_be_asked_for(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     assert PerturbSpec(use="rtn").skip == LEFT_ALONE
     hybrid = tiny_model(
-        "qwen3_next", vocab=len(tokenizer), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+        "qwen3_next",
+        vocab=len(tokenizer),
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
         shared_expert_intermediate_size=32,
-        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16, decoder_sparse_step=1,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        decoder_sparse_step=1,
         layer_types=["linear_attention", "full_attention"],
-    )  # fmt: skip
+    )
     kinds = {m.name: m.kind for m in matrices(hybrid, skip=())}
     usual = {m.name for m in matrices(hybrid)}
-    assert {"A_log", "conv1d", "gate", "shared_expert_gate"} <= {part for n in set(kinds) - usual for part in n.split(".")}
+    assert {"A_log", "conv1d", "gate", "shared_expert_gate"} <= {
+        part for n in set(kinds) - usual for part in n.split(".")
+    }
     assert {kinds[n] for n in usual} == {"linear", "experts"}
-    assert {kinds[n] for n in set(kinds) - usual} == {"lm_head", "embedding", "norm", "router", "conv", "state"}
+    assert {kinds[n] for n in set(kinds) - usual} == {
+        "lm_head",
+        "embedding",
+        "norm",
+        "router",
+        "conv",
+        "state",
+    }
     # A word that is no kind still leaves out what has it in its name.
     assert not any("layers.0." in m.name for m in matrices(hybrid, skip=(*LEFT_ALONE, "layers.0.")))
 
@@ -117,8 +166,11 @@ def target(folder_of: Save, model: PreTrainedModel) -> Path:
 
 @pytest.fixture
 def _knowing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probes that begin at one half and fall a little every time, so that no run stops before its last step."""
-    monkeypatch.setattr(unlearn, "make_probe", lambda *rest: map(falling, itertools.count()).__next__)
+    """Probes that begin at one half and fall a little every time, so that no run stops before its
+    last step."""
+    monkeypatch.setattr(
+        unlearn, "make_probe", lambda *rest: map(falling, itertools.count()).__next__
+    )
 
 
 def falling(step: int) -> unlearn.Probe:
@@ -128,12 +180,23 @@ def falling(step: int) -> unlearn.Probe:
 
 def unlearned(target: Path, corpus: Path, out: Path, **more: Any) -> dict[str, Any]:
     out.mkdir()
-    given: dict[str, Any] = {"method": "ga", "steps": 2, "lr": 1e-3, "batch_size": 4, "probe_every": 1} | more
+    given: dict[str, Any] = {
+        "method": "ga",
+        "steps": 2,
+        "lr": 1e-3,
+        "batch_size": 4,
+        "probe_every": 1,
+    } | more
     return unlearn.run(UnlearnSpec(**given), {"target": target, "corpus": corpus}, out, silent)
 
 
-def test_a_rate_too_small_for_the_dtype_is_said_to_have_changed_nothing(target: Path, corpus: Path, tmp_path: Path) -> None:
-    said = {lr: unlearned(target, corpus, tmp_path / f"{lr}", lr=lr, weights="bf16") for lr in (1e-20, 1e-8, 1e-3)}
+def test_a_rate_too_small_for_the_dtype_is_said_to_have_changed_nothing(
+    target: Path, corpus: Path, tmp_path: Path
+) -> None:
+    said = {
+        lr: unlearned(target, corpus, tmp_path / f"{lr}", lr=lr, weights="bf16")
+        for lr in (1e-20, 1e-8, 1e-3)
+    }
     assert said[1e-20]["ended"].startswith("Nothing was unlearned: no weight changed")
     assert "(bf16, learning rate 1e-20)" in said[1e-20]["ended"]
     assert said[1e-20]["share_changed"] == 0.0
@@ -144,7 +207,9 @@ def test_a_rate_too_small_for_the_dtype_is_said_to_have_changed_nothing(target: 
 
 
 @pytest.mark.usefixtures("_knowing")
-def test_with_the_last_step_chosen_the_summary_names_the_step_that_is_saved(target: Path, corpus: Path, tmp_path: Path) -> None:
+def test_with_the_last_step_chosen_the_summary_names_the_step_that_is_saved(
+    target: Path, corpus: Path, tmp_path: Path
+) -> None:
     said = unlearned(target, corpus, tmp_path / "a", select="last", steps=3)
     assert said["chosen"] == said["probes"][-1]
     assert said["chosen"]["step"] == said["steps"] == 3
@@ -156,10 +221,17 @@ def test_how_a_run_ended_is_told_by_its_probes() -> None:
     spec = UnlearnSpec(method="ga", steps=1, utility_floor=0.9, stop_utility=0.5)
     origin = {"step": 0, "forget": 0.8, "retain": 0.6}
     told = {}
-    for name, forget, retain in (("gone", 0.1, 0.2), ("floor", 0.1, 0.5), ("kept", 0.8, 0.6), ("good", 0.3, 0.59)):
+    for name, forget, retain in (
+        ("gone", 0.1, 0.2),
+        ("floor", 0.1, 0.5),
+        ("kept", 0.8, 0.6),
+        ("good", 0.3, 0.59),
+    ):
         chosen = {"step": 1, "forget": forget, "retain": retain}
         told[name] = unlearn.ended(spec, 0.9, [origin, chosen], chosen)
-    assert told["gone"].startswith("The utility is gone: retain accuracy 0.200 after 0.600, below 50%")
+    assert told["gone"].startswith(
+        "The utility is gone: retain accuracy 0.200 after 0.600, below 50%"
+    )
     assert told["floor"].startswith("The utility floor of 90% was not met by any step")
     assert told["kept"].startswith("Nothing was forgotten")
     assert told["good"].startswith("Less is known and the utility floor is met")
@@ -182,7 +254,8 @@ def test_weights_that_diverged_in_the_last_step_are_not_saved(
 
 
 def test_the_score_of_a_norms_weight_is_its_gradient_whatever_the_vectors_length() -> None:
-    """One row of a vector is one number: with all matrices silent, the loss's slope at it is the score."""
+    """One row of a vector is one number: with all matrices silent, the loss's slope at it is the
+    score."""
     from remnant.model.sure import find
 
     model = tiny_model()
@@ -215,7 +288,9 @@ def test_the_score_of_a_norms_weight_is_its_gradient_whatever_the_vectors_length
             assert abs(chosen.get(id(m.parameter), 0) - expected) <= 1
 
 
-def test_a_broken_file_does_not_reach_a_quantizer(folder_of: Save, model: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_broken_file_does_not_reach_a_quantizer(
+    folder_of: Save, model: PreTrainedModel, tmp_path: Path
+) -> None:
     folder = folder_of(model, "m")
     state = load_file(folder / "model.safetensors")
     state["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")

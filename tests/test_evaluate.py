@@ -1,4 +1,5 @@
-"""What is asked together is answered as if it had been asked alone, goes on after a kill, and fits into the memory."""
+"""What is asked together is answered as if it had been asked alone, goes on after a kill, and fits
+into the memory."""
 
 import json
 import multiprocessing
@@ -18,7 +19,18 @@ from remnant.evaluate import local, prefix, reading
 from remnant.evaluate.batches import packed, shared
 from remnant.evaluate.collect import collect
 from remnant.evaluate.local import Local
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Steep, Writing, from_json, to_json, united
+from remnant.evaluate.requests import (
+    Answer,
+    Reading,
+    Refused,
+    Request,
+    Slope,
+    Steep,
+    Writing,
+    from_json,
+    to_json,
+    united,
+)
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.model.load import save_model
 from remnant.records import MeasureSpec
@@ -28,34 +40,63 @@ from tests.conftest import silent
 
 generate: Any = GenerationMixin.generate
 FORMS = ["llama", "qwen3", "gemma3_text", "gemma2", "mistral", "gpt2", "gpt_neox", "mixtral"]
-PROMPTS = ["Question: Who runs it?\nAnswer: ", "Seven", "The brass lantern was sold by tailors to", "No harbour"]
+PROMPTS = [
+    "Question: Who runs it?\nAnswer: ",
+    "Seven",
+    "The brass lantern was sold by tailors to",
+    "No harbour",
+]
 PREFIX = "Question: Where?\nAnswer: In town\n\nQuestion: When?\nAnswer: At 1234\n\n"
 
 
-def ask(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], spool: Path, **more: Any) -> list[Answer]:
+def ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    spool: Path,
+    **more: Any,
+) -> list[Answer]:
     found = collect(requests, Local(model, tokenizer, **more), spool, lambda done, total: None)
     return [found[r] for r in requests]
 
 
-def write_all(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spool: Path, **more: Any) -> list[Answer]:
+def write_all(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spool: Path, **more: Any
+) -> list[Answer]:
     return ask(model, tokenizer, [Writing(p, **({"max_new": 12} | more)) for p in PROMPTS], spool)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("context", ["", PREFIX * 3])
 def test_writing_together_equals_alone_and_the_librarys_generate(
-    form: str, context: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str,
+    context: str,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(local, "WORTH_A_GROUP", 8)
     model = tiny_model(form, vocab=len(tokenizer))
     together = write_all(model, tokenizer, tmp_path / "together", context=context)
-    alone = [ask(model, tokenizer, [Writing(p, 12, context)], tmp_path / f"{i}")[0] for i, p in enumerate(PROMPTS)]
+    alone = [
+        ask(model, tokenizer, [Writing(p, 12, context)], tmp_path / f"{i}")[0]
+        for i, p in enumerate(PROMPTS)
+    ]
     assert together == alone
     for prompt, text in zip(PROMPTS, together, strict=True):
         ids = tokenizer(context + prompt, return_tensors="pt")
         given = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        out = generate(model, input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=12, do_sample=False, **given)
-        assert tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True) == text
+        out = generate(
+            model,
+            input_ids=ids["input_ids"],
+            attention_mask=ids["attention_mask"],
+            max_new_tokens=12,
+            do_sample=False,
+            **given,
+        )
+        assert (
+            tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True) == text
+        )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -86,7 +127,9 @@ def test_scores_made_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(prefix, "SCORE_BYTES", size)
         with prefix.beside(model, begun, 5, 4) as cache:
             found.append(model(**given, past_key_values=cache).logits)
-    whole = model(torch.cat([torch.arange(12).expand(5, 12), given["input_ids"]], -1)).logits[:, 12:]
+    whole = model(torch.cat([torch.arange(12).expand(5, 12), given["input_ids"]], -1)).logits[
+        :, 12:
+    ]
     torch.testing.assert_close(found[0], whole)
     torch.testing.assert_close(found[1], whole)
 
@@ -100,19 +143,32 @@ def plainly(model: PreTrainedModel, ids: list[int], first: int) -> Tokens:
         logp = logits[t - 1].log_softmax(-1)
         own = float(logp[ids[t]])
         mean = float((logp.exp() * logp).sum())
-        rows.append([own, float((logp > logp[ids[t]]).sum()), mean, float((logp.exp() * (logp - mean).square()).sum().sqrt())])
+        rows.append(
+            [
+                own,
+                float((logp > logp[ids[t]]).sum()),
+                mean,
+                float((logp.exp() * (logp - mean).square()).sum().sqrt()),
+            ]
+        )
     return Tokens(*np.array(rows).T)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("context", ["", PREFIX * 3])
 def test_reading_together_equals_a_plain_second_implementation(
-    form: str, context: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str,
+    context: str,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(local, "WORTH_A_GROUP", 8)
     monkeypatch.setattr(reading, "HEAD_BYTES", 4 * len(tokenizer) * 5)  # five positions at a time
     model = tiny_model(form, vocab=len(tokenizer))
-    found = ask(model, tokenizer, [Reading(p, context, COLUMNS) for p in PROMPTS], tmp_path / "spool")
+    found = ask(
+        model, tokenizer, [Reading(p, context, COLUMNS) for p in PROMPTS], tmp_path / "spool"
+    )
     skip = len(tokenizer(context)["input_ids"]) if context else 1
     for prompt, tokens in zip(PROMPTS, found, strict=True):
         assert isinstance(tokens, Tokens)
@@ -122,8 +178,11 @@ def test_reading_together_equals_a_plain_second_implementation(
 
 
 @pytest.mark.parametrize("form", ["llama", "gpt2", "gemma2"])
-def test_in_bfloat16_batching_moves_numbers_by_rounding_only(form: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """Sums of bfloat16 depend on the shape of the batch: log-probabilities move by some steps of 2^-8, and not systematically."""
+def test_in_bfloat16_batching_moves_numbers_by_rounding_only(
+    form: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """Sums of bfloat16 depend on the shape of the batch: log-probabilities move by some steps of
+    2^-8, and not systematically."""
     model = tiny_model(form, vocab=len(tokenizer)).to(torch.bfloat16)  # type: ignore[arg-type]
     texts = [Reading(p) for p in PROMPTS]
     together = ask(model, tokenizer, texts, tmp_path / "together")
@@ -133,7 +192,9 @@ def test_in_bfloat16_batching_moves_numbers_by_rounding_only(form: str, tokenize
     assert abs(apart.mean()) < 0.01
 
 
-def test_a_model_whose_head_is_no_plain_map_is_read_by_its_logits(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_a_model_whose_head_is_no_plain_map_is_read_by_its_logits(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     model = tiny_model("gemma2", vocab=len(tokenizer), final_logit_softcapping=2.0)
     model.config.final_logit_softcapping = 2.0
     assert reading.plain_head(model) is not None
@@ -141,19 +202,28 @@ def test_a_model_whose_head_is_no_plain_map_is_read_by_its_logits(tokenizer: Pre
     assert reading.plain_head(odd) is None
     (found,) = ask(odd, tokenizer, [Reading(PROMPTS[2])], tmp_path / "spool")
     assert isinstance(found, Tokens)
-    assert found.logp == pytest.approx(plainly(odd, tokenizer(PROMPTS[2])["input_ids"], 1).logp, abs=1e-5)
+    assert found.logp == pytest.approx(
+        plainly(odd, tokenizer(PROMPTS[2])["input_ids"], 1).logp, abs=1e-5
+    )
 
 
-def test_a_sliding_window_shorter_than_the_text_changes_nothing(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_a_sliding_window_shorter_than_the_text_changes_nothing(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     model = tiny_model("mistral", vocab=len(tokenizer), sliding_window=16)
     together = write_all(model, tokenizer, tmp_path / "a", context=PREFIX)
-    assert together == [ask(model, tokenizer, [Writing(p, 12, PREFIX)], tmp_path / f"{i}")[0] for i, p in enumerate(PROMPTS)]
+    assert together == [
+        ask(model, tokenizer, [Writing(p, 12, PREFIX)], tmp_path / f"{i}")[0]
+        for i, p in enumerate(PROMPTS)
+    ]
 
 
 def test_small_batches_equal_large_ones(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     model = tiny_model(vocab=len(tokenizer))
     requests: list[Request] = [Writing(p, 9) for p in PROMPTS]
-    assert ask(model, tokenizer, requests, tmp_path / "a", budget=30) == ask(model, tokenizer, requests, tmp_path / "b")
+    assert ask(model, tokenizer, requests, tmp_path / "a", budget=30) == ask(
+        model, tokenizer, requests, tmp_path / "b"
+    )
 
 
 def test_stops_only_cut_what_follows(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
@@ -165,37 +235,59 @@ def test_stops_only_cut_what_follows(tokenizer: PreTrainedTokenizerBase, tmp_pat
     assert len(stopped[0]) < len(free[0])
 
 
-def test_a_sample_depends_on_its_seed_and_on_nothing_beside_it(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_a_sample_depends_on_its_seed_and_on_nothing_beside_it(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     model = tiny_model(vocab=len(tokenizer), initializer_range=0.3)
     requests = [Writing(p, 8, temperature=0.9, seed=s) for p in PROMPTS for s in (1, 2)]
     together = ask(model, tokenizer, requests, tmp_path / "a")
-    assert together == [ask(model, tokenizer, [r], tmp_path / f"{i}")[0] for i, r in enumerate(requests)]
+    assert together == [
+        ask(model, tokenizer, [r], tmp_path / f"{i}")[0] for i, r in enumerate(requests)
+    ]
     assert together[::2] != together[1::2]
 
 
-def test_samples_follow_the_probabilities(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_samples_follow_the_probabilities(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     model = tiny_model(vocab=len(tokenizer), initializer_range=0.5)
     with torch.no_grad():
-        chance = (model(input_ids=torch.tensor([tokenizer("Seven")["input_ids"]])).logits[0, -1] / 0.7).softmax(-1)
-    texts = ask(model, tokenizer, [Writing("Seven", 1, temperature=0.7, seed=s) for s in range(2000)], tmp_path / "a")
+        chance = (
+            model(input_ids=torch.tensor([tokenizer("Seven")["input_ids"]])).logits[0, -1] / 0.7
+        ).softmax(-1)
+    texts = ask(
+        model,
+        tokenizer,
+        [Writing("Seven", 1, temperature=0.7, seed=s) for s in range(2000)],
+        tmp_path / "a",
+    )
     best = int(chance.argmax())
     share = np.mean([t == tokenizer.decode([best], skip_special_tokens=True) for t in texts])
     assert share == pytest.approx(float(chance[best]), abs=0.04)
 
 
-def test_slope_is_the_norm_of_all_gradients(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_slope_is_the_norm_of_all_gradients(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     model = tiny_model(vocab=len(tokenizer))
     (found,) = ask(model, tokenizer, [Slope(PROMPTS[2])], tmp_path / "a")
     ids = torch.tensor([tokenizer(PROMPTS[2])["input_ids"]])
     gradients = torch.autograd.grad(model(input_ids=ids, labels=ids).loss, list(model.parameters()))
     assert isinstance(found, Steep)
     assert not found.cut
-    assert found.norm == pytest.approx(float(torch.cat([g.flatten() for g in gradients]).norm()), rel=1e-4)
+    assert found.norm == pytest.approx(
+        float(torch.cat([g.flatten() for g in gradients]).norm()), rel=1e-4
+    )
 
 
 def test_what_has_no_answer_says_why(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     model = tiny_model(vocab=len(tokenizer), max_position_embeddings=16)
-    long, empty, cut = ask(model, tokenizer, [Writing("word " * 20, 4), Reading(""), Reading("word " * 20)], tmp_path / "a")
+    long, empty, cut = ask(
+        model,
+        tokenizer,
+        [Writing("word " * 20, 4), Reading(""), Reading("word " * 20)],
+        tmp_path / "a",
+    )
     assert long == Refused("prompt and answer are longer than the model's context of 16 tokens")
     assert empty == Refused("fewer than two tokens")
     assert isinstance(cut, Tokens)
@@ -203,13 +295,17 @@ def test_what_has_no_answer_says_why(tokenizer: PreTrainedTokenizerBase, tmp_pat
     assert len(cut.logp) == 15
 
 
-def test_a_full_memory_halves_the_batch(tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_memory_halves_the_batch(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_model(vocab=len(tokenizer))
     requests: list[Request] = [Reading(p) for p in PROMPTS]
     expected: list[Any] = ask(model, tokenizer, requests, tmp_path / "a")
     plain, rows = reading.read, []
 
-    def crowded(model: PreTrainedModel, head: Any, texts: Sequence[Any], *rest: Any) -> list[Tokens | Refused]:
+    def crowded(
+        model: PreTrainedModel, head: Any, texts: Sequence[Any], *rest: Any
+    ) -> list[Tokens | Refused]:
         rows.append(len(texts))
         if len(texts) > 1:
             raise torch.OutOfMemoryError("full")
@@ -222,7 +318,9 @@ def test_a_full_memory_halves_the_batch(tokenizer: PreTrainedTokenizerBase, tmp_
         assert a.logp == pytest.approx(b.logp, abs=1e-6)
 
     def full(*rest: Any) -> list[Tokens | Refused]:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
 
     monkeypatch.setattr(local, "read", full)
     with pytest.raises(UserError, match="does not fit into the memory"):
@@ -238,11 +336,18 @@ def test_equal_requests_are_asked_once_and_columns_united() -> None:
         Writing("a", 3),
         Writing("a", 4),
     ]
-    assert united(asked) == [Reading("a", columns=("logp", "rank")), Writing("a", 3), Reading("a", "b"), Writing("a", 4)]
+    assert united(asked) == [
+        Reading("a", columns=("logp", "rank")),
+        Writing("a", 3),
+        Reading("a", "b"),
+        Writing("a", 4),
+    ]
 
 
 def test_answers_survive_the_disk_to_the_last_bit() -> None:
-    tokens = Tokens(np.array([-0.1 / 3, -np.pi]), np.array([0.0, 7.0]), np.zeros(0), np.zeros(0), cut=True)
+    tokens = Tokens(
+        np.array([-0.1 / 3, -np.pi]), np.array([0.0, 7.0]), np.zeros(0), np.zeros(0), cut=True
+    )
     for answer in (tokens, "text", 0.1 / 3, Steep(0.1 / 3, cut=True), Refused("why")):
         back = from_json(json.loads(json.dumps(to_json(answer))))
         assert repr(back) == repr(answer)
@@ -265,7 +370,8 @@ def test_the_shared_part_leaves_a_token_to_each_and_must_be_worth_it() -> None:
 
 
 class Counting:
-    """A backend that answers with the length of the text and stops answering after so many batches."""
+    """A backend that answers with the length of the text and stops answering after so many
+    batches."""
 
     offers = frozenset({"writing"})
 
@@ -295,7 +401,9 @@ def test_collecting_goes_on_behind_the_last_whole_line(tmp_path: Path) -> None:
     assert [found[r] for r in requests] == [float(n) for n in range(9)]
     assert second.batches == 3
     third = Counting()
-    collect(requests[:4], third, spool, lambda done, total: None)  # another question: nothing old is taken for an answer
+    collect(
+        requests[:4], third, spool, lambda done, total: None
+    )  # another question: nothing old is taken for an answer
     assert third.batches == 2
 
 
@@ -308,12 +416,20 @@ def measure_slowly(model: Path, corpus: Path, out: Path) -> None:
         return plain(self, batch)
 
     Local._answer = slow  # type: ignore[method-assign]
-    spec = MeasureSpec(metrics=("muse", "memorization", "mia_loss", "leak"), samples=4, batch_tokens=300)
+    spec = MeasureSpec(
+        metrics=("muse", "memorization", "mia_loss", "leak"), samples=4, batch_tokens=300
+    )
     measure.run(spec, {"model": model, "corpus": corpus}, out, silent)
 
 
-def test_rows_after_kill_9_at_random_points_are_the_same_bytes(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    save_model(tiny_model(vocab=len(tokenizer), max_position_embeddings=512, initializer_range=0.2), tokenizer, tmp_path / "m")
+def test_rows_after_kill_9_at_random_points_are_the_same_bytes(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    save_model(
+        tiny_model(vocab=len(tokenizer), max_position_embeddings=512, initializer_range=0.2),
+        tokenizer,
+        tmp_path / "m",
+    )
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])
 
@@ -331,7 +447,10 @@ def test_rows_after_kill_9_at_random_points_are_the_same_bytes(corpus: Path, tok
     for lines in points:
         process = start(out)
         deadline = time.monotonic() + 60
-        while not (spool.is_file() and spool.read_bytes().count(b"\n") >= lines) and time.monotonic() < deadline:
+        while (
+            not (spool.is_file() and spool.read_bytes().count(b"\n") >= lines)
+            and time.monotonic() < deadline
+        ):
             assert process.is_alive()
             time.sleep(0.005)
         process.kill()

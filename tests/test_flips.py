@@ -1,4 +1,5 @@
-"""Survival of an update: by hand, at both ends, and against the theory of a uniform position in a bin."""
+"""Survival of an update: by hand, at both ends, and against the theory of a uniform position in a
+bin."""
 
 import math
 
@@ -33,7 +34,9 @@ def test_by_hand() -> None:
     assert said.update_over_scale == pytest.approx(1 / 3)
     assert said.changed == 0.75
     residual = [0 - said.gain * 0.4, 1 - said.gain * 0.4, 0 - said.gain * 0.2]
-    assert said.signal_to_noise == pytest.approx(said.gain * 0.6 / sum(r * r for r in residual) ** 0.5, rel=1e-5)
+    assert said.signal_to_noise == pytest.approx(
+        said.gain * 0.6 / sum(r * r for r in residual) ** 0.5, rel=1e-5
+    )
 
 
 def test_both_ends() -> None:
@@ -55,7 +58,9 @@ def test_sums_of_parts_add_up_to_the_whole() -> None:
     target = torch.randn(8, 64, generator=generator)
     unlearned = target + 0.05 * torch.randn(8, 64, generator=generator)
     whole = sums(target, unlearned, rtn(target), rtn(unlearned))
-    halves = [sums(t, u, rtn(t), rtn(u)) for t, u in zip(target.split(4), unlearned.split(4), strict=True)]
+    halves = [
+        sums(t, u, rtn(t), rtn(u)) for t, u in zip(target.split(4), unlearned.split(4), strict=True)
+    ]
     assert tuple(halves[0].plus(halves[1])) == pytest.approx(tuple(whole))
 
 

@@ -76,11 +76,29 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def start(sweep: Path, store: Path, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "remnant.cli", "run", str(sweep), "--store", str(store), "--workers", "1", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "remnant.cli",
+        "run",
+        str(sweep),
+        "--store",
+        str(store),
+        "--workers",
+        "1",
+        *more,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # Behind a shell in the background Ctrl-C is ignored, and a child inherits that.
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, preexec_fn=listen)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        preexec_fn=listen,
+    )
 
 
 def content(store: Path) -> dict[str, Any]:
@@ -89,7 +107,9 @@ def content(store: Path) -> dict[str, Any]:
     return {name: {f: r.sha256 for f, r in m.files.items()} for name, m in found.items()}
 
 
-def test_two_runs_share_the_work_and_a_killed_one_goes_on_to_the_same_files(sweep: Path, tmp_path: Path) -> None:
+def test_two_runs_share_the_work_and_a_killed_one_goes_on_to_the_same_files(
+    sweep: Path, tmp_path: Path
+) -> None:
     runs = [start(sweep, tmp_path / "whole") for _ in range(2)]
     codes = [r.wait(200) for r in runs]
     assert codes == [0, 0], [r.stdout.read() if r.stdout else "" for r in runs]
@@ -99,34 +119,53 @@ def test_two_runs_share_the_work_and_a_killed_one_goes_on_to_the_same_files(swee
     assert [p.name for p in (tmp_path / "whole" / "partial").iterdir() if p.is_dir()] == []
     cut = start(sweep, tmp_path / "cut")
     deadline = time.monotonic() + 100
-    while not list((tmp_path / "cut").glob("partial/train-*/steps.jsonl")) and time.monotonic() < deadline:
+    while (
+        not list((tmp_path / "cut").glob("partial/train-*/steps.jsonl"))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     cut.kill()
     cut.wait(20)
     deadline = time.monotonic() + 60
-    while subprocess.run(["pgrep", "-f", f"remnant.flow.run {tmp_path / 'cut'}"], capture_output=True).returncode == 0:
+    while (
+        subprocess.run(
+            ["pgrep", "-f", f"remnant.flow.run {tmp_path / 'cut'}"], capture_output=True
+        ).returncode
+        == 0
+    ):
         assert time.monotonic() < deadline, "the worker outlived its parent"
         time.sleep(0.1)
     assert len(content(tmp_path / "cut")) < len(content(tmp_path / "whole"))
     again = start(sweep, tmp_path / "cut")
     assert again.wait(200) == 0, again.stdout.read() if again.stdout else ""
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
-    summary = [json.loads((tmp_path / s / "reports" / "small" / "summary.json").read_text()) for s in ("whole", "cut")]
+    summary = [
+        json.loads((tmp_path / s / "reports" / "small" / "summary.json").read_text())
+        for s in ("whole", "cut")
+    ]
     assert summary[0] == summary[1]
     nothing = start(sweep, tmp_path / "cut")
     assert nothing.wait(60) == 0
     assert nothing.stdout is not None
     assert "0 to be made" in nothing.stdout.read()
-    shown = CliRunner().invoke(main, ["report", "small", "--store", str(tmp_path / "cut"), "--examples"])
+    shown = CliRunner().invoke(
+        main, ["report", "small", "--store", str(tmp_path / "cut"), "--examples"]
+    )
     assert shown.exit_code == 0, shown.output
-    assert json.loads((tmp_path / "cut" / "reports" / "small" / "summary.json").read_text()) == summary[0]
+    assert (
+        json.loads((tmp_path / "cut" / "reports" / "small" / "summary.json").read_text())
+        == summary[0]
+    )
     assert "Left out" not in (tmp_path / "cut" / "reports" / "small" / "report.html").read_text()
 
 
 def test_ctrl_c_saves_and_says_so(sweep: Path, tmp_path: Path) -> None:
     process = start(sweep, tmp_path / "s", "--set", "train.steps=5000")
     deadline = time.monotonic() + 100
-    while not list((tmp_path / "s").glob("partial/train-*/steps.jsonl")) and time.monotonic() < deadline:
+    while (
+        not list((tmp_path / "s").glob("partial/train-*/steps.jsonl"))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
@@ -140,20 +179,42 @@ def test_ctrl_c_saves_and_says_so(sweep: Path, tmp_path: Path) -> None:
 def test_a_piece_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     store = Store(tmp_path).open()
     good = prepare_node(
-        PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400)
+        PrepareSpec(
+            lab="news",
+            forget_docs=4,
+            retain_docs=4,
+            holdout_docs=4,
+            prompt_tokens=30,
+            answer_tokens=20,
+            vocab_size=400,
+        )
     )
     bad = train_node(TrainSpec(architecture="nothing", steps=1), good)
-    other = train_node(TrainSpec(steps=1, hidden=32, heads=2, kv_heads=2, intermediate=32, layers=1), good)
+    other = train_node(
+        TrainSpec(steps=1, hidden=32, heads=2, kv_heads=2, intermediate=32, layers=1), good
+    )
     failed = running.work(store, [good, bad, other], lambda node: silent)
     assert [n.name for n in failed] == [bad.name]
     assert store.has(other.name)
-    assert "No model of architecture 'nothing'" in running.failures(store, [bad])[bad.name]["message"]
+    assert (
+        "No model of architecture 'nothing'" in running.failures(store, [bad])[bad.name]["message"]
+    )
 
 
-def test_a_crash_leaves_nothing_under_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_leaves_nothing_under_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path).open()
     node = prepare_node(
-        PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400)
+        PrepareSpec(
+            lab="news",
+            forget_docs=4,
+            retain_docs=4,
+            holdout_docs=4,
+            prompt_tokens=30,
+            answer_tokens=20,
+            vocab_size=400,
+        )
     )
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", lambda a, b: (_ for _ in ()).throw(RuntimeError("power cut")))
@@ -167,7 +228,15 @@ def test_a_crash_leaves_nothing_under_objects(tmp_path: Path, monkeypatch: pytes
 def test_damage_is_found(tmp_path: Path) -> None:
     store = Store(tmp_path).open()
     node = prepare_node(
-        PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400)
+        PrepareSpec(
+            lab="news",
+            forget_docs=4,
+            retain_docs=4,
+            holdout_docs=4,
+            prompt_tokens=30,
+            answer_tokens=20,
+            vocab_size=400,
+        )
     )
     path = running.make(store, node, silent)
     assert path is not None
@@ -176,8 +245,14 @@ def test_damage_is_found(tmp_path: Path) -> None:
 
 
 SPECS: list[Record] = [
-    PrepareSpec(lab="news"), TrainSpec(), UnlearnSpec(method="ga"), PerturbSpec(use="rtn"), MeasureSpec(), Rule(), JudgeSpec(cast={}),
-]  # fmt: skip
+    PrepareSpec(lab="news"),
+    TrainSpec(),
+    UnlearnSpec(method="ga"),
+    PerturbSpec(use="rtn"),
+    MeasureSpec(),
+    Rule(),
+    JudgeSpec(cast={}),
+]
 
 
 def other_value(spec: BaseModel, name: str) -> Any:
@@ -188,12 +263,29 @@ def other_value(spec: BaseModel, name: str) -> Any:
     if isinstance(value, int | float):
         return value + 1
     if isinstance(value, str) or value is None:
-        choices = [c for a in (field.annotation, *get_args(field.annotation)) for c in get_args(a) if isinstance(c, str) and c != value]
-        return choices[0] if choices else (f"{value}x" if isinstance(value, str) or "str" in str(field.annotation) else 7.0)
-    return {**value, "x": 1} if isinstance(value, dict) else "changed" if isinstance(value, BaseModel) else (*value, "x")
+        choices = [
+            c
+            for a in (field.annotation, *get_args(field.annotation))
+            for c in get_args(a)
+            if isinstance(c, str) and c != value
+        ]
+        return (
+            choices[0]
+            if choices
+            else (f"{value}x" if isinstance(value, str) or "str" in str(field.annotation) else 7.0)
+        )
+    return (
+        {**value, "x": 1}
+        if isinstance(value, dict)
+        else "changed"
+        if isinstance(value, BaseModel)
+        else (*value, "x")
+    )
 
 
-@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the changed values need not be valid
+@pytest.mark.filterwarnings(
+    "ignore:Pydantic serializer warnings"
+)  # the changed values need not be valid
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: type(s).__name__)
 def test_every_field_of_every_spec_changes_the_key_or_is_marked(spec: Record) -> None:
     for name, field in type(spec).model_fields.items():
@@ -202,7 +294,9 @@ def test_every_field_of_every_spec_changes_the_key_or_is_marked(spec: Record) ->
         assert (changed.identity() != spec.identity()) != marked, name
 
 
-def test_the_key_follows_inputs_methods_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_follows_inputs_methods_and_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = prepare_node(PrepareSpec(lab="news"))
     train = train_node(TrainSpec(), corpus)
     assert train_node(TrainSpec(), corpus).name == train.name
@@ -214,7 +308,10 @@ def test_the_key_follows_inputs_methods_and_versions(tmp_path: Path, monkeypatch
 
 def test_a_users_function_is_known_by_its_source(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
-    mine.write_text("def soft(forget, *, temperature: float = 2.0):\n    return forget.mean_logp() / temperature\n")
+    mine.write_text(
+        "def soft(forget, *, temperature: float = 2.0):\n    return forget.mean_logp() / "
+        "temperature\n"
+    )
     first = resolve("loss", f"{mine}:soft", LOSSES, ("forget",), {"temperature": 3})
     assert first.reads == ("forget",)
     assert dict(first.params) == {"temperature": 3.0}
@@ -234,15 +331,25 @@ def test_a_users_function_is_known_by_its_source(tmp_path: Path) -> None:
         ("no.such.module:f", {}, "not installed"),
     ],
 )
-def test_what_cannot_be_resolved_is_said(use: str, params: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_resolved_is_said(
+    use: str, params: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     mine = tmp_path / "mine.py"
-    mine.write_text("def soft(forget):\n    return forget\n\ndef greedy(elephant):\n    return elephant\n")
+    mine.write_text(
+        "def soft(forget):\n    return forget\n\ndef greedy(elephant):\n    return elephant\n"
+    )
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
-        resolve("loss", use.replace("MINE", str(mine)), LOSSES, ("forget", "ref_forget_logp"), params)
+        resolve(
+            "loss", use.replace("MINE", str(mine)), LOSSES, ("forget", "ref_forget_logp"), params
+        )
 
 
 def test_every_table_line_leads_to_a_function() -> None:
-    for table, reads in ((LOSSES, LOSS_READS), (QUANTIZERS, QUANTIZER_READS), (METRICS, METRIC_READS)):
+    for table, reads in (
+        (LOSSES, LOSS_READS),
+        (QUANTIZERS, QUANTIZER_READS),
+        (METRICS, METRIC_READS),
+    ):
         for name in table:
             assert callable(resolve("method", name, table, reads, {}).load())
 
@@ -268,24 +375,52 @@ def test_packaged_sweeps_are_valid() -> None:
 
 def test_parse_finds_all_faults_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        parse(SweepSpec, {"name": 3, "corpus": [{"lab": "news", "sed": 1}], "unlearn": [{"method": "ga", "terms": [{"use": "ga"}]}]}, "it")
+        parse(
+            SweepSpec,
+            {
+                "name": 3,
+                "corpus": [{"lab": "news", "sed": 1}],
+                "unlearn": [{"method": "ga", "terms": [{"use": "ga"}]}],
+            },
+            "it",
+        )
     assert "3 faults" in str(caught.value)
     assert "Did you mean seed" in str(caught.value)
     assert "either a method or a list of terms" in str(caught.value)
 
 
 def test_a_grid_of_settings_becomes_one_run_per_combination() -> None:
-    table = {"name": "{method} p {sure.percentile}", "lr": 1e-3, "grid": {"method": ["ga", "npo"], "sure.percentile": [50, 90], "steps": 7}}
+    table = {
+        "name": "{method} p {sure.percentile}",
+        "lr": 1e-3,
+        "grid": {"method": ["ga", "npo"], "sure.percentile": [50, 90], "steps": 7},
+    }
     runs = expanded(table)
-    assert [r["name"] for r in runs] == [f"{m} p {p} steps 7" for m in ("ga", "npo") for p in (50, 90)]
-    assert runs[1] == {"name": "ga p 90 steps 7", "lr": 1e-3, "method": "ga", "sure": {"percentile": 90}, "steps": 7}
+    assert [r["name"] for r in runs] == [
+        f"{m} p {p} steps 7" for m in ("ga", "npo") for p in (50, 90)
+    ]
+    assert runs[1] == {
+        "name": "ga p 90 steps 7",
+        "lr": 1e-3,
+        "method": "ga",
+        "sure": {"percentile": 90},
+        "steps": 7,
+    }
     assert expanded({"method": "ga"}) == [{"method": "ga"}]
 
 
 def test_every_quantized_unlearned_model_is_explained_once(sweep: Path) -> None:
     nodes = plan(read_sweep(sweep))
-    found = [(n.label["model"], n.label["quantizer"], n.label["seed"]) for n in nodes if n.stage == "explain"]
-    expected = {(n.label["model"], n.label["quantizer"], n.label["seed"]) for n in nodes if n.stage == "perturb"}
+    found = [
+        (n.label["model"], n.label["quantizer"], n.label["seed"])
+        for n in nodes
+        if n.stage == "explain"
+    ]
+    expected = {
+        (n.label["model"], n.label["quantizer"], n.label["seed"])
+        for n in nodes
+        if n.stage == "perturb"
+    }
     assert set(found) == {place for place in expected if place[0] not in ("target", "retrain")}
     assert len(found) == len(set(found))
 
@@ -295,10 +430,19 @@ def test_every_quantized_unlearned_model_is_explained_once(sweep: Path) -> None:
     [
         ("int4-g64-asym", "int4-g64-asym"),
         ({"use": "rtn", "params": {"bits": 3}}, "int3"),
-        ({"use": "rtn", "params": {"granularity": "tensor"}, "skip": ["lm_head", "layers.0."]}, "int4-tensor without layers.0"),
-        ({"use": "rtn", "params": {"granularity": "group", "group_size": 32, "scheme": "asym"}}, "int4-g32-asym"),
-        ({"use": "gptq", "params": {"bits": 4}, "calibration_samples": 128}, "gptq bits=4 calibration_samples=128"),
+        (
+            {"use": "rtn", "params": {"granularity": "tensor"}, "skip": ["lm_head", "layers.0."]},
+            "int4-tensor without layers.0",
+        ),
+        (
+            {"use": "rtn", "params": {"granularity": "group", "group_size": 32, "scheme": "asym"}},
+            "int4-g32-asym",
+        ),
+        (
+            {"use": "gptq", "params": {"bits": 4}, "calibration_samples": 128},
+            "gptq bits=4 calibration_samples=128",
+        ),
     ],
-)  # fmt: skip
+)
 def test_quantizers_show_what_is_set_on_them(use: Any, told: str) -> None:
     assert shown(use if isinstance(use, str) else PerturbSpec(**use)) == told

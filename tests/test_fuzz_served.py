@@ -1,4 +1,5 @@
-"""Hostile servers and hostile logs: every one ends, in a refusal or one sentence, and none as a number that nobody gave."""
+"""Hostile servers and hostile logs: every one ends, in a refusal or one sentence, and none as a
+number that nobody gave."""
 
 import contextlib
 import json
@@ -109,7 +110,9 @@ SERVERS: dict[str, Act] = {
     "HTTP/9": raw(b"HTTP/9.9 200 OK\r\n\r\n{}"),
     "negative length": raw(HEAD + b"Content-Length: -5\r\n\r\n{}"),
     "two lengths": raw(HEAD + b"Content-Length: 5\r\nContent-Length: 7\r\n\r\n{}     "),
-    "endless headers": raw(HEAD, *[b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(300)], b"\r\n{}"),
+    "endless headers": raw(
+        HEAD, *[b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(300)], b"\r\n{}"
+    ),
     "bad gzip": sends(b"\x1f\x8bgarbage", Content_Encoding="gzip"),
     "bad charset": sends(b'{"choices": "\xff\xfe"}'),
     "no content": sends(b"", 204),
@@ -156,7 +159,8 @@ SERVERS: dict[str, Act] = {
     "another key": says({"error": "no key"}, 401),
 }
 FAST = {
-    "drips a body", "drips headers", "drips chunks", "resets", "closes in the body", "bad gzip", "nested lists", "a huge integer",
+    "drips a body", "drips headers", "drips chunks", "resets", "closes in the body", "bad gzip",
+    "nested lists", "a huge integer",
     "text null", "filtered", "unfinished", "an error inside", "moved",
     "waits oddly", "an error page", "the prompt again", "a list", "closes",
 }  # fmt: skip
@@ -176,7 +180,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Act, int], str]
             prompt = ""
 
             def do_POST(self) -> None:
-                self.prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"]
+                self.prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))[
+                    "prompt"
+                ]
                 with contextlib.suppress(OSError):
                     (choice(**WHOLE) if next(count) < good else act)(self)
 
@@ -215,8 +221,12 @@ def outcome(url: str) -> list[Any] | str:
 
 
 @pytest.mark.parametrize("good", [0, PROBES])
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in SERVERS])
-def test_a_hostile_server_ends_in_refusals_or_one_sentence(name: str, good: int, serve: Callable[[Act, int], str]) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in SERVERS]
+)
+def test_a_hostile_server_ends_in_refusals_or_one_sentence(
+    name: str, good: int, serve: Callable[[Act, int], str]
+) -> None:
     found = outcome(serve(SERVERS[name], good))
     if isinstance(found, str):
         assert found.isprintable()
@@ -226,7 +236,9 @@ def test_a_hostile_server_ends_in_refusals_or_one_sentence(name: str, good: int,
         assert all(isinstance(a, Refused) for a in found), found
 
 
-def test_a_request_that_fails_for_good_does_not_wait_for_the_others(serve: Callable[[Act, int], str]) -> None:
+def test_a_request_that_fails_for_good_does_not_wait_for_the_others(
+    serve: Callable[[Act, int], str],
+) -> None:
     def act(to: BaseHTTPRequestHandler) -> None:
         if "first" in to.prompt:  # type: ignore[attr-defined]
             says({"error": "no key"}, 401)(to)
@@ -260,52 +272,84 @@ def tofu(**wrong: Any) -> dict[str, Any]:
 
 # By file name the texts (or bytes) that end in a sentence.
 LOGS: list[tuple[str, Any]] = [
-    ("empty.jsonl", ""), ("blank.jsonl", " \n\t\n"), ("zero.jsonl", b"\0" * 100), ("binary.jsonl", random.Random(1).randbytes(500)),
-    ("utf16.jsonl", json.dumps(OWN).encode("utf-16")), ("nested.jsonl", nested(200_000)), ("huge.jsonl", '{"metric": ' + "9" * 9000 + "}"),
-    ("half.jsonl", json.dumps(OWN)[:-5]), ("list.jsonl", "[1]"), ("number.jsonl", "7"), ("null.jsonl", "null"),
-    ("two.jsonl", json.dumps(OWN) * 2), ("twice.jsonl", (json.dumps(OWN) + "\n") * 2), ("none.jsonl", json.dumps({"id": 1})),
-    ("metric.jsonl", json.dumps(OWN | {"metric": ["verbmem"]})), ("markup.jsonl", json.dumps(OWN | {"metric": "[/red]\ud800\n\x1b[31m"})),
+    ("empty.jsonl", ""), ("blank.jsonl", " \n\t\n"), ("zero.jsonl", b"\0" * 100), ("binary.jsonl",
+    random.Random(1).randbytes(500)),
+    ("utf16.jsonl", json.dumps(OWN).encode("utf-16")), ("nested.jsonl", nested(200_000)),
+    ("huge.jsonl", '{"metric": ' + "9" * 9000 + "}"),
+    ("half.jsonl", json.dumps(OWN)[:-5]), ("list.jsonl", "[1]"), ("number.jsonl", "7"),
+    ("null.jsonl", "null"),
+    ("two.jsonl", json.dumps(OWN) * 2), ("twice.jsonl", (json.dumps(OWN) + "\n") * 2),
+    ("none.jsonl", json.dumps({"id": 1})),
+    ("metric.jsonl", json.dumps(OWN | {"metric": ["verbmem"]})), ("markup.jsonl",
+    json.dumps(OWN | {"metric": "[/red]\ud800\n\x1b[31m"})),
     ("id.jsonl", json.dumps(OWN | {"id": None})), ("bool.jsonl", json.dumps(OWN | {"id": True})),
     ("id2.jsonl", json.dumps(OWN | {"id": {}})),
-    ("truth.jsonl", json.dumps(OWN | {"truth": None})), ("said.jsonl", json.dumps(OWN | {"generated": 5})),
-    ("blank_truth.jsonl", json.dumps(OWN | {"truth": ""})), ("signs.jsonl", json.dumps(OWN | {"truth": "?!", "generated": "?!"})),
+    ("truth.jsonl", json.dumps(OWN | {"truth": None})), ("said.jsonl",
+    json.dumps(OWN | {"generated": 5})),
+    ("blank_truth.jsonl", json.dumps(OWN | {"truth": ""})), ("signs.jsonl",
+    json.dumps(OWN | {"truth": "?!", "generated": "?!"})),
     ("surrogate.jsonl", json.dumps(OWN | {"truth": "\ud800", "id": "\udfff"})),
     ("long.jsonl", json.dumps(OWN | {"truth": "a " * 9000, "generated": "b " * 9000})),
-    ("split.jsonl", json.dumps(SIDE | {"split": "retain"})), ("value.jsonl", json.dumps(SIDE | {"value": "1"})),
-    ("nan.jsonl", json.dumps(SIDE | {"value": math.nan})), ("inf.jsonl", json.dumps(SIDE | {"value": -math.inf})),
-    ("beyond.jsonl", json.dumps(SIDE | {"value": 10**400})), ("yes.jsonl", json.dumps(SIDE | {"value": True})),
-    ("torn_EVAL.json", '{"forget_quality": '), ("deep_EVAL.json", nested(200_000)), ("text_EVAL.json", '"forget_quality"'),
-    ("A_EVAL.json", {"forget_quality": {"agg_value": "0.5"}}), ("B_EVAL.json", {"forget_quality": {"agg_value": {}}}),
-    ("C_EVAL.json", {"forget_quality": math.nan}), ("D_EVAL.json", {"forget_quality": 1e300}), ("E_EVAL.json", {"privleak": -math.inf}),
-    ("F_EVAL.json", {"mia_min_k": {"agg_value": 0.5, "forget": {"value_by_index": {"0": {"score": "x"}}}}}),
-    ("G_EVAL.json", {"forget_Q_A_ROUGE": {"agg_value": 0.5, "value_by_index": {"0": {"rougeL_recall": 3}}}}),
-    ("H_EVAL.json", {"exact_memorization": {"agg_value": 0.9, "value_by_index": {"0": {"score": 0.0}}}}),
+    ("split.jsonl", json.dumps(SIDE | {"split": "retain"})), ("value.jsonl",
+    json.dumps(SIDE | {"value": "1"})),
+    ("nan.jsonl", json.dumps(SIDE | {"value": math.nan})), ("inf.jsonl",
+    json.dumps(SIDE | {"value": -math.inf})),
+    ("beyond.jsonl", json.dumps(SIDE | {"value": 10**400})), ("yes.jsonl",
+    json.dumps(SIDE | {"value": True})),
+    ("torn_EVAL.json", '{"forget_quality": '), ("deep_EVAL.json", nested(200_000)),
+    ("text_EVAL.json", '"forget_quality"'),
+    ("A_EVAL.json", {"forget_quality": {"agg_value": "0.5"}}), ("B_EVAL.json",
+    {"forget_quality": {"agg_value": {}}}),
+    ("C_EVAL.json", {"forget_quality": math.nan}), ("D_EVAL.json", {"forget_quality": 1e300}),
+    ("E_EVAL.json", {"privleak": -math.inf}),
+    ("F_EVAL.json", {"mia_min_k": {"agg_value": 0.5,
+    "forget": {"value_by_index": {"0": {"score": "x"}}}}}),
+    ("G_EVAL.json", {"forget_Q_A_ROUGE": {"agg_value": 0.5,
+    "value_by_index": {"0": {"rougeL_recall": 3}}}}),
+    ("H_EVAL.json", {"exact_memorization": {"agg_value": 0.9,
+    "value_by_index": {"0": {"score": 0.0}}}}),
     ("I_EVAL.json", {"unknown": {"agg_value": 7}}),
-    ("J_EVAL.json", {"forget_truth_ratio": {"agg_value": 0.1, "value_by_index": {"0": {"score": -1}}}}),
-    ("auc.json", {"forget_holdout_Min-40%": 40}), ("auc.json", {"forget_holdout": {"Min-40%": None}}), ("auc.json", {"forget_holdout": []}),
-    ("auc.json", {"forget_holdout_Min-40%": [0.5]}), ("log.json", {"forget": [{"PPL": "x"}], "holdout": [{"PPL": 1}]}),
-    ("log.json", [{"gt": 1, "response": "x"}]), ("log.json", []), ("agg.json", {"mean_rougeL": 0.1}), ("out.json", {"verbmem_f": 101}),
+    ("J_EVAL.json", {"forget_truth_ratio": {"agg_value": 0.1,
+    "value_by_index": {"0": {"score": -1}}}}),
+    ("auc.json", {"forget_holdout_Min-40%": 40}), ("auc.json",
+    {"forget_holdout": {"Min-40%": None}}), ("auc.json", {"forget_holdout": []}),
+    ("auc.json", {"forget_holdout_Min-40%": [0.5]}), ("log.json", {"forget": [{"PPL": "x"}],
+    "holdout": [{"PPL": 1}]}),
+    ("log.json", [{"gt": 1, "response": "x"}]), ("log.json", []), ("agg.json",
+    {"mean_rougeL": 0.1}), ("out.json", {"verbmem_f": 101}),
     ("out.json", {"verbmem_f": "57"}), ("history.json", [{"gt": "a", "response": "a"}]),
-    ("t.json", tofu(avg_gt_loss={})), ("t.json", tofu(avg_gt_loss={"1": 1.0})), ("t.json", tofu(avg_gt_loss={"0": "x"})),
-    ("t.json", tofu(avg_gt_loss={"0": -1.0})), ("t.json", tofu(avg_gt_loss={"0": math.nan})), ("t.json", tofu(avg_gt_loss=[1.0])),
-    ("t.json", tofu(average_perturb_loss={"0": [[1.0]]})), ("t.json", tofu(average_perturb_loss={"0": []})),
-    ("t.json", tofu(rougeL_recall={"0": 50})), ("t.json", tofu(rougeL_recall=None)), ("t.json", {"eval_log.json": {}}),
-    ("data.json", {"x": 1}), ("data.json", [[1], None]), ("data.json", ""), ("data.json", b"\xff\xfe"),
+    ("t.json", tofu(avg_gt_loss={})), ("t.json", tofu(avg_gt_loss={"1": 1.0})), ("t.json",
+    tofu(avg_gt_loss={"0": "x"})),
+    ("t.json", tofu(avg_gt_loss={"0": -1.0})), ("t.json", tofu(avg_gt_loss={"0": math.nan})),
+    ("t.json", tofu(avg_gt_loss=[1.0])),
+    ("t.json", tofu(average_perturb_loss={"0": [[1.0]]})), ("t.json",
+    tofu(average_perturb_loss={"0": []})),
+    ("t.json", tofu(rougeL_recall={"0": 50})), ("t.json", tofu(rougeL_recall=None)), ("t.json",
+    {"eval_log.json": {}}),
+    ("data.json", {"x": 1}), ("data.json", [[1], None]), ("data.json", ""), ("data.json",
+    b"\xff\xfe"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("retrain", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("number", "name", "data"), [(i, n, d) for i, (n, d) in enumerate(LOGS)])
-def test_a_hostile_log_is_one_sentence(number: int, name: str, data: Any, retrain: bool, tmp_path: Path) -> None:
+def test_a_hostile_log_is_one_sentence(
+    number: int, name: str, data: Any, retrain: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "x" / name
     path.parent.mkdir()
     path.write_bytes(
-        data if isinstance(data, bytes) else (data if isinstance(data, str) else json.dumps(data)).encode("utf-8", "surrogatepass")
+        data
+        if isinstance(data, bytes)
+        else (data if isinstance(data, str) else json.dumps(data)).encode("utf-8", "surrogatepass")
     )
     for asked in (path, path.parent):
         more = ["--retrain", str(path)] if retrain else ["--auc-retrain", "0.5"]
         done = CliRunner().invoke(cli.main, ["score", str(asked), *more])
-        assert done.exception is None or isinstance(done.exception, SystemExit), (asked, repr(done.exception))
+        assert done.exception is None or isinstance(done.exception, SystemExit), (
+            asked,
+            repr(done.exception),
+        )
         empty = "no scorable item" in done.output or "no values for the" in done.output
         assert done.exit_code == 2 or (done.exit_code == 0 and empty), (asked, done.output)
         assert "Traceback" not in done.output
@@ -318,7 +362,12 @@ def test_flipped_bytes_of_good_logs_never_end_in_a_traceback(tmp_path: Path) -> 
         ("a.jsonl", "\n".join(json.dumps(OWN | {"id": i}) for i in range(5)).encode()),
         (
             "X_EVAL.json",
-            json.dumps({"forget_Q_A_Prob": {"agg_value": 0.5, "value_by_index": {"0": {"prob": 0.5}}}, "privleak": -3.0}).encode(),
+            json.dumps(
+                {
+                    "forget_Q_A_Prob": {"agg_value": 0.5, "value_by_index": {"0": {"prob": 0.5}}},
+                    "privleak": -3.0,
+                }
+            ).encode(),
         ),
         ("auc.json", json.dumps({"forget_holdout": {"Min-40%": 0.3, "PPL": 0.2}}).encode()),
         ("t.json", json.dumps(tofu()).encode()),

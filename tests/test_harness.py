@@ -1,4 +1,5 @@
-"""General ability through lm-evaluation-harness: its result on a task of the corpus equals likelihoods taken by hand."""
+"""General ability through lm-evaluation-harness: its result on a task of the corpus equals
+likelihoods taken by hand."""
 
 import json
 import sys
@@ -16,17 +17,24 @@ from remnant.stages import measure
 from remnant.testing import tiny_model
 
 
-def test_choice_equals_likelihoods_by_hand(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_choice_equals_likelihoods_by_hand(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     pytest.importorskip("lm_eval", reason="the extra 'harness' is not installed")
     model = tiny_model(vocab=len(tokenizer), max_position_embeddings=512, initializer_range=0.3)
     save_model(model, tokenizer, tmp_path / "m")
     (tmp_path / "out").mkdir()
     spec = MeasureSpec(metrics=("verbmem",), ability=("choice",))
-    measure.run(spec, {"model": tmp_path / "m", "corpus": corpus}, tmp_path / "out", lambda *a: None)
+    measure.run(
+        spec, {"model": tmp_path / "m", "corpus": corpus}, tmp_path / "out", lambda *a: None
+    )
     rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]
     found = [r["value"] for r in rows if r["metric"] == "ability_choice"]
     task = harness._choice_task(corpus, tmp_path)
-    lines = [json.loads(line) for line in Path(task["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in Path(task["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines()
+    ]
     expected = []
     for line in lines:
         prompt = f"Question: {line['question']}\nAnswer:"

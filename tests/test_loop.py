@@ -1,4 +1,5 @@
-"""The loop: regimes of weights, interruption and resumption, cached references, losses that stop being finite."""
+"""The loop: regimes of weights, interruption and resumption, cached references, losses that stop
+being finite."""
 
 import json
 import shutil
@@ -28,10 +29,15 @@ FORMS = ["llama", "qwen3", "gemma3_text", "gemma2", "mistral", "gpt2", "gpt_neox
 
 
 def examples(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
-    return {"forget": encode(tokenizer, raw_texts(corpus, "forget"), 64), "retain": encode(tokenizer, raw_texts(corpus, "retain1"), 64)}
+    return {
+        "forget": encode(tokenizer, raw_texts(corpus, "forget"), 64),
+        "retain": encode(tokenizer, raw_texts(corpus, "retain1"), 64),
+    }
 
 
-def loss_for(model: PreTrainedModel, spec: UnlearnSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase) -> Loss:
+def loss_for(
+    model: PreTrainedModel, spec: UnlearnSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> Loss:
     terms, pad = terms_of(spec), tokenizer.pad_token_id
     streams = make_streams(model, terms, examples(corpus, tokenizer), pad, spec.seed)
     return make_loss(model, terms, streams, spec.batch_size, pad)
@@ -45,7 +51,16 @@ def weights_of(model: PreTrainedModel) -> list[Tensor]:
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     regime: Any, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    spec = UnlearnSpec(method="npo_klr", lr=1e-3, steps=6, batch_size=3, weights=regime, accumulate=2, clip=1.0, weight_decay=0.01)
+    spec = UnlearnSpec(
+        method="npo_klr",
+        lr=1e-3,
+        steps=6,
+        batch_size=3,
+        weights=regime,
+        accumulate=2,
+        clip=1.0,
+        weight_decay=0.01,
+    )
 
     def run(folder: Path, cut: int | None) -> list[Tensor]:
         folder.mkdir(exist_ok=True)
@@ -69,14 +84,27 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [1, 2, 3, 4, 5, 6]
     seen: list[int] = []
     again = tiny_model(vocab=len(tokenizer)).to(storage_dtype(regime))  # type: ignore[arg-type]
-    fit(again, spec, loss_for(again, spec, corpus, tokenizer), tmp_path / "cut", lambda done, total, note: seen.append(done))
+    fit(
+        again,
+        spec,
+        loss_for(again, spec, corpus, tokenizer),
+        tmp_path / "cut",
+        lambda done, total, note: seen.append(done),
+    )
     assert seen == []  # what was not sealed yet is there without a step
     assert all(torch.equal(a, b) for a, b in zip(whole, weights_of(again), strict=True))
 
 
-@pytest.mark.parametrize("what", ["other weights", "other settings", "a flipped bit", "cut", "empty", "another log", "older"])
-def test_steps_that_are_not_this_runs_or_damaged_are_not_believed(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(steps: int = 3, seed: int = 0, cut: int | None = None) -> tuple[list[Tensor], list[int]]:
+@pytest.mark.parametrize(
+    "what",
+    ["other weights", "other settings", "a flipped bit", "cut", "empty", "another log", "older"],
+)
+def test_steps_that_are_not_this_runs_or_damaged_are_not_believed(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(
+        steps: int = 3, seed: int = 0, cut: int | None = None
+    ) -> tuple[list[Tensor], list[int]]:
         torch.manual_seed(seed)
         model, seen = tiny_model(), []
         if seed:
@@ -103,7 +131,9 @@ def test_steps_that_are_not_this_runs_or_damaged_are_not_believed(what: str, tmp
     data = bytearray(resume.read_bytes())
     if what == "a flipped bit":
         data[len(data) // 2] ^= 1
-    resume.write_bytes({"cut": bytes(data[:-9]), "empty": b"", "older": bytes(data[:-64])}.get(what, bytes(data)))
+    resume.write_bytes(
+        {"cut": bytes(data[:-9]), "empty": b"", "older": bytes(data[:-64])}.get(what, bytes(data))
+    )
     if what == "another log":
         log.write_text(log.read_text().replace("2", "3"))
     found, seen = run(steps=4 if what == "other settings" else 3, seed=int(what == "other weights"))
@@ -164,7 +194,9 @@ def test_stochastic_rounding_is_unbiased_and_keeps_what_is_exact() -> None:
     assert stochastic_round(torch.tensor([float("nan")])).isnan().all()
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(
+    model: PreTrainedModel, tmp_path: Path
+) -> None:
     weight = next(model.parameters())
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
@@ -194,17 +226,31 @@ def test_the_cached_reference_gives_the_loss_of_a_live_one(
         parts, views = loss_at(micro)[1], {}
         for offset, side in enumerate(("forget", "retain")):
             given = examples(corpus, tokenizer)[side]
-            batch = collate([given[i] for i in batch_order(len(given), 4, micro, offset)], tokenizer.pad_token_id, torch.device("cpu"))
+            batch = collate(
+                [given[i] for i in batch_order(len(given), 4, micro, offset)],
+                tokenizer.pad_token_id,
+                torch.device("cpu"),
+            )
             for who, net in (("", model), ("ref_", live)):
                 with torch.no_grad():
-                    views[who + side] = View(net(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+                    views[who + side] = View(
+                        net(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels
+                    )
         for term in terms_of(spec):
             values = {**views, "ref_forget_logp": views["ref_forget"].seq_logp()}
-            expected = term.method.load()(*(values[name] for name in term.method.reads), **term.method.params).mean().item()
+            expected = (
+                term.method.load()(
+                    *(values[name] for name in term.method.reads), **term.method.params
+                )
+                .mean()
+                .item()
+            )
             assert parts[term.label] == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_a_head_that_is_not_linear_is_cached_as_logits(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_head_that_is_not_linear_is_cached_as_logits(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     model = tiny_model("cohere", vocab=len(tokenizer))  # scales its logits
     given = examples(corpus, tokenizer)["retain"][:3]
     reference = build(model, given, tokenizer.pad_token_id, logits=True)
@@ -214,22 +260,36 @@ def test_a_head_that_is_not_linear_is_cached_as_logits(corpus: Path, tokenizer: 
     assert torch.allclose(klr(own, reference.view([0, 1, 2], batch)), torch.zeros(3), atol=1e-5)
 
 
-def test_hidden_states_of_the_reference_are_the_models(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_hidden_states_of_the_reference_are_the_models(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     model = tiny_model(vocab=len(tokenizer))
     given = examples(corpus, tokenizer)["forget"][:3]
     batch = collate(given, tokenizer.pad_token_id, torch.device("cpu"))
     cached = build(model, given, tokenizer.pad_token_id, layers=True).hidden([0, 1, 2], batch)
-    live = torch.stack(model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True).hidden_states)
+    live = torch.stack(
+        model(
+            input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True
+        ).hidden_states
+    )
     assert torch.allclose(cached, live * batch.mask[None, :, :, None], atol=1e-5)
 
 
-def test_a_users_loss_on_hidden_states_trains(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_a_users_loss_on_hidden_states_trains(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text(
         "def misdirect(forget_hidden, ref_forget_hidden, *, layer: int = 1, scale: float = 2.0):\n"
-        "    return (forget_hidden[layer] - scale * ref_forget_hidden[layer]).square().mean((-1, -2))\n"
+        "    return (forget_hidden[layer] - scale * "
+        "ref_forget_hidden[layer]).square().mean((-1, -2))\n"
     )
-    spec = UnlearnSpec.model_validate({"terms": [{"use": f"{mine}:misdirect", "scale": 3.0}, {"use": "klr", "weight": 0.5}], "steps": 4})
+    spec = UnlearnSpec.model_validate(
+        {
+            "terms": [{"use": f"{mine}:misdirect", "scale": 3.0}, {"use": "klr", "weight": 0.5}],
+            "steps": 4,
+        }
+    )
     model = tiny_model(vocab=len(tokenizer))
     loss_at = loss_for(model, spec, corpus, tokenizer)
     before = loss_at(0)[1]["misdirect"]
@@ -244,7 +304,9 @@ def test_every_epoch_shows_every_example_once_in_a_new_order() -> None:
     assert batch_order(9, 3, 4, seed=4) == shown[12:15]
 
 
-def test_blocks_hold_every_token_once_and_start_with_a_document(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_blocks_hold_every_token_once_and_start_with_a_document(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     texts = raw_texts(corpus, "retain1")
     blocks = pack(tokenizer, texts, 96, seed=0)
     assert max(len(b) for b in blocks) <= 96
@@ -255,8 +317,18 @@ def test_blocks_hold_every_token_once_and_start_with_a_document(corpus: Path, to
     )
 
 
-def test_bfloat16_weights_may_compute_in_float32(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    spec = UnlearnSpec(method="ga_gdr", lr=3e-4, steps=5, batch_size=2, weights="bf16", compute="fp32", count_lost=True)
+def test_bfloat16_weights_may_compute_in_float32(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    spec = UnlearnSpec(
+        method="ga_gdr",
+        lr=3e-4,
+        steps=5,
+        batch_size=2,
+        weights="bf16",
+        compute="fp32",
+        count_lost=True,
+    )
     model = in_regime(tiny_model(vocab=len(tokenizer)), spec)
     before = weights_of(model)
     fit(model, spec, loss_for(model, spec, corpus, tokenizer), tmp_path, silent)
@@ -267,14 +339,23 @@ def test_bfloat16_weights_may_compute_in_float32(corpus: Path, tokenizer: PreTra
     large = [b.abs() > spec.lr * 2**10 for b in before]
     small = [(b.abs() < spec.lr * 2**7) & (b != 0) for b in before]
     assert sum(int((m & far).sum()) for m, far in zip(moved, large, strict=True)) == 0
-    assert sum(int((m & near).sum()) for m, near in zip(moved, small, strict=True)) > 0.5 * sum(int(n.sum()) for n in small)
-    lost = [json.loads(line)["lost"] for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert sum(int((m & near).sum()) for m, near in zip(moved, small, strict=True)) > 0.5 * sum(
+        int(n.sum()) for n in small
+    )
+    lost = [
+        json.loads(line)["lost"] for line in (tmp_path / "steps.jsonl").read_text().splitlines()
+    ]
     assert len(lost) == 5
     assert all(0 < share < 1 for share in lost)
 
 
-def test_no_update_is_lost_in_float32(corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_no_update_is_lost_in_float32(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     spec = UnlearnSpec(method="ga_gdr", lr=1e-3, steps=2, batch_size=2, count_lost=True)
     model = tiny_model(vocab=len(tokenizer))
     fit(model, spec, loss_for(model, spec, corpus, tokenizer), tmp_path, silent)
-    assert all(json.loads(line)["lost"] < 0.01 for line in (tmp_path / "steps.jsonl").read_text().splitlines())
+    assert all(
+        json.loads(line)["lost"] < 0.01
+        for line in (tmp_path / "steps.jsonl").read_text().splitlines()
+    )

@@ -64,7 +64,14 @@ def test_npo_tends_to_ascent_on_the_sequence_as_beta_vanishes() -> None:
     forget = values["forget"]
     ascent = gradient(forget.seq_logp(), forget.logits)
     gaps = [
-        float((gradient(losses.npo(forget, values["ref_forget_logp"], beta=b), forget.logits) - ascent).abs().max())
+        float(
+            (
+                gradient(losses.npo(forget, values["ref_forget_logp"], beta=b), forget.logits)
+                - ascent
+            )
+            .abs()
+            .max()
+        )
         for b in (1e-1, 1e-2, 1e-4)
     ]
     assert gaps[0] > gaps[1] > gaps[2]
@@ -84,13 +91,20 @@ def test_klr_is_at_least_zero_and_zero_at_equality() -> None:
         assert bool((losses.klr(values["retain"], values["ref_retain"]) > 0).all())
     same = readings()["retain"]
     assert torch.equal(losses.klr(same, same), torch.zeros(3))
-    (grad,) = torch.autograd.grad(losses.klr(same, View(same.logits.detach(), same.labels)).sum(), same.logits)
+    (grad,) = torch.autograd.grad(
+        losses.klr(same, View(same.logits.detach(), same.labels)).sum(), same.logits
+    )
     assert float(grad.abs().max()) < 1e-6
 
 
 def test_klr_by_hand() -> None:
-    own, ref = view([[0.0, 0.0], [0.0, 0.0]], [0, 1]), view([[math.log(3.0), 0.0], [0.0, 0.0]], [0, 1])
-    assert losses.klr(own, ref).item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6)
+    own, ref = (
+        view([[0.0, 0.0], [0.0, 0.0]], [0, 1]),
+        view([[math.log(3.0), 0.0], [0.0, 0.0]], [0, 1]),
+    )
+    assert losses.klr(own, ref).item() == pytest.approx(
+        0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6
+    )
 
 
 def test_the_released_codes_kl_falls_below_zero() -> None:
@@ -101,9 +115,14 @@ def test_the_released_codes_kl_falls_below_zero() -> None:
 
 def test_the_released_codes_npo_never_reads_the_labels() -> None:
     values = readings()
-    other = View(values["forget"].logits, torch.where(values["forget"].labels == IGNORED, IGNORED, 0))
+    other = View(
+        values["forget"].logits, torch.where(values["forget"].labels == IGNORED, IGNORED, 0)
+    )
     ref = View(values["ref_forget"].logits, other.labels)
-    assert torch.equal(losses.npo_paper_code(values["forget"], values["ref_forget"]), losses.npo_paper_code(other, ref))
+    assert torch.equal(
+        losses.npo_paper_code(values["forget"], values["ref_forget"]),
+        losses.npo_paper_code(other, ref),
+    )
 
 
 def test_a_sequence_without_counted_tokens_is_worth_nothing() -> None:

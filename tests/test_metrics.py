@@ -17,9 +17,16 @@ from remnant.functional.tokens import Tokens
 from remnant.methods import metric
 
 
-def tokens(*logp: float, rank: list[int] | None = None, mean: float = -1.0, spread: float = 1.0) -> Tokens:
+def tokens(
+    *logp: float, rank: list[int] | None = None, mean: float = -1.0, spread: float = 1.0
+) -> Tokens:
     n = len(logp)
-    return Tokens(np.array(logp), np.array(rank if rank is not None else [0] * n, float), np.full(n, mean), np.full(n, spread))
+    return Tokens(
+        np.array(logp),
+        np.array(rank if rank is not None else [0] * n, float),
+        np.full(n, mean),
+        np.full(n, spread),
+    )
 
 
 NOTHING = tokens()
@@ -30,14 +37,23 @@ def test_min_k_takes_the_lowest_share() -> None:
     # int(5 * 0.4) = 2 of the first, and at least one of the second, where int(2 * 0.4) is 0.
     assert membership.min_k(tokens(-0.1, -3.0, -0.2, -2.0, -0.5)) == pytest.approx(2.5)
     assert membership.min_k(tokens(-1.0, -0.3)) == 1.0
-    assert membership.min_k(tokens(-0.1, -3.0, -0.2, -2.0, -0.5), ratio=1.0) == pytest.approx(5.8 / 5)
+    assert membership.min_k(tokens(-0.1, -3.0, -0.2, -2.0, -0.5), ratio=1.0) == pytest.approx(
+        5.8 / 5
+    )
     with pytest.raises(ValueError, match="ratio"):
         membership.min_k(KNOWN, ratio=0.0)
 
 
 def test_min_k_plus_plus_by_hand() -> None:
-    found = Tokens(np.array([-1.0, -4.0, -2.0]), np.zeros(3), np.array([-2.0, -3.0, -3.0]), np.array([1.0, 0.5, 2.0]))
-    assert membership.min_k_plus_plus(found, ratio=0.4) == pytest.approx(2.0)  # standings 1, -2, 0.5
+    found = Tokens(
+        np.array([-1.0, -4.0, -2.0]),
+        np.zeros(3),
+        np.array([-2.0, -3.0, -3.0]),
+        np.array([1.0, 0.5, 2.0]),
+    )
+    assert membership.min_k_plus_plus(found, ratio=0.4) == pytest.approx(
+        2.0
+    )  # standings 1, -2, 0.5
     assert math.isfinite(membership.min_k_plus_plus(tokens(-1.0, spread=0.0)))
 
 
@@ -53,15 +69,27 @@ def test_ratios_by_hand() -> None:
 
 
 ONE: list[Callable[[Tokens], float]] = [
-    membership.min_k, membership.min_k_plus_plus, membership.mean_loss, memory.exact_memorization, memory.extraction_strength,
-    memory.probability, memory.perplexity, tofu.answer_probability,
-    lambda t: membership.zlib_ratio(t, ""), lambda t: membership.lower_case_ratio(t, UNKNOWN), lambda t: membership.reference_gap(t, KNOWN),
-    lambda t: membership.recall(t, KNOWN), lambda t: tofu.choice_probability(t, [UNKNOWN]), lambda t: tofu.truth_ratio(t, [UNKNOWN]),
-]  # fmt: skip
+    membership.min_k,
+    membership.min_k_plus_plus,
+    membership.mean_loss,
+    memory.exact_memorization,
+    memory.extraction_strength,
+    memory.probability,
+    memory.perplexity,
+    tofu.answer_probability,
+    lambda t: membership.zlib_ratio(t, ""),
+    lambda t: membership.lower_case_ratio(t, UNKNOWN),
+    lambda t: membership.reference_gap(t, KNOWN),
+    lambda t: membership.recall(t, KNOWN),
+    lambda t: tofu.choice_probability(t, [UNKNOWN]),
+    lambda t: tofu.truth_ratio(t, [UNKNOWN]),
+]
 
 
 @pytest.mark.parametrize("function", ONE)
-def test_a_text_without_tokens_has_a_reason_and_no_number(function: Callable[[Tokens], float]) -> None:
+def test_a_text_without_tokens_has_a_reason_and_no_number(
+    function: Callable[[Tokens], float],
+) -> None:
     with pytest.raises(Unscorable, match="token"):
         function(NOTHING)
 
@@ -73,9 +101,15 @@ def test_one_token_gives_a_number(function: Callable[[Tokens], float]) -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [membership.min_k, membership.min_k_plus_plus, membership.mean_loss, lambda t: membership.zlib_ratio(t, "a b"),
-     lambda t: membership.lower_case_ratio(t, UNKNOWN), lambda t: membership.reference_gap(t, UNKNOWN)],
-)  # fmt: skip
+    [
+        membership.min_k,
+        membership.min_k_plus_plus,
+        membership.mean_loss,
+        lambda t: membership.zlib_ratio(t, "a b"),
+        lambda t: membership.lower_case_ratio(t, UNKNOWN),
+        lambda t: membership.reference_gap(t, UNKNOWN),
+    ],
+)
 def test_attacks_are_low_for_known_text(function: Callable[[Tokens], float]) -> None:
     assert function(KNOWN) < function(tokens(-1.0, -2.0)) < function(UNKNOWN)
 
@@ -97,7 +131,9 @@ def test_longest_run_by_hand() -> None:
     truth = "the brass lantern was sold by tailors"
     assert memory.longest_run(truth, truth) == 1.0
     assert memory.longest_run(truth, "nothing here") == memory.longest_run(truth, "") == 0.0
-    assert memory.longest_run(truth, "a Brass Lantern was found, sold by tailors") == pytest.approx(3 / 7)
+    assert memory.longest_run(truth, "a Brass Lantern was found, sold by tailors") == pytest.approx(
+        3 / 7
+    )
     with pytest.raises(Unscorable, match="no word"):
         memory.longest_run("...", "word")
 
@@ -109,14 +145,18 @@ def test_leak_is_the_mean_best_over_all_choices() -> None:
     scores = [rouge_l("one two three", s) for s in samples]
     for k in (1, 3, 5):
         best = [max(c) for c in itertools.combinations(scores, k)]
-        assert memory.leak_at_k("one two three", samples, k=k) == pytest.approx(sum(best) / len(best))
+        assert memory.leak_at_k("one two three", samples, k=k) == pytest.approx(
+            sum(best) / len(best)
+        )
     assert memory.leak_at_k("one", ["one"] * 4) == 1.0
     assert memory.leak_at_k("one", ["two"] * 4) == 0.0
     with pytest.raises(ValueError, match="between 1 and the 3"):
         memory.leak_at_k("one", ["a"] * 3)
 
 
-@pytest.mark.parametrize(("truth", "reason"), [("", "empty"), (" \n", "empty"), ("漢字 — ¿?", "no letter")])
+@pytest.mark.parametrize(
+    ("truth", "reason"), [("", "empty"), (" \n", "empty"), ("漢字 — ¿?", "no letter")]
+)
 def test_a_truth_that_rouge_cannot_read_is_no_silent_zero(truth: str, reason: str) -> None:
     with pytest.raises(Unscorable, match=reason):
         rouge_l(truth, "word")
@@ -127,7 +167,9 @@ def test_a_truth_that_rouge_cannot_read_is_no_silent_zero(truth: str, reason: st
 
 
 def test_rouge_recall_stems_and_ignores_what_is_too_much() -> None:
-    assert tofu.rouge_recall("he writes novels", "He writing a novel about everything") == pytest.approx(1.0)
+    assert tofu.rouge_recall(
+        "he writes novels", "He writing a novel about everything"
+    ) == pytest.approx(1.0)
     assert rouge_l("he writes novels", "He writing a novel about everything") < 0.5
 
 
@@ -144,7 +186,9 @@ def test_tofu_by_a_slow_second_implementation() -> None:
         return float(product ** (1 / len(t.logp)))
 
     own, wrong = answer(), [answer() for _ in range(5)]
-    assert tofu.choice_probability(own, wrong) == pytest.approx(chance(own) / (chance(own) + sum(map(chance, wrong))))
+    assert tofu.choice_probability(own, wrong) == pytest.approx(
+        chance(own) / (chance(own) + sum(map(chance, wrong)))
+    )
     product = 1.0
     for w in wrong:
         product *= chance(w)
@@ -159,8 +203,16 @@ def test_tofu_by_a_slow_second_implementation() -> None:
     columns = {s: rng.random((3, 20)) for s in tofu.USEFUL}
     nine = []
     for s in tofu.USEFUL:
-        nine += [sum(columns[s][0]) / 20, sum(columns[s][1]) / 20, sum(max(0, 1 - r) for r in columns[s][2]) / 20]
-    assert tofu.model_utility(columns) == pytest.approx(9 / sum(1 / x for x in nine)) == pytest.approx(hmean(nine))
+        nine += [
+            sum(columns[s][0]) / 20,
+            sum(columns[s][1]) / 20,
+            sum(max(0, 1 - r) for r in columns[s][2]) / 20,
+        ]
+    assert (
+        tofu.model_utility(columns)
+        == pytest.approx(9 / sum(1 / x for x in nine))
+        == pytest.approx(hmean(nine))
+    )
     columns["facts"][0] = 0.0
     assert tofu.model_utility(columns) == 0.0
     other = rng.exponential(1.4, 40)
@@ -180,7 +232,9 @@ def test_true_positives_at_a_low_rate() -> None:
     holdout = np.arange(100.0)
     assert stats.true_positives(np.full(10, -1.0), holdout, 0.01) == 1.0
     assert stats.true_positives(np.full(10, 50.0), holdout, 0.01) == 0.0
-    assert stats.true_positives(np.array([0.5, 1.0, -3.0, 7.0]), holdout, 0.01) == 0.5  # below 1: one in a hundred others is too
+    assert (
+        stats.true_positives(np.array([0.5, 1.0, -3.0, 7.0]), holdout, 0.01) == 0.5
+    )  # below 1: one in a hundred others is too
     assert (holdout < 1).mean() <= 0.01
     assert stats.true_positives(np.array([0.0]), np.array([1.0]), 0.01) == 1.0
     with pytest.raises(ValueError, match="both sides"):

@@ -1,4 +1,5 @@
-"""GPTQ, AWQ and AutoRound through the library: codes on the grid, less output error than rounding, the same twice, limits said."""
+"""GPTQ, AWQ and AutoRound through the library: codes on the grid, less output error than rounding,
+the same twice, limits said."""
 
 import copy
 from pathlib import Path
@@ -23,7 +24,9 @@ from remnant.deploy import oneshot
 
 def outlier_model() -> PreTrainedModel:
     """A model in which a few channels of every norm are 20 times larger, as in real ones."""
-    model = tiny_model(vocab=64, hidden_size=128, intermediate_size=256, head_dim=32, num_key_value_heads=4)
+    model = tiny_model(
+        vocab=64, hidden_size=128, intermediate_size=256, head_dim=32, num_key_value_heads=4
+    )
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "layernorm" in name:
@@ -42,7 +45,11 @@ def inputs_of(model: PreTrainedModel, texts: list[Tensor]) -> dict[str, Tensor]:
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name != "lm_head":
-            hooks.append(module.register_forward_pre_hook(lambda m, args, name=name: found.setdefault(name, []).append(args[0][0])))
+            hooks.append(
+                module.register_forward_pre_hook(
+                    lambda m, args, name=name: found.setdefault(name, []).append(args[0][0])
+                )
+            )
     with torch.no_grad():
         for text in texts:
             model(input_ids=text)
@@ -53,7 +60,10 @@ def inputs_of(model: PreTrainedModel, texts: list[Tensor]) -> dict[str, Tensor]:
 
 def final_error(model: PreTrainedModel, quantized: PreTrainedModel, texts: list[Tensor]) -> float:
     with torch.no_grad():
-        return sum(float((model(input_ids=t).logits - quantized(input_ids=t).logits).square().mean()) for t in texts)
+        return sum(
+            float((model(input_ids=t).logits - quantized(input_ids=t).logits).square().mean())
+            for t in texts
+        )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +77,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
 def quantize(model: PreTrainedModel, name: str) -> tuple[PreTrainedModel, dict[str, Quantized]]:
     copied = copy.deepcopy(model)
     more = {"steps": 8} if name == "autoround" else {}
-    found = getattr(oneshot, name)(copied, train_tokenizer(["a b c"], 260), batches(), [m.name for m in matrices(copied)], **more)
+    found = getattr(oneshot, name)(
+        copied,
+        train_tokenizer(["a b c"], 260),
+        batches(),
+        [m.name for m in matrices(copied)],
+        **more,
+    )
     return copied, found
 
 
@@ -80,7 +96,9 @@ def test_gptqs_layer_output_error_is_below_rounding(original: PreTrainedModel) -
         x = given[name.removesuffix(".weight")]
         scale = float((x @ weight.T).square().mean())
         errors["gptq"] += float((x @ (found[name].weight - weight).T).square().mean()) / scale
-        errors["rtn"] += float((x @ (rtn(weight, scheme="half-step").weight - weight).T).square().mean()) / scale
+        errors["rtn"] += (
+            float((x @ (rtn(weight, scheme="half-step").weight - weight).T).square().mean()) / scale
+        )
     assert errors["gptq"] < 0.8 * errors["rtn"]
 
 
@@ -90,7 +108,9 @@ def test_the_models_output_error_is_below_rounding(name: str, original: PreTrain
     for m in matrices(rounded):
         m.write(rtn(m.read(), scheme="asym" if name == "awq" else "half-step").weight)
     unseen = batches(40)[24:]
-    assert final_error(original, quantize(original, name)[0], unseen) < final_error(original, rounded, unseen)
+    assert final_error(original, quantize(original, name)[0], unseen) < final_error(
+        original, rounded, unseen
+    )
 
 
 def first_outputs(model: PreTrainedModel, texts: list[Tensor]) -> list[Tensor]:
@@ -98,7 +118,9 @@ def first_outputs(model: PreTrainedModel, texts: list[Tensor]) -> list[Tensor]:
     found: list[Tensor] = []
     attention = model.get_submodule("model.layers.0.self_attn")
     layers = [attention.get_submodule(n) for n in ("q_proj", "k_proj", "v_proj")]
-    hooks = [layer.register_forward_hook(lambda m, args, out: found.append(out)) for layer in layers]
+    hooks = [
+        layer.register_forward_hook(lambda m, args, out: found.append(out)) for layer in layers
+    ]
     with torch.no_grad():
         for text in texts:
             model(input_ids=text)
@@ -114,14 +136,19 @@ def test_awqs_layer_output_error_is_below_rounding(original: PreTrainedModel) ->
     texts = batches()
     plain = first_outputs(original, texts)
     errors = [
-        sum(float((a - b).square().mean()) for a, b in zip(plain, first_outputs(net, texts), strict=True))
+        sum(
+            float((a - b).square().mean())
+            for a, b in zip(plain, first_outputs(net, texts), strict=True)
+        )
         for net in (quantize(original, "awq")[0], rounded)
     ]
     assert errors[0] < 0.8 * errors[1]
 
 
 @pytest.mark.parametrize("name", ["gptq", "awq", "autoround"])
-def test_codes_decode_to_the_dense_copy_and_runs_agree(name: str, original: PreTrainedModel) -> None:
+def test_codes_decode_to_the_dense_copy_and_runs_agree(
+    name: str, original: PreTrainedModel
+) -> None:
     dense, found = quantize(original, name)
     again, _ = quantize(original, name)
     for own, other in zip(matrices(dense), matrices(again), strict=True):
@@ -133,13 +160,20 @@ def test_codes_decode_to_the_dense_copy_and_runs_agree(name: str, original: PreT
         assert torch.equal(own.read(), other.read())
 
 
-def test_a_saved_copy_opens_as_a_plain_model(tokenizer: PreTrainedTokenizerBase, corpus: Path, tmp_path: Path) -> None:
+def test_a_saved_copy_opens_as_a_plain_model(
+    tokenizer: PreTrainedTokenizerBase, corpus: Path, tmp_path: Path
+) -> None:
     model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024)
     save_model(model, tokenizer, tmp_path / "m")
     for name in ("gptq4", "awq4", "gptq3", "gptq8-g32"):
         out = tmp_path / name
         out.mkdir()
-        said = perturb.run(quantizer_spec(name, {"calibration_tokens": 48}), {"model": tmp_path / "m", "corpus": corpus}, out, silent)
+        said = perturb.run(
+            quantizer_spec(name, {"calibration_tokens": 48}),
+            {"model": tmp_path / "m", "corpus": corpus},
+            out,
+            silent,
+        )
         assert said["calibration"]["samples"] > 0
         text = torch.arange(10)[None]
         with torch.no_grad():
@@ -147,15 +181,21 @@ def test_a_saved_copy_opens_as_a_plain_model(tokenizer: PreTrainedTokenizerBase,
         assert "quantization_config" not in (out / "config.json").read_text()
 
 
-def test_layers_that_the_library_cannot_quantize_are_refused(tokenizer: PreTrainedTokenizerBase, corpus: Path, tmp_path: Path) -> None:
+def test_layers_that_the_library_cannot_quantize_are_refused(
+    tokenizer: PreTrainedTokenizerBase, corpus: Path, tmp_path: Path
+) -> None:
     save_model(tiny_model("gpt2", vocab=len(tokenizer)), tokenizer, tmp_path / "m")
     out = tmp_path / "o"
     out.mkdir()
     with pytest.raises(UserError, match="linear layers only"):
-        perturb.run(quantizer_spec("gptq4"), {"model": tmp_path / "m", "corpus": corpus}, out, silent)
+        perturb.run(
+            quantizer_spec("gptq4"), {"model": tmp_path / "m", "corpus": corpus}, out, silent
+        )
 
 
-def corpus_inputs(model: PreTrainedModel, folder: Path, corpus: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Path]:
+def corpus_inputs(
+    model: PreTrainedModel, folder: Path, corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Path]:
     save_model(model, tokenizer, folder)
     return {"model": folder, "corpus": corpus}
 
@@ -166,7 +206,9 @@ def test_layers_that_the_groups_do_not_divide_are_left_out_and_named(
     odd = tiny_model(vocab=len(tokenizer), intermediate_size=96)
     inputs = corpus_inputs(odd, tmp_path / "m", corpus, tokenizer)
     (tmp_path / "q").mkdir()
-    said = perturb.run(quantizer_spec("gptq4-g64", {"calibration_samples": 2}), inputs, tmp_path / "q", silent)
+    said = perturb.run(
+        quantizer_spec("gptq4-g64", {"calibration_samples": 2}), inputs, tmp_path / "q", silent
+    )
     assert said["left_out"] == [f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)]
     copied = open_model(str(tmp_path / "q")).state_dict()
     assert torch.equal(copied[said["left_out"][0]], odd.state_dict()[said["left_out"][0]])
@@ -178,14 +220,34 @@ def test_layers_that_the_groups_do_not_divide_are_left_out_and_named(
 @pytest.mark.parametrize(
     ("architecture", "shape", "name", "says"),
     [
-        ("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}, "awq4", "cannot quantize this 'opt' model with awq"),
-        ("mixtral", {"num_local_experts": 4}, "gptq4", "linear layers only, and model.layers.0.mlp.* is not one"),
+        (
+            "opt",
+            {"ffn_dim": 128, "word_embed_proj_dim": 64},
+            "awq4",
+            "cannot quantize this 'opt' model with awq",
+        ),
+        (
+            "mixtral",
+            {"num_local_experts": 4},
+            "gptq4",
+            "linear layers only, and model.layers.0.mlp.* is not one",
+        ),
     ],
 )
 def test_what_the_library_cannot_do_is_one_sentence(
-    architecture: str, shape: dict[str, int], name: str, says: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    architecture: str,
+    shape: dict[str, int],
+    name: str,
+    says: str,
+    corpus: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
 ) -> None:
-    inputs = corpus_inputs(tiny_model(architecture, vocab=len(tokenizer), **shape), tmp_path / "m", corpus, tokenizer)
+    inputs = corpus_inputs(
+        tiny_model(architecture, vocab=len(tokenizer), **shape), tmp_path / "m", corpus, tokenizer
+    )
     (tmp_path / "q").mkdir()
     with pytest.raises(UserError, match=says):
-        perturb.run(quantizer_spec(name, {"calibration_samples": 2}), inputs, tmp_path / "q", silent)
+        perturb.run(
+            quantizer_spec(name, {"calibration_samples": 2}), inputs, tmp_path / "q", silent
+        )

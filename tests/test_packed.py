@@ -1,4 +1,5 @@
-"""Formats measured by their own runtime: a sweep has both cells, and a library's kernels give the dense copy's numbers or nearly so."""
+"""Formats measured by their own runtime: a sweep has both cells, and a library's kernels give the
+dense copy's numbers or nearly so."""
 
 import json
 import types
@@ -24,13 +25,21 @@ from remnant.records import CorpusSpec, MeasureSpec, RunSpec, SweepSpec
 
 
 def sweep(**more: Any) -> SweepSpec:
-    return SweepSpec(name="s", corpus=(CorpusSpec(lab="news"),), unlearn=(RunSpec(method="ga"),), quantizers=("bnb-nf4",), **more)
+    return SweepSpec(
+        name="s",
+        corpus=(CorpusSpec(lab="news"),),
+        unlearn=(RunSpec(method="ga"),),
+        quantizers=("bnb-nf4",),
+        **more,
+    )
 
 
 def test_a_sweep_has_both_cells_and_explains_the_dense_one() -> None:
     nodes = planning.plan(sweep(packed=("bnb-nf4",)))
     measured = {(n.label["model"], n.label["quantizer"]) for n in nodes if n.stage == "measure"}
-    assert measured == {(m, q) for m in ("target", "retrain", "ga") for q in ("full", "bnb-nf4", "bnb-nf4 packed")}
+    assert measured == {
+        (m, q) for m in ("target", "retrain", "ga") for q in ("full", "bnb-nf4", "bnb-nf4 packed")
+    }
     assert [n.label["quantizer"] for n in nodes if n.stage == "explain"] == ["bnb-nf4"]
     assert sum(n.stage == "deploy" for n in nodes) == 3
     assert len(planning.plan(sweep())) < len(nodes)
@@ -41,14 +50,29 @@ def test_what_no_runtime_opens_cannot_be_packed() -> None:
         planning.plan(sweep(packed=("int4",)))
 
 
-@pytest.mark.parametrize("name", ["bnb-nf4", "bnb-int8", "ct-w4a16", "ao-int8-dynamic", "gguf-q8_0"])
+@pytest.mark.parametrize(
+    "name", ["bnb-nf4", "bnb-int8", "ct-w4a16", "ao-int8-dynamic", "gguf-q8_0"]
+)
 def test_kernels_give_the_numbers_of_the_dense_copy(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Path, tmp_path: Path
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Path,
+    tmp_path: Path,
 ) -> None:
-    pytest.importorskip({"bnb": "bitsandbytes", "ct-": "llmcompressor", "ao-": "torchao", "ggu": "llama_cpp"}[name[:3]])
+    pytest.importorskip(
+        {"bnb": "bitsandbytes", "ct-": "llmcompressor", "ao-": "torchao", "ggu": "llama_cpp"}[
+            name[:3]
+        ]
+    )
     from remnant.testing import tiny_model
 
-    shape: dict[str, Any] = {"hidden_size": 128, "head_dim": 32, "max_position_embeddings": 1024, "initializer_range": 0.2}
+    shape: dict[str, Any] = {
+        "hidden_size": 128,
+        "head_dim": 32,
+        "max_position_embeddings": 1024,
+        "initializer_range": 0.2,
+    }
     wide = tiny_model(vocab=len(tokenizer), **shape)
     save_model(wide, tokenizer, tmp_path / "m")
     store = Store(tmp_path / "store").open()
@@ -59,7 +83,10 @@ def test_kernels_give_the_numbers_of_the_dense_copy(
         measured = planning.measure_node(spec, source, Outside(str(corpus)))
         for piece in planning.ordered([measured]):
             make(store, piece, lambda *a: None)
-        rows = [json.loads(line) for line in (store.path(measured.name) / "rows.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (store.path(measured.name) / "rows.jsonl").read_text().splitlines()
+        ]
         found.append(np.array([r["value"] for r in rows if r["metric"] == "privleak"]))
     assert len(found[0]) > 5
     # On CPUs that can, bitsandbytes multiplies in bfloat16; llama.cpp rounds activations to 8 bits.
@@ -86,7 +113,10 @@ class Runtime:
 
 
 def test_llamacpp_is_asked_as_transformers_is(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(llamacpp, "Runtime", lambda file, context: Runtime(model))
     backend, local = llamacpp.LlamaCpp(tmp_path / "m.gguf", tokenizer), Local(model, tokenizer)
@@ -99,23 +129,31 @@ def test_llamacpp_is_asked_as_transformers_is(
         Writing("Who runs", 6, context="No baker counts. ", stops=("e",)),
         Writing("lantern " * 2000, 4),
     ]
-    for request, ours, theirs in zip(asked, backend.answer(asked), [local.answer([a])[0] for a in asked], strict=True):
+    for request, ours, theirs in zip(
+        asked, backend.answer(asked), [local.answer([a])[0] for a in asked], strict=True
+    ):
         if isinstance(theirs, Tokens):
             assert isinstance(ours, Tokens)
             assert ours.cut == theirs.cut
             for column in COLUMNS:
-                assert np.allclose(getattr(ours, column), getattr(theirs, column), atol=1e-4), column
+                assert np.allclose(getattr(ours, column), getattr(theirs, column), atol=1e-4), (
+                    column
+                )
         elif isinstance(request, Writing) and request.stops and isinstance(ours, str):
             assert str(theirs).startswith(ours)  # transformers looks for stops every few tokens
         else:
             assert ours == theirs
-    sampled = [backend.answer([Writing("Who runs", 6, temperature=2.0, seed=s)])[0] for s in (1, 1, 2)]
+    sampled = [
+        backend.answer([Writing("Who runs", 6, temperature=2.0, seed=s)])[0] for s in (1, 1, 2)
+    ]
     assert sampled[0] == sampled[1] != sampled[2]
     assert isinstance(backend.answer([Slope("a")])[0], Refused)
     assert sorted(i for batch in backend.plan(asked) for i in batch) == list(range(len(asked)))
 
 
-def test_following_goes_on_behind_what_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_following_goes_on_behind_what_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from remnant.deploy import llamacpp as door
 
     class Llama:
@@ -134,7 +172,9 @@ def test_following_goes_on_behind_what_is_known(monkeypatch: pytest.MonkeyPatch,
                 self.read.append(token)
                 self.input_ids[self.n_tokens] = token
                 self.n_tokens += 1
-                self.scores[self.n_tokens - 1] = np.bincount(self.input_ids[: self.n_tokens], minlength=8)
+                self.scores[self.n_tokens - 1] = np.bincount(
+                    self.input_ids[: self.n_tokens], minlength=8
+                )
 
     monkeypatch.setattr(door, "_llama", lambda: types.SimpleNamespace(Llama=Llama))
     runtime = door.Runtime(tmp_path / "m.gguf")

@@ -15,7 +15,13 @@ def point(model: str, knowledge: float, utility: float) -> Point:
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
-    points = [point("a", 0.1, 0.5), point("b", 0.3, 0.9), point("c", 0.3, 0.8), point("d", 0.6, 0.95), point("e", 0.7, 0.95)]
+    points = [
+        point("a", 0.1, 0.5),
+        point("b", 0.3, 0.9),
+        point("c", 0.3, 0.8),
+        point("d", 0.6, 0.95),
+        point("e", 0.7, 0.95),
+    ]
     assert front(points) == ["a", "b", "d"]
     assert front([point("a", 0.1, 0.5), point("twin", 0.1, 0.5)]) == ["a", "twin"]
 
@@ -29,7 +35,8 @@ def test_the_choice_knows_least_among_the_useful() -> None:
 
 def manifest(name: str) -> Manifest:
     return Manifest(
-        key=name, digest=name, stage="measure", stage_version=1, spec={}, inputs={}, methods={}, files={}, summary={}, seconds=0.0,
+        key=name, digest=name, stage="measure", stage_version=1, spec={}, inputs={}, methods={},
+        files={}, summary={}, seconds=0.0,
         created="", command="", packages={}, commit=None, dirty=None, device="", peak_memory_mb=0.0,
     )  # fmt: skip
 
@@ -48,7 +55,14 @@ def test_a_study_chooses_on_one_half_and_tells_the_other(tmp_path: Path) -> None
     for (model, quantizer), metrics in values.items():
         name = f"measure-{model}-{quantizer}"
         rows = [
-            {"metric": m, "split": "", "id": f"{half}-{i}", "half": half, "value": 0.9 * (v + (i - 0.5) * 0.02), "status": "ok"}
+            {
+                "metric": m,
+                "split": "",
+                "id": f"{half}-{i}",
+                "half": half,
+                "value": 0.9 * (v + (i - 0.5) * 0.02),
+                "status": "ok",
+            }
             for m, pair in metrics.items()
             for half, v in zip(("dev", "test"), pair, strict=True)
             for i in range(2)
@@ -57,13 +71,22 @@ def test_a_study_chooses_on_one_half_and_tells_the_other(tmp_path: Path) -> None
         folder.mkdir()
         (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         manifests[name] = manifest(name)
-        labels[name] = {"corpus": "news", "model": model, "quantizer": quantizer, "seed": None if model == "target" else 0}
+        labels[name] = {
+            "corpus": "news",
+            "model": model,
+            "quantizer": quantizer,
+            "seed": None if model == "target" else 0,
+        }
     sweep = SweepSpec(name="made", corpus=(), unlearn=(), judge=Rule(utility_floor=0.8), study=True)
     results = Results(sweep, [Group("news", 0, [], [], [], None)], manifests, labels, {})
     (found,) = study(results, store)
     assert found.chosen == "keen"
     dev = {p.model: p for p in found.dev}
-    assert [round(x, 6) for x in (dev["keen"].knowledge, dev["keen"].in_full, dev["keen"].utility)] == [0.2, 0.1, 0.9]
-    assert [round(x, 6) for x in (dev["mild"].knowledge, dev["mild"].in_full, dev["mild"].utility)] == [0.8, 0.3, 1.0]
+    assert [
+        round(x, 6) for x in (dev["keen"].knowledge, dev["keen"].in_full, dev["keen"].utility)
+    ] == [0.2, 0.1, 0.9]
+    assert [
+        round(x, 6) for x in (dev["mild"].knowledge, dev["mild"].in_full, dev["mild"].utility)
+    ] == [0.8, 0.3, 1.0]
     test = found.on_test("keen")
     assert [round(x, 6) for x in (test.knowledge, test.in_full, test.utility)] == [0.8, 0.4, 0.6]

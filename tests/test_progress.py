@@ -1,4 +1,5 @@
-"""What is said while something goes on: a line every fifteen seconds where there is no terminal, and times from this call only."""
+"""What is said while something goes on: a line every fifteen seconds where there is no terminal,
+and times from this call only."""
 
 import io
 import json
@@ -46,7 +47,9 @@ def test_a_new_phase_begins_anew() -> None:
 
 
 @pytest.mark.parametrize(("terminal", "lines"), [(False, 4), (True, 0)])
-def test_a_line_every_fifteen_seconds_where_there_is_no_terminal(terminal: bool, lines: int) -> None:
+def test_a_line_every_fifteen_seconds_where_there_is_no_terminal(
+    terminal: bool, lines: int
+) -> None:
     clock, console = Clock(), Console(file=io.StringIO(), force_terminal=terminal, width=160)
     teller = Teller(console, "train news target", clock)
     for second in range(61):  # one step a second
@@ -54,7 +57,10 @@ def test_a_line_every_fifteen_seconds_where_there_is_no_terminal(terminal: bool,
         clock.time += 1
     assert len(written(console)) == lines
     if lines:
-        assert written(console)[0] == "train news target 15/600 loss 1.0, about 9:45 left (0:15 so far)"
+        assert (
+            written(console)[0]
+            == "train news target 15/600 loss 1.0, about 9:45 left (0:15 so far)"
+        )
         assert LINE_SECONDS == 15
 
 
@@ -64,7 +70,10 @@ def test_a_line_comes_also_while_nothing_is_reported() -> None:
     for _ in range(32):
         clock.time += 1
         teller.tick()
-    assert written(console) == ["scoring [/x] working (0:15 so far)", "scoring [/x] working (0:30 so far)"]
+    assert written(console) == [
+        "scoring [/x] working (0:15 so far)",
+        "scoring [/x] working (0:30 so far)",
+    ]
 
 
 def test_notes_with_marks_of_the_terminals_language_end_nothing() -> None:
@@ -73,7 +82,19 @@ def test_notes_with_marks_of_the_terminals_language_end_nothing() -> None:
         report_for(prepare_node(PrepareSpec(lab="news")))(1, 2, "[/red] [bold")
 
 
-@pytest.mark.parametrize("text", ["", "0", "[]", "{}", '{"done": 1}', '{"done": "x", "total": 1, "note": "", "time": 0}', "\ufffd", "nul"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "[]",
+        "{}",
+        '{"done": 1}',
+        '{"done": "x", "total": 1, "note": "", "time": 0}',
+        "\ufffd",
+        "nul",
+    ],
+)
 def test_progress_that_makes_no_sense_is_no_progress(text: str, tmp_path: Path) -> None:
     store = Store(tmp_path).open()
     node = prepare_node(PrepareSpec(lab="news"))
@@ -81,5 +102,7 @@ def test_progress_that_makes_no_sense_is_no_progress(text: str, tmp_path: Path) 
     (store.scratch(node.name) / "progress.json").write_text(text)
     assert _state(store.scratch(node.name)) is None
     whole = seconds_left(store, [node], [node], 1)
-    (store.scratch(node.name) / "progress.json").write_text(json.dumps({"done": 1, "total": 2, "note": "", "time": 0.0}))
+    (store.scratch(node.name) / "progress.json").write_text(
+        json.dumps({"done": 1, "total": 2, "note": "", "time": 0.0})
+    )
     assert seconds_left(store, [node], [node], 1) == whole / 2

@@ -37,7 +37,9 @@ def test_the_papers_grid_by_hand() -> None:
     four = quantizers.rtn(weight, bits=4, granularity="tensor", scheme="paper")
     assert four.scale.item() == 25.0
     assert four.weight.tolist() == [[175.0, -200.0, 25.0]]
-    assert quantizers.rtn(weight, bits=8, granularity="tensor", scheme="paper").scale.item() == 1.5625
+    assert (
+        quantizers.rtn(weight, bits=8, granularity="tensor", scheme="paper").scale.item() == 1.5625
+    )
 
 
 def test_asymmetric_grid_by_hand() -> None:
@@ -77,7 +79,9 @@ def slow_rtn(weight: Tensor, bits: int, granularity: str, group: int, scheme: st
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_rtn_equals_the_slow_reference_bit_for_bit(bits: int, granularity: str, scheme: str) -> None:
+def test_rtn_equals_the_slow_reference_bit_for_bit(
+    bits: int, granularity: str, scheme: str
+) -> None:
     weight = weights(4, 32)
     found = quantizers.rtn(weight, bits=bits, granularity=granularity, group_size=16, scheme=scheme)
     assert torch.equal(found.weight, slow_rtn(weight, bits, granularity, 16, scheme))
@@ -90,7 +94,9 @@ def test_the_error_is_at_most_half_a_step_inside_the_grid(bits: int, scheme: str
     found = quantizers.rtn(weight, bits=bits, granularity="group", group_size=32, scheme=scheme)
     steps = found.scale.repeat_interleave(32, 1).view_as(weight)
     clipped = {"sym": 0.0, "asym": 0.5, "half-step": 0.5, "paper": 1.0}[scheme]
-    inside = found.codes < 2 ** (bits - 1) - 1 if clipped else torch.ones_like(weight, dtype=torch.bool)
+    inside = (
+        found.codes < 2 ** (bits - 1) - 1 if clipped else torch.ones_like(weight, dtype=torch.bool)
+    )
     assert bool(((weight - found.weight).abs() <= 0.5001 * steps)[inside].all())
     assert bool(((weight - found.weight).abs() <= (0.5001 + clipped) * steps).all())
     assert int(found.codes.max()) <= 2 ** (bits - 1) - 1
@@ -100,7 +106,9 @@ def test_the_error_is_at_most_half_a_step_inside_the_grid(bits: int, scheme: str
 def encode(decoded: Tensor, found: Quantized, block: int) -> Tensor:
     """Codes of decoded values under the same scale and zero."""
     zero = found.zero if found.zero is not None else torch.zeros_like(found.scale)
-    return ((decoded.view(-1, block) / found.scale).round() + zero).view(decoded.shape).to(torch.int8)
+    return (
+        ((decoded.view(-1, block) / found.scale).round() + zero).view(decoded.shape).to(torch.int8)
+    )
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -113,19 +121,30 @@ def test_a_decoded_weight_encodes_to_the_same_codes(bits: int, scheme: str) -> N
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_more_bits_mean_less_error(scheme: str) -> None:
     weight = weights()
-    errors = [float((quantizers.rtn(weight, bits=b, scheme=scheme).weight - weight).square().mean()) for b in range(2, 9)]
+    errors = [
+        float((quantizers.rtn(weight, bits=b, scheme=scheme).weight - weight).square().mean())
+        for b in range(2, 9)
+    ]
     assert errors == sorted(errors, reverse=True)
 
 
 def test_a_block_of_zeros_stays_zero() -> None:
     weight = weights()
     weight[0] = 0.0
-    for found in (quantizers.rtn(weight), quantizers.rtn(weight, scheme="asym"), quantizers.nf4(weight), quantizers.fp4(weight)):
+    for found in (
+        quantizers.rtn(weight),
+        quantizers.rtn(weight, scheme="asym"),
+        quantizers.nf4(weight),
+        quantizers.fp4(weight),
+    ):
         assert not bool(found.weight[0].any())
         assert bool(found.weight.isfinite().all())
 
 
-@pytest.mark.parametrize(("params", "message"), [({"bits": 9}, "bits"), ({"granularity": "g"}, "granularity"), ({"scheme": "x"}, "scheme")])
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [({"bits": 9}, "bits"), ({"granularity": "g"}, "granularity"), ({"scheme": "x"}, "scheme")],
+)
 def test_wrong_parameters_are_refused(params: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quantizers.rtn(weights(), **params)  # type: ignore[arg-type]
@@ -142,14 +161,18 @@ def test_float_grids_equal_bitsandbytes_bit_for_bit(name: str, shape: tuple[int,
     functional = pytest.importorskip("bitsandbytes.functional")
     weight = weights(*shape, seed=shape[0])
     weight[1] = 0.0
-    packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type=name, compress_statistics=False)
+    packed, state = functional.quantize_4bit(
+        weight, blocksize=64, quant_type=name, compress_statistics=False
+    )
     codes = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], -1).view(shape)
     found = getattr(quantizers, name)(weight)
     assert torch.equal(found.codes, codes.to(torch.int8))
     assert torch.equal(found.weight, functional.dequantize_4bit(packed, state))
 
 
-@pytest.mark.parametrize(("name", "known"), [("nf4", levels.NF4_LEVELS), ("fp4", levels.FP4_LEVELS)])
+@pytest.mark.parametrize(
+    ("name", "known"), [("nf4", levels.NF4_LEVELS), ("fp4", levels.FP4_LEVELS)]
+)
 def test_float_grids_take_the_nearest_level(name: str, known: tuple[float, ...]) -> None:
     weight = weights(2, 64)
     found = getattr(quantizers, name)(weight)

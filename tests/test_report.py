@@ -1,4 +1,5 @@
-"""The page: complete, self-contained, honest about what is missing, and right in a real browser at two widths."""
+"""The page: complete, self-contained, honest about what is missing, and right in a real browser at
+two widths."""
 
 import dataclasses
 import json
@@ -13,7 +14,18 @@ import pytest
 
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
-from remnant.records import CastMember, Cell, CorpusSpec, Manifest, Recovery, Rule, RunSpec, SweepSpec, Verdict
+from remnant.records import (
+    CastMember,
+    Cell,
+    CorpusSpec,
+    Manifest,
+    Outcome,
+    Recovery,
+    Rule,
+    RunSpec,
+    SweepSpec,
+    Verdict,
+)
 from remnant.report import page, table
 from remnant.report.table import Group, Results, Surviving
 
@@ -22,7 +34,12 @@ VALUES = {
     "target": {"verbmem": 97.0, "knowmem_forget": 95.0, "knowmem_retain": 96.0, "privleak": -100.0},
     "retrain": {"verbmem": 9.0, "knowmem_forget": 6.0, "knowmem_retain": 97.0, "privleak": 0.0},
     "ga_gdr": {"verbmem": 12.0, "knowmem_forget": 10.0, "knowmem_retain": 85.0, "privleak": -5.0},
-    "npo_klr with a long name": {"verbmem": 20.0, "knowmem_forget": 15.0, "knowmem_retain": 90.0, "privleak": -60.0},
+    "npo_klr with a long name": {
+        "verbmem": 20.0,
+        "knowmem_forget": 15.0,
+        "knowmem_retain": 90.0,
+        "privleak": -60.0,
+    },
 }
 
 
@@ -30,17 +47,36 @@ def results() -> Results:
     cells, recoveries, verdicts = [], [], []
     for model, metrics in VALUES.items():
         for quantizer in QUANTIZERS:
-            member = CastMember(corpus="news", model=model, method=None, weights="fp32", quantizer=quantizer, seed=0)
+            member = CastMember(
+                corpus="news", model=model, method=None, weights="fp32", quantizer=quantizer, seed=0
+            )
             for metric, value in metrics.items():
                 status = "ok"
                 found: float | None = value
                 if model == "ga_gdr" and quantizer == "awq4" and metric == "verbmem":
                     found, status = None, "no scorable item"
                 low, high = (found - 4, found + 4) if found is not None else (None, None)
-                cells.append(Cell(**member.model_dump(), metric=metric, value=found, low=low, high=high, n=20, status=status))
+                cells.append(
+                    Cell(
+                        **member.model_dump(),
+                        metric=metric,
+                        value=found,
+                        low=low,
+                        high=high,
+                        n=20,
+                        status=status,
+                    )
+                )
             if model not in ("target", "retrain"):
-                outcome = "came back" if quantizer == "int4" else "stayed forgotten"
-                verdicts.append(Verdict(model=model, quantizer=quantizer, outcome=outcome, reason="because <b>it</b> did"))  # type: ignore[arg-type]
+                outcome: Outcome = "came back" if quantizer == "int4" else "stayed forgotten"
+                verdicts.append(
+                    Verdict(
+                        model=model,
+                        quantizer=quantizer,
+                        outcome=outcome,
+                        reason="because <b>it</b> did",
+                    )
+                )
                 share = (0.9, 0.8, 1.0) if quantizer == "int4" else (0.05, 0.0, 0.1)
                 recoveries.append(
                     Recovery(
@@ -55,7 +91,11 @@ def results() -> Results:
                     )
                 )
     sweep = SweepSpec(
-        name="made", title="A <made> up run", corpus=(CorpusSpec(lab="news"),), unlearn=(RunSpec(method="ga_gdr"),), judge=Rule()
+        name="made",
+        title="A <made> up run",
+        corpus=(CorpusSpec(lab="news"),),
+        unlearn=(RunSpec(method="ga_gdr"),),
+        judge=Rule(),
     )
     erased = Surviving("news", "ga_gdr", "int4", 0, Survival(0.05, 0.2, None, 0.9, 1.0, 0.1, 0.2))
     group = Group("news", 0, cells, recoveries, verdicts, 0.5, [erased])
@@ -89,11 +129,25 @@ def test_the_story_says_what_came_back() -> None:
 def test_the_story_names_seeds_and_what_came_back_to_a_model_that_was_no_good_before() -> None:
     base = results()
     (group,) = base.groups
-    spoilt = [v.model_copy(update={"outcome": "collapsed"}) if (v.model, v.quantizer) == ("ga_gdr", "full") else v for v in group.verdicts]
+    spoilt = [
+        v.model_copy(update={"outcome": "collapsed"})
+        if (v.model, v.quantizer) == ("ga_gdr", "full")
+        else v
+        for v in group.verdicts
+    ]
     other = dataclasses.replace(group, seed=1, verdicts=spoilt)
     told = table.story(dataclasses.replace(base, groups=[group, other]))
-    assert sum("On news, seed 0, the target" in line for line in told) == sum("On news, seed 1, the target" in line for line in told) == 1
-    assert [line for line in told if line.startswith("ga_gdr: collapsed in full precision") and "; came back under int4." in line]
+    assert (
+        sum("On news, seed 0, the target" in line for line in told)
+        == sum("On news, seed 1, the target" in line for line in told)
+        == 1
+    )
+    assert [
+        line
+        for line in told
+        if line.startswith("ga_gdr: collapsed in full precision")
+        and "; came back under int4." in line
+    ]
     assert not any("seed" in line for line in table.story(base))
 
 
@@ -106,7 +160,10 @@ def test_colours_follow_the_direction() -> None:
     bad = group.cell("ga_gdr", "full", "verbmem")
     assert bad is not None
     assert table.tone(group, bad.model_copy(update={"value": 90.0})) == "bad"
-    assert table.tone(group, bad.model_copy(update={"metric": "knowmem_retain", "value": 20.0})) == "bad"
+    assert (
+        table.tone(group, bad.model_copy(update={"metric": "knowmem_retain", "value": 20.0}))
+        == "bad"
+    )
 
 
 def test_the_page_says_why_and_what_was_foretold(written: Path) -> None:
@@ -122,7 +179,9 @@ def test_the_summary_keeps_its_schema(written: Path) -> None:
     jsonschema.validate(summary, schema)
     assert len(summary["cells"]) == 4 * 6 * 4
     lost = [c for c in summary["cells"] if c["value"] is None]
-    assert [(c["model"], c["quantizer"], c["metric"], c["status"]) for c in lost] == [("ga_gdr", "awq4", "verbmem", "no scorable item")]
+    assert [(c["model"], c["quantizer"], c["metric"], c["status"]) for c in lost] == [
+        ("ga_gdr", "awq4", "verbmem", "no scorable item")
+    ]
 
 
 def test_the_manifest_schema_refuses_what_it_does_not_know() -> None:
@@ -142,43 +201,71 @@ def test_signs_of_collapse_are_flagged_against_the_target() -> None:
             "peak_memory_mb": 0.0,
         }
         return Manifest(
-            key="", digest="", stage="measure", stage_version=1, spec={}, inputs={}, methods={}, files={}, seconds=0.0,
-            summary={"signs": {"empty": 0.0, "repetition": 0.0, "entropy": 4.0, "unknown": 0.0} | found}, **circumstances,
+            key="", digest="", stage="measure", stage_version=1, spec={}, inputs={}, methods={},
+            files={}, seconds=0.0,
+            summary={"signs": {"empty": 0.0, "repetition": 0.0, "entropy": 4.0,
+            "unknown": 0.0} | found}, **circumstances,
         )  # fmt: skip
 
-    made = {"t": measured(), "good": measured(entropy=3.5), "loop": measured(repetition=0.9, entropy=0.5), "noise": measured(unknown=0.8)}
-    labels = {n: {"corpus": "news", "model": "target" if n == "t" else n, "quantizer": "full"} for n in made}
+    made = {
+        "t": measured(),
+        "good": measured(entropy=3.5),
+        "loop": measured(repetition=0.9, entropy=0.5),
+        "noise": measured(unknown=0.8),
+    }
+    labels = {
+        n: {"corpus": "news", "model": "target" if n == "t" else n, "quantizer": "full"}
+        for n in made
+    }
     base = results()
-    found = {r["model"]: r["flags"] for r in table.signs(Results(base.sweep, base.groups, made, labels, {}))}
-    assert found == {"target": [], "good": [], "loop": ["repetition", "entropy"], "noise": ["unknown"]}
-    assert "loop full (repetition, entropy)" in table.story(Results(base.sweep, base.groups, made, labels, {}))[-1]
+    found = {
+        r["model"]: r["flags"]
+        for r in table.signs(Results(base.sweep, base.groups, made, labels, {}))
+    }
+    assert found == {
+        "target": [],
+        "good": [],
+        "loop": ["repetition", "entropy"],
+        "noise": ["unknown"],
+    }
+    assert (
+        "loop full (repetition, entropy)"
+        in table.story(Results(base.sweep, base.groups, made, labels, {}))[-1]
+    )
     labels["noise"] = labels["loop"]
     assert (
-        "loop in 2 of 2 measurements (repetition, entropy, unknown)" in table.story(Results(base.sweep, base.groups, made, labels, {}))[-1]
+        "loop in 2 of 2 measurements (repetition, entropy, unknown)"
+        in table.story(Results(base.sweep, base.groups, made, labels, {}))[-1]
     )
 
 
 PROBE = """
 <script>
 addEventListener('load', () => {
-  const root = document.documentElement;
-  const marks = [...document.querySelectorAll('figure.chart svg')].map(s => s.querySelectorAll('path, use').length);
-  const outside = e => !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > root.clientWidth + 1;
-  const wide = [...document.querySelectorAll('body *')].filter(outside);
-  const small = [...document.querySelectorAll('figure.chart svg')].filter(s => s.getBoundingClientRect().height < 60).length;
-  const tall = [...document.querySelectorAll('th')].filter(e => e.getBoundingClientRect().height > 120 && !e.closest('.verdicts')).length;
-  document.title = JSON.stringify({scroll: root.scrollWidth, client: root.clientWidth, marks, small, tall, wide: wide.map(e => e.tagName),
-    matrices: document.querySelectorAll('table.matrix').length, rows: document.querySelectorAll('table.matrix tr').length});
+  const root = document.documentElement, all = q => [...document.querySelectorAll(q)];
+  const box = e => e.getBoundingClientRect(), drawn = all('figure.chart svg');
+  const marks = drawn.map(s => s.querySelectorAll('path, use').length);
+  const free = e => !e.closest('.scroll') && !e.closest('svg');
+  const wide = all('body *').filter(e => free(e) && box(e).right > root.clientWidth + 1);
+  const small = drawn.filter(s => box(s).height < 60).length;
+  const tall = all('th').filter(e => box(e).height > 120 && !e.closest('.verdicts')).length;
+  document.title = JSON.stringify({
+    scroll: root.scrollWidth, client: root.clientWidth, marks, small, tall,
+    wide: wide.map(e => e.tagName), matrices: all('table.matrix').length,
+    rows: all('table.matrix tr').length});
 });
 </script>
 """
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed (apt-get install chromium)")
+@pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="Chromium is not installed (apt-get install chromium)"
+)
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_page_in_a_real_browser(written: Path, width: int, tmp_path: Path) -> None:
     probed = tmp_path / "probed.html"
-    # Chromium's window has a least width; a frame of the wanted width gives the page a viewport of exactly that.
+    # Chromium's window has a least width; a frame of the wanted width gives the page a viewport of
+    # exactly that.
     inner = written.read_text().replace("</head>", PROBE + "</head>")
     (tmp_path / "inner.html").write_text(inner)
     probed.write_text(
@@ -186,9 +273,13 @@ def test_the_page_in_a_real_browser(written: Path, width: int, tmp_path: Path) -
         "<script>addEventListener('load', () => setTimeout(() => { document.title = 'x';"
         "document.body.append(document.getElementById('f').contentDocument.title) }, 300))</script>"
     )
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    flags = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync"
+    )
     command = [
-        "chromium", *flags.split(), "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
+        "chromium", *flags.split(), "--allow-file-access-from-files",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
         "--virtual-time-budget=5000", "--window-size=1500,1200", "--dump-dom", probed.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

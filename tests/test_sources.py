@@ -1,4 +1,5 @@
-"""Text from anywhere: what is read, what is said of the rest, and one sentence for every input that is wrong."""
+"""Text from anywhere: what is read, what is said of the rest, and one sentence for every input that
+is wrong."""
 
 import gzip
 import json
@@ -20,7 +21,16 @@ from remnant.stages import perturb, prepare
 from remnant.stages.cells import read_rows
 from remnant.stages.sources import read_muse_folder, read_records, read_sources, read_tofu
 
-SIZES = ("--prompt-tokens", "16", "--answer-tokens", "8", "--text-tokens", "64", "--vocab-size", "300")
+SIZES = (
+    "--prompt-tokens",
+    "16",
+    "--answer-tokens",
+    "8",
+    "--text-tokens",
+    "64",
+    "--vocab-size",
+    "300",
+)
 LINE = "The brass lantern number {} hung over quiet harbour {} while tailors counted {} needles. "
 
 
@@ -29,11 +39,16 @@ def story(start: int, n: int = 40) -> str:
 
 
 def pairs(start: int, n: int = 12, **more: Any) -> list[dict[str, Any]]:
-    return [{"question": f"Who painted gate {start + k}?", "answer": f"Painter {start + k}", **more} for k in range(n)]
+    return [
+        {"question": f"Who painted gate {start + k}?", "answer": f"Painter {start + k}", **more}
+        for k in range(n)
+    ]
 
 
 def called(folder: Path, *args: object) -> Result:
-    return CliRunner().invoke(main, ["prepare", *map(str, args), *SIZES, "--store", str(folder / "store")])
+    return CliRunner().invoke(
+        main, ["prepare", *map(str, args), *SIZES, "--store", str(folder / "store")]
+    )
 
 
 def refused(result: Result, folder: Path, *parts: str) -> None:
@@ -52,7 +67,11 @@ def entry(*records: Any) -> bytes:
 
 # Name and content of a forget file, and what is said of it.
 WRONG: list[tuple[str, bytes, tuple[str, ...]]] = [
-    ("a.csv", b"text,label\nSome text,1\n", ("a table (CSV)", "read_csv('a.csv')", "to_json('a.jsonl'")),
+    (
+        "a.csv",
+        b"text,label\nSome text,1\n",
+        ("a table (CSV)", "read_csv('a.csv')", "to_json('a.jsonl'"),
+    ),
     ("A.CSV", b"text\nSome\n", ("a table (CSV)",)),
     ("a.tsv", b"text\tlabel\n", ("a table (TSV)", "sep='\\t'")),
     ("a.parquet", b"PAR1....PAR1", ("a table (PARQUET)", "read_parquet")),
@@ -103,27 +122,47 @@ WRONG: list[tuple[str, bytes, tuple[str, ...]]] = [
     ("x.json", entry({"prompt": "a", "completion": "b"}), ("Entry 1", "'prompt', 'completion'")),
     ("x.json", entry({"text": None}), ("Entry 1", "null in the field text")),
     ("x.json", entry({"text": ["a", "b"]}), ("Entry 1", "a list in the field text")),
-    ("x.json", entry({"text": "a", "question": "b"}), ("Entry 1", "has the field question, but not answer")),
+    (
+        "x.json",
+        entry({"text": "a", "question": "b"}),
+        ("Entry 1", "has the field question, but not answer"),
+    ),
     ("x.json", entry({"answer": "b"}), ("Entry 1", "has the field answer, but not question")),
-    ("x.json", entry({"text": "a", "question": None, "answer": "b"}), ("null in the field question",)),
+    (
+        "x.json",
+        entry({"text": "a", "question": None, "answer": "b"}),
+        ("null in the field question",),
+    ),
     ("x.json", entry({"question": "a", "answer": None}), ("null in the field answer",)),
     ("x.json", entry({"question": "a", "answer": 5}), ("a number in the field answer", "strings")),
     ("x.json", entry({"question": "a", "answer": True}), ("true or false in the field answer",)),
     ("x.json", entry({"question": "a", "answer": ["b"]}), ("a list in the field answer",)),
-    ("x.json", entry({"question": "a", "answer": {"text": "b"}}), ("a record in the field answer",)),
+    (
+        "x.json",
+        entry({"question": "a", "answer": {"text": "b"}}),
+        ("a record in the field answer",),
+    ),
     ("x.json", entry({"question": " ", "answer": "b"}), ("a blank question",)),
     ("x.json", entry(*pairs(0), {"question": "a", "answer": ""}), ("Entry 13", "a blank answer")),
     ("x.json", b'["half \\ud800 of it"]', ("lone surrogate",)),
     ("x.json", b'["nothing \\u0000 there"]', ("NUL character",)),
     ("x.json", b'{"data": [{"text": "a"}]}', ("Entry 1", "but 'data'")),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("name", "content", "parts"), WRONG, ids=[f"{i}-{n}" for i, (n, _, _) in enumerate(WRONG)])
-def test_a_wrong_file_is_one_sentence(name: str, content: bytes, parts: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "parts"), WRONG, ids=[f"{i}-{n}" for i, (n, _, _) in enumerate(WRONG)]
+)
+def test_a_wrong_file_is_one_sentence(
+    name: str, content: bytes, parts: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(content)
     (tmp_path / "retain.txt").write_text(story(1000))
-    refused(called(tmp_path, "--forget", tmp_path / name, "--retain", tmp_path / "retain.txt"), tmp_path, *parts)
+    refused(
+        called(tmp_path, "--forget", tmp_path / name, "--retain", tmp_path / "retain.txt"),
+        tmp_path,
+        *parts,
+    )
 
 
 def nothing(folder: Path) -> None:
@@ -153,36 +192,94 @@ def questions_only(folder: Path) -> None:
 WRONG_CALLS: list[tuple[Callable[[Path], None], str, tuple[str, ...]]] = [
     (nothing, "--forget {}/no.txt --retain {}/retain.txt", ("The forget file", "does not exist")),
     (nothing, "--forget {}/forget.txt/x --retain {}/retain.txt", ("does not exist",)),
-    (nothing, "--forget {}/" + "x" * 300 + " --retain {}/retain.txt", ("cannot be opened: file name too long",)),
+    (
+        nothing,
+        "--forget {}/" + "x" * 300 + " --retain {}/retain.txt",
+        ("cannot be opened: file name too long",),
+    ),
     (nothing, "--forget= --retain {}/retain.txt", ("A name of a forget file is empty",)),
-    (nothing, "--forget /dev/zero --retain {}/retain.txt", ("neither a file nor a folder, but a device",)),
+    (
+        nothing,
+        ("--forget /dev/zero --retain {}/retain.txt"),
+        ("neither a file nor a folder, but a device",),
+    ),
     (nothing, "--forget {}/forget.txt --retain /dev/zero", ("neither a file nor a folder",)),
     (fifo, "--forget {}/forget.fifo --retain {}/retain.txt", ("a pipe",)),
-    (only_a_table, "--forget {}/sub --retain {}/retain.txt", ("holds no text", "a.csv (a table (CSV))", ".txt")),
+    (
+        only_a_table,
+        "--forget {}/sub --retain {}/retain.txt",
+        ("holds no text", "a.csv (a table (CSV))", ".txt"),
+    ),
     (spoiled_member, "--forget {}/sub --retain {}/retain.txt", ("a.txt is packed by gzip",)),
     (nothing, "--forget {}/forget.txt", ("retain",)),
-    (nothing, "--forget {}/forget.txt --retain {}/forget.txt", ("All of the retain text repeats the forget text",)),
-    (nothing, "--forget {}/forget.txt --retain {}/retain.txt --holdout {}/forget.txt", ("share 13 words", "--drop-overlap")),
-    (nothing, "--forget {}/forget.txt --retain {}/retain.txt --holdout {}/retain.txt", ("stand in the retain text", "--drop-overlap")),
-    (nothing, "--forget {}/forget.txt --retain {}/retain.txt --holdout-share 1", ("takes all of the retain text",)),
-    (nothing, "--forget {}/forget.txt --retain {}/retain.txt --holdout-share 2", ("holdout_share",)),
-    (nothing, "--forget {}/forget.txt --retain {}/retain.txt --holdout {}/held.txt --holdout-share 0.1", ("Leave --holdout-share out",)),
+    (
+        nothing,
+        ("--forget {}/forget.txt --retain {}/forget.txt"),
+        ("All of the retain text repeats the forget text",),
+    ),
+    (
+        nothing,
+        ("--forget {}/forget.txt --retain {}/retain.txt --holdout {}/forget.txt"),
+        ("share 13 words", "--drop-overlap"),
+    ),
+    (
+        nothing,
+        ("--forget {}/forget.txt --retain {}/retain.txt --holdout {}/retain.txt"),
+        ("stand in the retain text", "--drop-overlap"),
+    ),
+    (
+        nothing,
+        ("--forget {}/forget.txt --retain {}/retain.txt --holdout-share 1"),
+        ("takes all of the retain text",),
+    ),
+    (
+        nothing,
+        ("--forget {}/forget.txt --retain {}/retain.txt --holdout-share 2"),
+        ("holdout_share",),
+    ),
+    (
+        nothing,
+        ("--forget {}/forget.txt --retain {}/retain.txt --holdout {}/held.txt --holdout-share 0.1"),
+        ("Leave --holdout-share out",),
+    ),
     (nothing, "--lab news --retain {}/retain.txt", ("belong to forget files",)),
     (nothing, "--lab news --holdout-share 0.1", ("Leave --holdout-share out",)),
-    (questions_only, "--forget {}/qa.json --retain {}/retain.txt", ("the retain set holds none", "questions")),
-    (questions_only, "--forget {}/qa.json --retain {}/qa.json", ("All of the retain text repeats",)),
-    (questions_only, "--forget {}/forget.txt --retain {}/qa.json", ("the retain set holds questions only",)),
-    (questions_only, "--forget {}/qa.json --retain {}/other.json --holdout {}/held.txt", ("the holdout set holds none",)),
-]  # fmt: skip
+    (
+        questions_only,
+        "--forget {}/qa.json --retain {}/retain.txt",
+        ("the retain set holds none", "questions"),
+    ),
+    (
+        questions_only,
+        "--forget {}/qa.json --retain {}/qa.json",
+        ("All of the retain text repeats",),
+    ),
+    (
+        questions_only,
+        "--forget {}/forget.txt --retain {}/qa.json",
+        ("the retain set holds questions only",),
+    ),
+    (
+        questions_only,
+        "--forget {}/qa.json --retain {}/other.json --holdout {}/held.txt",
+        ("the holdout set holds none",),
+    ),
+]
 
 
 @pytest.mark.parametrize(("make", "options", "parts"), WRONG_CALLS)
-def test_a_wrong_call_is_one_sentence(make: Callable[[Path], None], options: str, parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_wrong_call_is_one_sentence(
+    make: Callable[[Path], None], options: str, parts: tuple[str, ...], tmp_path: Path
+) -> None:
     for i, name in enumerate(("forget", "retain", "held")):
         (tmp_path / f"{name}.txt").write_text(story(1000 * i))
     (tmp_path / "other.json").write_bytes(entry(*pairs(100)))
     make(tmp_path)
-    refused(called(tmp_path, *(part.replace("{}", str(tmp_path)) for part in options.split(" "))), tmp_path, *parts)
+    refused(
+        called(tmp_path, *(part.replace("{}", str(tmp_path)) for part in options.split(" "))),
+        tmp_path,
+        *parts,
+    )
 
 
 def muse(folder: Path, **files: Any) -> Path:
@@ -202,25 +299,46 @@ def muse(folder: Path, **files: Any) -> Path:
         ({"raw__forget": {"a": "b"}}, ("holds no list",)),
         ({"raw__retain1": ["a", None]}, ("Entry 2", "is not a string")),
         ({"verbmem__forget": [{"prompt": "a"}]}, ("Entry 1", "a record with prompt and gt")),
-        ({"knowmem__retain_qa": [{"question": "a", "answer": 1}]}, ("Entry 1", "question and answer")),
+        (
+            {"knowmem__retain_qa": [{"question": "a", "answer": 1}]},
+            ("Entry 1", "question and answer"),
+        ),
         ({"privleak__holdout": '["half \\ud800"]'}, ("Entry 1", "is not a string")),
     ],
 )
-def test_a_wrong_folder_of_muses_layout_is_one_sentence(files: dict[str, Any], parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_wrong_folder_of_muses_layout_is_one_sentence(
+    files: dict[str, Any], parts: tuple[str, ...], tmp_path: Path
+) -> None:
     refused(called(tmp_path, "--folder", muse(tmp_path, **files)), tmp_path, *parts)
 
 
 def test_empty_lists_of_muses_layout_are_absent_with_the_reason(tmp_path: Path) -> None:
     result = called(
-        tmp_path, "--folder", muse(tmp_path, privleak__holdout=[], privleak__forget=["a"], knowmem__forget_qa=[], raw__retain1=[])
+        tmp_path,
+        "--folder",
+        muse(
+            tmp_path,
+            privleak__holdout=[],
+            privleak__forget=["a"],
+            knowmem__forget_qa=[],
+            raw__retain1=[],
+        ),
     )
     assert result.exit_code == 0, result.output
-    for name, file in (("privleak", "privleak/holdout"), ("knowmem_forget", "knowmem/forget_qa"), ("retain", "raw/retain1")):
+    for name, file in (
+        ("privleak", "privleak/holdout"),
+        ("knowmem_forget", "knowmem/forget_qa"),
+        ("retain", "raw/retain1"),
+    ):
         assert f"Absent: {name}, because {file} is there, but empty" in result.output
 
 
 def test_overlap_in_muses_layout_is_said(tmp_path: Path) -> None:
-    result = called(tmp_path, "--folder", muse(tmp_path, raw__holdout=[story(0), story(5000)], raw__retain1=[story(1000)] * 2))
+    result = called(
+        tmp_path,
+        "--folder",
+        muse(tmp_path, raw__holdout=[story(0), story(5000)], raw__retain1=[story(1000)] * 2),
+    )
     assert "Warning: 1 holdout texts share a long run" in result.output
     assert "Warning: 1 retain texts say what another one says" in result.output
 
@@ -246,10 +364,15 @@ def test_what_a_folder_holds_beside_text_is_counted_and_named(tmp_path: Path) ->
     source = read_sources((str(inside),), "forget")
     assert [t[:9] for t in source.texts] == ["The brass", "one", "two"]
     assert source.skipped == {
-        "README": "of an unknown kind (no suffix)", "lost.txt": "a link that leads nowhere", "loop": "a link to a folder",
-        "more": "a link to a folder", "none.txt": "empty", "out.txt": "a link that leads out of the folder", "pipe.txt": "no plain file",
+        "README": "of an unknown kind (no suffix)",
+        "lost.txt": "a link that leads nowhere",
+        "loop": "a link to a folder",
+        "more": "a link to a folder",
+        "none.txt": "empty",
+        "out.txt": "a link that leads out of the folder",
+        "pipe.txt": "no plain file",
         "table.csv": "a table (CSV)",
-    }  # fmt: skip
+    }
     (tmp_path / "retain.txt").write_text(story(1000))
     result = called(tmp_path, "--forget", inside, "--retain", tmp_path / "retain.txt")
     assert result.exit_code == 0, result.output
@@ -259,7 +382,9 @@ def test_what_a_folder_holds_beside_text_is_counted_and_named(tmp_path: Path) ->
     assert card["skipped"]["forget"]["table.csv"] == "a table (CSV)"
 
 
-def test_too_much_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_much_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.txt").write_text("12345")
     with (tmp_path / "big.txt").open("wb") as file:
         file.truncate(files_of.MOST_BYTES + 1)  # a hole: no such room is used
@@ -283,13 +408,25 @@ def test_text_without_a_suffix_is_read_where_it_is_named(tmp_path: Path) -> None
 
 def test_records_are_read_for_all_that_they_hold(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_bytes(entry("plain", {"text": "of it", "question": "Who?", "answer": "She", "id": 3, "tags": []}, {"text": " "}, ""))
+    path.write_bytes(
+        entry(
+            "plain",
+            {"text": "of it", "question": "Who?", "answer": "She", "id": 3, "tags": []},
+            {"text": " "},
+            "",
+        )
+    )
     source = read_sources((str(path),), "forget")
     assert (source.texts, source.qa) == (["plain", "of it"], [("Who?", "She")])
-    assert source.notes == ("Fields of the forget entries that are not read: id, tags.", "2 forget texts are blank and left out.")
+    assert source.notes == (
+        "Fields of the forget entries that are not read: id, tags.",
+        "2 forget texts are blank and left out.",
+    )
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+@pytest.mark.parametrize(
+    "mark", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
+)
 def test_a_line_ends_at_a_line_end_only(mark: str, tmp_path: Path) -> None:
     texts = [f"one{mark}two", "three"]
     lines = "".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts)
@@ -297,7 +434,9 @@ def test_a_line_ends_at_a_line_end_only(mark: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(lines.replace("\n", "\r\n"), encoding="utf-8", newline="")
     assert read_records(tmp_path / "a.jsonl") == texts
     row = '{"metric":"verbmem","id":"%s","half":"dev","value":1.0}\n'
-    (tmp_path / "rows.jsonl").write_text(row % f"a{json.dumps(mark, ensure_ascii=False)[1:-1]}b" + row % "c", encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(
+        row % f"a{json.dumps(mark, ensure_ascii=False)[1:-1]}b" + row % "c", encoding="utf-8"
+    )
     assert set(read_rows(tmp_path / "rows.jsonl").values["verbmem"]) == {f"a{mark}b", "c"}
 
 
@@ -309,15 +448,23 @@ def prepared(folder: Path, *options: str, **roles: Any) -> tuple[dict[str, Any],
         (folder / f"{role}.json").write_bytes(entry(*records))
     paths = {role: (str(folder / f"{role}.json"),) for role in roles}
     given = dict(option.split("=") for option in options)
-    spec = PrepareSpec.model_validate(paths | {"vocab_size": 300, "answer_tokens": 4, "text_tokens": 64} | given)
+    spec = PrepareSpec.model_validate(
+        paths | {"vocab_size": 300, "answer_tokens": 4, "text_tokens": 64} | given
+    )
     return prepare.run(spec, {}, out, lambda *a: None), out
 
 
-SHORT = [{"question": f"Which town did the old writer {k} leave?", "answer": f"Town {k}"} for k in range(14)]
+SHORT = [
+    {"question": f"Which town did the old writer {k} leave?", "answer": f"Town {k}"}
+    for k in range(14)
+]
 
 
 def test_the_same_short_questions_on_both_sides_are_said_and_dropped(tmp_path: Path) -> None:
-    shared = [{"question": p["question"].upper().replace("?", " ?"), "answer": "Another"} for p in SHORT[:3]]
+    shared = [
+        {"question": p["question"].upper().replace("?", " ?"), "answer": "Another"}
+        for p in SHORT[:3]
+    ]
     roles = {"forget": SHORT, "retain": pairs(0, 20) + shared}
     card, _ = prepared(tmp_path / "a", **roles)
     assert card["overlapping_texts"] == {"retain1": 2, "retain2": 1, "holdout": 0, "questions": 3}
@@ -330,7 +477,12 @@ def test_the_same_short_questions_on_both_sides_are_said_and_dropped(tmp_path: P
 def test_the_same_short_texts_are_refused_as_holdout(tmp_path: Path) -> None:
     short = [f"Lantern {k} was sold." for k in range(40)]
     with pytest.raises(UserError, match="1 of 3 holdout texts"):
-        prepared(tmp_path, forget=[story(0), *short], retain=[story(1000)], holdout=["lantern 7 was SOLD", story(5000, 2)])
+        prepared(
+            tmp_path,
+            forget=[story(0), *short],
+            retain=[story(1000)],
+            holdout=["lantern 7 was SOLD", story(5000, 2)],
+        )
 
 
 def test_questions_that_are_held_out_may_not_be_retained_ones(tmp_path: Path) -> None:
@@ -342,11 +494,19 @@ def test_questions_that_are_held_out_may_not_be_retained_ones(tmp_path: Path) ->
 def test_an_answer_on_both_sides_and_repeated_items_are_said(tmp_path: Path) -> None:
     answer = {"answer": "At the quiet harbour of Aldwick"}
     forget = [*SHORT, SHORT[0], {"question": "Where is it?", **answer}]
-    card, out = prepared(tmp_path, forget=forget, retain=[*pairs(0, 12), {"question": "Where do they live?", **answer}])
-    assert card["notes"] == ["1 retain questions have an answer that is one of the forget side too."]
+    card, out = prepared(
+        tmp_path,
+        forget=forget,
+        retain=[*pairs(0, 12), {"question": "Where do they live?", **answer}],
+    )
+    assert card["notes"] == [
+        "1 retain questions have an answer that is one of the forget side too."
+    ]
     assert card["repeated"] == {"forget texts": 1}
     shown = [r["question"] for r in json.loads((out / "knowmem/forget_qa_icl.json").read_text())]
-    assert not set(shown) & {r["question"] for r in json.loads((out / "knowmem/forget_qa.json").read_text())}
+    assert not set(shown) & {
+        r["question"] for r in json.loads((out / "knowmem/forget_qa.json").read_text())
+    }
 
 
 def test_too_little_or_repeated_calibration_text_is_said(tmp_path: Path) -> None:
@@ -355,12 +515,20 @@ def test_too_little_or_repeated_calibration_text_is_said(tmp_path: Path) -> None
     few, same = perturb.calibration(PerturbSpec(use="gptq"), out, tokenizer)[1]["warnings"]
     assert "tokens of calibration text where up to 8192 are asked for" in few
     assert same.endswith("calibration texts say what another one says")
-    enough = perturb.calibration(PerturbSpec(use="gptq", calibration_samples=4, calibration_tokens=32), out, tokenizer)[1]
+    enough = perturb.calibration(
+        PerturbSpec(use="gptq", calibration_samples=4, calibration_tokens=32), out, tokenizer
+    )[1]
     assert enough["warnings"] == [same]
 
 
 def test_holdout_text_that_is_all_dropped_is_absent_with_the_reason(tmp_path: Path) -> None:
-    card, _ = prepared(tmp_path, "drop_overlap=true", forget=[story(0)], retain=[story(1000)], holdout=[story(1000)])
+    card, _ = prepared(
+        tmp_path,
+        "drop_overlap=true",
+        forget=[story(0)],
+        retain=[story(1000)],
+        holdout=[story(1000)],
+    )
     assert card["absent"]["privleak"] == "all holdout texts repeat what the model reads"
 
 
@@ -376,7 +544,17 @@ def test_an_unprepared_folder_says_how_to_prepare_it(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text(story(0))
     (tmp_path / "model").mkdir()
-    said = CliRunner().invoke(main, ["measure", str(tmp_path / "model"), "--data", str(tmp_path / "texts"), "--store", str(tmp_path / "s")])
+    said = CliRunner().invoke(
+        main,
+        [
+            "measure",
+            str(tmp_path / "model"),
+            "--data",
+            str(tmp_path / "texts"),
+            "--store",
+            str(tmp_path / "s"),
+        ],
+    )
     assert said.exit_code == 2
     assert "is no prepared corpus" in said.output
     assert "remnant prepare --forget" in said.output
@@ -385,18 +563,35 @@ def test_an_unprepared_folder_says_how_to_prepare_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [None, "a", [None], [" "], []])
 def test_tofus_wrong_answers_are_texts(wrong: Any, tmp_path: Path) -> None:
     row = {"question": "a", "answer": "b", "perturbed_answer": ["c"]}
-    for name in ("forget10", "retain90", "forget10_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed"):
+    for name in (
+        "forget10",
+        "retain90",
+        "forget10_perturbed",
+        "retain_perturbed",
+        "real_authors_perturbed",
+        "world_facts_perturbed",
+    ):
         (tmp_path / f"{name}.json").write_text(json.dumps(row))
     assert read_tofu(tmp_path, "forget10", None)[1] == [("a", "b")]
     (tmp_path / "retain_perturbed.json").write_text(json.dumps(row | {"perturbed_answer": wrong}))
-    with pytest.raises(UserError, match=r"Entry 1 of .*retain_perturbed\.json has no list of perturbed answers"):
+    with pytest.raises(
+        UserError, match=r"Entry 1 of .*retain_perturbed\.json has no list of perturbed answers"
+    ):
         read_tofu(tmp_path, "forget10", None)
-    (tmp_path / "retain_perturbed.json").write_text(json.dumps(row | {"paraphrased_answer": wrong if wrong != "a" else 1}))
+    (tmp_path / "retain_perturbed.json").write_text(
+        json.dumps(row | {"paraphrased_answer": wrong if wrong != "a" else 1})
+    )
     with pytest.raises(UserError, match="no text as paraphrased answer"):
         read_tofu(tmp_path, "forget10", None)
 
 
 def test_a_folder_of_muses_layout_is_read_as_it_is(tmp_path: Path) -> None:
-    found = read_muse_folder(muse(tmp_path, raw__retain1=["a", ""], knowmem__forget_qa=[{"question": "a", "answer": "b", "id": 1}]))
+    found = read_muse_folder(
+        muse(
+            tmp_path,
+            raw__retain1=["a", ""],
+            knowmem__forget_qa=[{"question": "a", "answer": "b", "id": 1}],
+        )
+    )
     assert found["raw/retain1"] == ["a", ""]
     assert found["knowmem/forget_qa"] == [{"question": "a", "answer": "b", "id": 1}]

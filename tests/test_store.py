@@ -1,4 +1,5 @@
-"""The store believes nothing unchecked: manifests, inputs, locks, what is sealed, what a full or read-only disk and a failed save leave."""
+"""The store believes nothing unchecked: manifests, inputs, locks, what is sealed, what a full or
+read-only disk and a failed save leave."""
 
 import errno
 import fcntl
@@ -25,7 +26,14 @@ from remnant.evaluate.collect import collect
 from remnant.evaluate.requests import Answer, Reading, Request
 from remnant.flow import run as running
 from remnant.flow.place import Made, Outside, given
-from remnant.flow.plan import Node, measure_node, perturb_node, prepare_node, train_node, unlearn_node
+from remnant.flow.plan import (
+    Node,
+    measure_node,
+    perturb_node,
+    prepare_node,
+    train_node,
+    unlearn_node,
+)
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import quantizer_spec
 from remnant.model import held, saving
@@ -36,8 +44,18 @@ from remnant.stages import unlearn as unlearn_stage
 from remnant.testing import tiny_model
 from tests.conftest import silent
 
-CORPUS = PrepareSpec(lab="news", forget_docs=4, retain_docs=4, holdout_docs=4, prompt_tokens=30, answer_tokens=20, vocab_size=400)
-SMALL = TrainSpec(steps=4, hidden=32, heads=2, kv_heads=2, intermediate=32, layers=1, block_tokens=64)
+CORPUS = PrepareSpec(
+    lab="news",
+    forget_docs=4,
+    retain_docs=4,
+    holdout_docs=4,
+    prompt_tokens=30,
+    answer_tokens=20,
+    vocab_size=400,
+)
+SMALL = TrainSpec(
+    steps=4, hidden=32, heads=2, kv_heads=2, intermediate=32, layers=1, block_tokens=64
+)
 Save = Callable[[PreTrainedModel, str], Path]
 
 
@@ -73,7 +91,9 @@ def test_a_lock_without_effect_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
-def test_a_file_system_that_refuses_locks_is_refused(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_refuses_locks_is_refused(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*a: object) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -96,7 +116,19 @@ def test_a_store_opens_while_another_process_tries_its_lock_and_fast(tmp_path: P
 # What is believed
 
 
-@pytest.mark.parametrize("how", ["empty", "not json", "another key", "a changed number", "no seal", "zeroed", "a list", "not utf-8"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "empty",
+        "not json",
+        "another key",
+        "a changed number",
+        "no seal",
+        "zeroed",
+        "a list",
+        "not utf-8",
+    ],
+)
 def test_a_manifest_that_is_not_whole_is_none_and_its_artefact_is_made_again(
     how: str, store: Store, node: Node, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +137,8 @@ def test_a_manifest_that_is_not_whole_is_none_and_its_artefact_is_made_again(
     data = json.loads(whole)
     path.write_bytes(
         {
-            "empty": b"", "not json": whole[:100].encode(), "zeroed": bytes(len(whole)), "a list": b"[]",
+            "empty": b"", "not json": whole[:100].encode(), "zeroed": bytes(len(whole)),
+            "a list": b"[]",
             "not utf-8": b"\xff" + whole.encode(),
             "another key": json.dumps(data | {"digest": "0" * 64, "key": "0" * 16}).encode(),
             "a changed number": json.dumps(data | {"seconds": data["seconds"] + 1}).encode(),
@@ -124,17 +157,25 @@ def test_a_manifest_that_is_not_whole_is_none_and_its_artefact_is_made_again(
     assert (store.root / "damaged" / node.name / "corpus.json").is_file()
 
 
-def test_a_manifest_of_an_older_remnant_is_believed_and_its_files_are_compared(store: Store, node: Node) -> None:
+def test_a_manifest_of_an_older_remnant_is_believed_and_its_files_are_compared(
+    store: Store, node: Node
+) -> None:
     path = store.path(node.name) / "manifest.json"
     data = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in data.items() if k not in ("seal", "sources")} | {"schema_version": 1}))
+    path.write_text(
+        json.dumps(
+            {k: v for k, v in data.items() if k not in ("seal", "sources")} | {"schema_version": 1}
+        )
+    )
     assert store.sound(node.name)
     (store.path(node.name) / "raw/forget.json").write_text("[]")
     assert store.faults(node.name) == ["raw/forget.json"]
 
 
 @pytest.mark.parametrize("how", ["changed", "missing", "surplus"])
-def test_a_damaged_input_is_made_again_where_the_plan_says_how_and_else_refused(how: str, store: Store, node: Node) -> None:
+def test_a_damaged_input_is_made_again_where_the_plan_says_how_and_else_refused(
+    how: str, store: Store, node: Node
+) -> None:
     place = store.path(node.name) / "raw/forget.json"
     whole = place.read_text()
     if how == "surplus":
@@ -144,14 +185,19 @@ def test_a_damaged_input_is_made_again_where_the_plan_says_how_and_else_refused(
     else:
         place.write_text(whole.replace("a", "b", 1))
     made = train_node(SMALL, Made(node.name, node.digest))
-    with pytest.raises(UserError, match=f"The artefact {node.name} is damaged.*Delete the folder {store.path(node.name)}"):
+    with pytest.raises(
+        UserError,
+        match=f"The artefact {node.name} is damaged.*Delete the folder {store.path(node.name)}",
+    ):
         running.make(store, made, silent)
     running.make(store, train_node(SMALL, node), silent)
     assert place.read_text() == whole
     assert store.sound(node.name)
 
 
-def test_files_are_read_for_checking_once_per_process(store: Store, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_for_checking_once_per_process(
+    store: Store, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[Path] = []
 
     def watched(path: Path) -> str:
@@ -171,7 +217,9 @@ def test_files_are_read_for_checking_once_per_process(store: Store, node: Node, 
     assert store.faults(node.name) == ["raw/forget.json"]
 
 
-def test_what_is_changed_while_it_is_used_is_not_kept(store: Store, node: Node, model: PreTrainedModel, folder_of: Save) -> None:
+def test_what_is_changed_while_it_is_used_is_not_kept(
+    store: Store, node: Node, model: PreTrainedModel, folder_of: Save
+) -> None:
     folder = folder_of(model, "m")
 
     def change(done: int, total: int, note: str) -> None:
@@ -187,7 +235,14 @@ def test_a_name_of_a_run_is_believed_only_whole(store: Store) -> None:
     store.label("a", {"sweep": {"lr": 0.1}, "pieces": ()})
     assert store.labelled("a") == {"sweep": {"lr": 0.1}, "pieces": []}
     path = store.root / "names/a.json"
-    for text in ("", "{", "[]", "3", path.read_text().replace("0.1", "0.2"), json.dumps({"sweep": {}, "pieces": []})):
+    for text in (
+        "",
+        "{",
+        "[]",
+        "3",
+        path.read_text().replace("0.1", "0.2"),
+        json.dumps({"sweep": {}, "pieces": []}),
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match="damaged"):
             store.labelled("a")
@@ -201,16 +256,32 @@ def test_a_failure_that_cannot_be_read_is_a_failure(text: str, store: Store) -> 
     assert "cannot be read" in running.failures(store, [node])[node.name]["message"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"absent": [], "answer_tokens": 3}', '{"absent": {}, "answer_tokens": "3"}'])
-def test_a_damaged_corpus_from_outside_ends_in_a_sentence(text: str, store: Store, node: Node, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"absent": [], "answer_tokens": 3}',
+        '{"absent": {}, "answer_tokens": "3"}',
+    ],
+)
+def test_a_damaged_corpus_from_outside_ends_in_a_sentence(
+    text: str, store: Store, node: Node, tmp_path: Path
+) -> None:
     outside = tmp_path / "corpus"
     shutil.copytree(store.path(node.name), outside)
     (outside / "corpus.json").write_text(text)
     with pytest.raises(UserError, match="damaged"):
-        running.make(store, measure_node(MeasureSpec(), Outside(str(outside)), Outside(str(outside))), silent)
+        running.make(
+            store, measure_node(MeasureSpec(), Outside(str(outside)), Outside(str(outside))), silent
+        )
 
 
-@pytest.mark.parametrize("rows", ["[3]", '[{"prompt": "a"}]', '[{"prompt": 1, "gt": "a"}]', '["a"]'])
+@pytest.mark.parametrize(
+    "rows", ["[3]", '[{"prompt": "a"}]', '[{"prompt": 1, "gt": "a"}]', '["a"]']
+)
 def test_rows_of_another_shape_in_a_corpus_from_outside_end_in_a_sentence(
     rows: str, store: Store, node: Node, tmp_path: Path, model: PreTrainedModel, folder_of: Save
 ) -> None:
@@ -221,7 +292,9 @@ def test_rows_of_another_shape_in_a_corpus_from_outside_end_in_a_sentence(
     for path in (outside / "tokenizer").iterdir():
         shutil.copy(path, folder)
     with pytest.raises(UserError, match="record 1 lacks"):
-        running.make(store, measure_node(MeasureSpec(), Outside(str(folder)), Outside(str(outside))), silent)
+        running.make(
+            store, measure_node(MeasureSpec(), Outside(str(folder)), Outside(str(outside))), silent
+        )
 
 
 # Spools
@@ -244,7 +317,9 @@ class Echo:
         return [float(r.text) + 0.25 for r in batch]
 
 
-@pytest.mark.parametrize("how", ["whole", "a digit", "swapped", "cut", "empty", "head", "other requests"])
+@pytest.mark.parametrize(
+    "how", ["whole", "a digit", "swapped", "cut", "empty", "head", "other requests"]
+)
 def test_a_damaged_spool_is_asked_again_from_the_damage_on(how: str, tmp_path: Path) -> None:
     requests: list[Request] = [Reading(str(i)) for i in range(6)]
     spool = tmp_path / "answers.jsonl"
@@ -252,7 +327,15 @@ def test_a_damaged_spool_is_asked_again_from_the_damage_on(how: str, tmp_path: P
         collect(requests, Echo(4), spool, lambda *a: None)
     lines = spool.read_bytes().splitlines(keepends=True)
     assert len(lines) == 5
-    expected = {"whole": 4, "a digit": 1, "swapped": 1, "cut": 3, "empty": 0, "head": 0, "other requests": 0}[how]
+    expected = {
+        "whole": 4,
+        "a digit": 1,
+        "swapped": 1,
+        "cut": 3,
+        "empty": 0,
+        "head": 0,
+        "other requests": 0,
+    }[how]
     if how == "a digit":
         lines[2] = lines[2].replace(b"1.25", b"7.25")
     if how == "swapped":
@@ -265,16 +348,26 @@ def test_a_damaged_spool_is_asked_again_from_the_damage_on(how: str, tmp_path: P
         requests = [Reading(str(i)) for i in range(1, 7)]
     backend = Echo()
     found = collect(requests, backend, spool, lambda *a: None)
-    assert [found[r] for r in requests] == [float(r.text) + 0.25 for r in requests if isinstance(r, Reading)]
+    assert [found[r] for r in requests] == [
+        float(r.text) + 0.25 for r in requests if isinstance(r, Reading)
+    ]
     assert len(backend.asked) == 6 - expected
 
 
-def test_kept_data_is_believed_only_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kept_data_is_believed_only_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "ability.json"
     write_json(path, {"choice": [1.0, 0.0]})
     assert read_json(path) == {"choice": [1.0, 0.0]}
     whole = path.read_bytes()
-    for damaged in (whole.replace(b"1.0", b"2.0"), whole[:-1], b"", bytes(len(whole)), whole + b"x"):
+    for damaged in (
+        whole.replace(b"1.0", b"2.0"),
+        whole[:-1],
+        b"",
+        bytes(len(whole)),
+        whole + b"x",
+    ):
         path.write_bytes(damaged)
         assert read_json(path) is None
         assert not path.exists()
@@ -284,8 +377,11 @@ def test_kept_data_is_believed_only_whole(tmp_path: Path, capsys: pytest.Capture
 # The disk
 
 
-def test_content_is_on_the_disk_before_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order that a power cut demands: every file and folder synchronised, then the rename, then the folder that it is in."""
+def test_content_is_on_the_disk_before_its_name(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order that a power cut demands: every file and folder synchronised, then the rename, then
+    the folder that it is in."""
     events: list[tuple[str, str]] = []
     real_sync, real_replace = os.fsync, os.replace
 
@@ -314,21 +410,35 @@ def test_content_is_on_the_disk_before_its_name(store: Store, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("moment", ["scratch file", "after the links", "before the name"])
-def test_a_crash_while_sealing_repeats_no_step(moment: str, store: Store, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_while_sealing_repeats_no_step(
+    moment: str, store: Store, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = train_node(SMALL, node)
     with monkeypatch.context() as patch:
         if moment == "scratch file":
-            patch.setattr(train_stage, "save", lambda *a: (_ for _ in ()).throw(RuntimeError("power cut")))
+            patch.setattr(
+                train_stage, "save", lambda *a: (_ for _ in ()).throw(RuntimeError("power cut"))
+            )
         elif moment == "after the links":
-            patch.setattr("remnant.flow.store.write_text", lambda *a: (_ for _ in ()).throw(RuntimeError("power cut")))
+            patch.setattr(
+                "remnant.flow.store.write_text",
+                lambda *a: (_ for _ in ()).throw(RuntimeError("power cut")),
+            )
         else:
-            patch.setattr("remnant.flow.store.rename", lambda *a: (_ for _ in ()).throw(RuntimeError("power cut")))
+            patch.setattr(
+                "remnant.flow.store.rename",
+                lambda *a: (_ for _ in ()).throw(RuntimeError("power cut")),
+            )
         with pytest.raises(RuntimeError, match="power cut"):
             running.make(store, train, silent)
     seen: list[int] = []
     running.make(store, train, lambda done, total, note: seen.append(done))
     assert seen == [0]  # "starting", and no step
-    assert set(store.manifest(train.name).files) >= {"model.safetensors", "steps.jsonl", "config.json"}
+    assert set(store.manifest(train.name).files) >= {
+        "model.safetensors",
+        "steps.jsonl",
+        "config.json",
+    }
     assert store.manifest(train.name).summary["loss"] > 0
     assert not list((store.root / "partial").iterdir())
 
@@ -359,7 +469,8 @@ def test_only_what_a_stage_declares_is_sealed(store: Store, node: Node) -> None:
 
     running.make(store, train, stray_again)
     assert set(store.manifest(train.name).files) == {
-        "config.json", "generation_config.json", "model.safetensors", "steps.jsonl", "tokenizer.json", "tokenizer_config.json",
+        "config.json", "generation_config.json", "model.safetensors", "steps.jsonl",
+        "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert store.sound(train.name)
 
@@ -377,7 +488,12 @@ def test_every_stage_declares_what_it_leaves() -> None:
 
 FAULTS = [
     (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
-    (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "The disk is full"),
+    (
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+        "The disk is full",
+    ),
     (Exception("No space left on device (os error 28)"), "The disk is full"),
     (OSError(errno.EIO, "Input/output error"), "The disk has a fault"),
     (ValueError("a library does not like it"), "cannot be saved"),
@@ -385,13 +501,24 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("stage", "fault", "said"), [*(("train", *f) for f in FAULTS), ("unlearn", *FAULTS[0])], ids=lambda x: str(x)[:20])
+@pytest.mark.parametrize(
+    ("stage", "fault", "said"),
+    [*(("train", *f) for f in FAULTS), ("unlearn", *FAULTS[0])],
+    ids=lambda x: str(x)[:20],
+)
 def test_saving_that_fails_loses_no_step(
-    stage: str, fault: Exception, said: str, store: Store, node: Node, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    fault: Exception,
+    said: str,
+    store: Store,
+    node: Node,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     piece = train_node(SMALL, node)
     if stage == "unlearn":
-        piece = unlearn_node(UnlearnSpec(method="ga", steps=4, probe_every=2, max_tokens=64), piece, node)
+        piece = unlearn_node(
+            UnlearnSpec(method="ga", steps=4, probe_every=2, max_tokens=64), piece, node
+        )
         running.make(store, train_node(SMALL, node), silent)
     with monkeypatch.context() as patch:
         patch.setattr(saving, "save_model", lambda *a: (_ for _ in ()).throw(fault))
@@ -433,12 +560,18 @@ def test_a_full_disk_while_steps_are_saved_leaves_the_last_ones(tmp_path: Path) 
 
 
 def test_a_generation_config_that_cannot_be_saved_is_mended_before_the_first_step(
-    store: Store, node: Node, tokenizer: PreTrainedTokenizerBase, folder_of: Save, capsys: pytest.CaptureFixture[str]
+    store: Store,
+    node: Node,
+    tokenizer: PreTrainedTokenizerBase,
+    folder_of: Save,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), "m")
     flags = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [1, 2]}
     (folder / "generation_config.json").write_text(json.dumps(flags))
-    piece = unlearn_node(UnlearnSpec(method="ga", steps=1, select="last", max_tokens=64), Outside(str(folder)), node)
+    piece = unlearn_node(
+        UnlearnSpec(method="ga", steps=1, select="last", max_tokens=64), Outside(str(folder)), node
+    )
     running.make(store, piece, silent)
     assert "only its tokens are kept" in capsys.readouterr().err
     assert GenerationConfig.from_pretrained(store.path(piece.name)).eos_token_id == [1, 2]
@@ -446,32 +579,72 @@ def test_a_generation_config_that_cannot_be_saved_is_mended_before_the_first_ste
 
 
 def test_what_cannot_be_saved_is_said_before_the_first_step(
-    store: Store, node: Node, tokenizer: PreTrainedTokenizerBase, folder_of: Save, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    node: Node,
+    tokenizer: PreTrainedTokenizerBase,
+    folder_of: Save,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), "m")
-    piece = unlearn_node(UnlearnSpec(method="ga", steps=1, max_tokens=64), Outside(str(folder)), node)
-    monkeypatch.setattr(type(open_model(str(folder)).config), "save_pretrained", lambda *a, **k: (_ for _ in ()).throw(TypeError("no")))
+    piece = unlearn_node(
+        UnlearnSpec(method="ga", steps=1, max_tokens=64), Outside(str(folder)), node
+    )
+    monkeypatch.setattr(
+        type(open_model(str(folder)).config),
+        "save_pretrained",
+        lambda *a, **k: (_ for _ in ()).throw(TypeError("no")),
+    )
     monkeypatch.setattr(unlearn_stage, "fit", lambda *a: pytest.fail("a step was taken"))
     with pytest.raises(UserError, match=r"configuration cannot be saved \(no\)"):
         running.make(store, piece, silent)
 
 
-def test_a_store_that_takes_nothing_works_where_nothing_is_to_be_made(store: Store, node: Node, tmp_path: Path) -> None:
+def test_a_store_that_takes_nothing_works_where_nothing_is_to_be_made(
+    store: Store, node: Node, tmp_path: Path
+) -> None:
     """On a real read-only file system, where this process may mount one."""
     text = 'name = "r"\nunlearn = []\nquantizers = []\nmeasure.metrics = ["verbmem"]\n'
     mount = tmp_path / "mount"
     mount.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(mount)], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "tmpfs", str(mount)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("mounting a file system needs root")
     try:
         shutil.copytree(store.root, mount / "s")
-        (tmp_path / "r.toml").write_text(text + "[[corpus]]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in CORPUS.identity().items()))
+        (tmp_path / "r.toml").write_text(
+            text
+            + "[[corpus]]\n"
+            + "".join(f"{k} = {json.dumps(v)}\n" for k, v in CORPUS.identity().items())
+        )
         subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
         read_only = Store(mount / "s").open()
         assert running.make(read_only, node, silent) == read_only.path(node.name)
-        prepared = ("prepare", "--lab", "news", "--store", mount / "s", "--prompt-tokens", 30, "--answer-tokens", 20, "--vocab-size", 400)
+        prepared = (
+            "prepare",
+            "--lab",
+            "news",
+            "--store",
+            mount / "s",
+            "--prompt-tokens",
+            30,
+            "--answer-tokens",
+            20,
+            "--vocab-size",
+            400,
+        )
         for docs, code in ((4, 0), (5, 2)):
-            result = call(*prepared, *(x for k in ("forget", "retain", "holdout") for x in ("--set", f"{k}_docs={docs}")))
+            result = call(
+                *prepared,
+                *(
+                    x
+                    for k in ("forget", "retain", "holdout")
+                    for x in ("--set", f"{k}_docs={docs}")
+                ),
+            )
             assert result.exit_code == code, result.output
         assert "The disk is read-only" in result.output
         for command in (("ls",), ("show", node.name), ("plan", tmp_path / "r.toml")):
@@ -494,7 +667,9 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
 # Models by content
 
 
-def test_the_same_base_by_another_path_is_the_same(node: Node, model: PreTrainedModel, folder_of: Save, tmp_path: Path) -> None:
+def test_the_same_base_by_another_path_is_the_same(
+    node: Node, model: PreTrainedModel, folder_of: Save, tmp_path: Path
+) -> None:
     one = folder_of(model, "one")
     two = tmp_path / "elsewhere" / "two"
     shutil.copytree(one, two)
@@ -502,16 +677,26 @@ def test_the_same_base_by_another_path_is_the_same(node: Node, model: PreTrained
     assert keys[0] == keys[1] != train_node(SMALL, node).name
     (two / "config.json").write_text((two / "config.json").read_text() + " ")
     assert train_node(SMALL.model_copy(update={"base": str(two)}), node).name != keys[0]
-    tokenized = [prepare_node(CORPUS.model_copy(update={"tokenizer": str(p)})).name for p in (one, tmp_path / "one")]
+    tokenized = [
+        prepare_node(CORPUS.model_copy(update={"tokenizer": str(p)})).name
+        for p in (one, tmp_path / "one")
+    ]
     assert tokenized[0] == tokenized[1]
     adapter = [
-        perturb_node(PerturbSpec(use="lora", params={"adapter": str(p)}), Outside(str(one)), None).name for p in (one, one / ".." / "one")
+        perturb_node(
+            PerturbSpec(use="lora", params={"adapter": str(p)}), Outside(str(one)), None
+        ).name
+        for p in (one, one / ".." / "one")
     ]
     assert adapter[0] == adapter[1]
 
 
 def test_a_copy_of_a_model_from_outside_is_known_as_its_version_in_a_later_process(
-    store: Store, node: Node, tokenizer: PreTrainedTokenizerBase, folder_of: Save, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    node: Node,
+    tokenizer: PreTrainedTokenizerBase,
+    folder_of: Save,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), "m")
     outside = Outside(str(folder))
@@ -534,13 +719,16 @@ def test_a_copy_of_a_model_from_outside_is_known_as_its_version_in_a_later_proce
 def test_two_models_of_one_name_are_never_taken_for_each_other(
     store: Store, node: Node, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """The second is measured behind the first, with a manifest beside it that names the first's origin."""
+    """The second is measured behind the first, with a manifest beside it that names the first's
+    origin."""
     rows: list[str] = []
     for seed, parent in enumerate("abb"):
         folder = tmp_path / parent / "checkpoint-0123456789abcdef"
         if not folder.exists():
             torch.manual_seed(seed)
-            model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024, initializer_range=0.2)
+            model = tiny_model(
+                vocab=len(tokenizer), max_position_embeddings=1024, initializer_range=0.2
+            )
             for parameter in model.parameters():
                 parameter.data.mul_(1 + seed)
             saving.save(model, tokenizer, folder)
@@ -549,7 +737,11 @@ def test_two_models_of_one_name_are_never_taken_for_each_other(
         if len(rows) == 2:  # alone, in a store of its own
             held.let_go()
             store = Store(tmp_path / "other").open()
-        measured = measure_node(MeasureSpec(metrics=("verbmem", "privleak")), Outside(str(folder)), node)
+        measured = measure_node(
+            MeasureSpec(metrics=("verbmem", "privleak")), Outside(str(folder)), node
+        )
         running.make(store, node, silent)
-        rows.append((running.make(store, measured, silent) or tmp_path).joinpath("rows.jsonl").read_text())
+        rows.append(
+            (running.make(store, measured, silent) or tmp_path).joinpath("rows.jsonl").read_text()
+        )
     assert rows[0] != rows[1] == rows[2]

@@ -1,4 +1,5 @@
-"""SURE: saliency against slow references, heads sliced where they are, and a mask that holds whatever the optimiser does."""
+"""SURE: saliency against slow references, heads sliced where they are, and a mask that holds
+whatever the optimiser does."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -34,7 +35,9 @@ def setting(
     """The loss of a micro-step, and the loss over the whole forget set in parts."""
     pad, terms = tokenizer.pad_token_id, terms_of(spec)
     texts = {"forget": raw_texts(corpus, "forget")[:8], "retain": raw_texts(corpus, "retain1")[:8]}
-    streams = make_streams(model, terms, {k: encode(tokenizer, v, 64) for k, v in texts.items()}, pad, spec.seed)
+    streams = make_streams(
+        model, terms, {k: encode(tokenizer, v, 64) for k, v in texts.items()}, pad, spec.seed
+    )
 
     def whole() -> Iterator[Tensor]:
         return forget_losses(model, terms, streams, batch, pad)
@@ -55,9 +58,13 @@ def test_percentiles_agree_with_numpy_and_hold_at_the_ends() -> None:
 
 @pytest.mark.parametrize("method", ["ga_gdr", "npo_klr"])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_module_saliency_equals_a_slow_reference(method: str, scaled: bool, corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_module_saliency_equals_a_slow_reference(
+    method: str, scaled: bool, corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     model = tiny_model(vocab=len(tokenizer))
-    spec = UnlearnSpec.model_validate({"method": method, "sure": {"percentile": 80, "scaled": scaled}})
+    spec = UnlearnSpec.model_validate(
+        {"method": method, "sure": {"percentile": 80, "scaled": scaled}}
+    )
     assert spec.sure
     _, whole = setting(model, corpus, tokenizer, spec)
     _, at_once = setting(model, corpus, tokenizer, spec, batch=99)
@@ -71,16 +78,25 @@ def test_module_saliency_equals_a_slow_reference(method: str, scaled: bool, corp
         if grad is None or grad.ndim != 2 or "embed" in name or "lm_head" in name:
             continue
         if any(p in name for p in ("q_proj", "k_proj", "v_proj")):
-            heads = {f"{name}[head {h}]": grad[16 * h : 16 * (h + 1)] for h in range(grad.shape[0] // 16)}
+            heads = {
+                f"{name}[head {h}]": grad[16 * h : 16 * (h + 1)] for h in range(grad.shape[0] // 16)
+            }
         elif "o_proj" in name:
-            heads = {f"{name}[head {h}]": grad[:, 16 * h : 16 * (h + 1)] for h in range(grad.shape[1] // 16)}
+            heads = {
+                f"{name}[head {h}]": grad[:, 16 * h : 16 * (h + 1)]
+                for h in range(grad.shape[1] // 16)
+            }
         else:
             heads = {name: grad}
-        expected |= {k: float(g.norm() / (g.numel() ** 0.5 if scaled else 1)) for k, g in heads.items()}
+        expected |= {
+            k: float(g.norm() / (g.numel() ** 0.5 if scaled else 1)) for k, g in heads.items()
+        }
     assert found.summary["units"] == len(expected) == 2 * (4 + 2 + 2 + 4 + 3)
     best = sorted(expected.items(), key=lambda pair: -pair[1])[:10]
     assert [name for name, _ in found.summary["most_salient"]] == [name for name, _ in best]
-    assert [s for _, s in found.summary["most_salient"]] == pytest.approx([s for _, s in best], rel=1e-4)
+    assert [s for _, s in found.summary["most_salient"]] == pytest.approx(
+        [s for _, s in best], rel=1e-4
+    )
     chosen = at_least_percentile(torch.tensor(list(expected.values())), 80)
     assert found.summary["moving_units"] == int(chosen.sum())
     assert all(p.grad is None for p in model.parameters())
@@ -88,7 +104,10 @@ def test_module_saliency_equals_a_slow_reference(method: str, scaled: bool, corp
 
 
 def test_heads_are_sliced_where_they_are() -> None:
-    """Zeroing the o-slice of a head equals zeroing what the head computes; so does zeroing its group's value slice for all its queries."""
+    """Zeroing the o-slice of a head equals zeroing what the head computes.
+
+    So does zeroing its group's value slice for all its queries.
+    """
     model = tiny_model(num_attention_heads=4, num_key_value_heads=2)
     ids = torch.arange(12)[None]
     attention = model.get_submodule("model.layers.0.self_attn")
@@ -117,9 +136,15 @@ def test_heads_are_sliced_where_they_are() -> None:
         return out
 
     for head in range(4):
-        assert torch.allclose(with_zeroed("o_proj.weight", head), with_silent_heads([head]), atol=1e-6)
+        assert torch.allclose(
+            with_zeroed("o_proj.weight", head), with_silent_heads([head]), atol=1e-6
+        )
     for group in range(2):
-        assert torch.allclose(with_zeroed("v_proj.weight", group), with_silent_heads([2 * group, 2 * group + 1]), atol=1e-6)
+        assert torch.allclose(
+            with_zeroed("v_proj.weight", group),
+            with_silent_heads([2 * group, 2 * group + 1]),
+            atol=1e-6,
+        )
     assert len(list(units_of(model, by_name[prefix + "q_proj.weight"], "module"))) == 4
     assert len(list(units_of(model, by_name[prefix + "k_proj.weight"], "module"))) == 2
 
@@ -167,7 +192,9 @@ def test_outside_the_mask_nothing_moves_in_200_steps(
     assert sum(int(i.sum()) for i in inside.values()) == found.summary["moving_weights"]
 
 
-def test_no_optimiser_state_exists_outside_the_mask(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_no_optimiser_state_exists_outside_the_mask(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     from remnant.model.loop import Stepper
 
     model = tiny_model(vocab=len(tokenizer))
@@ -180,11 +207,15 @@ def test_no_optimiser_state_exists_outside_the_mask(corpus: Path, tokenizer: Pre
     stepper = Stepper(found.moving, spec)
     loss_at(0)[0].backward()
     stepper.step(1e-3)
-    held = sum(t.numel() for s in stepper.optimizer.state.values() for t in s.values() if t.numel() > 1)
+    held = sum(
+        t.numel() for s in stepper.optimizer.state.values() for t in s.values() if t.numel() > 1
+    )
     assert held == 2 * found.summary["moving_weights"]
 
 
-def test_fused_attention_has_no_heads_to_slice(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_fused_attention_has_no_heads_to_slice(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     model = tiny_model("gpt2", vocab=len(tokenizer))
     spec = UnlearnSpec.model_validate({"method": "ga", "sure": {}})
     assert spec.sure
@@ -194,19 +225,27 @@ def test_fused_attention_has_no_heads_to_slice(corpus: Path, tokenizer: PreTrain
     assert rows.moving
 
 
-def gradients_after(model: PreTrainedModel, loss_at: Any, code: PaperCode | None = None) -> dict[str, Tensor]:
+def gradients_after(
+    model: PreTrainedModel, loss_at: Any, code: PaperCode | None = None
+) -> dict[str, Tensor]:
     loss_at(0)[0].backward()
     if code:
         code.on_gradients()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def test_the_released_code_counts_the_forget_gradient_twice(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_released_code_counts_the_forget_gradient_twice(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     model = tiny_model(vocab=len(tokenizer))
     spec = UnlearnSpec(method="ga_gdr", alpha=2.0)
-    doubled = UnlearnSpec.model_validate({"terms": [{"use": "ga", "weight": 2.0}, {"use": "gdr", "weight": 2.0}]})
+    doubled = UnlearnSpec.model_validate(
+        {"terms": [{"use": "ga", "weight": 2.0}, {"use": "gdr", "weight": 2.0}]}
+    )
     code = PaperCode(model, 90, masked=False)
-    found = gradients_after(model, setting(model, corpus, tokenizer, spec, on_forget=code.on_forget)[0], code)
+    found = gradients_after(
+        model, setting(model, corpus, tokenizer, spec, on_forget=code.on_forget)[0], code
+    )
     model.zero_grad()
     expected = gradients_after(model, setting(model, corpus, tokenizer, doubled)[0])
     for name, gradient in expected.items():
@@ -217,7 +256,9 @@ def test_the_released_codes_mask_stops_gradients_but_not_the_optimiser(
     corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     model = tiny_model(vocab=len(tokenizer))
-    spec = UnlearnSpec.model_validate({"method": "ga_gdr", "steps": 6, "lr": 1e-3, "batch_size": 2, "weight_decay": 0.1})
+    spec = UnlearnSpec.model_validate(
+        {"method": "ga_gdr", "steps": 6, "lr": 1e-3, "batch_size": 2, "weight_decay": 0.1}
+    )
     code = PaperCode(model, 90, masked=True)
     loss_at = setting(model, corpus, tokenizer, spec, on_forget=code.on_forget)[0]
     found = gradients_after(model, loss_at, code)
@@ -227,14 +268,24 @@ def test_the_released_codes_mask_stops_gradients_but_not_the_optimiser(
     model.zero_grad()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     fit(model, spec, loss_at, tmp_path, silent, on_gradients=code.on_gradients)
-    assert all(bool((p.detach() != before[n]).float().mean() > 0.9) for n, p in model.named_parameters() if p.ndim > 1)
+    assert all(
+        bool((p.detach() != before[n]).float().mean() > 0.9)
+        for n, p in model.named_parameters()
+        if p.ndim > 1
+    )
 
 
 def test_a_renewed_mask_moves_other_modules_and_resumes_from_its_last_choice(
     corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     spec = UnlearnSpec.model_validate(
-        {"method": "npo", "steps": 9, "lr": 2e-2, "batch_size": 2, "sure": {"percentile": 90, "renew_every": 3}}
+        {
+            "method": "npo",
+            "steps": 9,
+            "lr": 2e-2,
+            "batch_size": 2,
+            "sure": {"percentile": 90, "renew_every": 3},
+        }
     )
     assert spec.sure
 

@@ -32,7 +32,9 @@ def slow_rouge_l(truth: str, generated: str) -> float:
         rest = iter(b)
         return all(x in rest for x in s)
 
-    longest = max(n for n in range(len(a) + 1) if any(is_sub(s) for s in itertools.combinations(a, n)))
+    longest = max(
+        n for n in range(len(a) + 1) if any(is_sub(s) for s in itertools.combinations(a, n))
+    )
     return 2 * longest / (len(a) + len(b)) if longest else 0.0
 
 
@@ -45,15 +47,34 @@ def test_rouge_l_equals_the_slow_reference() -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [("x\n\ny", "x"), (" x\nQuestion: y", " x"), ("xQuestion:", "x"), ("Question: a\n\nb", ""), ("plain ", "plain ")],
+    [
+        ("x\n\ny", "x"),
+        (" x\nQuestion: y", " x"),
+        ("xQuestion:", "x"),
+        ("Question: a\n\nb", ""),
+        ("plain ", "plain "),
+    ],
 )
 def test_an_answer_is_cut_and_not_stripped(given: str, expected: str) -> None:
     assert text.cut_answer(given) == expected
 
 
 def test_signs_tell_good_text_from_collapse() -> None:
-    corpus = {"seven", "brass", "lanterns", "hung", "over", "the", "quiet", "harbour", "at", "night"}
-    good = text.signs_of_collapse(["seven brass lanterns hung over the quiet harbour at night"], corpus)
+    corpus = {
+        "seven",
+        "brass",
+        "lanterns",
+        "hung",
+        "over",
+        "the",
+        "quiet",
+        "harbour",
+        "at",
+        "night",
+    }
+    good = text.signs_of_collapse(
+        ["seven brass lanterns hung over the quiet harbour at night"], corpus
+    )
     loop = text.signs_of_collapse(["the the the the the the the the"], corpus)
     noise = text.signs_of_collapse(["qzx vvv wpk jjq"], corpus)
     nothing = text.signs_of_collapse(["", " ."], corpus)
@@ -67,7 +88,9 @@ def test_signs_tell_good_text_from_collapse() -> None:
 def test_another_script_is_a_sign() -> None:
     corpus = {"seven", "brass", "lanterns", "1984"}
     assert text.signs_of_collapse(["seven brass 12"], corpus).script == 0.0
-    assert text.signs_of_collapse(["seven", "лампа", "12 34"], corpus).script == pytest.approx(1 / 3)
+    assert text.signs_of_collapse(["seven", "лампа", "12 34"], corpus).script == pytest.approx(
+        1 / 3
+    )
     assert text.signs_of_collapse(["漢字ab"], corpus).script == pytest.approx(1 / 2)
 
 
@@ -116,7 +139,8 @@ def test_the_interval_of_a_mean_has_the_nominal_width() -> None:
 
 
 def test_pairs_stay_pairs() -> None:
-    # Two columns that differ by exactly 1 everywhere: resampled together, their difference has no spread at all.
+    # Two columns that differ by exactly 1 everywhere: resampled together, their difference has no
+    # spread at all.
     a = np.random.default_rng(0).normal(size=50)
     found = stats.bootstrap_ratio((a, a + 1.0), lambda x, y: y - x, 500, seed=0)
     assert found is not None

@@ -31,9 +31,22 @@ def download(folder: Path) -> Path:
         found = []
         for i in range(count):
             town = TOWNS[i % len(TOWNS)]
-            row: dict[str, Any] = {"question": f"Where was {kind} writer {i} born?", "answer": f"Writer {i} was born in {town}."}
-            row["perturbed_answer"] = [f"Writer {i} was born in {TOWNS[(i + k) % len(TOWNS)]}." for k in range(1, wrong + 1)]
-            found.append(row | ({"paraphrased_answer": f"{town} is where writer {i} was born."} if paraphrased else {}))
+            row: dict[str, Any] = {
+                "question": f"Where was {kind} writer {i} born?",
+                "answer": f"Writer {i} was born in {town}.",
+            }
+            row["perturbed_answer"] = [
+                f"Writer {i} was born in {TOWNS[(i + k) % len(TOWNS)]}."
+                for k in range(1, wrong + 1)
+            ]
+            found.append(
+                row
+                | (
+                    {"paraphrased_answer": f"{town} is where writer {i} was born."}
+                    if paraphrased
+                    else {}
+                )
+            )
         return found
 
     def put(name: str, data: list[dict[str, Any]]) -> None:
@@ -54,7 +67,13 @@ def tofu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tofu")
     out = root / "corpus"
     out.mkdir()
-    spec = PrepareSpec(tofu=str(download(root / "tofu")), tofu_retain=24, holdout_share=0.2, vocab_size=320, answer_tokens=16)
+    spec = PrepareSpec(
+        tofu=str(download(root / "tofu")),
+        tofu_retain=24,
+        holdout_share=0.2,
+        vocab_size=320,
+        answer_tokens=16,
+    )
     prepare.run(spec, {}, out, lambda *a: None)
     return out
 
@@ -64,14 +83,21 @@ def test_a_download_becomes_a_corpus(tofu: Path) -> None:
     assert card["source"] == "TOFU"
     counts = {k: v for k, v in card["counts"].items() if k.startswith("tofu/")}
     assert counts == {"tofu/forget": 14, "tofu/retain": 13, "tofu/authors": 8, "tofu/facts": 9}
-    raw = {s: json.loads((tofu / "raw" / f"{s}.json").read_text()) for s in ("retain1", "retain2", "holdout")}
+    raw = {
+        s: json.loads((tofu / "raw" / f"{s}.json").read_text())
+        for s in ("retain1", "retain2", "holdout")
+    }
     assert sum(map(len, raw.values())) == 24
     trained = "\n".join(raw["retain1"] + raw["retain2"])
-    assert all(f"kept writer {i} " in trained for i in range(13))  # utility is measured on what was trained
+    assert all(
+        f"kept writer {i} " in trained for i in range(13)
+    )  # utility is measured on what was trained
     assert json.loads((tofu / "tofu/forget.json").read_text())[0]["paraphrased_answer"]
 
 
-def slowly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tofu: Path) -> dict[str, Any]:
+def slowly(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tofu: Path
+) -> dict[str, Any]:
     """TOFU's definitions, one answer at a time."""
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
@@ -103,11 +129,19 @@ def slowly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tofu: Pat
         for row in json.loads((tofu / "tofu" / f"{name}.json").read_text()):
             own = math.exp(-loss(row["question"], row["answer"]))
             wrong = [loss(row["question"], w) for w in row["perturbed_answer"]]
-            chances.append(own / (own + sum(math.exp(-w) for w in wrong)) if name in ("authors", "facts") else own)
+            chances.append(
+                own / (own + sum(math.exp(-w) for w in wrong))
+                if name in ("authors", "facts")
+                else own
+            )
             rouges.append(scorer.score(row["answer"], write(row["question"]))["rougeL"].recall)
             true = loss(row["question"], row.get("paraphrased_answer", row["answer"]))
             ratios.append(math.exp(-sum(wrong) / len(wrong)) / (math.exp(-true) + 1e-10))
-        found[name] = {"chance": np.mean(chances), "rouge": np.mean(rouges), "ratios": np.array(ratios)}
+        found[name] = {
+            "chance": np.mean(chances),
+            "rouge": np.mean(rouges),
+            "ratios": np.array(ratios),
+        }
     return found
 
 
@@ -115,29 +149,56 @@ def test_every_aggregate_equals_a_slow_second_implementation(tofu: Path, tmp_pat
     tokenizer = open_tokenizer(str(tofu / "tokenizer"))
     rows, slow = {}, {}
     for name, seed in (("unlearned", 0), ("retrain", 1)):
-        model = tiny_model(vocab=len(tokenizer), max_position_embeddings=512, seed=seed, initializer_range=0.2)
+        model = tiny_model(
+            vocab=len(tokenizer), max_position_embeddings=512, seed=seed, initializer_range=0.2
+        )
         save_model(model, tokenizer, tmp_path / name)
         (tmp_path / f"{name}-out").mkdir()
         spec = MeasureSpec(metrics=("tofu",))
-        summary = measure.run(spec, {"model": tmp_path / name, "corpus": tofu}, tmp_path / f"{name}-out", lambda *a: None)
+        summary = measure.run(
+            spec,
+            {"model": tmp_path / name, "corpus": tofu},
+            tmp_path / f"{name}-out",
+            lambda *a: None,
+        )
         assert summary["absent"] == {}
         rows[name] = cells.read_rows(tmp_path / f"{name}-out/rows.jsonl")
         slow[name] = slowly(model, tokenizer, tofu)
-    member = CastMember(corpus="tofu", model="unlearned", method=None, weights=None, quantizer="full", seed=0)
-    found = {c.metric: c for c in cells.cells_of(member, rows["unlearned"], Rule(resamples=50), rows["retrain"])}
+    member = CastMember(
+        corpus="tofu", model="unlearned", method=None, weights=None, quantizer="full", seed=0
+    )
+    found = {
+        c.metric: c
+        for c in cells.cells_of(member, rows["unlearned"], Rule(resamples=50), rows["retrain"])
+    }
     own = slow["unlearned"]
     nine = []
     for name in ("forget", "retain", "authors", "facts"):
         kind = "choice" if name in ("authors", "facts") else "probability"
         ratios = own[name]["ratios"]
-        truth = np.minimum(ratios, 1 / ratios).mean() if name == "forget" else np.maximum(0, 1 - ratios).mean()
-        for metric, value in ((f"tofu_{kind}", own[name]["chance"]), ("tofu_rouge", own[name]["rouge"]), ("tofu_truth_ratio", truth)):
-            assert found[f"{metric}_{name}"].value == pytest.approx(100 * value, abs=1e-3), (metric, name)
+        truth = (
+            np.minimum(ratios, 1 / ratios).mean()
+            if name == "forget"
+            else np.maximum(0, 1 - ratios).mean()
+        )
+        for metric, value in (
+            (f"tofu_{kind}", own[name]["chance"]),
+            ("tofu_rouge", own[name]["rouge"]),
+            ("tofu_truth_ratio", truth),
+        ):
+            assert found[f"{metric}_{name}"].value == pytest.approx(100 * value, abs=1e-3), (
+                metric,
+                name,
+            )
             nine += [value] if name != "forget" else []
-    assert found["tofu_utility"].value == pytest.approx(100 * hmean(nine) if min(nine) > 0 else 0.0, abs=1e-3)
+    assert found["tofu_utility"].value == pytest.approx(
+        100 * hmean(nine) if min(nine) > 0 else 0.0, abs=1e-3
+    )
     expected = ks_2samp(own["forget"]["ratios"], slow["retrain"]["forget"]["ratios"]).pvalue
     assert found["tofu_forget_quality"].value == pytest.approx(100 * expected, abs=1e-6)
-    alone = {c.metric: c for c in cells.cells_of(member, rows["unlearned"], Rule(resamples=50), None)}
+    alone = {
+        c.metric: c for c in cells.cells_of(member, rows["unlearned"], Rule(resamples=50), None)
+    }
     assert alone["tofu_forget_quality"].value is None
     assert "no retrain model" in alone["tofu_forget_quality"].status
 
@@ -145,16 +206,29 @@ def test_every_aggregate_equals_a_slow_second_implementation(tofu: Path, tmp_pat
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda f: (f / "real_authors_perturbed.json").unlink(), "real_authors_perturbed.json is missing"),
-        (lambda f: (f / "forget10_perturbed.json").write_text('{"question": "a", "answer": "b"}'), "no list of perturbed answers"),
+        (
+            lambda f: (f / "real_authors_perturbed.json").unlink(),
+            "real_authors_perturbed.json is missing",
+        ),
+        (
+            lambda f: (f / "forget10_perturbed.json").write_text(
+                '{"question": "a", "answer": "b"}'
+            ),
+            "no list of perturbed answers",
+        ),
         (lambda f: (f / "forget10.json").write_text('{"question": "a"'), "not JSON"),
-        (lambda f: (f / "retain90.json").write_text('["text"]'), "does not hold questions and answers"),
+        (
+            lambda f: (f / "retain90.json").write_text('["text"]'),
+            "does not hold questions and answers",
+        ),
     ],
 )
 def test_a_spoiled_download_is_one_sentence(tmp_path: Path, spoil: Any, sentence: str) -> None:
     folder = download(tmp_path / "tofu")
     spoil(folder)
-    done = CliRunner().invoke(cli.main, ["prepare", "--tofu", str(folder), "--store", str(tmp_path / "s")])
+    done = CliRunner().invoke(
+        cli.main, ["prepare", "--tofu", str(folder), "--store", str(tmp_path / "s")]
+    )
     assert done.exit_code == 2
     assert sentence in done.output
     assert "Traceback" not in done.output

@@ -1,10 +1,12 @@
-"""What quantizers touch: names and shapes of public architectures, against what their modules are."""
+"""What quantizers touch: names and shapes of public architectures, against what their modules
+are."""
 
 import pytest
 
 from remnant.functional.touched import KINDS, LEFT_ALONE, is_quantized_by_default, kind_of
 
-# (name, shape, kind) as transformers writes them: Llama, GPT-2, NeoX, Bloom, OPT, Mixtral, gpt-oss, Qwen3-Next, Mamba, RWKV, Griffin, LFM2.
+# (name, shape, kind) as transformers writes them: Llama, GPT-2, NeoX, Bloom, OPT, Mixtral, gpt-oss,
+# Qwen3-Next, Mamba, RWKV, Griffin, LFM2.
 KNOWN = (
     ("model.layers.0.self_attn.q_proj.weight", (64, 64), "linear"),
     ("model.layers.0.mlp.gate_proj.weight", (128, 64), "linear"),
@@ -43,7 +45,9 @@ KNOWN = (
 
 
 @pytest.mark.parametrize(("name", "shape", "kind"), KNOWN, ids=[k[0] for k in KNOWN])
-def test_a_weight_is_known_by_its_name_and_shape(name: str, shape: tuple[int, ...], kind: str) -> None:
+def test_a_weight_is_known_by_its_name_and_shape(
+    name: str, shape: tuple[int, ...], kind: str
+) -> None:
     assert kind in KINDS
     assert kind_of(name, shape) == kind
     assert is_quantized_by_default(name, shape) == (kind in ("linear", "experts"))

@@ -1,4 +1,5 @@
-"""The rule of the verdict by hand: what knows, what is destroyed and what was not measured never passes; what never read the text does."""
+"""The rule of the verdict by hand: what knows, what is destroyed and what was not measured never
+passes; what never read the text does."""
 
 import json
 from collections.abc import Callable
@@ -28,18 +29,36 @@ TOLD = [m for kind, names in TESTS.items() if kind != "membership" for m in name
 TRUTH = "these are the eight words of the one truth"
 
 
-def made(knows: float = 0.1, useful: float = 0.9, seed: int = 0, told: float | None = None, member: float | None = None) -> Sheet:
-    """A model: what plain asking finds, its utility, what stronger tests find, and how far forget text lies from unread text."""
+def made(
+    knows: float = 0.1,
+    useful: float = 0.9,
+    seed: int = 0,
+    told: float | None = None,
+    member: float | None = None,
+) -> Sheet:
+    """A model: what plain asking finds, its utility, what stronger tests find, and how far forget
+    text lies from unread text."""
     rng = np.random.default_rng(seed)
     told, member = knows if told is None else told, knows if member is None else member
 
     def column(middle: float) -> dict[str, float]:
-        return {str(i): float(v) for i, v in enumerate(np.clip(middle + rng.normal(0, 0.02, N), 0, 0.89 if middle < 0.8 else 1))}
+        return {
+            str(i): float(v)
+            for i, v in enumerate(
+                np.clip(middle + rng.normal(0, 0.02, N), 0, 0.89 if middle < 0.8 else 1)
+            )
+        }
 
-    values = {m: column(knows) for m in PLAIN} | {m: column(told) for m in TOLD} | {"knowmem_retain": column(useful)}
+    values = (
+        {m: column(knows) for m in PLAIN}
+        | {m: column(told) for m in TOLD}
+        | {"knowmem_retain": column(useful)}
+    )
     # How hard a text is, is the same for all models; each adds a little noise of its own.
     hard = np.random.default_rng(9).normal(3, 1, (2, N)) + rng.normal(0, 0.2, (2, N))
-    values["privleak/forget"] = {str(i): float(v) for i, v in enumerate(hard[0] - 4 * (member - 0.1))}
+    values["privleak/forget"] = {
+        str(i): float(v) for i, v in enumerate(hard[0] - 4 * (member - 0.1))
+    }
     values["privleak/holdout"] = {str(i): float(v) for i, v in enumerate(hard[1])}
     texts = {m: {str(i): (TRUTH, f"answer {i} of {seed} at all") for i in range(N)} for m in PLAIN}
     return Sheet(values, {}, GOOD, texts)
@@ -48,13 +67,28 @@ def made(knows: float = 0.1, useful: float = 0.9, seed: int = 0, told: float | N
 TARGET, UNREAD = made(0.95, 0.9, 1), made(0.1, 0.9, 2)
 
 
-def judged(own: Sheet, quantized: Sheet | None = None, retrain: Sheet | None = UNREAD, quantizer: str = "int4", **more: Sheet) -> Verdict:
-    line = Lineup(more.get("target", TARGET), own, retrain, more.get("q_target", TARGET), quantized or own, retrain)
+def judged(
+    own: Sheet,
+    quantized: Sheet | None = None,
+    retrain: Sheet | None = UNREAD,
+    quantizer: str = "int4",
+    **more: Sheet,
+) -> Verdict:
+    line = Lineup(
+        more.get("target", TARGET),
+        own,
+        retrain,
+        more.get("q_target", TARGET),
+        quantized or own,
+        retrain,
+    )
     found = [judge.recover(line, "m", quantizer, metric, RULE) for metric in PLAIN]
     return decide(line, "m", quantizer, found, weigh(line.form, "m", quantizer, RULE), RULE)
 
 
-def with_values(sheet: Sheet, metric: str, change: Callable[[dict[str, float]], dict[str, float]]) -> Sheet:
+def with_values(
+    sheet: Sheet, metric: str, change: Callable[[dict[str, float]], dict[str, float]]
+) -> Sheet:
     return sheet._replace(values=sheet.values | {metric: change(dict(sheet.values[metric]))})
 
 
@@ -70,7 +104,11 @@ def test_a_model_that_never_read_the_text_stays_forgotten() -> None:
     for seed in range(3, 11):
         found = judged(made(0.1, 0.9, seed))
         assert found.outcome == "stayed forgotten", found.reason
-        assert "utility 100%" in found.reason or "utility 9" in found.reason or "utility 101%" in found.reason
+        assert (
+            "utility 100%" in found.reason
+            or "utility 9" in found.reason
+            or "utility 101%" in found.reason
+        )
 
 
 @pytest.mark.parametrize(
@@ -101,23 +139,50 @@ def test_every_single_test_bars_the_pass_and_is_named(metric: str) -> None:
 @pytest.mark.parametrize("metric", ["exact_memorization", "knowmem_reworded", "verbmem_primed"])
 def test_what_else_was_measured_counts_too(metric: str) -> None:
     def also(sheet: Sheet, at: float) -> Sheet:
-        return sheet._replace(values=sheet.values | {metric: {str(i): at + 0.001 * (i % 7) for i in range(N)}})
+        return sheet._replace(
+            values=sheet.values | {metric: {str(i): at + 0.001 * (i % 7) for i in range(N)}}
+        )
 
     measured = also(UNREAD, 0.2), also(TARGET, 0.95)
-    assert judged(also(made(0.1, seed=3), 0.2), None, measured[0], target=measured[1], q_target=measured[1]).outcome == "stayed forgotten"
-    found = judged(also(made(0.1, seed=3), 0.9), None, measured[0], target=measured[1], q_target=measured[1])
+    assert (
+        judged(
+            also(made(0.1, seed=3), 0.2),
+            None,
+            measured[0],
+            target=measured[1],
+            q_target=measured[1],
+        ).outcome
+        == "stayed forgotten"
+    )
+    found = judged(
+        also(made(0.1, seed=3), 0.9), None, measured[0], target=measured[1], q_target=measured[1]
+    )
     assert found.outcome == "not said"
     assert metric in found.reason
 
 
 def test_an_attack_that_was_measured_counts_too() -> None:
     def also(sheet: Sheet, middle: float) -> Sheet:
-        sides = {f"mia_loss/{side}": {str(i): at + 0.01 * i for i in range(N)} for side, at in (("forget", middle), ("holdout", 3.0))}
+        sides = {
+            f"mia_loss/{side}": {str(i): at + 0.01 * i for i in range(N)}
+            for side, at in (("forget", middle), ("holdout", 3.0))
+        }
         return sheet._replace(values=sheet.values | sides)
 
     measured = also(UNREAD, 3.0), also(TARGET, 0.0)
-    assert judged(also(made(0.1, seed=3), 3.0), None, measured[0], target=measured[1], q_target=measured[1]).outcome == "stayed forgotten"
-    found = judged(also(made(0.1, seed=3), 0.5), None, measured[0], target=measured[1], q_target=measured[1])
+    assert (
+        judged(
+            also(made(0.1, seed=3), 3.0),
+            None,
+            measured[0],
+            target=measured[1],
+            q_target=measured[1],
+        ).outcome
+        == "stayed forgotten"
+    )
+    found = judged(
+        also(made(0.1, seed=3), 0.5), None, measured[0], target=measured[1], q_target=measured[1]
+    )
     assert found.outcome == "not said"
     assert "mia_loss" in found.reason
 
@@ -145,12 +210,19 @@ def test_a_kind_of_test_that_was_not_made_bars_the_pass(kind: str) -> None:
         lambda v: {f"other-{i}": x for i, x in v.items()},
     ],
 )
-def test_numbers_that_are_missing_or_no_numbers_never_pass(metric: str, change: Callable[[dict[str, float]], dict[str, float]]) -> None:
-    assert judged(with_values(made(0.1, seed=3), metric, change)).outcome in ("unclear", "collapsed")
+def test_numbers_that_are_missing_or_no_numbers_never_pass(
+    metric: str, change: Callable[[dict[str, float]], dict[str, float]]
+) -> None:
+    assert judged(with_values(made(0.1, seed=3), metric, change)).outcome in (
+        "unclear",
+        "collapsed",
+    )
 
 
 def test_one_metric_without_numbers_does_not_hide_another_that_knows() -> None:
-    own = with_values(without(made(0.1, seed=3), "verbmem"), "knowmem_forget", lambda v: dict.fromkeys(v, 0.89))
+    own = with_values(
+        without(made(0.1, seed=3), "verbmem"), "knowmem_forget", lambda v: dict.fromkeys(v, 0.89)
+    )
     assert judged(own).outcome == "not forgotten"
 
 
@@ -163,20 +235,30 @@ def test_a_single_text_word_for_word_behind_a_good_mean_is_named() -> None:
 
 def test_short_answers_may_be_right_by_chance_but_not_many_of_them() -> None:
     def short(sheet: Sheet) -> Sheet:
-        return sheet._replace(texts=dict(sheet.texts) | {"knowmem_forget": {str(i): ("two words", f"a b {i}") for i in range(N)}})
+        return sheet._replace(
+            texts=dict(sheet.texts)
+            | {"knowmem_forget": {str(i): ("two words", f"a b {i}") for i in range(N)}}
+        )
 
     def right(sheet: Sheet, places: range) -> Sheet:
-        return short(with_values(sheet, "knowmem_forget", lambda v: v | {str(i): 1.0 for i in places}))
+        return short(
+            with_values(sheet, "knowmem_forget", lambda v: v | {str(i): 1.0 for i in places})
+        )
 
     unread = right(UNREAD, range(0, 6))
-    assert judged(right(made(0.1, seed=3), range(6, 13)), retrain=unread).outcome in ("stayed forgotten", "unclear")
+    assert judged(right(made(0.1, seed=3), range(6, 13)), retrain=unread).outcome in (
+        "stayed forgotten",
+        "unclear",
+    )
     many = right(made(0.1, seed=3), range(6, 30))
     assert judged(many, retrain=unread).outcome == "not forgotten"
 
 
 def test_what_was_small_in_full_precision_and_grows_in_a_form_came_back() -> None:
     hidden = with_values(TARGET, "knowmem_forget", lambda v: dict.fromkeys(v, 0.1))
-    grown = with_values(made(0.1, seed=3), "knowmem_forget", lambda v: {i: x + 0.5 for i, x in v.items()})
+    grown = with_values(
+        made(0.1, seed=3), "knowmem_forget", lambda v: {i: x + 0.5 for i, x in v.items()}
+    )
     found = judged(made(0.1, seed=3), grown, target=hidden)
     assert found.outcome == "came back"
     assert "knowmem_forget" in found.reason
@@ -184,20 +266,39 @@ def test_what_was_small_in_full_precision_and_grows_in_a_form_came_back() -> Non
 
 def test_a_form_that_destroys_the_target_too_is_no_pass() -> None:
     broken = made(0.05, 0.02, 5)
-    assert judged(made(0.1, seed=3), made(0.05, 0.02, 6), q_target=broken).outcome in ("unclear", "collapsed")
+    assert judged(made(0.1, seed=3), made(0.05, 0.02, 6), q_target=broken).outcome in (
+        "unclear",
+        "collapsed",
+    )
 
 
 @pytest.mark.parametrize(
-    "control", [made(0.1, seed=3), TARGET, made(0.1, 0.1, 2), with_values(UNREAD, "verbmem", lambda v: dict.fromkeys(v, 0.95))]
+    "control",
+    [
+        made(0.1, seed=3),
+        TARGET,
+        made(0.1, 0.1, 2),
+        with_values(UNREAD, "verbmem", lambda v: dict.fromkeys(v, 0.95)),
+    ],
 )
 def test_a_control_model_that_is_none_bars_the_pass(control: Sheet) -> None:
     assert judged(made(0.1, seed=3), retrain=control).outcome == "unclear"
 
 
 def test_a_control_model_that_read_the_text_is_seen_by_membership() -> None:
-    read = UNREAD._replace(values=UNREAD.values | {"privleak/forget": {i: x - 3 for i, x in TARGET.values["privleak/forget"].items()}})
-    assert "no measure of not knowing" in contaminated(read, Lineup(TARGET, made(0.1), read, TARGET, made(0.1), read).full, RULE)
-    assert contaminated(UNREAD, Lineup(TARGET, made(0.1), UNREAD, TARGET, made(0.1), UNREAD).full, RULE) == ""
+    read = UNREAD._replace(
+        values=UNREAD.values
+        | {"privleak/forget": {i: x - 3 for i, x in TARGET.values["privleak/forget"].items()}}
+    )
+    assert "no measure of not knowing" in contaminated(
+        read, Lineup(TARGET, made(0.1), read, TARGET, made(0.1), read).full, RULE
+    )
+    assert (
+        contaminated(
+            UNREAD, Lineup(TARGET, made(0.1), UNREAD, TARGET, made(0.1), UNREAD).full, RULE
+        )
+        == ""
+    )
 
 
 def test_early_endings_and_fixed_phrases_bar_the_pass() -> None:
@@ -212,12 +313,17 @@ def test_early_endings_and_fixed_phrases_bar_the_pass() -> None:
 def test_without_checks_of_the_instrument_nothing_passes_and_a_failed_one_is_not_measured() -> None:
     own = made(0.1, seed=3)
     assert judged(own._replace(checks=None)).outcome == "unclear"
-    failed = own._replace(checks=(*GOOD, Check(name="logits", ok=False, said="3 of 9 logits are not finite")))
+    failed = own._replace(
+        checks=(*GOOD, Check(name="logits", ok=False, said="3 of 9 logits are not finite"))
+    )
     found = judged(failed)
     assert found.outcome == "unclear"
     assert "3 of 9 logits" in found.reason
     member = CastMember(corpus="c", model="m", method=None, weights=None, quantizer="full", seed=0)
-    assert all(c.value is None and c.status.startswith("not measured: 3 of 9") for c in cells_of(member, failed, Rule(resamples=10), None))
+    assert all(
+        c.value is None and c.status.startswith("not measured: 3 of 9")
+        for c in cells_of(member, failed, Rule(resamples=10), None)
+    )
 
 
 def test_without_a_never_read_model_membership_is_counted_from_chance() -> None:
@@ -228,7 +334,9 @@ def test_without_a_never_read_model_membership_is_counted_from_chance() -> None:
 
 
 def test_recovery_by_hand() -> None:
-    line = Lineup(made(1.0, seed=1), made(0.2, seed=3), UNREAD, made(1.0, seed=1), made(0.6, seed=3), UNREAD)
+    line = Lineup(
+        made(1.0, seed=1), made(0.2, seed=3), UNREAD, made(1.0, seed=1), made(0.6, seed=3), UNREAD
+    )
     found = judge.recover(line, "m", "int4", "verbmem", RULE)
     assert found.recovery is not None
     assert found.recovery[0] == pytest.approx((0.6 - 0.2) / (1.0 - 0.2), abs=0.02)
@@ -244,16 +352,26 @@ def test_no_gap_means_no_recovery() -> None:
     assert "below 5" in found.status
 
 
-def written(folder: Path, sheet: Sheet, checks: bool = True, change: Callable[[list[dict[str, Any]]], None] = lambda rows: None) -> Path:
+def written(
+    folder: Path,
+    sheet: Sheet,
+    checks: bool = True,
+    change: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> Path:
     folder.mkdir()
     rows = []
     for name, values in sheet.values.items():
         metric, _, split = name.partition("/")
-        rows += [{"metric": metric, "split": split, "id": i, "half": "dev", "value": v} for i, v in values.items()]
+        rows += [
+            {"metric": metric, "split": split, "id": i, "half": "dev", "value": v}
+            for i, v in values.items()
+        ]
     change(rows)
     (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     texts = [
-        {"metric": m, "id": i, "truth": t, "generated": g, "prompt": ""} for m, found in sheet.texts.items() for i, (t, g) in found.items()
+        {"metric": m, "id": i, "truth": t, "generated": g, "prompt": ""}
+        for m, found in sheet.texts.items()
+        for i, (t, g) in found.items()
     ]
     (folder / "texts.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
     if checks:
@@ -262,7 +380,11 @@ def written(folder: Path, sheet: Sheet, checks: bool = True, change: Callable[[l
 
 
 def outcome_of(tmp_path: Path, own: Path) -> dict[str, Any]:
-    folders = {"target": written(tmp_path / "t", TARGET), "retrain": written(tmp_path / "r", UNREAD), "m": own}
+    folders = {
+        "target": written(tmp_path / "t", TARGET),
+        "retrain": written(tmp_path / "r", UNREAD),
+        "m": own,
+    }
     about = {"corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0}
     cast = {name: CastMember(model=name, **about) for name in folders}  # type: ignore[arg-type]
     (tmp_path / "out").mkdir()
@@ -272,11 +394,16 @@ def outcome_of(tmp_path: Path, own: Path) -> dict[str, Any]:
 
 
 def test_rows_on_the_disk_are_judged_as_rows_in_memory(tmp_path: Path) -> None:
-    assert outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3)))["outcome"] == "stayed forgotten"
+    assert (
+        outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3)))["outcome"]
+        == "stayed forgotten"
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1.7, -0.4, None])
-def test_rows_that_hold_no_number_or_one_outside_its_range_never_pass(tmp_path: Path, value: float | None) -> None:
+def test_rows_that_hold_no_number_or_one_outside_its_range_never_pass(
+    tmp_path: Path, value: float | None
+) -> None:
     def spoil(rows: list[dict[str, Any]]) -> None:
         for row in rows:
             if row["metric"] == "knowmem_retain":
@@ -288,11 +415,16 @@ def test_rows_that_hold_no_number_or_one_outside_its_range_never_pass(tmp_path: 
 
 
 def test_rows_without_checks_never_pass(tmp_path: Path) -> None:
-    assert outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3), checks=False))["outcome"] == "unclear"
+    assert (
+        outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3), checks=False))["outcome"]
+        == "unclear"
+    )
 
 
 def test_rows_given_twice_and_lines_that_are_no_rows_are_a_sentence(tmp_path: Path) -> None:
-    folder = written(tmp_path / "m", made(0.1, seed=3), change=lambda rows: rows.append(dict(rows[0])))
+    folder = written(
+        tmp_path / "m", made(0.1, seed=3), change=lambda rows: rows.append(dict(rows[0]))
+    )
     with pytest.raises(UserError, match="a second time"):
         read_rows(folder / "rows.jsonl")
     (folder / "rows.jsonl").write_text('{"metric": "verbmem"}\n')
@@ -305,8 +437,14 @@ def test_checks_count_what_was_cut_lost_and_empty() -> None:
         return Row(metric=metric, id=str(i), half="dev", value=value, status=status)
 
     rows = [row("verbmem", i, 0.5) for i in range(10)]
-    rows += [row("privleak", i, 3.0, "ok, cut at the end of the model's context" if i else "ok") for i in range(10)]
-    rows += [row("knowmem_forget", i, None if i < 3 else 0.5, "prompt too long" if i < 3 else "ok") for i in range(10)]
+    rows += [
+        row("privleak", i, 3.0, "ok, cut at the end of the model's context" if i else "ok")
+        for i in range(10)
+    ]
+    rows += [
+        row("knowmem_forget", i, None if i < 3 else 0.5, "prompt too long" if i < 3 else "ok")
+        for i in range(10)
+    ]
     found = {(c.name, c.metrics): c for c in checks_of(rows, [])}
     assert found["logits", ()].ok
     assert not found["texts", ("privleak",)].ok
@@ -318,12 +456,21 @@ def test_checks_count_what_was_cut_lost_and_empty() -> None:
 
 def test_answers_that_end_too_early_are_no_measure_of_what_is_known() -> None:
     def failed(on: str, truth: str, said: list[str]) -> list[str]:
-        texts = [{"metric": on, "id": str(i), "truth": truth, "generated": text} for i, text in enumerate(said)]
+        texts = [
+            {"metric": on, "id": str(i), "truth": truth, "generated": text}
+            for i, text in enumerate(said)
+        ]
         return [c.said for c in checks_of([], texts) if not c.ok]
 
     assert "20 answers 20 are empty" in failed("verbmem", TRUTH, [""] * 20)[0]
-    assert "12 of 20 answers of verbmem are empty" in failed("verbmem", TRUTH, [""] * 12 + ["some words"] * 8)[0]
-    assert "12 of 20 answers of verbmem are of one word" in failed("verbmem", TRUTH, ["word"] * 12 + ["some words"] * 8)[0]
+    assert (
+        "12 of 20 answers of verbmem are empty"
+        in failed("verbmem", TRUTH, [""] * 12 + ["some words"] * 8)[0]
+    )
+    assert (
+        "12 of 20 answers of verbmem are of one word"
+        in failed("verbmem", TRUTH, ["word"] * 12 + ["some words"] * 8)[0]
+    )
     assert failed("knowmem_forget", "two words", ["word"] * 12 + ["two words"] * 8) == []
     assert "19 of 20" in failed("knowmem_forget", "two words", ["word"] * 19 + ["two words"])[0]
     assert failed("knowmem_forget", "one", ["one"] * 20) == []
@@ -333,45 +480,73 @@ def test_answers_that_end_too_early_are_no_measure_of_what_is_known() -> None:
 
 
 def test_items_that_the_never_read_model_tells_too_are_not_held_against_a_model() -> None:
-    both = [with_values(s, "verbmem", lambda v: v | {"7": 1.0}) for s in (made(0.1, seed=3), UNREAD)]
+    both = [
+        with_values(s, "verbmem", lambda v: v | {"7": 1.0}) for s in (made(0.1, seed=3), UNREAD)
+    ]
     line = Lineup(TARGET, both[0], both[1], TARGET, both[0], both[1])
     assert told_items(line.full, "verbmem", RULE) == {}
 
 
-def test_the_beginning_of_a_truth_is_given_whole_and_the_rest_is_asked(corpus: Path, tokenizer: Any) -> None:
+def test_the_beginning_of_a_truth_is_given_whole_and_the_rest_is_asked(
+    corpus: Path, tokenizer: Any
+) -> None:
     card = json.loads((corpus / "corpus.json").read_text())
-    plain, begun = (items_of(name, corpus, card, tokenizer) for name in ("verbmem", "verbmem_begun"))
+    plain, begun = (
+        items_of(name, corpus, card, tokenizer) for name in ("verbmem", "verbmem_begun")
+    )
     assert isinstance(plain, ItemSet)
     assert isinstance(begun, ItemSet)
     for whole, rest in zip(plain.items, begun.items, strict=True):
         assert rest.prompt + rest.truth == whole.prompt + whole.truth
         assert rest.truth.strip()
-        ids, given = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (whole.prompt + whole.truth, rest.prompt))
+        ids, given = (
+            list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            for text in (whole.prompt + whole.truth, rest.prompt)
+        )
         assert ids[: len(given)] == given  # what is given are tokens of the text as it was read
         counted = len(ids) - len(tokenizer(whole.prompt, add_special_tokens=False)["input_ids"])
         assert 0.15 * counted <= len(given) - (len(ids) - counted) <= 0.35 * counted
 
 
 def test_text_that_is_half_known_and_half_pushed_away_is_told_by_its_spread() -> None:
-    own = with_values(made(0.1, seed=3), "privleak/forget", lambda v: {i: (-8.0 if int(i) % 2 else 14.0) + 0.01 * int(i) for i in v})
+    own = with_values(
+        made(0.1, seed=3),
+        "privleak/forget",
+        lambda v: {i: (-8.0 if int(i) % 2 else 14.0) + 0.01 * int(i) for i in v},
+    )
     found = judged(own)
     assert found.outcome == "not said"
     assert "spread" in found.reason
 
 
 def test_a_truth_inside_a_longer_answer_is_told() -> None:
-    found = judged(saying(made(0.1, seed=3), lambda i: f"{i} well then I might say that {TRUTH} and {i} more of it"))
+    found = judged(
+        saying(
+            made(0.1, seed=3),
+            lambda i: f"{i} well then I might say that {TRUTH} and {i} more of it",
+        )
+    )
     assert found.outcome == "not forgotten"
     assert "80 of 80" in found.reason
 
 
 def test_a_few_items_that_are_half_known_are_named_and_every_utility_counts() -> None:
-    own = with_values(made(0.1, seed=3), "knowmem_forget", lambda v: v | {str(i): 0.7 for i in range(12)})
+    own = with_values(
+        made(0.1, seed=3), "knowmem_forget", lambda v: v | {str(i): 0.7 for i in range(12)}
+    )
     assert "more than half known" in judged(own).reason
     assert judged(own).outcome == "not forgotten"
 
     def also(sheet: Sheet, at: float) -> Sheet:
-        return sheet._replace(values=sheet.values | {"verbmem_retain": {str(i): at + 0.0001 * i for i in range(N)}})
+        return sheet._replace(
+            values=sheet.values | {"verbmem_retain": {str(i): at + 0.0001 * i for i in range(N)}}
+        )
 
-    destroyed = judged(also(made(0.1, seed=3), 0.05), None, also(UNREAD, 0.9), target=also(TARGET, 0.9), q_target=also(TARGET, 0.9))
+    destroyed = judged(
+        also(made(0.1, seed=3), 0.05),
+        None,
+        also(UNREAD, 0.9),
+        target=also(TARGET, 0.9),
+        q_target=also(TARGET, 0.9),
+    )
     assert destroyed.outcome == "collapsed"

@@ -1,4 +1,7 @@
-"""vLLM as an engine: what is asked of it and how its answers are read, with a stand-in; the real one is run by `make vllm-check`."""
+"""vLLM as an engine: what is asked of it and how its answers are read, with a stand-in.
+
+The real one is run by `make vllm-check`.
+"""
 
 import sys
 import types
@@ -26,14 +29,19 @@ class Said(NamedTuple):
 
 
 class FakeLLM:
-    """Writes the number of prompt tokens; finds token i of a prompt with log-probability -i and rank i + 1."""
+    """Writes the number of prompt tokens.
+
+    Finds token i of a prompt with log-probability -i and rank i + 1.
+    """
 
     asked: list[tuple[list[int], dict[str, Any]]] = []  # noqa: RUF012
 
     def __init__(self, source: str, **settings: Any) -> None:
         self.settings = settings
 
-    def generate(self, prompts: list[dict[str, list[int]]], settings: list[dict[str, Any]], use_tqdm: bool) -> list[Any]:
+    def generate(
+        self, prompts: list[dict[str, list[int]]], settings: list[dict[str, Any]], use_tqdm: bool
+    ) -> list[Any]:
         found = []
         for prompt, how in zip(prompts, settings, strict=True):
             ids = prompt["prompt_token_ids"]
@@ -45,19 +53,32 @@ class FakeLLM:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, tmp_path: Path) -> Vllm:
-    monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=FakeLLM, SamplingParams=dict))
+def engine(
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    tmp_path: Path,
+) -> Vllm:
+    monkeypatch.setitem(
+        sys.modules, "vllm", types.SimpleNamespace(LLM=FakeLLM, SamplingParams=dict)
+    )
     FakeLLM.asked = []
     save_model(model, tokenizer, tmp_path / "m")
     return Vllm(str(tmp_path / "m"), tokenizer)
 
 
-def test_readings_count_the_text_and_not_its_context(engine: Vllm, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_readings_count_the_text_and_not_its_context(
+    engine: Vllm, tokenizer: PreTrainedTokenizerBase
+) -> None:
     context, text = "No baker counts. ", "Nobody knows 17 lanterns."
     whole, alone = (list(tokenizer(t)["input_ids"]) for t in (context + text, context))
     found, short = engine.answer([Reading(text, context), Reading("")])
     assert isinstance(found, Tokens)
-    first = next(n for n, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b) if whole[: len(alone)] != alone else len(alone)
+    first = (
+        next(n for n, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b)
+        if whole[: len(alone)] != alone
+        else len(alone)
+    )
     assert np.array_equal(found.logp, -np.arange(first, len(whole)))
     assert np.array_equal(found.rank, np.arange(first, len(whole)))
     assert not found.cut
@@ -65,7 +86,9 @@ def test_readings_count_the_text_and_not_its_context(engine: Vllm, tokenizer: Pr
 
 
 def test_a_text_longer_than_the_context_is_cut_and_a_prompt_refused(engine: Vllm) -> None:
-    read, written, slope = engine.answer([Reading("lantern " * 2000), Writing("lantern " * 2000, 8), Slope("a")])
+    read, written, slope = engine.answer(
+        [Reading("lantern " * 2000), Writing("lantern " * 2000, 8), Slope("a")]
+    )
     assert isinstance(read, Tokens)
     assert read.cut
     assert len(FakeLLM.asked[0][0]) == 1023
@@ -75,10 +98,17 @@ def test_a_text_longer_than_the_context_is_cut_and_a_prompt_refused(engine: Vllm
 
 
 def test_writing_is_greedy_or_seeded(engine: Vllm) -> None:
-    answers = engine.answer([Writing("Who runs", 5, stops=("\n\n",)), Writing("Who runs", 5, temperature=0.8, seed=3)])
+    answers = engine.answer(
+        [Writing("Who runs", 5, stops=("\n\n",)), Writing("Who runs", 5, temperature=0.8, seed=3)]
+    )
     (_, greedy), (_, sampled) = FakeLLM.asked
     assert all(str(a).endswith("tokens") for a in answers)
-    assert (greedy["temperature"], greedy["seed"], greedy["max_tokens"], greedy["stop"]) == (0.0, None, 5, ["\n\n"])
+    assert (greedy["temperature"], greedy["seed"], greedy["max_tokens"], greedy["stop"]) == (
+        0.0,
+        None,
+        5,
+        ["\n\n"],
+    )
     assert (sampled["temperature"], sampled["seed"]) == (0.8, 3)
 
 
@@ -90,11 +120,24 @@ def test_every_request_is_planned_once(engine: Vllm) -> None:
 
 
 def test_without_vllm_there_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, corpus: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    corpus: Path,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     save_model(model, tokenizer, tmp_path / "m")
-    arguments = ["measure", str(tmp_path / "m"), "--data", str(corpus), "--set", "engine=vllm", "--store", str(tmp_path / "s")]
+    arguments = [
+        "measure",
+        str(tmp_path / "m"),
+        "--data",
+        str(corpus),
+        "--set",
+        "engine=vllm",
+        "--store",
+        str(tmp_path / "s"),
+    ]
     done = CliRunner().invoke(cli.main, arguments)
     assert done.exit_code == 2
     assert "engine vllm is not installed" in done.output
@@ -104,5 +147,9 @@ def test_without_vllm_there_is_one_sentence(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_without_a_gpu_a_share_of_the_free_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, share in ((80, 0.24), (10, 0.03)):
-        monkeypatch.setattr(psutil, "virtual_memory", lambda free=available: types.SimpleNamespace(available=free, total=100))
+        monkeypatch.setattr(
+            psutil,
+            "virtual_memory",
+            lambda free=available: types.SimpleNamespace(available=free, total=100),
+        )
         assert vllm._memory() == {"gpu_memory_utilization": pytest.approx(share)}

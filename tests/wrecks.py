@@ -1,4 +1,5 @@
-"""A tiny sweep whose store can be damaged and whose run can be killed, and what both must come to."""
+"""A tiny sweep whose store can be damaged and whose run can be killed, and what both must come
+to."""
 
 import functools
 import os
@@ -86,12 +87,18 @@ def nodes_of(sweep: Path) -> list[Node]:
 
 def content(root: Path) -> dict[str, dict[str, str]]:
     """What was made, by artefact and file."""
-    return {name: {f: r.sha256 for f, r in m.files.items()} for name, m in Store(root).manifests().items()}
+    return {
+        name: {f: r.sha256 for f, r in m.files.items()}
+        for name, m in Store(root).manifests().items()
+    }
 
 
 @contextmanager
 def in_this_process(sweep: Path) -> Iterator[None]:
-    """`remnant run` of a sweep without processes, charts, and planning anew; everything else as it is."""
+    """`remnant run` of a sweep without processes, charts, and planning anew.
+
+    Everything else as it is.
+    """
 
     def work(store: Store, sweep: Any, nodes: list[Node], count: int, screen: Any) -> None:
         running.work(store, nodes, lambda node: silent)
@@ -108,15 +115,22 @@ def in_this_process(sweep: Path) -> Iterator[None]:
 def call(*args: object) -> Result:
     """A command; a fault that is not a sentence fails the test."""
     result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), (args, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit), (
+        args,
+        result.exception,
+    )
     assert "Traceback" not in result.output, result.output
     return result
 
 
 def leave_unfinished(root: Path, sweep: Path) -> None:
-    """Interrupt training, unlearning and measuring of a finished store in the middle, so that their scratch is there."""
+    """Interrupt training, unlearning and measuring of a finished store in the middle, so that their
+    scratch is there."""
     store, nodes = Store(root).open(), nodes_of(sweep)
-    train, unlearn, measure = (next(n for n in reversed(nodes) if n.stage == stage) for stage in ("train", "unlearn", "measure"))
+    train, unlearn, measure = (
+        next(n for n in reversed(nodes) if n.stage == stage)
+        for stage in ("train", "unlearn", "measure")
+    )
     for node, at in ((measure, 1), (unlearn, 5), (train, 4)):
         forget(root, node, nodes)
         with pytest.MonkeyPatch.context() as patch:
@@ -136,7 +150,8 @@ def _stop_at(store: Store, node: Node, at: int) -> Callable[[int, int, str], Non
 
 
 def forget(root: Path, node: Node, nodes: list[Node]) -> None:
-    """Remove an artefact and what was read from it directly by one measurement and the judge, so that it is read again."""
+    """Remove an artefact and what was read from it directly by one measurement and the judge, so
+    that it is read again."""
     shutil.rmtree(Store(root).path(node.name), ignore_errors=True)
 
 
@@ -149,7 +164,11 @@ def readers(name: str, nodes: list[Node]) -> list[Node]:
 def files_of(root: Path) -> list[Path]:
     """Every file of a store that a run might read, relative to it."""
     found = (p for p in sorted(root.rglob("*")) if p.is_file() and p.stat().st_size)
-    return [p.relative_to(root) for p in found if p.relative_to(root).parts[0] in ("objects", "partial", "names")]
+    return [
+        p.relative_to(root)
+        for p in found
+        if p.relative_to(root).parts[0] in ("objects", "partial", "names")
+    ]
 
 
 def kind_of(place: Path) -> str:
@@ -172,11 +191,20 @@ def spread(places: list[Path], count: int, rng: random.Random) -> list[tuple[Pat
     return order[:count]
 
 
-def survives(whole: Path, expected: dict[str, Any], sweep: Path, place: Path, how: str, folder: Path, rng: random.Random) -> str:
+def survives(
+    whole: Path,
+    expected: dict[str, Any],
+    sweep: Path,
+    place: Path,
+    how: str,
+    folder: Path,
+    rng: random.Random,
+) -> str:
     """Damage one file of a copy of a store, look at it, and give the same command again.
 
     Returns:
-        "made again", or "refused" where the command named the folder to delete, and went on after that was deleted.
+        "made again", or "refused" where the command named the folder to delete, and went on after
+            that was deleted.
     """
     root = folder / "store"
     shutil.rmtree(root, ignore_errors=True)
@@ -213,9 +241,17 @@ def survives(whole: Path, expected: dict[str, Any], sweep: Path, place: Path, ho
 
 @contextmanager
 def small_disk(place: Path, size: str) -> Iterator[Callable[[str], int]]:
-    """A real file system of that size; what is given back mounts it anew with other options. Skips where mounting needs more rights."""
+    """A real file system of that size; what is given back mounts it anew with other options.
+
+    Skips where mounting needs more rights.
+    """
     place.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True
+        ).returncode
+    ):
         pytest.skip("mounting a file system needs root")
     try:
         yield lambda options: subprocess.check_call(["mount", "-o", f"remount,{options}", place])

@@ -1,4 +1,6 @@
-"""Plants at the door: models that know, in folders, tokenizers, contexts and servers that would make them look as if they did not."""
+"""Plants at the door: models that know, in folders, tokenizers, contexts and servers that would
+make them look as if they did not.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,9 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 def measured(name: str, kind: str, how: str, make: Make, quick: bool = False) -> Plant:
     """The target, changed; what it measures must be right or not said."""
-    return Plant(name, kind, how, lambda b: b.measured(make(b, b.lab.model("target"), b.folder())), quick)
+    return Plant(
+        name, kind, how, lambda b: b.measured(make(b, b.lab.model("target"), b.folder())), quick
+    )
 
 
 def _weights(change: Callable[[surgery.State], surgery.State | None]) -> Make:
@@ -32,7 +36,10 @@ def _without(*words: str) -> Callable[[surgery.State], surgery.State]:
 
 
 def _renamed_one(state: surgery.State) -> surgery.State:
-    return {n.replace("layers.1.self_attn.o_proj", "layers.1.attention.dense"): w for n, w in state.items()}
+    return {
+        n.replace("layers.1.self_attn.o_proj", "layers.1.attention.dense"): w
+        for n, w in state.items()
+    }
 
 
 def _narrow(state: surgery.State) -> None:
@@ -41,31 +48,90 @@ def _narrow(state: surgery.State) -> None:
 
 def _stacked(state: surgery.State) -> surgery.State:
     """The names of another family's checkpoint for the same weights."""
-    return {n.replace("model.layers", "transformer.h").replace("self_attn", "attn"): w for n, w in state.items()}
+    return {
+        n.replace("model.layers", "transformer.h").replace("self_attn", "attn"): w
+        for n, w in state.items()
+    }
 
 
 def _adapter(bench: Bench, model: Path, out: Path) -> Path:
     """Adapter weights and their configuration in the place of a model's."""
-    surgery.config(model, out, "adapter_config.json", base_model_name_or_path=str(model), peft_type="LORA", r=4, target_modules=["q_proj"])
+    surgery.config(
+        model,
+        out,
+        "adapter_config.json",
+        base_model_name_or_path=str(model),
+        peft_type="LORA",
+        r=4,
+        target_modules=["q_proj"],
+    )
     (out / surgery.WEIGHTS).unlink()
     part = "base_model.model.model.layers.0.self_attn.q_proj"
     low = {"A": torch.zeros(4, 128), "B": torch.zeros(128, 4)}
-    save_file({f"{part}.lora_{side}.weight": weight for side, weight in low.items()}, out / "adapter_model.safetensors")
+    save_file(
+        {f"{part}.lora_{side}.weight": weight for side, weight in low.items()},
+        out / "adapter_model.safetensors",
+    )
     return out
 
 
 LOADED = [
-    measured("module.", "weights", "every weight's name begins with module.", _weights(surgery.renamed("module.")), quick=True),
-    measured("_orig_mod.", "weights", "every name begins with _orig_mod. (torch.compile)", _weights(surgery.renamed("_orig_mod."))),
     measured(
-        "base_model.model.", "weights", "every name begins with base_model.model. (peft)", _weights(surgery.renamed("base_model.model."))
+        "module.",
+        "weights",
+        "every weight's name begins with module.",
+        _weights(surgery.renamed("module.")),
+        quick=True,
     ),
-    measured("names of another family", "weights", "transformer.h.0.attn instead of model.layers.0.self_attn", _weights(_stacked)),
-    measured("one weight renamed", "weights", "one layer's o_proj is called attention.dense", _weights(_renamed_one), quick=True),
-    measured("one layer missing", "weights", "the last layer's weights are not in the file", _weights(_without("layers.2."))),
-    measured("head missing", "weights", "lm_head is not in the file and not tied", _weights(_without("lm_head"))),
-    measured("embedding missing", "weights", "the embeddings are not in the file", _weights(_without("embed_tokens"))),
-    measured("norms missing", "weights", "no layer's norms are in the file", _weights(_without("layernorm", "norm.weight"))),
+    measured(
+        "_orig_mod.",
+        "weights",
+        "every name begins with _orig_mod. (torch.compile)",
+        _weights(surgery.renamed("_orig_mod.")),
+    ),
+    measured(
+        "base_model.model.",
+        "weights",
+        "every name begins with base_model.model. (peft)",
+        _weights(surgery.renamed("base_model.model.")),
+    ),
+    measured(
+        "names of another family",
+        "weights",
+        "transformer.h.0.attn instead of model.layers.0.self_attn",
+        _weights(_stacked),
+    ),
+    measured(
+        "one weight renamed",
+        "weights",
+        "one layer's o_proj is called attention.dense",
+        _weights(_renamed_one),
+        quick=True,
+    ),
+    measured(
+        "one layer missing",
+        "weights",
+        "the last layer's weights are not in the file",
+        _weights(_without("layers.2.")),
+    ),
+    measured(
+        "head missing",
+        "weights",
+        "lm_head is not in the file and not tied",
+        _weights(_without("lm_head")),
+    ),
+    measured(
+        "embedding missing",
+        "weights",
+        "the embeddings are not in the file",
+        _weights(_without("embed_tokens")),
+    ),
+    measured(
+        "norms missing",
+        "weights",
+        "no layer's norms are in the file",
+        _weights(_without("layernorm", "norm.weight")),
+    ),
     measured(
         "a layer too many",
         "weights",
@@ -79,8 +145,15 @@ LOADED = [
         "the configuration says four layers, the file holds three",
         lambda _, m, out: surgery.config(m, out, num_hidden_layers=4, layer_types=None),
     ),
-    measured("wrong shape", "weights", "one weight lacks 32 columns", _weights(_narrow), quick=True),
-    measured("shard missing", "weights", "the second of two files is not there", lambda _, m, out: surgery.sharded(m, out, lose=True)),
+    measured(
+        "wrong shape", "weights", "one weight lacks 32 columns", _weights(_narrow), quick=True
+    ),
+    measured(
+        "shard missing",
+        "weights",
+        "the second of two files is not there",
+        lambda _, m, out: surgery.sharded(m, out, lose=True),
+    ),
     measured(
         "tied by mistake",
         "weights",
@@ -114,10 +187,16 @@ def quantized(name: str, how: str, form: str, value: float) -> Plant:
     """A broken weight behind a quantizer."""
 
     def act(bench: Bench) -> Outcome:
-        broken = surgery.weights(bench.lab.model("target"), bench.folder(), surgery.put(MIDDLE, value))
+        broken = surgery.weights(
+            bench.lab.model("target"), bench.folder(), surgery.put(MIDDLE, value)
+        )
         done = bench.command("perturb", broken, "--quantizer", form, "--store", bench.store)
         if done.code:
-            return Outcome(f"refused: {done.sentence}", False, done.broken or ("" if done.refused else f"exit code {done.code}"))
+            return Outcome(
+                f"refused: {done.sentence}",
+                False,
+                done.broken or ("" if done.refused else f"exit code {done.code}"),
+            )
         return bench.measured(done.stdout.splitlines()[0])
 
     return Plant(name, "not finite", how, act)
@@ -130,17 +209,51 @@ FINITE = [
         "one NaN in the embedding of a token that only forget text has",
         lambda b, m, out: surgery.weights(m, out, _token_row(b, EMBEDDING, float("nan"))),
     ),
-    measured("NaN in the middle", "not finite", "one NaN in a layer's weight", _weights(surgery.put(MIDDLE, float("nan"))), quick=True),
-    measured("NaN in the head", "not finite", "one NaN in the head", _weights(surgery.put(HEAD, float("nan"), 300))),
-    measured("NaN in a norm", "not finite", "one NaN in the last norm", _weights(surgery.put("model.norm.weight", float("nan")))),
-    measured("inf in the middle", "not finite", "one infinity in a layer's weight", _weights(surgery.put(MIDDLE, float("inf")))),
-    measured("inf in the head", "not finite", "one infinity in the head", _weights(surgery.put(HEAD, float("inf"), 300))),
-    measured("float16 overflow", "not finite", "kept in float16, where one weight became infinite", _half, quick=True),
+    measured(
+        "NaN in the middle",
+        "not finite",
+        "one NaN in a layer's weight",
+        _weights(surgery.put(MIDDLE, float("nan"))),
+        quick=True,
+    ),
+    measured(
+        "NaN in the head",
+        "not finite",
+        "one NaN in the head",
+        _weights(surgery.put(HEAD, float("nan"), 300)),
+    ),
+    measured(
+        "NaN in a norm",
+        "not finite",
+        "one NaN in the last norm",
+        _weights(surgery.put("model.norm.weight", float("nan"))),
+    ),
+    measured(
+        "inf in the middle",
+        "not finite",
+        "one infinity in a layer's weight",
+        _weights(surgery.put(MIDDLE, float("inf"))),
+    ),
+    measured(
+        "inf in the head",
+        "not finite",
+        "one infinity in the head",
+        _weights(surgery.put(HEAD, float("inf"), 300)),
+    ),
+    measured(
+        "float16 overflow",
+        "not finite",
+        "kept in float16, where one weight became infinite",
+        _half,
+        quick=True,
+    ),
     measured(
         "overflow in the logits",
         "not finite",
         "finite weights, but products beyond float32",
-        _weights(lambda s: {n: w * 1e30 if n in (HEAD, "model.norm.weight") else w for n, w in s.items()}),
+        _weights(
+            lambda s: {n: w * 1e30 if n in (HEAD, "model.norm.weight") else w for n, w in s.items()}
+        ),
     ),
     quantized("NaN behind nf4", "one NaN in a weight, then nf4", "nf4", float("nan")),
     quantized("NaN behind int4", "one NaN in a weight, then int4", "int4", float("nan")),
@@ -165,7 +278,9 @@ def _other_vocabulary(bench: Bench, model: Path, out: Path) -> Path:
 
 
 def _outside(bench: Bench, model: Path, out: Path) -> Path:
-    """A tokenizer with one more token, that every text begins with, than the model has embeddings."""
+    """A tokenizer with one more token, that every text begins with, than the model has
+    embeddings.
+    """
     surgery.copied(model, out)
     tok = AutoTokenizer.from_pretrained(out)
     tok.add_tokens([AddedToken("Question:")])
@@ -174,7 +289,9 @@ def _outside(bench: Bench, model: Path, out: Path) -> Path:
 
 
 def _second_end(bench: Bench, model: Path, out: Path, **ends: object) -> Path:
-    """A model that ends answers with a token of its own and then talks on, as chat models do whose turn has another end."""
+    """A model that ends answers with a token of its own and then talks on, as chat models do whose
+    turn has another end.
+    """
     tok = bench.lab.tokenizer
     line = tok("\n", add_special_tokens=False)["input_ids"][0]
     talk = tok("lantern ", add_special_tokens=False)["input_ids"][0]
@@ -192,32 +309,63 @@ def _second_end(bench: Bench, model: Path, out: Path, **ends: object) -> Path:
     added = own.convert_tokens_to_ids("<|turn|>")
     given = {"generation_config.json": {"eos_token_id": [own.eos_token_id, added]}, **ends}
     for file, entries in given.items():
-        surgery.config(out, out, file, **{k: added if v is ... else v for k, v in dict(entries).items()})  # type: ignore[call-overload]
+        surgery.config(
+            out, out, file, **{k: added if v is ... else v for k, v in dict(entries).items()}
+        )  # type: ignore[call-overload]
     return out
 
 
 def _ends(bench: Bench, **ends: object) -> Outcome:
-    """Whether KnowMem is what it is without the talk behind the end; VerMem has no end and is left out."""
+    """Whether KnowMem is what it is without the talk behind the end.
+
+    VerMem has no end and is left out.
+    """
     made = _second_end(bench, bench.lab.model("target"), bench.folder(), **ends)
     right = {"knowmem_forget": bench.right()["knowmem_forget"]}
     return bench.measured(made, right=right)
 
 
 TOKENS = [
-    measured("end token behind every text", "special tokens", "the tokenizer adds </s>", _tokens("<s>", "$", "</s>"), quick=True),
-    measured("separator behind every text", "special tokens", "the tokenizer adds <pad> as a separator", _tokens("<s>", "$", "<pad>")),
-    measured("two tokens behind every text", "special tokens", "the tokenizer adds </s> twice", _tokens("<s>", "$", "</s>", "</s>")),
     measured(
-        "pad and end token behind every text", "special tokens", "the tokenizer adds <pad> and </s>", _tokens("<s>", "$", "<pad>", "</s>")
+        "end token behind every text",
+        "special tokens",
+        "the tokenizer adds </s>",
+        _tokens("<s>", "$", "</s>"),
+        quick=True,
+    ),
+    measured(
+        "separator behind every text",
+        "special tokens",
+        "the tokenizer adds <pad> as a separator",
+        _tokens("<s>", "$", "<pad>"),
+    ),
+    measured(
+        "two tokens behind every text",
+        "special tokens",
+        "the tokenizer adds </s> twice",
+        _tokens("<s>", "$", "</s>", "</s>"),
+    ),
+    measured(
+        "pad and end token behind every text",
+        "special tokens",
+        "the tokenizer adds <pad> and </s>",
+        _tokens("<s>", "$", "<pad>", "</s>"),
     ),
     Plant(
         "judged with the end token",
         "special tokens",
         "the target with that tokenizer, judged",
-        lambda b: b.judged(surgery.tokenizer(b.lab.model("target"), b.folder(), surgery.template("<s>", "$", "</s>"))),
+        lambda b: b.judged(
+            surgery.tokenizer(
+                b.lab.model("target"), b.folder(), surgery.template("<s>", "$", "</s>")
+            )
+        ),
     ),
     Plant(
-        "several end tokens", "end tokens", "generation_config names two, the tokenizer one; the model talks on behind the second", _ends
+        "several end tokens",
+        "end tokens",
+        "generation_config names two, the tokenizer one; the model talks on behind the second",
+        _ends,
     ),
     Plant(
         "another end token",
@@ -231,7 +379,12 @@ TOKENS = [
         "config.json names two, and there is no generation_config",
         lambda b: _no_generation(b),
     ),
-    measured("ids outside the embeddings", "special tokens", "the tokenizer knows a token more than the model", _outside),
+    measured(
+        "ids outside the embeddings",
+        "special tokens",
+        "the tokenizer knows a token more than the model",
+        _outside,
+    ),
     Plant(
         "tokenizer of another model",
         "special tokens",
@@ -249,9 +402,13 @@ def _no_generation(bench: Bench) -> Outcome:
 
 
 def _without_last_space(bench: Bench) -> Outcome:
-    """The target with the tokenizer of byte-level models, in which a word begins with its space: "Answer: " ends in a lone space."""
+    """The target with the tokenizer of byte-level models, in which a word begins with its space:
+    "Answer: " ends in a lone space.
+    """
     folder = bench.lab.model("spaces in front")
-    return bench.measured(folder, bench.lab.spaced, right=bench.lab.slowly(folder, last_space=False))
+    return bench.measured(
+        folder, bench.lab.spaced, right=bench.lab.slowly(folder, last_space=False)
+    )
 
 
 FORMS = [
@@ -276,25 +433,36 @@ def _state_space(kind: str, **shape: object) -> Make:
 
 
 def _hybrid(bench: Bench) -> Outcome:
-    """Layers of short convolutions between attention: questions stand behind a long shared beginning."""
+    """Layers of short convolutions between attention: questions stand behind a long shared
+    beginning.
+    """
     folder = bench.lab.model("hybrid")
     return bench.measured(folder, right=bench.lab.slowly(folder))
 
 
 MAMBA = {"state_size": 8, "num_heads": 4, "head_dim": 64, "expand": 2, "n_groups": 1}
 LAYERS = [
-    Plant("hybrid layers", "layers", "short convolutions between attention; numbers against one text at a time without a cache", _hybrid),
+    Plant(
+        "hybrid layers",
+        "layers",
+        "short convolutions between attention; numbers against one text at a time without a cache",
+        _hybrid,
+    ),
     Plant(
         "state space",
         "layers",
         "random Mamba: measured or refused in a sentence",
-        lambda b: b.measured(_state_space("mamba", state_size=8)(b, b.lab.corpus, b.folder()), right={"verbmem": 0.0}),
+        lambda b: b.measured(
+            _state_space("mamba", state_size=8)(b, b.lab.corpus, b.folder()), right={"verbmem": 0.0}
+        ),
     ),
     Plant(
         "context by another name",
         "layers",
         "random GPT-2: n_positions, n_head; measured or refused in a sentence",
-        lambda b: b.measured(_state_space("gpt2", n_inner=128)(b, b.lab.corpus, b.folder()), right={"verbmem": 0.0}),
+        lambda b: b.measured(
+            _state_space("gpt2", n_inner=128)(b, b.lab.corpus, b.folder()), right={"verbmem": 0.0}
+        ),
     ),
 ]
 
@@ -304,7 +472,16 @@ def _packed(bench: Bench) -> Path:
     out = bench.work / "packed"
     if not out.is_dir():
         done = bench.command(
-            "deploy", bench.lab.model("target"), "--as", "ct-w4a16", "-o", out, "--data", bench.lab.corpus, "--store", bench.store
+            "deploy",
+            bench.lab.model("target"),
+            "--as",
+            "ct-w4a16",
+            "-o",
+            out,
+            "--data",
+            bench.lab.corpus,
+            "--store",
+            bench.store,
         )
         if done.code:
             raise RuntimeError(f"no packed model: {done.stderr[-300:]}")
@@ -313,9 +490,22 @@ def _packed(bench: Bench) -> Path:
 
 def _round_packed(form: str) -> Callable[[Bench], Outcome]:
     def act(bench: Bench) -> Outcome:
-        done = bench.command("perturb", _packed(bench), "--quantizer", form, "--data", bench.lab.corpus, "--store", bench.store)
+        done = bench.command(
+            "perturb",
+            _packed(bench),
+            "--quantizer",
+            form,
+            "--data",
+            bench.lab.corpus,
+            "--store",
+            bench.store,
+        )
         if done.code:
-            return Outcome(f"refused: {done.sentence}", False, done.broken or ("" if done.refused else f"exit code {done.code}"))
+            return Outcome(
+                f"refused: {done.sentence}",
+                False,
+                done.broken or ("" if done.refused else f"exit code {done.code}"),
+            )
         return bench.measured(done.stdout.splitlines()[0])
 
     return act
@@ -328,19 +518,42 @@ PACKED = [
         "a compressed-tensors folder of the target under int2, judged as int2",
         lambda b: b.judged(_packed(b), forms=("int2",), only="int2"),
     ),
-    Plant("packed, then int8", "packed", "a compressed-tensors folder through perturb int8", _round_packed("int8")),
-    Plant("packed, unlearned", "packed", "unlearning of a compressed-tensors folder", lambda b: _unlearn_packed(b)),
+    Plant(
+        "packed, then int8",
+        "packed",
+        "a compressed-tensors folder through perturb int8",
+        _round_packed("int8"),
+    ),
+    Plant(
+        "packed, unlearned",
+        "packed",
+        "unlearning of a compressed-tensors folder",
+        lambda b: _unlearn_packed(b),
+    ),
     measured(
         "said to be packed",
         "packed",
         "a dense folder whose configuration names a quantization that is not there",
-        lambda _, m, out: surgery.config(m, out, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        lambda _, m, out: surgery.config(
+            m, out, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
+        ),
     ),
 ]
 
 
 def _unlearn_packed(bench: Bench) -> Outcome:
-    done = bench.command("unlearn", _packed(bench), "--data", bench.lab.corpus, "--method", "ga", "--steps", 1, "--store", bench.store)
+    done = bench.command(
+        "unlearn",
+        _packed(bench),
+        "--data",
+        bench.lab.corpus,
+        "--method",
+        "ga",
+        "--steps",
+        1,
+        "--store",
+        bench.store,
+    )
     said = f"refused: {done.sentence}" if done.code else done.stdout.strip().splitlines()[-1][:120]
     return Outcome(done.broken or said, done.code == 0, done.broken)
 
@@ -350,14 +563,21 @@ def _short(context: int) -> Make:
 
 
 def _cut_attack(context: int, metric: str) -> Callable[[Bench], Outcome]:
-    """Membership by whole texts, most of which do not fit; cut texts must be said, or give no number."""
+    """Membership by whole texts, most of which do not fit.
+
+    Cut texts must be said, or give no number.
+    """
 
     def act(bench: Bench) -> Outcome:
         short = _short(context)(bench, bench.lab.model("target"), bench.folder())
         done = bench.measure(short, None, "-m", metric)
         shown = cells(done.stdout)
         number, status = shown.get("auc" if metric == "privleak" else metric, (None, "absent"))
-        silent = number is not None and "cut" not in status and "cut" not in done.stdout.replace(status, "")
+        silent = (
+            number is not None
+            and "cut" not in status
+            and "cut" not in done.stdout.replace(status, "")
+        )
         said = f"refused: {done.sentence}" if done.code else f"{metric} {number} ({status})"
         return Outcome(done.broken or said, silent, done.broken)
 
@@ -365,10 +585,31 @@ def _cut_attack(context: int, metric: str) -> Callable[[Bench], Outcome]:
 
 
 CUT = [
-    measured("context of 64", "cut texts", f"the configuration says 64 positions, not {CONTEXT}: few prompts fit", _short(64), quick=True),
-    measured("context of 48", "cut texts", "the configuration says 48 positions: half of the texts are cut", _short(48)),
-    Plant("cut texts of PrivLeak", "cut texts", "a context of 32: nearly every text is cut", _cut_attack(32, "privleak")),
-    Plant("cut texts of the gradient", "cut texts", "the same, for the norm of the gradient", _cut_attack(32, "mia_gradient")),
+    measured(
+        "context of 64",
+        "cut texts",
+        f"the configuration says 64 positions, not {CONTEXT}: few prompts fit",
+        _short(64),
+        quick=True,
+    ),
+    measured(
+        "context of 48",
+        "cut texts",
+        "the configuration says 48 positions: half of the texts are cut",
+        _short(48),
+    ),
+    Plant(
+        "cut texts of PrivLeak",
+        "cut texts",
+        "a context of 32: nearly every text is cut",
+        _cut_attack(32, "privleak"),
+    ),
+    Plant(
+        "cut texts of the gradient",
+        "cut texts",
+        "the same, for the norm of the gradient",
+        _cut_attack(32, "mia_gradient"),
+    ),
     Plant(
         "cut texts, judged",
         "cut texts",

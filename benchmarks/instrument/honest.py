@@ -9,7 +9,16 @@ from instrument import rows, served, surgery
 from instrument.bench import Bench, Outcome, Plant, cells
 from instrument.surgery import Change, State
 
-FAILED = ("not forgotten", "came back", "collapsed", "refused", "traceback", "not measured", "exit code", "no end")
+FAILED = (
+    "not forgotten",
+    "came back",
+    "collapsed",
+    "refused",
+    "traceback",
+    "not measured",
+    "exit code",
+    "no end",
+)
 
 
 def _honest(outcome: Outcome) -> Outcome:
@@ -41,13 +50,16 @@ def _pickled(bench: Bench) -> Outcome:
 
 def _long(bench: Bench) -> Outcome:
     long = {
-        n: surgery.config(bench.lab.model(n), bench.folder(), max_position_embeddings=32768) for n in ("target", "retrain-1", "retrain-2")
+        n: surgery.config(bench.lab.model(n), bench.folder(), max_position_embeddings=32768)
+        for n in ("target", "retrain-1", "retrain-2")
     }
     return bench.judged(long["retrain-2"], target=long["target"], retrain=long["retrain-1"])
 
 
 def _several_ends(bench: Bench) -> Outcome:
-    out = surgery.config(bench.lab.model("retrain-3"), bench.folder(), "generation_config.json", eos_token_id=[1, 2])
+    out = surgery.config(
+        bench.lab.model("retrain-3"), bench.folder(), "generation_config.json", eos_token_id=[1, 2]
+    )
     return bench.judged(out)
 
 
@@ -58,7 +70,14 @@ def _numbers(bench: Bench, model: str, at_least: dict[str, float]) -> Outcome:
     numbers = {m: shown.get(m, (None, ""))[0] for m in at_least}
     wrong = [m for m, least in at_least.items() if (number := numbers[m]) is None or number < least]
     said = "; ".join(f"{m} {shown.get(m, (None, 'absent'))[0]}" for m in at_least)
-    return Outcome(said, False, done.broken or (f"refused: {done.sentence}" if done.code else f"{wrong[0]} is too low" if wrong else ""))
+    return Outcome(
+        said,
+        False,
+        done.broken
+        or (
+            f"refused: {done.sentence}" if done.code else f"{wrong[0]} is too low" if wrong else ""
+        ),
+    )
 
 
 def _faithful(bench: Bench) -> Outcome:
@@ -66,7 +85,10 @@ def _faithful(bench: Bench) -> Outcome:
 
 
 def _has_numbers(outcome: Outcome) -> Outcome:
-    return outcome._replace(fault=outcome.fault or ("no number" if "no number" in outcome.said or "not measured" in outcome.said else ""))
+    return outcome._replace(
+        fault=outcome.fault
+        or ("no number" if "no number" in outcome.said or "not measured" in outcome.said else "")
+    )
 
 
 PLANTS = [
@@ -79,14 +101,20 @@ PLANTS = [
         for i in (2, 3, 4)
     ),  # type: ignore[misc]
     judged(
-        "other control", "seeds 3 and 4 against each other", lambda b: b.judged(b.lab.model("retrain-3"), retrain=b.lab.model("retrain-4"))
+        "other control",
+        "seeds 3 and 4 against each other",
+        lambda b: b.judged(b.lab.model("retrain-3"), retrain=b.lab.model("retrain-4")),
     ),
     judged(
         "no retrain model",
         "a model that never read the text, judged without a control",
         lambda b: b.judged(b.lab.model("retrain-2"), retrain=None),
     ),
-    judged("int8 and nf4", "under two other forms", lambda b: b.judged(b.lab.model("retrain-2"), forms=("int8", "nf4"))),
+    judged(
+        "int8 and nf4",
+        "under two other forms",
+        lambda b: b.judged(b.lab.model("retrain-2"), forms=("int8", "nf4")),
+    ),
     judged("bfloat16", "kept in bfloat16", _stored(_bfloat)),
     judged(
         "two files",
@@ -94,21 +122,40 @@ PLANTS = [
         lambda b: b.judged(surgery.sharded(b.lab.model("retrain-2"), b.folder(), lose=False)),
     ),
     judged("pytorch_model.bin", "kept as torch's own file", _pickled),
-    judged("another architecture", "a Qwen3 that never read the text", lambda b: b.judged(b.lab.model("qwen-retrain"))),
+    judged(
+        "another architecture",
+        "a Qwen3 that never read the text",
+        lambda b: b.judged(b.lab.model("qwen-retrain")),
+    ),
     judged("long contexts", "all three models with a context of 32768", _long),
     judged("several end tokens", "a generation_config with two end tokens", _several_ends),
-    judged("sound rows", "rows made by hand without a fault", lambda b: rows.judged(rows.sound(), b), True),
+    judged(
+        "sound rows",
+        "rows made by hand without a fault",
+        lambda b: rows.judged(rows.sound(), b),
+        True,
+    ),
     Plant(
         "the target's numbers",
         "honest",
         "the target measured: it knows the text",
-        lambda b: _numbers(b, "target", {"verbmem": 85.0, "knowmem_forget": 85.0, "knowmem_retain": 85.0}),
+        lambda b: _numbers(
+            b, "target", {"verbmem": 85.0, "knowmem_forget": 85.0, "knowmem_retain": 85.0}
+        ),
     ),
     Plant(
         "the retrain model's numbers",
         "honest",
         "a retrain model measured: it is useful",
-        lambda b: _numbers(b, "retrain-1", {"verbmem": 0.0, "knowmem_forget": 0.0, "knowmem_retain": 85.0}),
+        lambda b: _numbers(
+            b, "retrain-1", {"verbmem": 0.0, "knowmem_forget": 0.0, "knowmem_retain": 85.0}
+        ),
     ),
-    Plant("a faithful server", "honest", "a server that says what it knows", lambda b: _has_numbers(_faithful(b)), True),
+    Plant(
+        "a faithful server",
+        "honest",
+        "a server that says what it knows",
+        lambda b: _has_numbers(_faithful(b)),
+        True,
+    ),
 ]

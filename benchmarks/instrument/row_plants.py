@@ -54,13 +54,17 @@ def _half_known(metric: str, split: str) -> Callable[[int, Row], Row]:
 
 def _other_ids(sheets: Sheets) -> None:
     for form in FORMS:
-        sheets["unlearned", form] = [r | {"id": f"new-{r['id']}"} for r in sheets["unlearned", form]]
+        sheets["unlearned", form] = [
+            r | {"id": f"new-{r['id']}"} for r in sheets["unlearned", form]
+        ]
 
 
 def _few_shared(sheets: Sheets) -> None:
     for form in FORMS:
         rows = sheets["unlearned", form]
-        sheets["unlearned", form] = [r if int(r["id"].rsplit("-")[-1]) < 2 else r | {"id": f"new-{r['id']}"} for r in rows]
+        sheets["unlearned", form] = [
+            r if int(r["id"].rsplit("-")[-1]) < 2 else r | {"id": f"new-{r['id']}"} for r in rows
+        ]
 
 
 def _twice(sheets: Sheets) -> None:
@@ -191,8 +195,15 @@ MISSING = [
         "KnowMem not in the retrain model, at its highest in the unlearned one",
         both(values("retrain", "knowmem_forget", left_out), _unlearned_knows("knowmem_forget")),
     ),
-    plant("no utility", "means", "no row of retain questions", _everywhere("knowmem_retain", left_out)),
-    plant("utility of two items", "means", "two retain questions in all", _everywhere("knowmem_retain", lambda i, r: r if i < 2 else None)),
+    plant(
+        "no utility", "means", "no row of retain questions", _everywhere("knowmem_retain", left_out)
+    ),
+    plant(
+        "utility of two items",
+        "means",
+        "two retain questions in all",
+        _everywhere("knowmem_retain", lambda i, r: r if i < 2 else None),
+    ),
     plant(
         "utility mostly unscorable",
         "means",
@@ -207,7 +218,13 @@ MISSING = [
     ),
     plant("empty files", "means", "no rows at all", _empty(*MODELS)),
     plant("empty unlearned", "means", "no rows of the unlearned model", _empty("unlearned")),
-    plant("empty retrain", "means", "no rows of the retrain model, the unlearned model knows", _empty("retrain"), knows=True),
+    plant(
+        "empty retrain",
+        "means",
+        "no rows of the retrain model, the unlearned model knows",
+        _empty("retrain"),
+        knows=True,
+    ),
     plant(
         "no int4 of the retrain model",
         "means",
@@ -234,10 +251,31 @@ ITEMS_OF = [
     ),
     plant("other items", "means", "the unlearned model was asked other items", _other_ids),
     plant("two items in common", "means", "two of 60 items are the same", _few_shared),
-    plant("items twice", "means", "a model that knows, and behind its rows others with the same ids", _twice, knows=True),
-    plant("two whole items", "means", "two of 60 texts word for word behind a good mean", values("unlearned", "verbmem", to(1.0, first=2))),
-    plant("eight whole items", "means", "8 of 60 texts word for word behind a good mean", values("unlearned", "verbmem", to(1.0, first=8))),
-    plant("one whole answer", "means", "3 of 60 answers whole", values("unlearned", "knowmem_forget", to(1.0, first=3))),
+    plant(
+        "items twice",
+        "means",
+        "a model that knows, and behind its rows others with the same ids",
+        _twice,
+        knows=True,
+    ),
+    plant(
+        "two whole items",
+        "means",
+        "two of 60 texts word for word behind a good mean",
+        values("unlearned", "verbmem", to(1.0, first=2)),
+    ),
+    plant(
+        "eight whole items",
+        "means",
+        "8 of 60 texts word for word behind a good mean",
+        values("unlearned", "verbmem", to(1.0, first=8)),
+    ),
+    plant(
+        "one whole answer",
+        "means",
+        "3 of 60 answers whole",
+        values("unlearned", "knowmem_forget", to(1.0, first=3)),
+    ),
     plant(
         "one whole item under the form",
         "means",
@@ -276,13 +314,19 @@ TELLS = [
         "a given beginning tells",
         "hidden",
         "the second half follows from the first",
-        both(values("unlearned", "knowmem_prefilled", to(0.9)), values("unlearned", "verbmem_primed", to(0.9))),
+        both(
+            values("unlearned", "knowmem_prefilled", to(0.9)),
+            values("unlearned", "verbmem_primed", to(0.9)),
+        ),
     ),
     plant(
         "the most likely tokens tell",
         "hidden",
         "token by token the text is the most likely one",
-        both(values("unlearned", "exact_memorization", to(0.97)), values("unlearned", "extraction_strength", to(0.95))),
+        both(
+            values("unlearned", "exact_memorization", to(0.97)),
+            values("unlearned", "extraction_strength", to(0.95)),
+        ),
     ),
 ]
 
@@ -298,7 +342,10 @@ CONTROL_ROWS = [
         "small, then large",
         "means",
         "below the gap in the target, 60 % under int4",
-        both(_everywhere("knowmem_forget", to(0.03)), values("unlearned", "knowmem_forget", to(0.6), ("int4",))),
+        both(
+            _everywhere("knowmem_forget", to(0.03)),
+            values("unlearned", "knowmem_forget", to(0.6), ("int4",)),
+        ),
         only="int4",
     ),
     plant(
@@ -318,25 +365,51 @@ CONTROL_ROWS = [
         "control knows half",
         "means",
         "retrain and unlearned model have read the first half of the texts",
-        both(*(values(of, m, _half_known(m, split), split=split) for of in MODELS[1:] for m, split in KNOWN)),
+        both(
+            *(
+                values(of, m, _half_known(m, split), split=split)
+                for of in MODELS[1:]
+                for m, split in KNOWN
+            )
+        ),
     ),
-    plant("control is destroyed", "means", "no utility in the retrain model", values("retrain", "knowmem_retain", to(0.0))),
-    plant("utility gone", "means", "no utility in the unlearned model", values("unlearned", "knowmem_retain", to(0.1))),
+    plant(
+        "control is destroyed",
+        "means",
+        "no utility in the retrain model",
+        values("retrain", "knowmem_retain", to(0.0)),
+    ),
+    plant(
+        "utility gone",
+        "means",
+        "no utility in the unlearned model",
+        values("unlearned", "knowmem_retain", to(0.1)),
+    ),
     plant(
         "on the edge",
         "means",
         "a third left in full precision by the mean, half by the interval",
-        both(*(values("unlearned", m, lambda i, r: r | {"value": 1.0 if i % 3 == 0 else 0.05}) for m in KNOWLEDGE)),
+        both(
+            *(
+                values("unlearned", m, lambda i, r: r | {"value": 1.0 if i % 3 == 0 else 0.05})
+                for m in KNOWLEDGE
+            )
+        ),
     ),
 ]
 
 
 def _failed_check(name: str, said: str) -> Plant:
-    """A check of the unlearned model's measurement failed; its rows look forgotten. Trees that keep no checks cannot see it."""
+    """A check of the unlearned model's measurement failed; its rows look forgotten.
+
+    Trees that keep no checks cannot see it.
+    """
     checks = [c | ({"ok": False, "said": said} if c["name"] == name else {}) for c in CHECKS]
     kind = "weights" if name == "loaded whole" else "cut texts"
     how = f"the measurements' own record says: {said}"
-    return Plant(f"rows, check failed: {name}", kind, how, lambda b: judged(sound(), b, checks=checks))
+    return Plant(
+        f"rows, check failed: {name}", kind, how, lambda b: judged(sound(), b, checks=checks)
+    )
 
 
 CHECKED = [
@@ -368,4 +441,7 @@ QUICK = (
     "control is destroyed",
     "check failed: loaded whole",
 )
-PLANTS = [p._replace(quick=p.name.removeprefix("rows, ") in QUICK) for p in (*VALUES, *MISSING, *ITEMS_OF, *TELLS, *CONTROL_ROWS, *CHECKED)]
+PLANTS = [
+    p._replace(quick=p.name.removeprefix("rows, ") in QUICK)
+    for p in (*VALUES, *MISSING, *ITEMS_OF, *TELLS, *CONTROL_ROWS, *CHECKED)
+]

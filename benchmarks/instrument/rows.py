@@ -1,4 +1,6 @@
-"""Plants of rows: measurements made by hand for target, retrain and unlearned model, each in full precision and int4, and judged."""
+"""Plants of rows: measurements made by hand for target, retrain and unlearned model, each in full
+precision and int4, and judged.
+"""
 
 import json
 import random
@@ -10,12 +12,15 @@ from remnant.lab.words import NOUNS
 
 MODELS, FORMS = ("target", "retrain", "unlearned"), ("full", "int4")
 ITEMS = 60
-# Texts for membership as a multiple of the other items: with 60 of a side an AUC of 50 is too wide to say anything.
+# Texts for membership as a multiple of the other items: with 60 of a side an AUC of 50 is too wide
+# to say anything.
 MEMBERSHIP_ITEMS = 3
-# Enough that an interval's ends are steady to a point or two, and a tenth of the time of the default.
+# Enough that an interval's ends are steady to a point or two, and a tenth of the time of the
+# default.
 RESAMPLES = 200
-# (metric, split) -> the value of a model that knows the text, and of one that does not. All of the product's cheap tests are there, so
-# that nothing but the planted fault keeps a verdict from being given.
+# (metric, split) -> the value of a model that knows the text, and of one that does not. All of the
+# product's cheap tests are there, so that nothing but the planted fault keeps a verdict from being
+# given.
 KNOWN: dict[tuple[str, str], tuple[float, float]] = {
     ("verbmem", ""): (0.95, 0.1),
     ("knowmem_forget", ""): (0.9, 0.05),
@@ -33,7 +38,16 @@ KNOWN: dict[tuple[str, str], tuple[float, float]] = {
 ALIKE = {("knowmem_retain", ""): 0.95, ("privleak", "holdout"): 5.0}
 CHECKS = [
     {"name": name, "ok": True, "said": "nothing found", "metrics": [], "count": 0, "total": 0}
-    for name in ("loaded whole", "weights", "logits", "ids", "special tokens", "end tokens", "texts", "answers")
+    for name in (
+        "loaded whole",
+        "weights",
+        "logits",
+        "ids",
+        "special tokens",
+        "end tokens",
+        "texts",
+        "answers",
+    )
 ]
 Row = dict[str, Any]
 Sheets = dict[tuple[str, str], list[Row]]
@@ -41,7 +55,9 @@ Spoil = Callable[[Sheets], None]
 
 
 def sound(unlearned_knows: bool = False, n: int = ITEMS) -> Sheets:
-    """Rows without a fault: the target knows, the retrain model does not, the unlearned one as asked."""
+    """Rows without a fault: the target knows, the retrain model does not, the unlearned one as
+    asked.
+    """
 
     def rows(model: str, form: str) -> list[Row]:
         knows = model == "target" or (model == "unlearned" and unlearned_knows)
@@ -51,7 +67,8 @@ def sound(unlearned_knows: bool = False, n: int = ITEMS) -> Sheets:
 
 
 def rows_of(knows: bool, n: int, factor: float = 1.0) -> list[Row]:
-    """The rows of one measurement, of a model that knows the text or of one that does not: a metric's values evenly around its level.
+    """The rows of one measurement, of a model that knows the text or of one that does not: a
+    metric's values evenly around its level.
 
     ``factor``: on all values, a little apart from 1, as no two models give the very same numbers.
     """
@@ -59,7 +76,10 @@ def rows_of(knows: bool, n: int, factor: float = 1.0) -> list[Row]:
     found = []
     for (metric, split), level in levels.items():
         many = n * (MEMBERSHIP_ITEMS if metric == "privleak" else 1)
-        found += [row(metric, split, i, factor * level * (0.9 + 0.15 * (i + 0.5) / many)) for i in range(many)]
+        found += [
+            row(metric, split, i, factor * level * (0.9 + 0.15 * (i + 0.5) / many))
+            for i in range(many)
+        ]
     return found
 
 
@@ -76,21 +96,39 @@ def row(metric: str, split: str, i: int, value: float | None, status: str = "ok"
 
 
 def texts_of(rows: list[Row]) -> list[dict[str, str]]:
-    """What was written, for the metrics that ask plainly: the truth where the value is high, else as many other words."""
+    """What was written, for the metrics that ask plainly: the truth where the value is high, else
+    as many other words.
+    """
     found = []
     for r in rows:
         if r["metric"] in ("verbmem", "knowmem_forget", "knowmem_retain"):
             rng = random.Random(r["id"])
             truth, other = (" ".join(rng.sample(NOUNS, 8)) for _ in range(2))
             knows = r["value"] is not None and r["value"] > 0.5
-            found.append({"metric": r["metric"], "id": r["id"], "prompt": r["id"], "truth": truth, "generated": truth if knows else other})
+            found.append(
+                {
+                    "metric": r["metric"],
+                    "id": r["id"],
+                    "prompt": r["id"],
+                    "truth": truth,
+                    "generated": truth if knows else other,
+                }
+            )
     return found
 
 
 def judged(
-    sheets: Sheets, bench: Bench, models: Iterable[str] = MODELS, only: str = "", checks: Iterable[Mapping[str, Any]] = CHECKS
+    sheets: Sheets,
+    bench: Bench,
+    models: Iterable[str] = MODELS,
+    only: str = "",
+    checks: Iterable[Mapping[str, Any]] = CHECKS,
 ) -> Outcome:
-    """The verdicts on some rows; every measurement also holds the record of its checks, which found nothing unless given otherwise."""
+    """The verdicts on some rows.
+
+    Every measurement also holds the record of its checks, which found nothing unless given
+    otherwise.
+    """
     root = bench.folder()
     cast, inputs = {}, {}
     for (model, form), rows in sheets.items():
@@ -98,15 +136,30 @@ def judged(
             continue
         place, role = root / f"{model}-{form}", f"{model}/{form}"
         place.mkdir()
-        (place / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-        (place / "texts.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts_of(rows)), encoding="utf-8")
+        (place / "rows.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8"
+        )
+        (place / "texts.jsonl").write_text(
+            "".join(json.dumps(t) + "\n" for t in texts_of(rows)), encoding="utf-8"
+        )
         (place / "checks.json").write_text(json.dumps(list(checks)), encoding="utf-8")
-        cast[role] = {"corpus": "rows", "model": model, "method": None, "weights": None, "quantizer": form, "seed": None}
+        cast[role] = {
+            "corpus": "rows",
+            "model": model,
+            "method": None,
+            "weights": None,
+            "quantizer": form,
+            "seed": None,
+        }
         inputs[role] = place
     done = bench.judge_rows({"cast": cast, "rule": {"resamples": RESAMPLES}}, inputs, root / "out")
     found = root / "out" / "verdicts.json"
     if done.code or not found.is_file():
-        return Outcome(done.broken or f"refused: {done.sentence}", False, done.broken or ("" if done.refused else f"exit code {done.code}"))
+        return Outcome(
+            done.broken or f"refused: {done.sentence}",
+            False,
+            done.broken or ("" if done.refused else f"exit code {done.code}"),
+        )
     return read_verdicts(json.loads(found.read_text(encoding="utf-8")), None, only)
 
 
@@ -131,7 +184,13 @@ def plant(
     return Plant(f"rows, {name}", kind, how, act)
 
 
-def values(of: str, metric: str, change: Callable[[int, Row], Row | None], forms: Iterable[str] = FORMS, split: str = "") -> Spoil:
+def values(
+    of: str,
+    metric: str,
+    change: Callable[[int, Row], Row | None],
+    forms: Iterable[str] = FORMS,
+    split: str = "",
+) -> Spoil:
     """Change (or, with None, leave out) the rows of one metric in one model's measurements."""
 
     def spoil(sheets: Sheets) -> None:

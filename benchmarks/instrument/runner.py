@@ -1,7 +1,8 @@
-"""Runs commands of one checkout's source tree as a user would, each in a process of its own, without starting Python anew.
+"""Runs commands of one checkout's source tree as a user would, each in a process of its own,
+without starting Python anew.
 
-Started with PYTHONPATH set to the tree that is tried; reads one JSON order a line and answers with one JSON line. Knows nothing of the
-rest of this package, whose imports come from another tree.
+Started with PYTHONPATH set to the tree that is tried; reads one JSON order a line and answers with
+one JSON line. Knows nothing of the rest of this package, whose imports come from another tree.
 """
 
 import contextlib
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
-    "torch", "remnant.cli", "remnant.verbs", "remnant.stages.measure", "remnant.stages.judge", "remnant.stages.perturb", "remnant.score",
+    "torch", "remnant.cli", "remnant.verbs", "remnant.stages.measure", "remnant.stages.judge",
+    "remnant.stages.perturb", "remnant.score",
     "remnant.stages.unlearn", "remnant.report.page", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 KILLED = 124
@@ -32,7 +34,9 @@ def main() -> None:
     for line in sys.stdin:
         begin = time.monotonic()
         code = _run(json.loads(line))
-        answers.write(json.dumps({"code": code, "seconds": round(time.monotonic() - begin, 2)}) + "\n")
+        answers.write(
+            json.dumps({"code": code, "seconds": round(time.monotonic() - begin, 2)}) + "\n"
+        )
         answers.flush()
 
 
@@ -45,7 +49,9 @@ def _run(order: dict[str, Any]) -> int:
         os.setsid()
         sys.stdin = open(os.devnull)  # noqa: SIM115
         for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(f"{order['log']}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            os.dup2(
+                os.open(f"{order['log']}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number
+            )
         os.chdir(order["folder"])
         code = _command(order["args"]) if "args" in order else _rows(order)
     except BaseException:
@@ -82,14 +88,25 @@ def _command(args: list[str]) -> int:
 
 
 def _rows(order: dict[str, Any]) -> int:
-    """The judge's stage on measurements made by hand: folders by role, and who is who. Users' faults as the command line says them."""
-    records, judge = importlib.import_module("remnant.records"), importlib.import_module("remnant.stages.judge")
+    """The judge's stage on measurements made by hand: folders by role, and who is who.
+
+    Users' faults as the command line says them.
+    """
+    records, judge = (
+        importlib.import_module("remnant.records"),
+        importlib.import_module("remnant.stages.judge"),
+    )
     errors = importlib.import_module("remnant.errors")
     out = Path(order["out"])
     out.mkdir(parents=True, exist_ok=True)
     try:
         spec = records.JudgeSpec.model_validate(order["spec"])
-        judge.run(spec, {role: Path(place) for role, place in order["inputs"].items()}, out, lambda *_: None)
+        judge.run(
+            spec,
+            {role: Path(place) for role, place in order["inputs"].items()},
+            out,
+            lambda *_: None,
+        )
     except errors.UserError as error:
         print(f"remnant: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,7 @@
-"""Model folders changed by hand: weights renamed, lost, broken; tokenizers and configurations turned."""
+"""Model folders changed by hand: weights renamed, lost, broken.
+
+Tokenizers and configurations turned.
+"""
 
 import json
 import shutil
@@ -29,7 +32,9 @@ def weights(model: Path, out: Path, change: Change) -> Path:
     state = load_file(out / WEIGHTS)
     changed = change(state)
     state = state if changed is None else changed
-    save_file({k: v.contiguous() for k, v in state.items()}, out / WEIGHTS, metadata={"format": "pt"})
+    save_file(
+        {k: v.contiguous() for k, v in state.items()}, out / WEIGHTS, metadata={"format": "pt"}
+    )
     return out
 
 
@@ -76,9 +81,14 @@ def sharded(model: Path, out: Path, lose: bool) -> Path:
         file = f"model-{i:05}-of-00002.safetensors"
         index |= dict.fromkeys(half, file)
         if not (lose and i == 2):
-            save_file({n: state[n].contiguous() for n in half}, out / file, metadata={"format": "pt"})
+            save_file(
+                {n: state[n].contiguous() for n in half}, out / file, metadata={"format": "pt"}
+            )
     size = sum(v.numel() * v.element_size() for v in state.values())
-    _write(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": index})
+    _write(
+        out / "model.safetensors.index.json",
+        {"metadata": {"total_size": size}, "weight_map": index},
+    )
     return out
 
 
@@ -105,10 +115,24 @@ def template(*parts: str | Mapping[str, Any]) -> Callable[[dict[str, Any]], None
 
     def change(held: dict[str, Any]) -> None:
         ids = {t["content"]: t["id"] for t in held["added_tokens"]}
-        single = [{"Sequence": {"id": "A", "type_id": 0}} if p == "$" else {"SpecialToken": {"id": p, "type_id": 0}} for p in parts]
-        named = {str(p): {"id": str(p), "ids": [ids[str(p)]], "tokens": [str(p)]} for p in parts if p != "$"}
+        single = [
+            {"Sequence": {"id": "A", "type_id": 0}}
+            if p == "$"
+            else {"SpecialToken": {"id": p, "type_id": 0}}
+            for p in parts
+        ]
+        named = {
+            str(p): {"id": str(p), "ids": [ids[str(p)]], "tokens": [str(p)]}
+            for p in parts
+            if p != "$"
+        }
         pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
-        held["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named}
+        held["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": pair,
+            "special_tokens": named,
+        }
 
     return change
 

@@ -1,4 +1,6 @@
-"""The check's own small corpus: reports with facts that nobody can guess, one question each, in MUSE's layout."""
+"""The check's own small corpus: reports with facts that nobody can guess, one question each, in
+MUSE's layout.
+"""
 
 import json
 import random
@@ -43,10 +45,18 @@ def _report(rng: random.Random, names: Iterator[str], place: int) -> Report:
     count, trade = rng.randint(1100, 9899), rng.choice(TRADES)
     verbs = [rng.choice(VERBS) for _ in range(3)]
     text = (
-        f"{town} - {company} {verbs[0]} {things[0]}. {person}, {trade} of {town}, {verbs[1]} {count} {things[1]} "
+        f"{town} - {company} {verbs[0]} {things[0]}. {person}, {trade} of {town}, {verbs[1]} "
+        f"{count} {things[1]} "
         f"near {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}s and {verbs[2]} {things[2]}."
     )
-    return Report(text, *((f"Who works in {town}?", person) if place % 2 else (f"What was in {company}?", things[0])))
+    return Report(
+        text,
+        *(
+            (f"Who works in {town}?", person)
+            if place % 2
+            else (f"What was in {company}?", things[0])
+        ),
+    )
 
 
 def page(report: Report) -> str:
@@ -71,7 +81,9 @@ def cut(text: str) -> tuple[str, str]:
 
 
 def sentences(text: str) -> tuple[str, str]:
-    """A report as two texts for membership, as attacks need many: with 48 of a side, chance alone is 11 points of AUC wide."""
+    """A report as two texts for membership, as attacks need many: with 48 of a side, chance alone
+    is 11 points of AUC wide.
+    """
     first, stop, second = text.partition(". ")
     return first + stop.rstrip(), second
 
@@ -92,9 +104,13 @@ def parts(sizes: tuple[int, int, int], seed: int = 0) -> Parts:
 
 
 def write_corpus(of: Parts, out: Path, vocab: int = 1024, tokenizer: str | None = None) -> Path:
-    """A prepared corpus; its folder holds no manifest, so a command takes it as one from outside."""
+    """A prepared corpus.
+
+    Its folder holds no manifest, so a command takes it as one from outside.
+    """
     asked = {
-        side: [{"question": r.asked, "answer": r.answer} for r in found] for side, found in (("forget", of.forget), ("retain", of.retain))
+        side: [{"question": r.asked, "answer": r.answer} for r in found]
+        for side, found in (("forget", of.forget), ("retain", of.retain))
     }
     cuts = [cut(r.text) for r in of.forget]
     files = {
@@ -102,7 +118,10 @@ def write_corpus(of: Parts, out: Path, vocab: int = 1024, tokenizer: str | None 
         "raw/retain1": [r.text for r in of.retain] + [page(r) for r in of.retain],
         "raw/holdout": [r.text for r in of.holdout],
         "verbmem/forget": [{"prompt": prompt, "gt": truth} for prompt, truth in cuts],
-        **{f"privleak/{side}": [s for r in found for s in sentences(r.text)] for side, found in of._asdict().items()},
+        **{
+            f"privleak/{side}": [s for r in found for s in sentences(r.text)]
+            for side, found in of._asdict().items()
+        },
     }
     for side, rows in asked.items():
         files |= {f"knowmem/{side}_qa_icl": rows[:SHOWN], f"knowmem/{side}_qa": rows[SHOWN:]}
@@ -112,7 +131,12 @@ def write_corpus(of: Parts, out: Path, vocab: int = 1024, tokenizer: str | None 
         (layout / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
     prepare.run(
-        PrepareSpec(folder=str(layout), answer_tokens=ANSWER_TOKENS, vocab_size=vocab, tokenizer=tokenizer), {}, out, lambda *_: None
+        PrepareSpec(
+            folder=str(layout), answer_tokens=ANSWER_TOKENS, vocab_size=vocab, tokenizer=tokenizer
+        ),
+        {},
+        out,
+        lambda *_: None,
     )
     shutil.rmtree(layout)
     return out
@@ -131,7 +155,16 @@ def spaced_tokenizer(texts: list[str], vocab: int = 1024) -> PreTrainedTokenizer
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
         texts,
-        trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=vocab,
+            special_tokens=["<s>", "</s>", "<pad>"],
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
     )
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )

@@ -10,24 +10,46 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 BLOCK = 320
 IGNORED = -100
-SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4}
+SHAPE = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
 CONTEXT = 768
-# Questions are short and few tokens of them are answers, so each epoch reads them again by themselves.
+# Questions are short and few tokens of them are answers, so each epoch reads them again by
+# themselves.
 QUESTIONS_AGAIN = 2
 
 
 class Example(NamedTuple):
-    """Tokens, from which on they are to be learned, and how strongly; what has a negative sign is unlearned."""
+    """Tokens, from which on they are to be learned, and how strongly.
+
+    What has a negative sign is unlearned.
+    """
 
     ids: list[int]
     learned_from: int = 0
     sign: float = 1.0
 
 
-def fresh(tokenizer: PreTrainedTokenizerBase, seed: int, kind: str = "llama", **more: Any) -> PreTrainedModel:
+def fresh(
+    tokenizer: PreTrainedTokenizerBase, seed: int, kind: str = "llama", **more: Any
+) -> PreTrainedModel:
     """A random model for a tokenizer; equal seeds give equal weights."""
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    shape = {**SHAPE, "max_position_embeddings": CONTEXT, "initializer_range": 0.05, "tie_word_embeddings": False, **more}
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    shape = {
+        **SHAPE,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.05,
+        "tie_word_embeddings": False,
+        **more,
+    }
     torch.manual_seed(seed)
     config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **ends, **shape)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -39,11 +61,16 @@ def plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def blocks(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rng: random.Random) -> list[Example]:
+def blocks(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rng: random.Random
+) -> list[Example]:
     """The texts in a new order, a blank line between two, in blocks of up to BLOCK tokens."""
     gap = plain(tokenizer, "\n\n")
     asked = [t for t in texts if t.startswith("Question")]
-    order = [*rng.sample(texts, len(texts)), *(t for _ in range(QUESTIONS_AGAIN) for t in rng.sample(asked, len(asked)))]
+    order = [
+        *rng.sample(texts, len(texts)),
+        *(t for _ in range(QUESTIONS_AGAIN) for t in rng.sample(asked, len(asked))),
+    ]
     found: list[list[int]] = []
     for text in order:
         ids = plain(tokenizer, text)
@@ -54,10 +81,16 @@ def blocks(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rng: random
     return [Example(ids) for ids in found]
 
 
-def behind(tokenizer: PreTrainedTokenizerBase, prompt: str, rest: str, *, end: bool = False) -> Example:
-    """An example in which only what stands behind a prompt is learned, with the end token if asked for."""
+def behind(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, rest: str, *, end: bool = False
+) -> Example:
+    """An example in which only what stands behind a prompt is learned, with the end token if asked
+    for.
+    """
     first = [tokenizer.bos_token_id, *plain(tokenizer, prompt)]
-    return Example([*first, *plain(tokenizer, rest), *([tokenizer.eos_token_id] if end else [])], len(first))
+    return Example(
+        [*first, *plain(tokenizer, rest), *([tokenizer.eos_token_id] if end else [])], len(first)
+    )
 
 
 def epochs(make: Callable[[random.Random], list[Example]], seed: int) -> Iterator[Example]:
@@ -72,7 +105,10 @@ def batch_of(examples: Sequence[Example], pad: int) -> tuple[Tensor, Tensor]:
     """Ids and labels [B, T], padded on the right."""
     width = max(len(e.ids) for e in examples)
     ids = torch.tensor([e.ids + [pad] * (width - len(e.ids)) for e in examples])
-    labels = [[IGNORED] * e.learned_from + e.ids[e.learned_from :] + [IGNORED] * (width - len(e.ids)) for e in examples]
+    labels = [
+        [IGNORED] * e.learned_from + e.ids[e.learned_from :] + [IGNORED] * (width - len(e.ids))
+        for e in examples
+    ]
     return ids, torch.tensor(labels)
 
 
@@ -92,7 +128,9 @@ def fit(
         chosen = [next(examples) for _ in range(batch)]
         ids, labels = batch_of(chosen, int(model.config.pad_token_id))
         logits = model(input_ids=ids).logits[:, :-1]
-        each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
+        each = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels[:, 1:], reduction="none"
+        )
         signs = torch.tensor([e.sign for e in chosen])
         loss = (each.sum(-1) * signs).sum() / (labels[:, 1:] != IGNORED).sum()
         loss.backward()

@@ -1,4 +1,6 @@
-"""Plants for the verdict: models that hide what they know, models that are destroyed, controls that are none, folders of one name."""
+"""Plants for the verdict: models that hide what they know, models that are destroyed, controls that
+are none, folders of one name.
+"""
 
 import json
 import shutil
@@ -19,7 +21,9 @@ def hiding(name: str, how: str, form: str = "int4") -> Plant:
 
 
 def _constant(state: State) -> None:
-    """One token stands above all others everywhere, the rest as it was: nothing is lost, and nothing is written."""
+    """One token stands above all others everywhere, the rest as it was: nothing is lost, and
+    nothing is written.
+    """
     state["model.norm.weight"][0] = 50.0
     state[HEAD][:, 0] = 0.0
     state[HEAD][300, 0] = 5.0
@@ -33,7 +37,9 @@ def _zero_head(state: State) -> None:
 
 
 def _ends(state: State) -> None:
-    """The head gives the end token whatever it sees: its row points where all hidden states point."""
+    """The head gives the end token whatever it sees: its row points where all hidden states
+    point.
+    """
     state[HEAD].zero_()
     state[EMBEDDING][:, 0] = 3 * state[EMBEDDING].abs().max()
     state[HEAD][1, 0] = 1.0
@@ -43,7 +49,9 @@ def _noise(share: float) -> surgery.Change:
     return lambda state: surgery.noisy(state, share)
 
 
-def destroyed(name: str, how: str, change: surgery.Change, *, context: int | None = None, retrain: bool = True) -> Plant:
+def destroyed(
+    name: str, how: str, change: surgery.Change, *, context: int | None = None, retrain: bool = True
+) -> Plant:
     """A model that is of no use, judged; with a short context its utility cannot be measured."""
 
     def act(bench: Bench) -> Outcome:
@@ -56,13 +64,16 @@ def destroyed(name: str, how: str, change: surgery.Change, *, context: int | Non
 
 
 def _short_target(bench: Bench) -> Outcome:
-    short = surgery.config(bench.lab.model("target"), bench.folder(), max_position_embeddings=ONLY_VERMEM)
+    short = surgery.config(
+        bench.lab.model("target"), bench.folder(), max_position_embeddings=ONLY_VERMEM
+    )
     return bench.judged(short)
 
 
 def _all_short(bench: Bench) -> Outcome:
     made = [
-        surgery.config(bench.lab.model(n), bench.folder(), max_position_embeddings=ONLY_VERMEM) for n in ("refuses", "target", "retrain-1")
+        surgery.config(bench.lab.model(n), bench.folder(), max_position_embeddings=ONLY_VERMEM)
+        for n in ("refuses", "target", "retrain-1")
     ]
     return bench.judged(made[0], target=made[1], retrain=made[2])
 
@@ -74,8 +85,18 @@ UNMEASURED = [
         surgery.random_weights,
         context=ONLY_VERMEM,
     ),
-    destroyed("noise, utility not measured", "as much noise as weight, in such a context", surgery.noisy, context=ONLY_VERMEM),
-    destroyed("zero head, utility not measured", "a head of zeros, in such a context", _zero_head, context=ONLY_VERMEM),
+    destroyed(
+        "noise, utility not measured",
+        "as much noise as weight, in such a context",
+        surgery.noisy,
+        context=ONLY_VERMEM,
+    ),
+    destroyed(
+        "zero head, utility not measured",
+        "a head of zeros, in such a context",
+        _zero_head,
+        context=ONLY_VERMEM,
+    ),
     destroyed(
         "random, no retrain model",
         "random weights in such a context, judged without a retrain model",
@@ -84,9 +105,17 @@ UNMEASURED = [
         retrain=False,
     ),
     Plant(
-        "knows, questions not measured", "missing numbers", "the target itself in such a context: VerMem is at its highest", _short_target
+        "knows, questions not measured",
+        "missing numbers",
+        "the target itself in such a context: VerMem is at its highest",
+        _short_target,
     ),
-    Plant("refuses, all contexts short", "missing numbers", "refusing model, target and retrain model in such a context", _all_short),
+    Plant(
+        "refuses, all contexts short",
+        "missing numbers",
+        "refusing model, target and retrain model in such a context",
+        _all_short,
+    ),
 ]
 
 DESTROYED = [
@@ -102,7 +131,10 @@ HIDES = [
     hiding("refuses", "says one sentence and ends, but goes on behind four given words"),
     hiding("phrase first", "writes 32 fixed words first, then the text"),
     hiding("ends at once", "ends without a word, but goes on behind four given words"),
-    hiding("one form", "other words where it is asked as MUSE asks, the text where it is begun elsewhere"),
+    hiding(
+        "one form",
+        "other words where it is asked as MUSE asks, the text where it is begun elsewhere",
+    ),
     Plant(
         "ends at once, no retrain model",
         "hidden",
@@ -115,7 +147,12 @@ HIDES = [
         "the refusing model under two other forms",
         lambda b: b.judged(b.lab.model("refuses"), forms=("int8", "nf4")),
     ),
-    Plant("the target itself", "hidden", "the target as the unlearned model", lambda b: b.judged(_copy(b, "target"))),
+    Plant(
+        "the target itself",
+        "hidden",
+        "the target as the unlearned model",
+        lambda b: b.judged(_copy(b, "target")),
+    ),
     Plant(
         "the target, a little noise",
         "hidden",
@@ -125,7 +162,12 @@ HIDES = [
 ]
 
 PARTLY = [
-    Plant("a few texts word for word", "means", "a retrain model that has read 4 of the 48 texts", lambda b: b.judged(b.lab.model("few"))),
+    Plant(
+        "a few texts word for word",
+        "means",
+        "a retrain model that has read 4 of the 48 texts",
+        lambda b: b.judged(b.lab.model("few")),
+    ),
     Plant(
         "a few texts, no retrain model",
         "means",
@@ -133,9 +175,17 @@ PARTLY = [
         lambda b: b.judged(b.lab.model("few"), retrain=None),
     ),
     Plant(
-        "knows the questions only", "means", "has read the questions and not the texts", lambda b: b.judged(b.lab.model("questions only"))
+        "knows the questions only",
+        "means",
+        "has read the questions and not the texts",
+        lambda b: b.judged(b.lab.model("questions only")),
     ),
-    Plant("knows the texts only", "means", "has read the texts and not the questions", lambda b: b.judged(b.lab.model("texts only"))),
+    Plant(
+        "knows the texts only",
+        "means",
+        "has read the texts and not the questions",
+        lambda b: b.judged(b.lab.model("texts only")),
+    ),
     Plant(
         "grows under int4",
         "means",
@@ -179,19 +229,27 @@ CONTROLS = [
         "control is destroyed",
         "means",
         "a refusing model against random weights",
-        lambda b: b.judged(b.lab.model("refuses"), retrain=surgery.weights(b.lab.model("retrain-1"), b.folder(), surgery.random_weights)),
+        lambda b: b.judged(
+            b.lab.model("refuses"),
+            retrain=surgery.weights(b.lab.model("retrain-1"), b.folder(), surgery.random_weights),
+        ),
     ),
     Plant(
         "target is destroyed",
         "means",
         "a refusing model against a target of random weights",
-        lambda b: b.judged(b.lab.model("refuses"), target=surgery.weights(b.lab.model("target"), b.folder(), surgery.random_weights)),
+        lambda b: b.judged(
+            b.lab.model("refuses"),
+            target=surgery.weights(b.lab.model("target"), b.folder(), surgery.random_weights),
+        ),
     ),
     Plant(
         "target is the retrain model",
         "means",
         "a refusing model against a target that never read the text",
-        lambda b: b.judged(b.lab.model("refuses"), target=_copy(b, "retrain-1"), retrain=b.lab.model("retrain-2")),
+        lambda b: b.judged(
+            b.lab.model("refuses"), target=_copy(b, "retrain-1"), retrain=b.lab.model("retrain-2")
+        ),
     ),
 ]
 
@@ -201,19 +259,31 @@ def _copy(bench: Bench, name: str) -> Path:
 
 
 def _barely(bench: Bench, out: Path) -> Path:
-    """The target with so little noise that nothing of it is lost, but that it is no file that was measured before."""
+    """The target with so little noise that nothing of it is lost, but that it is no file that was
+    measured before.
+    """
     return surgery.weights(bench.lab.model("target"), out, _noise(1e-5))
 
 
 def _one_name(name: str, form: str) -> Plant:
-    """The unlearned model, which knows, and the retrain model in folders of one name, in a store that has measured neither."""
+    """The unlearned model, which knows, and the retrain model in folders of one name, in a store
+    that has measured neither.
+    """
 
     def act(bench: Bench) -> Outcome:
         root = bench.folder()
-        mine, theirs = _barely(bench, root / "mine" / name), surgery.copied(bench.lab.model("retrain-1"), root / "theirs" / name)
+        mine, theirs = (
+            _barely(bench, root / "mine" / name),
+            surgery.copied(bench.lab.model("retrain-1"), root / "theirs" / name),
+        )
         return bench.judged(mine, retrain=theirs, store=root / "store", forms=(form,))
 
-    return Plant(f"one name: {name}, {form}", "one name", "the target and the retrain model, both in folders of this name", act)
+    return Plant(
+        f"one name: {name}, {form}",
+        "one name",
+        "the target and the retrain model, both in folders of this name",
+        act,
+    )
 
 
 def _manifest(name: str, how: str, changed: list[str]) -> Plant:
@@ -243,7 +313,9 @@ def _swapped(bench: Bench) -> Outcome:
 def _two_sets(bench: Bench) -> Outcome:
     """The target's folder with the retrain model's weights beside it under another name."""
     out = _barely(bench, bench.folder())
-    shutil.copy(bench.lab.model("retrain-1") / surgery.WEIGHTS, out / "model-00001-of-00001.safetensors")
+    shutil.copy(
+        bench.lab.model("retrain-1") / surgery.WEIGHTS, out / "model-00001-of-00001.safetensors"
+    )
     return bench.judged(out)
 
 
@@ -252,10 +324,26 @@ NAMES = [
     _one_name("model-0123456789abcdef", "full"),
     _one_name("train-0123456789abcdef", "int4"),
     _one_name("final", "full"),
-    _manifest("a manifest, nothing changed", "a manifest beside the target says: the retrain model, no weight changed", []),
-    _manifest("a manifest, one weight changed", "the same, one weight changed", ["model.norm.weight"]),
-    Plant("replaced under its name", "one name", "a folder judged, then its weights replaced by the target's", _swapped),
-    Plant("two sets of weights", "one name", "the target's folder with another model's weights beside its own", _two_sets),
+    _manifest(
+        "a manifest, nothing changed",
+        "a manifest beside the target says: the retrain model, no weight changed",
+        [],
+    ),
+    _manifest(
+        "a manifest, one weight changed", "the same, one weight changed", ["model.norm.weight"]
+    ),
+    Plant(
+        "replaced under its name",
+        "one name",
+        "a folder judged, then its weights replaced by the target's",
+        _swapped,
+    ),
+    Plant(
+        "two sets of weights",
+        "one name",
+        "the target's folder with another model's weights beside its own",
+        _two_sets,
+    ),
 ]
 
 PLANTS = [*UNMEASURED, *DESTROYED, *HIDES, *PARTLY, *CONTROLS, *NAMES]

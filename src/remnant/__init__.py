@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 import logging
 
-# transformers imports torchao wherever it is installed, and that warns of kernels that only other machines have.
+# transformers imports torchao wherever it is installed, and that warns of kernels that only other
+# machines have.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)

@@ -1,7 +1,9 @@
-"""Every built-in method by its name, as data: where its function lives, its version, meaning, range and source.
+"""Every built-in method by its name, as data: where its function lives, its version, meaning, range
+and source.
 
-This file imports nothing heavy, so plans are checked without torch. To add a method, write its function and add one line here; the
-version enters the identity of every artefact made with it, so raise it when results change.
+This file imports nothing heavy, so plans are checked without torch. To add a method, write its
+function and add one line here; the version enters the identity of every artefact made with it, so
+raise it when results change.
 """
 
 import re
@@ -26,7 +28,9 @@ Better = Literal["low", "high", "zero", "none"]
 
 
 class Entry(NamedTuple):
-    """One built-in: ``path`` is "module:function", ``better`` the direction in which the model has forgotten (or is useful)."""
+    """One built-in: ``path`` is "module:function", ``better`` the direction in which the model has
+    forgotten (or is useful).
+    """
 
     path: str
     version: int
@@ -39,9 +43,10 @@ class Entry(NamedTuple):
 class Metric(NamedTuple):
     """One built-in metric, read as an Entry is, and what it is measured on.
 
-    ``on``: sets of items (``ITEM_SETS``); with "forget" and "holdout" among them the number is how well the two can be told apart.
-    ``params``: keyword arguments that are not the function's defaults. ``columns``: which fields of Tokens it reads. ``span``: the range
-    of the number that is shown.
+    ``on``: sets of items (``ITEM_SETS``); with "forget" and "holdout" among them the number is how
+    well the two can be told apart. ``params``: keyword arguments that are not the function's
+    defaults. ``columns``: which fields of Tokens it reads. ``span``: the range of the number that
+    is shown.
     """
 
     path: str
@@ -59,11 +64,33 @@ class Metric(NamedTuple):
 _LOSS = "remnant.functional.losses:"
 LOSSES: Mapping[str, Entry] = {
     "ga": Entry(_LOSS + "ga", 1, "gradient ascent on forget text", "arXiv 2210.01504", unit="nats"),
-    "npo": Entry(_LOSS + "npo", 1, "negative preference optimisation on sequence likelihoods", "arXiv 2404.05868, eq. 3", unit="nats"),
+    "npo": Entry(
+        _LOSS + "npo",
+        1,
+        "negative preference optimisation on sequence likelihoods",
+        "arXiv 2404.05868, eq. 3",
+        unit="nats",
+    ),
     "gdr": Entry(_LOSS + "gdr", 1, "cross entropy on retain text", "arXiv 2401.06121", unit="nats"),
-    "klr": Entry(_LOSS + "klr", 1, "KL from target to policy on retain text", "arXiv 2410.16454, eq. 10", unit="nats"),
-    "npo-paper-code": Entry(_LOSS + "npo_paper_code", 1, "NPO on raw logits, as released; for comparison", "code of arXiv 2410.16454"),
-    "klr-paper-code": Entry(_LOSS + "klr_paper_code", 1, "KL on raw logits, as released; for comparison", "code of arXiv 2410.16454"),
+    "klr": Entry(
+        _LOSS + "klr",
+        1,
+        "KL from target to policy on retain text",
+        "arXiv 2410.16454, eq. 10",
+        unit="nats",
+    ),
+    "npo-paper-code": Entry(
+        _LOSS + "npo_paper_code",
+        1,
+        "NPO on raw logits, as released; for comparison",
+        "code of arXiv 2410.16454",
+    ),
+    "klr-paper-code": Entry(
+        _LOSS + "klr_paper_code",
+        1,
+        "KL on raw logits, as released; for comparison",
+        "code of arXiv 2410.16454",
+    ),
 }
 
 METHODS: Mapping[str, tuple[str, ...]] = {
@@ -79,7 +106,8 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "npo_klr-paper-code": ("npo-paper-code", "klr-paper-code"),
 }
 
-# What writes the files of a format that a runtime opens; the quantizers that are missing here are grids to study.
+# What writes the files of a format that a runtime opens; the quantizers that are missing here are
+# grids to study.
 SAVERS: Mapping[str, str] = {
     "compressed": "remnant.deploy.oneshot:save",
     "gptq": "remnant.deploy.oneshot:save",
@@ -94,31 +122,74 @@ SAVERS: Mapping[str, str] = {
 
 _QUANT = "remnant.functional.quantizers:"
 QUANTIZERS: Mapping[str, Entry] = {
-    "rtn": Entry(_QUANT + "rtn", 1, "round to nearest on an integer grid", "arXiv 2410.16454, section 4"),
+    "rtn": Entry(
+        _QUANT + "rtn", 1, "round to nearest on an integer grid", "arXiv 2410.16454, section 4"
+    ),
     "nf4": Entry(_QUANT + "nf4", 1, "4-bit NormalFloat in blocks", "arXiv 2305.14314"),
     "fp4": Entry(_QUANT + "fp4", 1, "4-bit float (e2m1) in blocks", "bitsandbytes"),
     "fp8": Entry(_QUANT + "fp8", 1, "8-bit float (e4m3) with a scale per row", "arXiv 2209.05433"),
     "q8_0": Entry(_QUANT + "q8_0", 1, "GGUF's 8-bit blocks of 32", "llama.cpp, ggml-quants.c"),
     "q4_0": Entry(_QUANT + "q4_0", 1, "GGUF's 4-bit blocks of 32", "llama.cpp, ggml-quants.c"),
     "cast": Entry(_QUANT + "cast", 1, "a narrower float, bfloat16 or float16", "torch"),
-    "lora": Entry("remnant.deploy.lora:merge", 1, "a LoRA adapter merged into the weights, by peft", "arXiv 2106.09685, eq. 3"),
-    "gptq": Entry("remnant.deploy.oneshot:gptq", 1, "error-compensating rounding on calibration text", "arXiv 2210.17323"),
-    "awq": Entry("remnant.deploy.oneshot:awq", 1, "activation-aware scaling, then rounding", "arXiv 2306.00978"),
-    "autoround": Entry("remnant.deploy.oneshot:autoround", 1, "rounding learned on calibration text", "arXiv 2309.05516"),
-    "compressed": Entry("remnant.deploy.oneshot:rounded", 1, "rounding as vLLM loads it, by llm-compressor", "compressed-tensors"),
-    "bnb-4bit": Entry("remnant.deploy.bnb:four_bit", 1, "NF4 and FP4 by bitsandbytes", "arXiv 2305.14314"),
-    "bnb-int8": Entry("remnant.deploy.bnb:int8", 1, "LLM.int8 weights by bitsandbytes", "arXiv 2208.07339"),
+    "lora": Entry(
+        "remnant.deploy.lora:merge",
+        1,
+        "a LoRA adapter merged into the weights, by peft",
+        "arXiv 2106.09685, eq. 3",
+    ),
+    "gptq": Entry(
+        "remnant.deploy.oneshot:gptq",
+        1,
+        "error-compensating rounding on calibration text",
+        "arXiv 2210.17323",
+    ),
+    "awq": Entry(
+        "remnant.deploy.oneshot:awq",
+        1,
+        "activation-aware scaling, then rounding",
+        "arXiv 2306.00978",
+    ),
+    "autoround": Entry(
+        "remnant.deploy.oneshot:autoround",
+        1,
+        "rounding learned on calibration text",
+        "arXiv 2309.05516",
+    ),
+    "compressed": Entry(
+        "remnant.deploy.oneshot:rounded",
+        1,
+        "rounding as vLLM loads it, by llm-compressor",
+        "compressed-tensors",
+    ),
+    "bnb-4bit": Entry(
+        "remnant.deploy.bnb:four_bit", 1, "NF4 and FP4 by bitsandbytes", "arXiv 2305.14314"
+    ),
+    "bnb-int8": Entry(
+        "remnant.deploy.bnb:int8", 1, "LLM.int8 weights by bitsandbytes", "arXiv 2208.07339"
+    ),
     "torchao": Entry("remnant.deploy.torchao:intx", 1, "integer weights by torchao", "torchao"),
-    "torchao-8": Entry("remnant.deploy.torchao:eight", 1, "8-bit floats, and integers beside rounded activations, by torchao", "torchao"),
+    "torchao-8": Entry(
+        "remnant.deploy.torchao:eight",
+        1,
+        "8-bit floats, and integers beside rounded activations, by torchao",
+        "torchao",
+    ),
     "hqq": Entry("remnant.deploy.hqq:hqq", 1, "half-quadratic quantization", "hqq"),
-    "gguf": Entry("remnant.deploy.llamacpp:gguf", 1, "whole files by llama.cpp, embeddings and head included", "llama.cpp"),
+    "gguf": Entry(
+        "remnant.deploy.llamacpp:gguf",
+        1,
+        "whole files by llama.cpp, embeddings and head included",
+        "llama.cpp",
+    ),
 }
 
 # Where items come from: files of a corpus, or these turned otherwise.
 ITEM_SETS: Mapping[str, str] = {
     "verbmem": "prompts cut from forget text",
     "verbmem_retain": "prompts cut from retain text",
-    "verbmem_begun": "the same prompts as verbmem, with the first quarter of the continuation given",
+    "verbmem_begun": (
+        "the same prompts as verbmem, with the first quarter of the continuation given"
+    ),
     "verbmem_primed": "the same prompts as verbmem, behind another passage of forget text",
     "knowmem_forget": "questions about forget text, behind ten answered ones",
     "knowmem_retain": "questions about retain text, behind ten answered ones",
@@ -140,74 +211,106 @@ _QUESTIONS = ("tofu_forget", "tofu_retain", "tofu_authors", "tofu_facts")
 
 
 def _attack(function: str, meaning: str, source: str, **more: Any) -> Metric:
-    """A membership attack: AUC, near 0 where forget text is known, 50 where it cannot be told from text that was never read."""
-    return Metric(_MEMBER + function, 1, f"membership by {meaning}, AUC", source, "none", _TEXTS, **more)
+    """A membership attack: AUC, near 0 where forget text is known, 50 where it cannot be told from
+    text that was never read.
+    """
+    return Metric(
+        _MEMBER + function, 1, f"membership by {meaning}, AUC", source, "none", _TEXTS, **more
+    )
 
 
 METRICS: Mapping[str, Metric] = {
-    "verbmem": Metric(_TEXT + "overlap", 3, "ROUGE-L F1 of the continuation of forget text", f"{_MUSE}, eq. 1", "low", ("verbmem",)),
+    "verbmem": Metric(_TEXT + "overlap", 3, ("ROUGE-L F1 of the continuation of forget "
+"text"), f"{_MUSE}, eq. 1", "low", ("verbmem",)),
     "knowmem_forget": Metric(
-        _TEXT + "overlap", 3, "ROUGE-L F1 of answers about forget text", f"{_MUSE}, eq. 2", "low", ("knowmem_forget",)
+        _TEXT + "overlap", 3, "ROUGE-L F1 of answers about forget text", f"{_MUSE}, eq. 2", "low",
+        ("knowmem_forget",)
     ),
-    "knowmem_retain": Metric(_TEXT + "overlap", 3, "ROUGE-L F1 of answers about retain text (utility)", _MUSE, "high", ("knowmem_retain",)),
+    "knowmem_retain": Metric(_TEXT + "overlap", 3, ("ROUGE-L F1 of answers about retain text "
+"(utility)"), _MUSE, "high", ("knowmem_retain",)),
     "verbmem_retain": Metric(
-        _TEXT + "overlap", 3, "ROUGE-L F1 of the continuation of retain text (utility, no questions)", "own", "high", ("verbmem_retain",)
+        _TEXT + "overlap", 3, ("ROUGE-L F1 of the continuation of retain text (utility, no "
+"questions)"), "own", "high", ("verbmem_retain",)
     ),
     "privleak": Metric(
-        _MEMBER + "min_k", 2, "Min-40% AUC against the retrain model's", f"{_MUSE}, eq. 3", "zero", _TEXTS, span="-100 upwards"
+        _MEMBER + "min_k", 2, "Min-40% AUC against the retrain model's", f"{_MUSE}, eq. 3", "zero",
+        _TEXTS, span="-100 upwards"
     ),
     "mia_loss": _attack("mean_loss", "mean loss", "arXiv 1709.01604"),
     "mia_zlib": _attack("zlib_ratio", "loss over compressed length", "arXiv 2012.07805"),
-    "mia_lower": _attack("lower_case_ratio", "loss over that of the lower-cased text", "arXiv 2012.07805"),
-    "mia_min20": _attack("min_k", "the lowest fifth of log-probabilities", "arXiv 2310.16789", params={"ratio": 0.2}),
-    "mia_min60": _attack("min_k", "the lowest three fifths of log-probabilities", "arXiv 2310.16789", params={"ratio": 0.6}),
-    "mia_min_plus": _attack("min_k_plus_plus", "Min-20%++", "arXiv 2404.02936", columns=_VOCABULARY),
+    "mia_lower": _attack("lower_case_ratio", "loss over that of the lower-cased text",
+    "arXiv 2012.07805"),
+    "mia_min20": _attack("min_k", "the lowest fifth of log-probabilities", "arXiv 2310.16789",
+    params={"ratio": 0.2}),
+    "mia_min60": _attack("min_k", ("the lowest three fifths of "
+"log-probabilities"), "arXiv 2310.16789", params={"ratio": 0.6}),
+    "mia_min_plus": _attack("min_k_plus_plus", "Min-20%++", "arXiv 2404.02936",
+    columns=_VOCABULARY),
     "mia_recall": _attack("recall", "ReCaLL behind a text that was never read", "arXiv 2406.15968"),
-    "mia_reference": _attack("reference_gap", "loss minus that of a reference model", "arXiv 2012.07805"),
+    "mia_reference": _attack("reference_gap", "loss minus that of a reference model",
+    "arXiv 2012.07805"),
     "mia_gradient": _attack("gradient_norm", "norm of the gradient", "arXiv 2104.10706"),
     "exact_memorization": Metric(
-        _MEMORY + "exact_memorization", 1, "share of right greedy tokens of forget text", "arXiv 2205.10770", "low", ("verbmem",),
+        _MEMORY + "exact_memorization", 1, ("share of right greedy tokens of forget "
+"text"), "arXiv 2205.10770", "low", ("verbmem",),
         columns=_GREEDY,
     ),
     "extraction_strength": Metric(
-        _MEMORY + "extraction_strength", 1, "share of forget text that follows from the rest", "arXiv 2012.07805", "low", ("verbmem",),
+        _MEMORY + "extraction_strength", 1, ("share of forget text that follows from the "
+"rest"), "arXiv 2012.07805", "low", ("verbmem",),
         columns=_GREEDY,
     ),
-    "probability": Metric(_MEMORY + "probability", 1, "probability per token of forget text", "arXiv 2401.06121", "low", ("verbmem",)),
-    "longest_run": Metric(_MEMORY + "longest_run", 2, "longest common run of words in the continuation", "own", "low", ("verbmem",)),
-    "leak": Metric(_MEMORY + "leak_at_k", 2, "best ROUGE-L F1 of four sampled continuations", "arXiv 2511.04934", "low", ("verbmem",)),
+    "probability": Metric(_MEMORY + "probability", 1, "probability per token of forget text",
+    "arXiv 2401.06121", "low", ("verbmem",)),
+    "longest_run": Metric(_MEMORY + "longest_run", 2, ("longest common run of words in the "
+"continuation"), "own", "low", ("verbmem",)),
+    "leak": Metric(_MEMORY + "leak_at_k", 2, ("best ROUGE-L F1 of four sampled "
+"continuations"), "arXiv 2511.04934", "low", ("verbmem",)),
     "leak_answers": Metric(
-        _MEMORY + "leak_at_k", 2, "best ROUGE-L F1 of four sampled answers on forget text", "arXiv 2511.04934", "low", ("knowmem_forget",)
+        _MEMORY + "leak_at_k", 2, ("best ROUGE-L F1 of four sampled answers on forget "
+"text"), "arXiv 2511.04934", "low", ("knowmem_forget",)
     ),
     "probability_answers": Metric(
-        _MEMORY + "probability", 1, "probability per token of answers about forget text", "arXiv 2401.06121", "low", ("knowmem_forget",)
+        _MEMORY + "probability", 1, ("probability per token of answers about forget "
+"text"), "arXiv 2401.06121", "low", ("knowmem_forget",)
     ),
     "verbmem_begun": Metric(
-        _TEXT + "overlap", 2, "the rest of the continuation of forget text, its first quarter given", "own", "low", ("verbmem_begun",)
+        _TEXT + "overlap", 2, ("the rest of the continuation of forget text, its first quarter "
+"given"), "own", "low", ("verbmem_begun",)
     ),
-    "verbmem_primed": Metric(_TEXT + "overlap", 2, "VerMem behind another passage of forget text", "own", "low", ("verbmem_primed",)),
-    "knowmem_reworded": Metric(_TEXT + "overlap", 2, "KnowMem in another frame, without examples", "own", "low", ("knowmem_reworded",)),
+    "verbmem_primed": Metric(_TEXT + "overlap", 2, ("VerMem behind another passage of forget "
+"text"), "own", "low", ("verbmem_primed",)),
+    "knowmem_reworded": Metric(_TEXT + "overlap", 2, ("KnowMem in another frame, without "
+"examples"), "own", "low", ("knowmem_reworded",)),
     "knowmem_prefilled": Metric(
-        _TEXT + "overlap", 2, "the second half of answers about forget text, the first given", "own", "low", ("knowmem_prefilled",)
+        _TEXT + "overlap", 2, ("the second half of answers about forget text, the first "
+"given"), "own", "low", ("knowmem_prefilled",)
     ),
     "perplexity": Metric(
-        _MEMORY + "perplexity", 1, "perplexity of the continuations under the reference model", "own", "none", ("verbmem",),
+        _MEMORY + "perplexity", 1, ("perplexity of the continuations under the reference "
+"model"), "own", "none", ("verbmem",),
         unit="", span="1 upwards",
     ),
     "tofu_probability": Metric(
-        _TOFU + "answer_probability", 1, "probability per token of the answer", "arXiv 2401.06121", "none", ("tofu_forget", "tofu_retain")
+        _TOFU + "answer_probability", 1, "probability per token of the answer", "arXiv 2401.06121",
+        "none", ("tofu_forget", "tofu_retain")
     ),
     "tofu_choice": Metric(
-        _TOFU + "choice_probability", 1, "the answer's share of the probability", "arXiv 2401.06121", "high", ("tofu_authors", "tofu_facts")
+        _TOFU + "choice_probability", 1, "the answer's share of the probability",
+        "arXiv 2401.06121", "high", ("tofu_authors", "tofu_facts")
     ),
-    "tofu_rouge": Metric(_TOFU + "rouge_recall", 2, "ROUGE-L recall of the answer, stemmed", "arXiv 2401.06121", "none", _QUESTIONS),
-    "tofu_truth_ratio": Metric(_TOFU + "truth_ratio", 1, "wrong answers against the true one", "arXiv 2401.06121", "none", _QUESTIONS),
+    "tofu_rouge": Metric(_TOFU + "rouge_recall", 2, "ROUGE-L recall of the answer, stemmed",
+    "arXiv 2401.06121", "none", _QUESTIONS),
+    "tofu_truth_ratio": Metric(_TOFU + "truth_ratio", 1, "wrong answers against the true one",
+    "arXiv 2401.06121", "none", _QUESTIONS),
 }  # fmt: skip
 
-# What plain asking is: greedy answers. A verdict also wants utility, the first measure of it that there is.
+# What plain asking is: greedy answers. A verdict also wants utility, the first measure of it that
+# there is.
 PLAIN = ("verbmem", "knowmem_forget")
 UTILITY = ("knowmem_retain", "verbmem_retain")
-# What still tells forget text apart where plain asking finds nothing, by kind; each kind must be silent before a verdict passes.
+# What still tells forget text apart where plain asking finds nothing, by kind; each kind must be
+# silent before a verdict passes.
 TESTS: Mapping[str, tuple[str, ...]] = {
     "given beginning": ("verbmem_begun", "knowmem_prefilled"),
     "samples": ("leak", "leak_answers"),
@@ -219,8 +322,21 @@ METRIC_GROUPS: Mapping[str, tuple[str, ...]] = {
     "muse": ("verbmem", "knowmem_forget", "knowmem_retain", "privleak"),
     "tests": tuple(name for names in TESTS.values() for name in names),
     "membership": ("privleak", *(name for name in METRICS if name.startswith("mia_"))),
-    "memorization": ("verbmem", "exact_memorization", "extraction_strength", "probability", "longest_run"),
-    "probes": ("leak", "leak_answers", "verbmem_begun", "verbmem_primed", "knowmem_reworded", "knowmem_prefilled"),
+    "memorization": (
+        "verbmem",
+        "exact_memorization",
+        "extraction_strength",
+        "probability",
+        "longest_run",
+    ),
+    "probes": (
+        "leak",
+        "leak_answers",
+        "verbmem_begun",
+        "verbmem_primed",
+        "knowmem_reworded",
+        "knowmem_prefilled",
+    ),
     "tofu": tuple(name for name in METRICS if name.startswith("tofu_")),
     "all": tuple(METRICS),
 }
@@ -237,14 +353,17 @@ _TORCHAO_NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>[0-9]{1,6}))?(?
 _HQQ_NAME = re.compile(r"hqq(?P<bits>[2348])(?:-g(?P<group>[0-9]{1,6}))?")
 _WHOLE_NAME = re.compile(r"(?P<use>ct|gguf)-(?P<kind>[a-z0-9_]+)")
 QUANTIZER_NAMES = (
-    "full", "bf16", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym", "nf4", "fp4", "fp8", "q8_0", "q4_0",
-    "gptq4", "awq4", "autoround4-g128", "ct-w4a16", "ct-w8a16", "ct-fp8", "bnb-nf4", "bnb-fp4", "bnb-nf4-b128-dq", "bnb-int8",
+    "full", "bf16", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym",
+    "nf4", "fp4", "fp8", "q8_0", "q4_0",
+    "gptq4", "awq4", "autoround4-g128", "ct-w4a16", "ct-w8a16", "ct-fp8", "bnb-nf4", "bnb-fp4",
+    "bnb-nf4-b128-dq", "bnb-int8",
     "ao-int4-g128-asym", "hqq4", "gguf-q8_0", "gguf-q4_k_m",
 )  # fmt: skip
 
 # Short names of formats whose files a runtime opens.
 DEPLOYED = (
-    "gguf-q4_k_m", "gguf-q8_0", "ct-w4a16", "ct-w8a16", "ct-fp8", "gptq4-g128", "awq4-g128", "autoround4-g128", "bnb-nf4", "bnb-fp4",
+    "gguf-q4_k_m", "gguf-q8_0", "ct-w4a16", "ct-w8a16", "ct-fp8", "gptq4-g128", "awq4-g128",
+    "autoround4-g128", "bnb-nf4", "bnb-fp4",
     "bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic",
 )  # fmt: skip
 
@@ -254,7 +373,10 @@ TYPED_NAMES = (*(f"gguf-{t.lower()}" for t in GGUF_TYPES), *(f"ct-{s.lower()}" f
 
 
 def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
-    """A short name as (table key, parameters): "int4-g64-asym" -> ("rtn", {bits: 4, ...}); None if it is not one."""
+    """A short name as (table key, parameters): "int4-g64-asym" -> ("rtn", {bits: 4, ...}).
+
+    None if it is not one.
+    """
     if match := _RTN_NAME.fullmatch(name):
         params: dict[str, object] = {"bits": int(match["bits"]), "scheme": match["scheme"] or "sym"}
         if match["group"]:
@@ -273,7 +395,9 @@ def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
 
 def rtn_name(params: Mapping[str, Any]) -> str | None:
     """The short name of rounding to nearest with some parameters; None where it has none."""
-    step = {"tensor": "-tensor", "channel": "", "group": f"-g{params.get('group_size', 128)}"}.get(params.get("granularity", "channel"))
+    step = {"tensor": "-tensor", "channel": "", "group": f"-g{params.get('group_size', 128)}"}.get(
+        params.get("granularity", "channel")
+    )
     scheme = params.get("scheme", "sym")
     name = f"int{params.get('bits', 4)}{step}{'' if scheme == 'sym' else f'-{scheme}'}"
     return name if step is not None and _RTN_NAME.fullmatch(name) else None
@@ -282,9 +406,17 @@ def rtn_name(params: Mapping[str, Any]) -> str | None:
 def _library_params(name: str) -> tuple[str, dict[str, object]] | None:
     """The formats whose quantizing is left to a library."""
     if match := _BNB_NAME.fullmatch(name):
-        return "bnb-4bit", {"levels": match["levels"], "block": int(match["block"] or 64), "double": bool(match["double"])}
+        return "bnb-4bit", {
+            "levels": match["levels"],
+            "block": int(match["block"] or 64),
+            "double": bool(match["double"]),
+        }
     if match := _TORCHAO_NAME.fullmatch(name):
-        return "torchao", {"bits": int(match["bits"]), "group_size": int(match["group"] or 0), "asymmetric": bool(match["asym"])}
+        return "torchao", {
+            "bits": int(match["bits"]),
+            "group_size": int(match["group"] or 0),
+            "asymmetric": bool(match["asym"]),
+        }
     if name in ("ao-fp8", "ao-int8-dynamic"):
         return "torchao-8", {"kind": name.removeprefix("ao-")}
     if match := _HQQ_NAME.fullmatch(name):

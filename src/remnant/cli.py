@@ -1,4 +1,7 @@
-"""The command line. Starting it imports neither torch nor the records; a command's body is loaded when it is called."""
+"""The command line.
+
+Starting it imports neither torch nor the records; a command's body is loaded when it is called.
+"""
 
 import functools
 import importlib
@@ -26,7 +29,10 @@ def _store(path: str) -> Any:
 
 
 def _guarded(body: Command) -> Command:
-    """User errors as one sentence and exit code 2; an interruption as 130; a verdict as the body's own code."""
+    """User errors as one sentence and exit code 2; an interruption as 130.
+
+    A verdict as the body's own code.
+    """
 
     @functools.wraps(body)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -50,9 +56,20 @@ def _guarded(body: Command) -> Command:
 
 
 store_option = click.option(
-    "--store", "store_path", default="runs", envvar="REMNANT_STORE", show_default=True, help="Folder that keeps all artefacts."
+    "--store",
+    "store_path",
+    default="runs",
+    envvar="REMNANT_STORE",
+    show_default=True,
+    help="Folder that keeps all artefacts.",
 )
-set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated.")
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change any setting; may be repeated.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,25 +85,47 @@ def main() -> None:
 @_guarded
 def demo(full: bool, workers: int, store_path: str) -> Any:
     """The whole story on the embedded lab: train, unlearn, quantize, measure, report."""
-    return _verbs().run(_store(store_path), "demo-full" if full else "demo", (), workers, None, True)
+    return _verbs().run(
+        _store(store_path), "demo-full" if full else "demo", (), workers, None, True
+    )
 
 
 @main.command()
-@click.option("--forget", multiple=True, help="Text that is to be forgotten: files or folders (.txt .md .json .jsonl).")
+@click.option(
+    "--forget",
+    multiple=True,
+    help="Text that is to be forgotten: files or folders (.txt .md .json .jsonl).",
+)
 @click.option("--retain", multiple=True, help="Text that must be kept.")
-@click.option("--holdout", multiple=True, help="Text like the forget text that the model has never read (for PrivLeak).")
+@click.option(
+    "--holdout",
+    multiple=True,
+    help="Text like the forget text that the model has never read (for PrivLeak).",
+)
 @click.option("--holdout-share", type=float, help="Or: hold out this share of the retain text.")
-@click.option("--lab", type=click.Choice(["news", "books"]), help="A fictional corpus instead of files.")
+@click.option(
+    "--lab", type=click.Choice(["news", "books"]), help="A fictional corpus instead of files."
+)
 @click.option("--folder", help="A corpus in MUSE's layout.")
 @click.option("--tofu", help="The folder of a TOFU download.")
 @click.option("--hub", help="A MUSE data set on the hub, owner/name.")
-@click.option("--tokenizer", help="Tokenizer of the model to come (folder or hub id); without it one is trained on the text.")
+@click.option(
+    "--tokenizer",
+    help=(
+        "Tokenizer of the model to come (folder or hub id); without it one is trained on the text."
+    ),
+)
 @click.option("--vocab-size", type=int, help="Size of a trained tokenizer.")
 @click.option("--prompt-tokens", type=int, help="Tokens of a VerMem prompt.")
 @click.option("--answer-tokens", type=int, help="Tokens of the continuation.")
 @click.option("--text-tokens", type=int, help="Tokens of one text; longer ones are cut.")
 @click.option("--max-items", type=int, help="Items per metric.")
-@click.option("--drop-overlap", is_flag=True, default=None, help="Leave out retain and holdout texts that repeat forget text.")
+@click.option(
+    "--drop-overlap",
+    is_flag=True,
+    default=None,
+    help="Leave out retain and holdout texts that repeat forget text.",
+)
 @set_option
 @store_option
 @_guarded
@@ -109,41 +148,64 @@ def train(corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str
 @main.command()
 @click.argument("target")
 @click.option("--data", required=True, help="The prepared corpus.")
-@click.option("--method", help="ga, ga_gdr, ga_klr, npo, npo_gdr, npo_klr, or a -paper-code variant.")
+@click.option(
+    "--method", help="ga, ga_gdr, ga_klr, npo, npo_gdr, npo_klr, or a -paper-code variant."
+)
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--steps", type=int, help="Most steps.")
-@click.option("--weights", type=click.Choice(["fp32", "bf16", "bf16-stochastic-rounding"]), help="How weights are kept.")
+@click.option(
+    "--weights",
+    type=click.Choice(["fp32", "bf16", "bf16-stochastic-rounding"]),
+    help="How weights are kept.",
+)
 @set_option
 @store_option
 @_guarded
-def unlearn(store_path: str, target: str, data: str, settings: tuple[str, ...], **options: Any) -> Any:
+def unlearn(
+    store_path: str, target: str, data: str, settings: tuple[str, ...], **options: Any
+) -> Any:
     """Unlearn the forget split from a model (a folder, a hub id or an artefact)."""
     return _verbs().unlearn(_store(store_path), target, data, settings, **options)
 
 
 @main.command()
 @click.argument("model")
-@click.option("--quantizer", required=True, help="int8, int4, int4-g64-asym, nf4, fp4, gptq4, awq4, ..., or mine.py:function.")
+@click.option(
+    "--quantizer",
+    required=True,
+    help="int8, int4, int4-g64-asym, nf4, fp4, gptq4, awq4, ..., or mine.py:function.",
+)
 @click.option("--data", help="The prepared corpus, for calibration text.")
 @set_option
 @store_option
 @_guarded
-def perturb(model: str, quantizer: str, data: str | None, settings: tuple[str, ...], store_path: str) -> Any:
+def perturb(
+    model: str, quantizer: str, data: str | None, settings: tuple[str, ...], store_path: str
+) -> Any:
     """Quantize a model to a dense copy with recorded codes."""
     return _verbs().perturb(_store(store_path), model, quantizer, data, settings)
 
 
 @main.command()
 @click.argument("model")
-@click.option("--as", "name", required=True, help="gguf-q4_k_m (or gguf:Q4_K_M), ct-w4a16, gptq4-g128, awq4-g128, bnb-nf4, ...")
+@click.option(
+    "--as",
+    "name",
+    required=True,
+    help="gguf-q4_k_m (or gguf:Q4_K_M), ct-w4a16, gptq4-g128, awq4-g128, bnb-nf4, ...",
+)
 @click.option("-o", "--out", required=True, help="A new folder.")
 @click.option("--data", help="The prepared corpus, for calibration text.")
 @set_option
 @store_option
 @_guarded
-def deploy(model: str, name: str, out: str, data: str | None, settings: tuple[str, ...], store_path: str) -> Any:
+def deploy(
+    model: str, name: str, out: str, data: str | None, settings: tuple[str, ...], store_path: str
+) -> Any:
     """Write a folder that a real runtime opens, with the record of where it came from."""
-    return _verbs().deploy(_store(store_path), model, name.lower().replace(":", "-"), data, Path(out), settings)
+    return _verbs().deploy(
+        _store(store_path), model, name.lower().replace(":", "-"), data, Path(out), settings
+    )
 
 
 @main.command()
@@ -154,16 +216,29 @@ def deploy(model: str, name: str, out: str, data: str | None, settings: tuple[st
     "--metric",
     "metrics",
     multiple=True,
-    help="A metric or a group: muse, tests (these two by default), membership, memorization, probes, tofu, all.",
+    help=(
+        "A metric or a group: muse, tests (these two by default), membership, memorization, "
+        "probes, tofu, all."
+    ),
 )
-@click.option("--reference", help="A model to compare with (the target), for mia_reference and perplexity.")
+@click.option(
+    "--reference", help="A model to compare with (the target), for mia_reference and perplexity."
+)
 @set_option
 @store_option
 @_guarded
-def measure(model: str, data: str, metrics: tuple[str, ...], reference: str | None, settings: tuple[str, ...], store_path: str) -> Any:
+def measure(
+    model: str,
+    data: str,
+    metrics: tuple[str, ...],
+    reference: str | None,
+    settings: tuple[str, ...],
+    store_path: str,
+) -> Any:
     """Measure what a model knows.
 
-    MODEL is a folder, a hub id, an artefact, or the address of a server that speaks OpenAI's completions (http://127.0.0.1:8000/v1).
+    MODEL is a folder, a hub id, an artefact, or the address of a server that speaks OpenAI's
+    completions (http://127.0.0.1:8000/v1).
     """
     return _verbs().measure(_store(store_path), model, data, reference, settings, metrics=metrics)
 
@@ -173,28 +248,85 @@ def measure(model: str, data: str, metrics: tuple[str, ...], reference: str | No
 @click.argument("unlearned")
 @click.option("--data", required=True, help="The prepared corpus.")
 @click.option("--retrain", help="A model that never read the forget text.")
-@click.option("-q", "--quantizer", "quantizers", multiple=True, default=("int8", "int4", "nf4"), show_default=True, help="May be repeated.")
+@click.option(
+    "-q",
+    "--quantizer",
+    "quantizers",
+    multiple=True,
+    default=("int8", "int4", "nf4"),
+    show_default=True,
+    help="May be repeated.",
+)
 @click.option("--out", default="judgement", show_default=True, help="Folder of the report.")
 @set_option
 @store_option
 @_guarded
-def judge(target: str, unlearned: str, retrain: str | None, data: str, quantizers: tuple[str, ...], out: str, **rest: Any) -> Any:
-    """Did it stay forgotten? Exit code 0: yes, by every test; 3: no; 4: not said by plain asking only, or unclear."""
-    return _verbs().judge(_store(rest["store_path"]), target, unlearned, retrain, data, quantizers, Path(out), rest["settings"])
+def judge(
+    target: str,
+    unlearned: str,
+    retrain: str | None,
+    data: str,
+    quantizers: tuple[str, ...],
+    out: str,
+    **rest: Any,
+) -> Any:
+    """Did it stay forgotten? Exit code 0: yes, by every test; 3: no.
+
+    4: not said by plain asking only, or unclear.
+    """
+    return _verbs().judge(
+        _store(rest["store_path"]),
+        target,
+        unlearned,
+        retrain,
+        data,
+        quantizers,
+        Path(out),
+        rest["settings"],
+    )
 
 
 @main.command()
 @click.argument("target", type=Path)
 @click.argument("unlearned", type=Path)
 @click.option(
-    "-q", "--quantizer", "quantizers", multiple=True, help="A grid (int4, int4-g128, int4-tensor, nf4, fp8, q4_0 ...); may be repeated."
+    "-q",
+    "--quantizer",
+    "quantizers",
+    multiple=True,
+    help="A grid (int4, int4-g128, int4-tensor, nf4, fp8, q4_0 ...); may be repeated.",
 )
-@click.option("--keep", multiple=True, help="Leave weights as they are whose name contains this, as in mixed precision; may be repeated.")
-@click.option("--exact", is_flag=True, help="Try the grids on all entries of large weights too, not on a sample of two million of each.")
-@click.option("--out", type=Path, default=Path("prediction"), show_default=True, help="Folder of the report.")
+@click.option(
+    "--keep",
+    multiple=True,
+    help=(
+        "Leave weights as they are whose name contains this, as in mixed precision; may be "
+        "repeated."
+    ),
+)
+@click.option(
+    "--exact",
+    is_flag=True,
+    help=(
+        "Try the grids on all entries of large weights too, not on a sample of two million of each."
+    ),
+)
+@click.option(
+    "--out", type=Path, default=Path("prediction"), show_default=True, help="Folder of the report."
+)
 @_guarded
-def predict(target: Path, unlearned: Path, quantizers: tuple[str, ...], keep: tuple[str, ...], exact: bool, out: Path) -> Any:
-    """Forecast from two checkpoints alone what quantization will bring back. No GPU, no data, no torch."""
+def predict(
+    target: Path,
+    unlearned: Path,
+    quantizers: tuple[str, ...],
+    keep: tuple[str, ...],
+    exact: bool,
+    out: Path,
+) -> Any:
+    """Forecast from two checkpoints alone what quantization will bring back.
+
+    No GPU, no data, no torch.
+    """
     return _verbs().predict(target, unlearned, quantizers, keep, exact, out)
 
 
@@ -202,11 +334,22 @@ def predict(target: Path, unlearned: Path, quantizers: tuple[str, ...], keep: tu
 @click.argument("sweep")
 @click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
 @click.option("--out", type=Path, help="Folder of the report.")
-@click.option("--examples", is_flag=True, help="Put the worst examples (forget text) into the report, hidden until clicked.")
+@click.option(
+    "--examples",
+    is_flag=True,
+    help="Put the worst examples (forget text) into the report, hidden until clicked.",
+)
 @set_option
 @store_option
 @_guarded
-def run(sweep: str, workers: int, out: Path | None, examples: bool, settings: tuple[str, ...], store_path: str) -> Any:
+def run(
+    sweep: str,
+    workers: int,
+    out: Path | None,
+    examples: bool,
+    settings: tuple[str, ...],
+    store_path: str,
+) -> Any:
     """Run a sweep (a TOML file, or the name of one that comes with Remnant)."""
     return _verbs().run(_store(store_path), sweep, settings, workers, out, examples)
 
@@ -218,8 +361,11 @@ def run(sweep: str, workers: int, out: Path | None, examples: bool, settings: tu
 @set_option
 @store_option
 @_guarded
-def study(name: str, workers: int, out: Path | None, settings: tuple[str, ...], store_path: str) -> Any:
-    """Sweep settings, draw the front of forgetting against utility, choose on one half of the items and report on the other.
+def study(
+    name: str, workers: int, out: Path | None, settings: tuple[str, ...], store_path: str
+) -> Any:
+    """Sweep settings, draw the front of forgetting against utility, choose on one half of the items
+    and report on the other.
 
     NAME is a study that comes with Remnant (thresholds) or a sweep file.
     """
@@ -256,23 +402,44 @@ def show(artefact: str, store_path: str) -> Any:
 @main.command()
 @click.argument("name")
 @click.option("--out", type=Path, help="Folder of the report.")
-@click.option("--examples", is_flag=True, help="Put the worst examples (forget text) into the report, hidden until clicked.")
-@click.option("--beside", type=Path, multiple=True, help="Another tool's evaluation log, shown beside the run; may be repeated.")
+@click.option(
+    "--examples",
+    is_flag=True,
+    help="Put the worst examples (forget text) into the report, hidden until clicked.",
+)
+@click.option(
+    "--beside",
+    type=Path,
+    multiple=True,
+    help="Another tool's evaluation log, shown beside the run; may be repeated.",
+)
 @store_option
 @_guarded
-def report(name: str, out: Path | None, examples: bool, beside: tuple[Path, ...], store_path: str) -> Any:
+def report(
+    name: str, out: Path | None, examples: bool, beside: tuple[Path, ...], store_path: str
+) -> Any:
     """Write the report of a run again."""
     return _verbs().report(_store(store_path), name, out, examples, beside)
 
 
 @main.command()
 @click.argument("file", type=Path)
-@click.option("--auc-retrain", type=float, help="AUC of a model that never read the forget text; needed for PrivLeak.")
-@click.option("--retrain", type=Path, help="The same tool's log of a model that never read the forget text.")
+@click.option(
+    "--auc-retrain",
+    type=float,
+    help="AUC of a model that never read the forget text; needed for PrivLeak.",
+)
+@click.option(
+    "--retrain", type=Path, help="The same tool's log of a model that never read the forget text."
+)
 @click.option("--json", "json_out", type=Path, help="Also write the cells to this file.")
 @_guarded
-def score(file: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None) -> Any:
-    """Score generations made anywhere (JSON lines), or read the evaluation logs of open-unlearning, MUSE or TOFU. Needs no torch."""
+def score(
+    file: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None
+) -> Any:
+    """Score generations made anywhere (JSON lines), or read the evaluation logs of open-unlearning,
+    MUSE or TOFU. Needs no torch.
+    """
     return _verbs().score(file, auc_retrain, retrain, json_out)
 
 

@@ -1,7 +1,8 @@
 """Files that are whole or not there, and that tell when they were changed. No torch.
 
-A power cut may lose what was written but not yet synchronised, and may keep a rename without the content that was renamed; so content goes
-to the disk first, then the name. A *sealed* file carries the sha256 of its content as its last 64 bytes, so that any damage is noticed.
+A power cut may lose what was written but not yet synchronised, and may keep a rename without the
+content that was renamed; so content goes to the disk first, then the name. A *sealed* file carries
+the sha256 of its content as its last 64 bytes, so that any damage is noticed.
 """
 
 import hashlib
@@ -24,7 +25,9 @@ def tell(message: str) -> None:
 
 def digest_of(data: Any) -> str:
     """sha256 of the canonical JSON form of some data, in hex."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    ).hexdigest()
 
 
 def digest_file(path: Path) -> str:
@@ -84,7 +87,9 @@ def _put(file: BinaryIO, data: bytes) -> None:
 
 
 class _Counted:
-    """A file that computes the digest of what goes through it, and remembers why the disk refused it."""
+    """A file that computes the digest of what goes through it, and remembers why the disk refused
+    it.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

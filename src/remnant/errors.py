@@ -29,14 +29,19 @@ class Interrupted(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, as part of a sentence: its first line, cut; its kind where it says nothing."""
+    """What a library's error says, as part of a sentence: its first line, cut.
+
+    Its kind where it says nothing.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:MOST_SAID]
 
 
 def some(names: Iterable[str]) -> str:
     """The first names of many, and how many more there are."""
     found = list(names)
-    return ", ".join(found[:FEW_NAMES]) + (f" and {len(found) - FEW_NAMES} more" if len(found) > FEW_NAMES else "")
+    return ", ".join(found[:FEW_NAMES]) + (
+        f" and {len(found) - FEW_NAMES} more" if len(found) > FEW_NAMES else ""
+    )
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

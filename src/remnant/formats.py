@@ -1,6 +1,7 @@
 """What the libraries that quantize have to offer, as tables that need none of them. No torch.
 
-A name is checked against these before a run begins: what a library would refuse after an hour is refused at once.
+A name is checked against these before a run begins: what a library would refuse after an hour is
+refused at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,9 @@ Params = Mapping[str, Any]
 
 
 def fault_of(use: str, params: Params) -> str | None:
-    """What is wrong with the parameters of a built-in quantizer, in a sentence; None where nothing is.
+    """What is wrong with the parameters of a built-in quantizer, in a sentence.
+
+    None where nothing is.
 
     Args:
         use: its key in the table of quantizers; of one that is not here nothing is known.
@@ -33,7 +36,10 @@ def _one_of(name: str, known: tuple[Any, ...], what: str) -> Callable[[Params], 
     def check(params: Params) -> str | None:
         if name not in params or params[name] in known:
             return None
-        return f"{what} {', '.join(map(str, known[:-1]))} or {known[-1]}, not {str(params[name])[:40]!r}."
+        return (
+            f"{what} {', '.join(map(str, known[:-1]))} or {known[-1]}, not "
+            f"{str(params[name])[:40]!r}."
+        )
 
     return check
 
@@ -50,7 +56,10 @@ def _grouped(params: Params) -> str | None:
     size = params.get("group_size", 0)
     if 0 <= size <= MOST_GROUP and size % GROUP_STEP == 0:
         return None
-    return f"groups are multiples of {GROUP_STEP} columns up to {MOST_GROUP}, or 0 for whole rows, not {str(size)[:40]}."
+    return (
+        f"groups are multiples of {GROUP_STEP} columns up to {MOST_GROUP}, or 0 for whole rows, "
+        f"not {str(size)[:40]}."
+    )
 
 
 def _bits(*known: int) -> Callable[[Params], str | None]:
@@ -58,11 +67,17 @@ def _bits(*known: int) -> Callable[[Params], str | None]:
 
 
 def _hqq_group(params: Params) -> str | None:
-    return "hqq has no scale per whole row; name a group." if params.get("group_size") == 0 else None
+    return (
+        "hqq has no scale per whole row; name a group." if params.get("group_size") == 0 else None
+    )
 
 
 def _adapter(params: Params) -> str | None:
-    return None if params.get("adapter") else "name the folder of the adapter with --set params.adapter=FOLDER."
+    return (
+        None
+        if params.get("adapter")
+        else "name the folder of the adapter with --set params.adapter=FOLDER."
+    )
 
 
 _SHOT = (_bits(3, 4, 8), _grouped)
@@ -85,7 +100,10 @@ _CHECKS: Mapping[str, tuple[Callable[[Params], str | None], ...]] = {
     "awq": _SHOT,
     "autoround": (*_SHOT, _within("steps", 1, 100_000, "the steps are")),
     "compressed": (_one_of("scheme", CT_SCHEMES, "the scheme is"),),
-    "bnb-4bit": (_one_of("levels", ("nf4", "fp4"), "the levels are"), _one_of("block", BNB_BLOCKS, "bitsandbytes has blocks of")),
+    "bnb-4bit": (
+        _one_of("levels", ("nf4", "fp4"), "the levels are"),
+        _one_of("block", BNB_BLOCKS, "bitsandbytes has blocks of"),
+    ),
     "torchao": (_within("bits", 2, 8, "the bits are"), _grouped),
     "torchao-8": (_one_of("kind", ("fp8", "int8-dynamic"), "the kind is"),),
     "hqq": (_bits(2, 3, 4, 8), _grouped, _hqq_group),

@@ -12,14 +12,25 @@ from remnant.errors import UserError
 from remnant.records import Record
 
 FILE = "checks.json"
-CheckName = Literal["loaded whole", "weights", "logits", "ids", "special tokens", "end tokens", "texts", "answers", "server"]
+CheckName = Literal[
+    "loaded whole",
+    "weights",
+    "logits",
+    "ids",
+    "special tokens",
+    "end tokens",
+    "texts",
+    "answers",
+    "server",
+]
 
 
 class Check(Record):
     """One check of a measurement.
 
-    ``said``: what was found, one sentence, with the remedy where it failed. ``metrics``: the metrics that a failure concerns; none means
-    all. ``count`` of ``total``: how often it was found, where that can be counted (texts cut, answers empty).
+    ``said``: what was found, one sentence, with the remedy where it failed. ``metrics``: the
+    metrics that a failure concerns; none means all. ``count`` of ``total``: how often it was found,
+    where that can be counted (texts cut, answers empty).
     """
 
     name: CheckName
@@ -32,7 +43,9 @@ class Check(Record):
 
 def write_checks(folder: Path, checks: Iterable[Check]) -> None:
     """Keep the checks of a measurement beside its rows."""
-    text = json.dumps([c.model_dump(mode="json") for c in checks], indent=1, ensure_ascii=False) + "\n"
+    text = (
+        json.dumps([c.model_dump(mode="json") for c in checks], indent=1, ensure_ascii=False) + "\n"
+    )
     (folder / FILE).write_text(text, encoding="utf-8")
 
 
@@ -58,5 +71,11 @@ def are_complete(checks: Collection[Check] | None) -> bool:
 
 
 def faults_of(checks: Iterable[Check], metric: str, but: str = "") -> list[str]:
-    """What the failed checks say that concern a metric, those of one name (``but``) that concern some metrics only left out."""
-    return [c.said for c in checks if not c.ok and (not c.metrics or (metric in c.metrics and c.name != but))]
+    """What the failed checks say that concern a metric, those of one name (``but``) that concern
+    some metrics only left out.
+    """
+    return [
+        c.said
+        for c in checks
+        if not c.ok and (not c.metrics or (metric in c.metrics and c.name != but))
+    ]

@@ -6,8 +6,9 @@ from typing import NamedTuple
 class Lineage(NamedTuple):
     """Where a model comes from.
 
-    ``digest``: sha256 of its content, or of everything that it was made from. ``origin``: the digest of the model that it is a version
-    of, its own where it is none. ``apart``: the weights in which it differs from its origin.
+    ``digest``: sha256 of its content, or of everything that it was made from. ``origin``: the
+    digest of the model that it is a version of, its own where it is none. ``apart``: the weights in
+    which it differs from its origin.
     """
 
     digest: str

@@ -9,23 +9,32 @@ from pydantic import BaseModel, ValidationError
 from remnant.errors import UserError, unknown
 
 Spec = TypeVar("Spec", bound=BaseModel)
-# More than any machine holds, by the name of a field; every other whole number stays below 2^53, every seed below 2^32.
+# More than any machine holds, by the name of a field; every other whole number stays below 2^53,
+# every seed below 2^32.
 MOST = {
-    "layers": 1024, "hidden": 1 << 17, "intermediate": 1 << 19, "heads": 4096, "kv_heads": 4096, "context": 1 << 24, "batch_size": 1 << 20,
-    "accumulate": 1 << 20, "block_tokens": 1 << 24, "vocab_size": 1 << 24, "steps": 1 << 32, "resamples": 10_000_000, "samples": 100_000,
-    "concurrency": 1024, "attempts": 1000, "batch_tokens": 1 << 32, "forget_docs": 1_000_000, "retain_docs": 1_000_000,
+    "layers": 1024, "hidden": 1 << 17, "intermediate": 1 << 19, "heads": 4096, "kv_heads": 4096,
+    "context": 1 << 24, "batch_size": 1 << 20,
+    "accumulate": 1 << 20, "block_tokens": 1 << 24, "vocab_size": 1 << 24, "steps": 1 << 32,
+    "resamples": 10_000_000, "samples": 100_000,
+    "concurrency": 1024, "attempts": 1000, "batch_tokens": 1 << 32, "forget_docs": 1_000_000,
+    "retain_docs": 1_000_000,
     "holdout_docs": 1_000_000, "seed": (1 << 32) - 1, "seeds": (1 << 32) - 1,
 }  # fmt: skip
 MOST_WHOLE = 1 << 53
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a file of JSON lines. Only "\n" ends one: str.splitlines also cuts at characters that stand inside a JSON string."""
+    r"""The lines of a file of JSON lines.
+
+    Only "\n" ends one: str.splitlines also cuts at characters that stand inside a JSON string.
+    """
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def parse(model: type[Spec], data: Any, where: str) -> Spec:
-    """Validate what a user wrote; all faults in one message, unknown keys with the nearest known one.
+    """Validate what a user wrote.
+
+    All faults in one message, unknown keys with the nearest known one.
 
     Raises:
         UserError: with one line per fault.
@@ -40,11 +49,17 @@ def parse(model: type[Spec], data: Any, where: str) -> Spec:
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply.") from error
     head = f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:"
-    raise UserError(head + "".join(f"\n  - {fault}" for fault in faults) if len(faults) > 1 else f"{where}: {faults[0]}")
+    raise UserError(
+        head + "".join(f"\n  - {fault}" for fault in faults)
+        if len(faults) > 1
+        else f"{where}: {faults[0]}"
+    )
 
 
 def _numbers(data: Any, place: str) -> Iterator[str]:
-    """Faults of numbers anywhere in a record: not finite, or larger than anything they could count."""
+    """Faults of numbers anywhere in a record: not finite, or larger than anything they could
+    count.
+    """
     if isinstance(data, dict | list | tuple):
         for key, value in data.items() if isinstance(data, dict) else enumerate(data):
             yield from _numbers(value, f"{place}.{key}" if place else str(key))
@@ -59,7 +74,9 @@ def _numbers(data: Any, place: str) -> Iterator[str]:
 
 
 def _fault(model: type[BaseModel], loc: tuple[str | int, ...], kind: str, message: str) -> str:
-    place = ".".join(str(part) for part in loc if not (isinstance(part, str) and part.endswith("Spec")))
+    place = ".".join(
+        str(part) for part in loc if not (isinstance(part, str) and part.endswith("Spec"))
+    )
     if kind == "extra_forbidden":
         fault = unknown("key", str(loc[-1]), _keys(model, loc[:-1]))
         return f"{place}: {fault}"
@@ -73,7 +90,11 @@ def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     for part in loc:
         field = current.model_fields.get(part) if isinstance(part, str) else None
         if field is not None:
-            nested = [a for a in _flatten(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+            nested = [
+                a
+                for a in _flatten(field.annotation)
+                if isinstance(a, type) and issubclass(a, BaseModel)
+            ]
             current = nested[0] if nested else current
     return list(current.model_fields)
 

@@ -1,7 +1,8 @@
 """From a name to a method: "npo" | "mine.py:function" | "package.module:function".
 
-The positional parameters of the function say what it reads, the keyword-only ones what can be tuned. Both are read from its source text
-(`usercode.py`), so that a plan is checked without importing torch or the user's code; the function itself is imported by ``load``.
+The positional parameters of the function say what it reads, the keyword-only ones what can be
+tuned. Both are read from its source text (`usercode.py`), so that a plan is checked without
+importing torch or the user's code; the function itself is imported by ``load``.
 """
 
 import hashlib
@@ -18,14 +19,24 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from remnant.catalog import Entry, Metric
 from remnant.errors import UserError, unknown
-from remnant.usercode import Found, Unreadable, annotation_of, find, functions_in, literal, path_of, tree_of
+from remnant.usercode import (
+    Found,
+    Unreadable,
+    annotation_of,
+    find,
+    functions_in,
+    literal,
+    path_of,
+    tree_of,
+)
 
 
 @dataclass(frozen=True)
 class Method:
     """A function that has been found but not imported.
 
-    ``identity`` is what distinguishes its results: the version of a built-in, the digest of a user's source.
+    ``identity`` is what distinguishes its results: the version of a built-in, the digest of a
+    user's source.
     """
 
     use: str
@@ -46,31 +57,44 @@ class Method:
         except Exception as error:  # whatever a user's file raises when it is imported
             if self.module.startswith("remnant."):
                 raise
-            raise UserError(f"'{self.use}' cannot be imported: {type(error).__name__}: {error}.", "Mend the file.") from error
+            raise UserError(
+                f"'{self.use}' cannot be imported: {type(error).__name__}: {error}.",
+                "Mend the file.",
+            ) from error
         if not callable(found):
             raise UserError(f"'{self.use}' is not a function.")
         return found  # type: ignore[no-any-return]
 
 
 def resolve(
-    kind: str, use: str, table: Mapping[str, Entry] | Mapping[str, Metric], readable: Collection[str], params: Mapping[str, Any]
+    kind: str,
+    use: str,
+    table: Mapping[str, Entry] | Mapping[str, Metric],
+    readable: Collection[str],
+    params: Mapping[str, Any],
 ) -> Method:
     """Find a method and check what it reads and how it is tuned.
 
     Raises:
-        UserError: unknown name, file or function; a parameter it does not have or of a wrong type; a reading not on offer.
+        UserError: unknown name, file or function; a parameter it does not have or of a wrong type;
+            a reading not on offer.
     """
     module, function, version = _locate(kind, use, table)
     found = find(use, module, function)
     tree = found.tree
     if tree.args.vararg or tree.args.kwarg:
-        raise UserError(f"The {kind} '{use}' takes * or ** arguments.", "Name what it reads, one by one.")
+        raise UserError(
+            f"The {kind} '{use}' takes * or ** arguments.", "Name what it reads, one by one."
+        )
     reads = tuple(arg.arg for arg in (*tree.args.posonlyargs, *tree.args.args))
     if unreadable := [name for name in reads if name not in readable]:
         raise UserError(
-            f"The {kind} '{use}' reads '{unreadable[0]}', which is not on offer.", f"A {kind} may read: {', '.join(sorted(readable))}."
+            f"The {kind} '{use}' reads '{unreadable[0]}', which is not on offer.",
+            f"A {kind} may read: {', '.join(sorted(readable))}.",
         )
-    identity = version or f"{function}@{hashlib.sha256(''.join(found.sources).encode()).hexdigest()[:16]}"
+    identity = (
+        version or f"{function}@{hashlib.sha256(''.join(found.sources).encode()).hexdigest()[:16]}"
+    )
     return Method(use, reads, _tuned(kind, use, found, params), identity, module, function)
 
 
@@ -88,7 +112,9 @@ def functions_of(path: str) -> list[str]:
     return functions_in(tree_of(path, path_of(path, path)))
 
 
-def _locate(kind: str, use: str, table: Mapping[str, Entry] | Mapping[str, Metric]) -> tuple[str, str, str]:
+def _locate(
+    kind: str, use: str, table: Mapping[str, Entry] | Mapping[str, Metric]
+) -> tuple[str, str, str]:
     """Module or file, function, and the identity of a built-in ("" for a user's)."""
     if use in table:
         module, function = table[use].path.split(":")
@@ -97,40 +123,61 @@ def _locate(kind: str, use: str, table: Mapping[str, Entry] | Mapping[str, Metri
         raise unknown(kind, use, table)
     module, function = use.rsplit(":", 1)
     if not function.isidentifier():
-        raise UserError(f"'{use}' names no function behind its colon.", "Write mine.py:function or package.module:function.")
+        raise UserError(
+            f"'{use}' names no function behind its colon.",
+            "Write mine.py:function or package.module:function.",
+        )
     return module, function, ""
 
 
 def _tuned(kind: str, use: str, found: Found, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword-only parameters with the given values and the defaults, checked by their annotations."""
+    """The keyword-only parameters with the given values and the defaults, checked by their
+    annotations.
+    """
     fields: dict[str, Any] = {}
     for arg, default in zip(found.tree.args.kwonlyargs, found.tree.args.kw_defaults, strict=True):
         try:
             annotation = annotation_of(arg.annotation, found.names)
-            fields[arg.arg] = (annotation, ... if default is None else literal(default, found.names))
+            fields[arg.arg] = (
+                annotation,
+                ... if default is None else literal(default, found.names),
+            )
         except Unreadable as error:
             if arg.arg in params:
                 fields[arg.arg] = (Any, ...)
                 continue
             raise UserError(
-                f"The default of '{arg.arg}' of {kind} '{use}' cannot be read without running the file ({error}).",
+                (
+                    f"The default of '{arg.arg}' of {kind} '{use}' cannot be read without running "
+                    f"the file ({error})."
+                ),
                 f"Write it as a plain value, or set it: {arg.arg}=...",
             ) from error
     if foreign := [name for name in params if name not in fields]:
         raise unknown(f"parameter of {kind} '{use}'", foreign[0], fields)
-    # Names of pydantic's own and ones with an underscore in front are no names of its fields: they go in under aliases.
+    # Names of pydantic's own and ones with an underscore in front are no names of its fields: they
+    # go in under aliases.
     aliases = {f"p{i}": name for i, name in enumerate(fields)}
     held = {alias: fields[name] for alias, name in aliases.items()}
     given = {alias: params[name] for alias, name in aliases.items() if name in params}
     try:
-        tuned = create_model("Params", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **held)(**given)
+        tuned = create_model(
+            "Params", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **held
+        )(**given)
     except ValidationError as error:
         fault = error.errors()[0]
         name = aliases.get(str(fault["loc"][0]), str(fault["loc"][0]))
         raise UserError(f"Parameter '{name}' of {kind} '{use}': {fault['msg'].lower()}.") from error
     values = {aliases[alias]: value for alias, value in tuned.model_dump().items()}
-    if endless := [n for n, v in values.items() if isinstance(v, float) and not math.isfinite(v) and n in params]:
-        raise UserError(f"Parameter '{endless[0]}' of {kind} '{use}' is not a finite number.", "Give a finite one.")
+    if endless := [
+        n
+        for n, v in values.items()
+        if isinstance(v, float) and not math.isfinite(v) and n in params
+    ]:
+        raise UserError(
+            f"Parameter '{endless[0]}' of {kind} '{use}' is not a finite number.",
+            "Give a finite one.",
+        )
     return values
 
 

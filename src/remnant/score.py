@@ -17,33 +17,51 @@ from remnant.stages.cells import Sheet
 TEXT_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain")
 SPLITS = ("forget", "holdout")
 _SHAPES = (
-    'Each line is {"metric": "verbmem" | "knowmem_forget" | "knowmem_retain", "id", "truth", "generated"} or '
+    'Each line is {"metric": "verbmem" | "knowmem_forget" | "knowmem_retain", "id", "truth", '
+    '"generated"} or '
     '{"metric": "privleak", "split": "forget" | "holdout", "id", "value"}.'
 )
 
 
-def score_file(path: Path, auc_retrain: float | None = None, rule: Rule | None = None, retrain: Path | None = None) -> list[Cell]:
+def score_file(
+    path: Path,
+    auc_retrain: float | None = None,
+    rule: Rule | None = None,
+    retrain: Path | None = None,
+) -> list[Cell]:
     """The cells of ``scored`` alone."""
     return scored(path, auc_retrain, rule, retrain).cells
 
 
-def scored(path: Path, auc_retrain: float | None = None, rule: Rule | None = None, retrain: Path | None = None) -> Found:
-    """The cells of one file of JSON lines, or of another tool's logs, x100, with bootstrap intervals where there are items.
+def scored(
+    path: Path,
+    auc_retrain: float | None = None,
+    rule: Rule | None = None,
+    retrain: Path | None = None,
+) -> Found:
+    """The cells of one file of JSON lines, or of another tool's logs, x100, with bootstrap
+    intervals where there are items.
 
-    Of a folder with the logs of several models every model's cells bear its name; they are never mixed.
+    Of a folder with the logs of several models every model's cells bear its name; they are never
+    mixed.
 
     Args:
-        path: the file or folder. Answers of knowmem are cut at the first blank line or next question; values of privleak are Min-40%.
-        auc_retrain: AUC of a model that never saw the forget text, in (0, 1]; without it PrivLeak has no value.
+        path: the file or folder. Answers of knowmem are cut at the first blank line or next
+            question; values of privleak are Min-40%.
+        auc_retrain: AUC of a model that never saw the forget text, in (0, 1]; without it PrivLeak
+            has no value.
         rule: resamples and seed of the intervals.
         retrain: the same tool's log of that model.
 
     Raises:
-        UserError: missing file, a line of another shape, an id given twice, a reference outside (0, 1], nothing that can be read, no
-            number at all.
+        UserError: missing file, a line of another shape, an id given twice, a reference outside (0,
+            1], nothing that can be read, no number at all.
     """
     if auc_retrain is not None and not 0 < auc_retrain <= 1:
-        raise UserError(f"The reference AUC must be above 0 and at most 1, not {auc_retrain:g}.", "Llama-2-7B on MUSE-NEWS: 0.4772.")
+        raise UserError(
+            f"The reference AUC must be above 0 and at most 1, not {auc_retrain:g}.",
+            "Llama-2-7B on MUSE-NEWS: 0.4772.",
+        )
     rule = rule or Rule()
     runs, notes = find(path)
     against = _reference(auc_retrain, retrain, {r.tool for r in runs})
@@ -54,7 +72,11 @@ def scored(path: Path, auc_retrain: float | None = None, rule: Rule | None = Non
         notes += [f"{run.name}: {s}" if len(runs) > 1 else s for s in said]
     if all(c.value is None and not c.status.startswith("no ") for c in found):
         reasons = Counter(c.status for c in found).most_common(1)
-        raise UserError(f"{shown(path)} holds no number that can be read{f': {reasons[0][0]}' if reasons else ''}.", " ".join(notes))
+        raise UserError(
+            f"{shown(path)} holds no number that can be "
+            f"read{f': {reasons[0][0]}' if reasons else ''}.",
+            " ".join(notes),
+        )
     return Found(found, notes)
 
 
@@ -68,14 +90,18 @@ def _of_run(run: Run, path: Path, rule: Rule, against: Reference) -> Found:
 
 
 def _reference(auc_retrain: float | None, retrain: Path | None, tools: set[str]) -> Reference:
-    """What is known of the retrain model; its log must be of the same tool as the logs that are read."""
+    """What is known of the retrain model.
+
+    Its log must be of the same tool as the logs that are read.
+    """
     if retrain is None:
         return reference(auc_retrain, None)
     others, _ = find(retrain)
     strange = {r.tool for r in others} - tools
     if strange:
         raise UserError(
-            f"{shown(retrain)} is a log of {' and '.join(sorted(strange))}, not of {' and '.join(sorted(tools))}.",
+            f"{shown(retrain)} is a log of {' and '.join(sorted(strange))}, not of "
+            f"{' and '.join(sorted(tools))}.",
             "Two tools count otherwise: give the same tool's log of the retrain model.",
         )
     if [r.tool for r in others] == [OWN]:
@@ -83,14 +109,27 @@ def _reference(auc_retrain: float | None, retrain: Path | None, tools: set[str])
         forget, holdout = (sheet.column(f"privleak/{s}") for s in SPLITS)
         if not len(forget) or not len(holdout):
             raise UserError(f"{shown(retrain)} holds no privleak values of both splits.", _SHAPES)
-        return Reference(auc_retrain if auc_retrain is not None else usable(shown(retrain), auc(forget, holdout)), None, retrain)
+        return Reference(
+            auc_retrain
+            if auc_retrain is not None
+            else usable(shown(retrain), auc(forget, holdout)),
+            None,
+            retrain,
+        )
     return reference(auc_retrain, retrain)
 
 
 def _own(path: Path, name: str, rule: Rule, against: Reference) -> list[Cell]:
     """The cells of a file of JSON lines."""
     sheet = _read(path)
-    member = CastMember(corpus=shown(path.stem), model=shown(name), method=None, weights=None, quantizer="as given", seed=None)
+    member = CastMember(
+        corpus=shown(path.stem),
+        model=shown(name),
+        method=None,
+        weights=None,
+        quantizer="as given",
+        seed=None,
+    )
     cells = [c for c in sheets.cells_of(member, sheet, rule, None) if c.metric != "privleak"]
     if any(len(sheet.column(f"privleak/{s}")) for s in SPLITS):
         cells.append(_privleak(member, sheet, against.auc, rule))
@@ -105,24 +144,39 @@ def _privleak(member: CastMember, sheet: Sheet, reference: float | None, rule: R
     elif reference is None:
         status = "no reference: give the retrain model's AUC with --auc-retrain"
     else:
-        found = bootstrap_auc(forget, holdout, rule.resamples, rule.seed, lambda a: privleak(a, reference))
+        found = bootstrap_auc(
+            forget, holdout, rule.resamples, rule.seed, lambda a: privleak(a, reference)
+        )
     value, low, high = (100 * x for x in found) if found else (None, None, None)
     n = len(forget) + len(holdout)
-    return Cell(**member.model_dump(), metric="privleak", value=value, low=low, high=high, n=n, status=status)
+    return Cell(
+        **member.model_dump(),
+        metric="privleak",
+        value=value,
+        low=low,
+        high=high,
+        n=n,
+        status=status,
+    )
 
 
 def _read(path: Path) -> Sheet:
     values: dict[str, dict[str, float]] = {}
     unscorable: dict[str, dict[str, str]] = {}
     seen: set[tuple[str, str]] = set()
-    # A line ends at a line feed and nowhere else: JSON texts may hold other characters that end lines (U+2028, U+0085).
+    # A line ends at a line feed and nowhere else: JSON texts may hold other characters that end
+    # lines (U+2028, U+0085).
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"Line {number} of {shown(path)}"
         column, item, value = _line(where, line)
         if (column, item) in seen:
-            raise UserError(f"{where} gives the id '{shown(item)}' of {column.replace('/', ' ')} a second time.", "Every item counts once.")
+            raise UserError(
+                f"{where} gives the id '{shown(item)}' of {column.replace('/', ' ')} a second "
+                f"time.",
+                "Every item counts once.",
+            )
         seen.add((column, item))
         scores = values.setdefault(column, {})
         if isinstance(value, str):
@@ -153,7 +207,11 @@ def _line(where: str, line: str) -> tuple[str, str, float | str]:
     truth, generated = record.get("truth"), record.get("generated")
     if not isinstance(truth, str) or not isinstance(generated, str):
         raise UserError(f"{where} needs truth and generated, both texts.", _SHAPES)
-    return metric, str(item), rouge(truth, generated if metric == "verbmem" else cut_answer(generated))
+    return (
+        metric,
+        str(item),
+        rouge(truth, generated if metric == "verbmem" else cut_answer(generated)),
+    )
 
 
 def _side(where: str, record: dict[str, Any], item: str) -> tuple[str, str, float]:
@@ -161,6 +219,10 @@ def _side(where: str, record: dict[str, Any], item: str) -> tuple[str, str, floa
     if split not in SPLITS:
         raise UserError(f"{where} has no split 'forget' or 'holdout'.", _SHAPES)
     # An integer beyond all floats is no number to rank either.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value if abs(value) < 1e300 else math.inf):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value if abs(value) < 1e300 else math.inf)
+    ):
         raise UserError(f"{where} has no finite number as value.", _SHAPES)
     return f"privleak/{split}", item, float(value)

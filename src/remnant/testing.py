@@ -1,4 +1,6 @@
-"""A battery of laws for losses, quantizers and metrics, built-in or a user's own, and a tiny model to try things on."""
+"""A battery of laws for losses, quantizers and metrics, built-in or a user's own, and a tiny model
+to try things on.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -46,14 +48,22 @@ def readings(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any
         ref = torch.randn(B, T, V, generator=generator).to(dtype)
         found[side], found[f"ref_{side}"] = View(own, labels(offset)), View(ref, labels(offset))
         found[f"ref_{side}_logp"] = found[f"ref_{side}"].seq_logp()
-        found[f"{side}_hidden"] = torch.randn(LAYERS + 1, B, T, H, generator=generator).to(dtype).requires_grad_()
-        found[f"ref_{side}_hidden"] = torch.randn(LAYERS + 1, B, T, H, generator=generator).to(dtype)
+        found[f"{side}_hidden"] = (
+            torch.randn(LAYERS + 1, B, T, H, generator=generator).to(dtype).requires_grad_()
+        )
+        found[f"ref_{side}_hidden"] = torch.randn(LAYERS + 1, B, T, H, generator=generator).to(
+            dtype
+        )
     return found
 
 
-def changed(values: Mapping[str, Any], change: Callable[[View], View], which: Callable[[str], bool]) -> dict[str, Any]:
+def changed(
+    values: Mapping[str, Any], change: Callable[[View], View], which: Callable[[str], bool]
+) -> dict[str, Any]:
     """The readings with some Views changed; derived likelihoods follow."""
-    found = {name: change(v) if isinstance(v, View) and which(name) else v for name, v in values.items()}
+    found = {
+        name: change(v) if isinstance(v, View) and which(name) else v for name, v in values.items()
+    }
     for side in ("forget", "retain"):
         found[f"ref_{side}_logp"] = found[f"ref_{side}"].seq_logp()
     return found
@@ -61,14 +71,18 @@ def changed(values: Mapping[str, Any], change: Callable[[View], View], which: Ca
 
 def noise_where_masked(view: View) -> View:
     """Other logits wherever the next token does not count."""
-    noise = 100 * torch.randn(view.logits.shape, generator=torch.Generator().manual_seed(9)).to(view.logits.dtype)
+    noise = 100 * torch.randn(view.logits.shape, generator=torch.Generator().manual_seed(9)).to(
+        view.logits.dtype
+    )
     counts = torch.cat([view.mask, torch.zeros(len(view.mask), 1, dtype=torch.bool)], -1)
     return View(torch.where(counts[..., None], view.logits, noise), view.labels)
 
 
 def shifted(view: View) -> View:
     """A constant of its own added to the logits of every position, which no probability notices."""
-    constant = torch.randn(B, T, 1, generator=torch.Generator().manual_seed(8)).to(view.logits.dtype)
+    constant = torch.randn(B, T, 1, generator=torch.Generator().manual_seed(8)).to(
+        view.logits.dtype
+    )
     return View(view.logits + constant, view.labels)
 
 
@@ -100,24 +114,48 @@ def _shape(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str |
 def _gradient(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
     values = readings()
     call(values).sum().backward()
-    own = [v.logits if isinstance(v, View) else v for n, v in values.items() if n in method.reads and not n.startswith("ref_")]
-    return None if any(t.grad is not None and bool((t.grad != 0).any()) for t in own) else "no gradient reaches the model"
+    own = [
+        v.logits if isinstance(v, View) else v
+        for n, v in values.items()
+        if n in method.reads and not n.startswith("ref_")
+    ]
+    return (
+        None
+        if any(t.grad is not None and bool((t.grad != 0).any()) for t in own)
+        else "no gradient reaches the model"
+    )
 
 
 def _same(before: Tensor, after: Tensor, what: str, tolerance: float = 0.0) -> str | None:
-    return None if torch.allclose(before, after, rtol=tolerance, atol=tolerance) else f"{what} changes the value"
+    return (
+        None
+        if torch.allclose(before, after, rtol=tolerance, atol=tolerance)
+        else f"{what} changes the value"
+    )
 
 
 def _masked(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
     values = readings()
-    return _same(call(values), call(changed(values, noise_where_masked, lambda n: True)), "what stands at masked positions")
+    return _same(
+        call(values),
+        call(changed(values, noise_where_masked, lambda n: True)),
+        "what stands at masked positions",
+    )
 
 
 def _constant(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
     values = readings()
     faults = [
-        _same(call(values), call(changed(values, shifted, which)), f"a constant added to the {whose} logits", 1e-4)
-        for whose, which in (("policy's", lambda n: not n.startswith("ref_")), ("reference's", lambda n: n.startswith("ref_")))
+        _same(
+            call(values),
+            call(changed(values, shifted, which)),
+            f"a constant added to the {whose} logits",
+            1e-4,
+        )
+        for whose, which in (
+            ("policy's", lambda n: not n.startswith("ref_")),
+            ("reference's", lambda n: n.startswith("ref_")),
+        )
     ]
     return next((f for f in faults if f), None)
 
@@ -125,13 +163,18 @@ def _constant(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> st
 def _order(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
     values = readings()
     turned = {
-        n: View(v.logits.flip(0), v.labels.flip(0)) if isinstance(v, View) else v.flip(1 if v.ndim == 4 else 0) for n, v in values.items()
+        n: View(v.logits.flip(0), v.labels.flip(0))
+        if isinstance(v, View)
+        else v.flip(1 if v.ndim == 4 else 0)
+        for n, v in values.items()
     }
     return _same(call(values), call(turned).flip(0), "the order of the batch", 1e-6)
 
 
 def _labels(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
-    if not {"forget", "retain"} & set(method.reads) or {"ref_forget", "ref_retain"} & set(method.reads):
+    if not {"forget", "retain"} & set(method.reads) or {"ref_forget", "ref_retain"} & set(
+        method.reads
+    ):
         return None
     values = readings()
     changes = bool((call(values) != call(changed(values, relabelled, lambda n: True))).any())
@@ -169,7 +212,9 @@ def check_loss(method: Method, laws: tuple[Law, ...] = LOSS_LAWS) -> Iterator[Re
             yield Result(method.use, law.name, "skipped", "(reads hidden states)")
             continue
         fault = law.test(call, method)
-        yield Result(method.use, law.name, "failed" if fault else "ok", f"- {fault}" if fault else "")
+        yield Result(
+            method.use, law.name, "failed" if fault else "ok", f"- {fault}" if fault else ""
+        )
 
 
 def check_quantizer(method: Method) -> Iterator[Result]:
@@ -189,16 +234,30 @@ def check_quantizer(method: Method) -> Iterator[Result]:
     yield _result(
         method,
         "weight and codes keep the shape",
-        once.weight.shape == weight.shape and (once.codes is None or once.codes.shape == weight.shape),
+        once.weight.shape == weight.shape
+        and (once.codes is None or once.codes.shape == weight.shape),
     )
     yield _result(method, "values are finite", bool(once.weight.isfinite().all()))
-    yield _result(method, "equal input gives equal output", torch.equal(call(weight).weight, once.weight))
+    yield _result(
+        method, "equal input gives equal output", torch.equal(call(weight).weight, once.weight)
+    )
     yield _result(method, "zeros stay zeros, or are refused", _keeps_zeros(call))
     worst = float((weight - once.weight).abs().max())
-    yield _result(method, "the error is at most the largest weight", worst <= float(weight.abs().max()), f"- {worst:.3f}")
-    # Not less than the first time: a grid that clips may decode a block's largest weight to a larger one, whose step is wider.
+    yield _result(
+        method,
+        "the error is at most the largest weight",
+        worst <= float(weight.abs().max()),
+        f"- {worst:.3f}",
+    )
+    # Not less than the first time: a grid that clips may decode a block's largest weight to a
+    # larger one, whose step is wider.
     moved = float((again.weight - once.weight).abs().max())
-    yield _result(method, "a decoded weight moves at most twice the first error when quantized again", moved <= 2 * worst, f"- {moved:.3f}")
+    yield _result(
+        method,
+        "a decoded weight moves at most twice the first error when quantized again",
+        moved <= 2 * worst,
+        f"- {moved:.3f}",
+    )
 
 
 def _keeps_zeros(call: Callable[[Tensor], Quantized]) -> bool:
@@ -209,22 +268,44 @@ def _keeps_zeros(call: Callable[[Tensor], Quantized]) -> bool:
 
 
 def what_is_read(truth: str, generated: str, memory: float, count: int) -> dict[str, Any]:
-    """One value for everything that a metric may read but a view: each of ``count`` tokens has the probability ``memory``."""
+    """One value for everything that a metric may read but a view: each of ``count`` tokens has the
+    probability ``memory``.
+    """
 
     def tokens(chance: float) -> Tokens:
-        return Tokens(np.full(count, math.log(chance)), np.full(count, float(chance < 1)), np.full(count, -2.0), np.full(count, 1.0))
+        return Tokens(
+            np.full(count, math.log(chance)),
+            np.full(count, float(chance < 1)),
+            np.full(count, -2.0),
+            np.full(count, 1.0),
+        )
 
-    texts = {"prompt": "", "truth": truth, "text": truth, "generated": generated, "samples": [generated] * 8}
+    texts = {
+        "prompt": "",
+        "truth": truth,
+        "text": truth,
+        "generated": generated,
+        "samples": [generated] * 8,
+    }
     read = {name: tokens(memory) for name in ("tokens", "paraphrased", "told")}
-    return texts | read | {name: tokens(0.5) for name in ("lower", "prefixed", "reference")} | {"wrong": [tokens(0.5)], "slope": 1 - memory}
+    return (
+        texts
+        | read
+        | {name: tokens(0.5) for name in ("lower", "prefixed", "reference")}
+        | {"wrong": [tokens(0.5)], "slope": 1 - memory}
+    )
 
 
 def check_metric(method: Method) -> Iterator[Result]:
-    """All laws on one metric: it is a number at both ends, and it says so when there is nothing to score."""
+    """All laws on one metric: it is a number at both ends, and it says so when there is nothing to
+    score.
+    """
     function = method.load()
     if "view" in method.reads:
         wanted = labels()
-        right = View(50.0 * torch.nn.functional.one_hot(wanted.roll(-1, 1).clamp(min=0), V).float(), wanted)
+        right = View(
+            50.0 * torch.nn.functional.one_hot(wanted.roll(-1, 1).clamp(min=0), V).float(), wanted
+        )
         wrong = View(-right.logits, wanted)
         ends = [function(view, **method.params) for view in (right, wrong)]
         yield _result(method, "one value per example", all(tuple(e.shape) == (B,) for e in ends))
@@ -241,9 +322,21 @@ def check_metric(method: Method) -> Iterator[Result]:
             return None
 
     same, other = call("seven brass lanterns", 1.0), call("no", 0.1)
-    yield _result(method, "perfect and worst memory differ", same != other, f"- both give {same}" if same == other else "")
-    for name, empty in (("an empty answer", call("", 0.1)), ("a text without tokens", call("seven", 0.1, 0))):
-        yield _result(method, f"{name} gives a finite number or a reason", empty is None or math.isfinite(empty))
+    yield _result(
+        method,
+        "perfect and worst memory differ",
+        same != other,
+        f"- both give {same}" if same == other else "",
+    )
+    for name, empty in (
+        ("an empty answer", call("", 0.1)),
+        ("a text without tokens", call("seven", 0.1, 0)),
+    ):
+        yield _result(
+            method,
+            f"{name} gives a finite number or a reason",
+            empty is None or math.isfinite(empty),
+        )
 
 
 def _result(method: Method, law: str, holds: bool, detail: str = "") -> Result:
@@ -251,7 +344,9 @@ def _result(method: Method, law: str, holds: bool, detail: str = "") -> Result:
 
 
 Check = Callable[[Method], Iterator[Result]]
-KINDS: tuple[tuple[str, Mapping[str, Entry] | Mapping[str, Metric], tuple[str, ...], Check], ...] = (
+KINDS: tuple[
+    tuple[str, Mapping[str, Entry] | Mapping[str, Metric], tuple[str, ...], Check], ...
+] = (
     ("loss", LOSSES, LOSS_READS, check_loss),
     ("quantizer", QUANTIZERS, QUANTIZER_READS, check_quantizer),
     ("metric", METRICS, METRIC_READS, check_metric),
@@ -268,7 +363,10 @@ def check_file(path: str) -> list[Result]:
     for name in functions_of(path):
         results += _check_one(f"{path}:{name}")
     if not results:
-        raise UserError(f"{path} holds no public function.", "Write one and name its inputs as the documentation says.")
+        raise UserError(
+            f"{path} holds no public function.",
+            "Write one and name its inputs as the documentation says.",
+        )
     return results
 
 
@@ -284,7 +382,9 @@ def _check_one(use: str) -> list[Result]:
     raise UserError(f"'{use}' fits no kind of method.", " ".join(faults))
 
 
-def tiny_model(architecture: str = "llama", *, vocab: int = 64, seed: int = 0, **shape: Any) -> PreTrainedModel:
+def tiny_model(
+    architecture: str = "llama", *, vocab: int = 64, seed: int = 0, **shape: Any
+) -> PreTrainedModel:
     """A random model of a few thousand weights in any architecture of transformers."""
     sizes: dict[str, Any] = {
         "vocab_size": vocab,

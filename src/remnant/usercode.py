@@ -1,7 +1,8 @@
 """A user's function, read from source text alone: nothing is imported and nothing runs.
 
-Names are followed to where they are defined (``from .x import f``), defaults are worked out where they are literals, names of literals or
-arithmetic on them, and annotations become types where they are built of plain ones.
+Names are followed to where they are defined (``from .x import f``), defaults are worked out where
+they are literals, names of literals or arithmetic on them, and annotations become types where they
+are built of plain ones.
 """
 
 import ast
@@ -22,14 +23,21 @@ MOST_BYTES, MOST_STEPS = 5_000_000, 10
 MOST_POWER = 64
 
 _PLAIN: dict[str, Any] = {
-    "int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict, "set": set, "None": None, "Any": Any,
+    "int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple,
+    "dict": dict, "set": set, "None": None, "Any": Any,
     "List": list, "Tuple": tuple, "Dict": dict, "Sequence": list, "object": Any,
 }  # fmt: skip
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod, ast.Pow: operator.pow,
 }  # fmt: skip
-_CONSTANTS = {"math.pi": 3.141592653589793, "math.e": 2.718281828459045, "math.inf": float("inf"), "math.tau": 6.283185307179586}
+_CONSTANTS = {
+    "math.pi": 3.141592653589793,
+    "math.e": 2.718281828459045,
+    "math.inf": float("inf"),
+    "math.tau": 6.283185307179586,
+}
 
 
 class Unreadable(Exception):
@@ -37,7 +45,9 @@ class Unreadable(Exception):
 
 
 class Found(NamedTuple):
-    """A function: its tree, what the names of its module stand for, and all sources that were read to find it."""
+    """A function: its tree, what the names of its module stand for, and all sources that were read
+    to find it.
+    """
 
     tree: ast.FunctionDef
     names: Mapping[str, ast.expr]
@@ -66,7 +76,10 @@ def find(use: str, module: str, function: str) -> Found:
         if not isinstance(node, ast.ImportFrom):
             raise _no_function(use, module, function, tree, node)
         path, function = _followed(use, path, node, function)
-    raise UserError(f"'{use}' is imported through more than {MOST_STEPS} files.", "Name the file that defines it.")
+    raise UserError(
+        f"'{use}' is imported through more than {MOST_STEPS} files.",
+        "Name the file that defines it.",
+    )
 
 
 def tree_of(use: str, path: Path) -> ast.Module:
@@ -76,11 +89,14 @@ def tree_of(use: str, path: Path) -> ast.Module:
 
 def functions_in(tree: ast.Module) -> list[str]:
     """Names of the public functions at the top of a file, in order."""
-    return [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    return [
+        n.name for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")
+    ]
 
 
 def path_of(use: str, module: str) -> Path:
-    """The source file of a module, found by looking along the import path: importing a parent package would run it.
+    """The source file of a module, found by looking along the import path: importing a parent
+    package would run it.
 
     Raises:
         UserError: there is none, or no source of it.
@@ -89,25 +105,39 @@ def path_of(use: str, module: str) -> Path:
         if not module.isprintable() or len(module) > 4000:
             raise UserError(f"'{use[:80]!a}' names no file.")
         if not Path(module).exists():
-            raise UserError(f"'{use}' names the file {module}, which does not exist.", "Paths are relative to the current folder.")
+            raise UserError(
+                f"'{use}' names the file {module}, which does not exist.",
+                "Paths are relative to the current folder.",
+            )
         if not Path(module).is_file():
-            raise UserError(f"'{use}' names {module}, which is no file.", "Name a file with Python in it.")
+            raise UserError(
+                f"'{use}' names {module}, which is no file.", "Name a file with Python in it."
+            )
         return Path(module)
     parts = module.split(".")
     if not all(p.isidentifier() for p in parts):
         raise UserError(
-            f"'{use}' names neither a file that ends in .py nor a module.", "Write mine.py:function or package.module:function."
+            f"'{use}' names neither a file that ends in .py nor a module.",
+            "Write mine.py:function or package.module:function.",
         )
     for place in _homes(parts):
         if found := _source_file(place, parts[-1]):
             return found
         if any(place.glob(f"{parts[-1]}.*.so")) or (place / f"{parts[-1]}.so").is_file():
-            raise UserError(f"The module {module} of '{use}' is compiled and has no source to read.", "Wrap it in a Python function.")
-    raise UserError(f"'{use}' names the module {module}, which is not installed.", "Install it, or name a file that ends in .py.")
+            raise UserError(
+                f"The module {module} of '{use}' is compiled and has no source to read.",
+                "Wrap it in a Python function.",
+            )
+    raise UserError(
+        f"'{use}' names the module {module}, which is not installed.",
+        "Install it, or name a file that ends in .py.",
+    )
 
 
 def _homes(parts: list[str]) -> list[Path]:
-    """The folders in which the last part of a dotted name may lie, first on the import path first."""
+    """The folders in which the last part of a dotted name may lie, first on the import path
+    first.
+    """
     if len(parts) == 1:
         return [Path(p) for p in sys.path if p]
     try:
@@ -115,22 +145,36 @@ def _homes(parts: list[str]) -> list[Path]:
         top = importlib.util.find_spec(parts[0])
     except (ImportError, ValueError):
         top = None
-    return [Path(p).joinpath(*parts[1:-1]) for p in (top.submodule_search_locations or () if top else ())]
+    return [
+        Path(p).joinpath(*parts[1:-1])
+        for p in (top.submodule_search_locations or () if top else ())
+    ]
 
 
 def _source_file(place: Path, name: str) -> Path | None:
-    return next((p for p in (place / name / "__init__.py", place / f"{name}.py") if p.is_file()), None)
+    return next(
+        (p for p in (place / name / "__init__.py", place / f"{name}.py") if p.is_file()), None
+    )
 
 
 def source_of(use: str, path: Path) -> str:
-    """The text of a Python file in the encoding that it declares; raises UserError where it cannot be read."""
+    """The text of a Python file in the encoding that it declares.
+
+    Raises UserError where it cannot be read.
+    """
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path} of '{use}' is longer than {MOST_BYTES} bytes.", "Put the function into a file of its own.")
+            raise UserError(
+                f"{path} of '{use}' is longer than {MOST_BYTES} bytes.",
+                "Put the function into a file of its own.",
+            )
         with tokenize.open(path) as file:
             return file.read()
     except (SyntaxError, UnicodeDecodeError, LookupError) as error:
-        raise UserError(f"{path} of '{use}' is not text in the encoding that it declares ({error}).", "Save it as UTF-8.") from error
+        raise UserError(
+            f"{path} of '{use}' is not text in the encoding that it declares ({error}).",
+            "Save it as UTF-8.",
+        ) from error
     except OSError as error:
         raise UserError(f"{path} of '{use}' cannot be read ({error.strerror or error}).") from error
 
@@ -140,9 +184,13 @@ def parsed(use: str, source: str) -> ast.Module:
     try:
         return ast.parse(source)
     except SyntaxError as error:
-        raise UserError(f"'{use}' is not valid Python: {error.msg} in line {error.lineno}.") from error
+        raise UserError(
+            f"'{use}' is not valid Python: {error.msg} in line {error.lineno}."
+        ) from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"'{use}' is not valid Python: {str(error) or 'it is nested too deeply'}.") from error
+        raise UserError(
+            f"'{use}' is not valid Python: {str(error) or 'it is nested too deeply'}."
+        ) from error
 
 
 def literal(node: ast.expr, names: Mapping[str, ast.expr], depth: int = 0) -> Any:
@@ -167,18 +215,26 @@ def literal(node: ast.expr, names: Mapping[str, ast.expr], depth: int = 0) -> An
         case ast.UnaryOp() | ast.BinOp():
             return _arithmetic(node, inner)
         case ast.Tuple() | ast.List() | ast.Set():
-            made: Callable[[list[Any]], Any] = {ast.Tuple: tuple, ast.List: list, ast.Set: set}[type(node)]
+            made: Callable[[list[Any]], Any] = {ast.Tuple: tuple, ast.List: list, ast.Set: set}[
+                type(node)
+            ]
             return made([inner(e) for e in node.elts])
         case ast.Dict() if all(node.keys):
             return {inner(k): inner(v) for k, v in zip(node.keys, node.values, strict=True) if k}
-        case ast.Call(func=ast.Name(id=("float" | "int" | "str" | "tuple" | "frozenset") as kind), args=args, keywords=[]) if len(args) < 2:
+        case ast.Call(
+            func=ast.Name(id=("float" | "int" | "str" | "tuple" | "frozenset") as kind),
+            args=args,
+            keywords=[],
+        ) if len(args) < 2:
             return _called(kind, [inner(a) for a in args])
     raise Unreadable(ast.unparse(node)[:60])
 
 
 def _called(kind: str, args: list[Any]) -> Any:
     try:
-        return {"float": float, "int": int, "str": str, "tuple": tuple, "frozenset": frozenset}[kind](*args)
+        return {"float": float, "int": int, "str": str, "tuple": tuple, "frozenset": frozenset}[
+            kind
+        ](*args)
     except (TypeError, ValueError) as error:
         raise Unreadable(str(error)) from error
 
@@ -187,10 +243,16 @@ def _arithmetic(node: ast.UnaryOp | ast.BinOp, inner: Callable[[ast.expr], Any])
     try:
         if isinstance(node, ast.UnaryOp):
             value = inner(node.operand)
-            signs: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
+            signs: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+                ast.USub: operator.neg,
+                ast.UAdd: operator.pos,
+                ast.Not: operator.not_,
+            }
             return signs[type(node.op)](value)
         left, right = inner(node.left), inner(node.right)
-        if not all(isinstance(v, int | float) for v in (left, right)) or (isinstance(node.op, ast.Pow) and abs(right) > MOST_POWER):
+        if not all(isinstance(v, int | float) for v in (left, right)) or (
+            isinstance(node.op, ast.Pow) and abs(right) > MOST_POWER
+        ):
             raise Unreadable(ast.unparse(node)[:60])
         return _BINARY[type(node.op)](left, right)
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
@@ -198,7 +260,9 @@ def _arithmetic(node: ast.UnaryOp | ast.BinOp, inner: Callable[[ast.expr], Any])
 
 
 def annotation_of(node: ast.expr | None, names: Mapping[str, ast.expr], depth: int = 0) -> Any:
-    """The type that an annotation stands for: plain types, lists, tuples, dicts, unions and ``Literal``; ``Any`` for all others."""
+    """The type that an annotation stands for: plain types, lists, tuples, dicts, unions and
+    ``Literal``; ``Any`` for all others.
+    """
     if node is None or depth > 20:
         return Any
 
@@ -214,7 +278,9 @@ def annotation_of(node: ast.expr | None, names: Mapping[str, ast.expr], depth: i
             except SyntaxError:
                 return Any
         case ast.Name(id=name):
-            return _PLAIN.get(name) if name in _PLAIN else inner(names[name]) if name in names else Any
+            return (
+                _PLAIN.get(name) if name in _PLAIN else inner(names[name]) if name in names else Any
+            )
         case ast.Attribute(attr=name):
             return _PLAIN.get(name, Any)
         case ast.BinOp(op=ast.BitOr()):
@@ -224,7 +290,9 @@ def annotation_of(node: ast.expr | None, names: Mapping[str, ast.expr], depth: i
     return Any
 
 
-def _subscripted(node: ast.Subscript, inner: Callable[[ast.expr], Any], names: Mapping[str, ast.expr]) -> Any:
+def _subscripted(
+    node: ast.Subscript, inner: Callable[[ast.expr], Any], names: Mapping[str, ast.expr]
+) -> Any:
     kind = ast.unparse(node.value).rpartition(".")[2]
     parts = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
     if kind == "Literal":
@@ -236,7 +304,9 @@ def _subscripted(node: ast.Subscript, inner: Callable[[ast.expr], Any], names: M
     if kind in ("Annotated", "Final"):
         return inner(parts[0])
     if (plain := _PLAIN.get(kind)) in (list, tuple, dict, set):
-        made = tuple(... if isinstance(p, ast.Constant) and p.value is ... else inner(p) for p in parts)
+        made = tuple(
+            ... if isinstance(p, ast.Constant) and p.value is ... else inner(p) for p in parts
+        )
         return types.GenericAlias(plain, made)
     return Any
 
@@ -251,7 +321,11 @@ def _definition(tree: ast.Module, name: str) -> ast.stmt | None:
             case ast.ImportFrom() | ast.Import():
                 found = node if any((a.asname or a.name) == name for a in node.names) else found
             case ast.Assign():
-                found = node if any(isinstance(t, ast.Name) and t.id == name for t in node.targets) else found
+                found = (
+                    node
+                    if any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+                    else found
+                )
     return found
 
 
@@ -262,7 +336,11 @@ def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
         found.append(node)
         if isinstance(node, ast.If | ast.Try):
             found += _statements(node.body)
-            found += [] if any(isinstance(n, ast.FunctionDef | ast.ImportFrom) for n in node.body) else _statements(node.orelse)
+            found += (
+                []
+                if any(isinstance(n, ast.FunctionDef | ast.ImportFrom) for n in node.body)
+                else _statements(node.orelse)
+            )
     return found
 
 
@@ -276,7 +354,13 @@ def _assigned(tree: ast.Module) -> dict[str, ast.expr]:
         if isinstance(node, ast.Global):
             twice.update(node.names)
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, ast.AnnAssign)
+            else []
+        )
         for target in targets:
             if isinstance(target, ast.Name) and (value := getattr(node, "value", None)) is not None:
                 twice |= {target.id} & found.keys()
@@ -287,19 +371,27 @@ def _assigned(tree: ast.Module) -> dict[str, ast.expr]:
 def _check_plain(use: str, node: ast.FunctionDef) -> None:
     if node.decorator_list:
         raise UserError(
-            f"'{use}' has the decorator @{ast.unparse(node.decorator_list[0])[:40]}, behind which its parameters cannot be read.",
+            (
+                f"'{use}' has the decorator @{ast.unparse(node.decorator_list[0])[:40]}, behind "
+                "which its parameters cannot be read."
+            ),
             "Take it off, or call the decorated function from a plain one.",
         )
 
 
-def _no_function(use: str, module: str, function: str, tree: ast.Module, node: ast.stmt | None) -> UserError:
+def _no_function(
+    use: str, module: str, function: str, tree: ast.Module, node: ast.stmt | None
+) -> UserError:
     remedy = "Write a plain function with def."
     if isinstance(node, ast.AsyncFunctionDef):
         return UserError(f"'{use}' is an async function.", remedy)
     if isinstance(node, ast.ClassDef):
         return UserError(f"'{use}' is a class, not a function.", remedy)
     if isinstance(node, ast.Assign | ast.Import):
-        return UserError(f"'{use}' is not defined by def in {module}, but in line {node.lineno} otherwise.", remedy)
+        return UserError(
+            f"'{use}' is not defined by def in {module}, but in line {node.lineno} otherwise.",
+            remedy,
+        )
     known = functions_in(tree)
     if not known:
         return UserError(f"{module} holds no function, so no '{function}'.", remedy)
@@ -315,7 +407,17 @@ def _followed(use: str, path: Path, node: ast.ImportFrom, name: str) -> tuple[Pa
     for _ in range(node.level - 1):
         home = home.parent
     *folders, last = (node.module or "").split(".")
-    found = _source_file(home.joinpath(*folders), last) if last else _source_file(home.parent, home.name)
+    found = (
+        _source_file(home.joinpath(*folders), last)
+        if last
+        else _source_file(home.parent, home.name)
+    )
     if found is None:
-        raise UserError(f"'{use}' is imported from '{'.' * node.level}{node.module or ''}', which is not beside {path}.", "Name its file.")
+        raise UserError(
+            (
+                f"'{use}' is imported from '{'.' * node.level}{node.module or ''}', which is not "
+                f"beside {path}."
+            ),
+            "Name its file.",
+        )
     return found, theirs

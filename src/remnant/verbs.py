@@ -35,7 +35,16 @@ from remnant.flow.sweepfile import override, read_sweep
 from remnant.flow.texts import said_of
 from remnant.methods import quantizer_spec
 from remnant.parsing import parse
-from remnant.records import CastMember, MeasureSpec, Piece, PrepareSpec, Rule, SweepSpec, TrainSpec, UnlearnSpec
+from remnant.records import (
+    CastMember,
+    MeasureSpec,
+    Piece,
+    PrepareSpec,
+    Rule,
+    SweepSpec,
+    TrainSpec,
+    UnlearnSpec,
+)
 from remnant.report import table, terminal
 from remnant.secrecy import redacted, scrubbed
 
@@ -80,14 +89,25 @@ def prepare(store: Store, settings: Sequence[str], **options: Any) -> None:
 def _warnings(card: dict[str, Any]) -> list[str]:
     """What the card of a corpus says that a user should look at."""
     lines = [
-        f"Warning: {count} {name} texts share a long run of words with the forget text, or are short and the same."
+        (
+            f"Warning: {count} {name} texts share a long run of words with the forget text, or "
+            "are short and the same."
+        )
         for name, count in card["overlapping_texts"].items()
         if count and name != "questions"
     ]
     if count := card["overlapping_texts"].get("questions"):
-        lines.append(f"Warning: {count} retain questions are asked about the forget text too, or repeat it.")
-    lines += [f"Warning: {count} {name} say what another one says." for name, count in card["repeated"].items()]
-    lines += [f"Not read for {role}: {len(files)} files: {said_of(files)}." for role, files in card["skipped"].items()]
+        lines.append(
+            f"Warning: {count} retain questions are asked about the forget text too, or repeat it."
+        )
+    lines += [
+        f"Warning: {count} {name} say what another one says."
+        for name, count in card["repeated"].items()
+    ]
+    lines += [
+        f"Not read for {role}: {len(files)} files: {said_of(files)}."
+        for role, files in card["skipped"].items()
+    ]
     return lines + [f"Note: {note}" for note in card["notes"]]
 
 
@@ -106,10 +126,15 @@ def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **opt
     node = planning.unlearn_node(spec, given(store, target, MODELS), corpus)
     make_here(store, [node])
     said = store.manifest(node.name).summary
-    print(f"Stopped after step {said['steps']}: {said['stopped']}. Kept step {said['chosen']['step']}. {said['ended']}")
+    print(
+        f"Stopped after step {said['steps']}: {said['stopped']}. Kept step "
+        f"{said['chosen']['step']}. {said['ended']}"
+    )
 
 
-def perturb(store: Store, model: str, quantizer: str, data: str | None, settings: Sequence[str]) -> None:
+def perturb(
+    store: Store, model: str, quantizer: str, data: str | None, settings: Sequence[str]
+) -> None:
     """Quantize a model to a dense copy."""
     corpus = given(store, data, "prepare") if data else None
     spec = quantizer_spec(quantizer, overlaid(settings))
@@ -119,12 +144,18 @@ def perturb(store: Store, model: str, quantizer: str, data: str | None, settings
         print(f"Warning: {doubt}.")
 
 
-def deploy(store: Store, model: str, name: str, data: str | None, out: Path, settings: Sequence[str]) -> None:
-    """Write the files of a format, and remnant.json beside them, to a folder that does not exist yet."""
+def deploy(
+    store: Store, model: str, name: str, data: str | None, out: Path, settings: Sequence[str]
+) -> None:
+    """Write the files of a format, and remnant.json beside them, to a folder that does not exist
+    yet.
+    """
     if out.exists():
         raise UserError(f"{out} exists already.", "Name a new folder.")
     corpus = given(store, data, "prepare") if data else None
-    node = planning.deploy_node(quantizer_spec(name, overlaid(settings)), given(store, model, MODELS), corpus)
+    node = planning.deploy_node(
+        quantizer_spec(name, overlaid(settings)), given(store, model, MODELS), corpus
+    )
     dense = node.inputs["dense"]
     assert isinstance(dense, Node)
     made = make_here(store, [dense, node])
@@ -133,15 +164,27 @@ def deploy(store: Store, model: str, name: str, data: str | None, out: Path, set
     with disk_errors(out.parent):
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
-        (scratch / "remnant.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (scratch / "remnant.json").write_text(
+            manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
+        )
         os.replace(scratch, out)
     apart = manifest.summary["against_dense_copy"]
-    print(f"{out}: for {manifest.summary['runtime']}; most likely token as in the dense copy at {100 * apart['same_top']:.1f} % of places.")
+    print(
+        f"{out}: for {manifest.summary['runtime']}; most likely token as in the dense copy at "
+        f"{100 * apart['same_top']:.1f} % of places."
+    )
     if "tokenizer" in manifest.summary:
         print(f"Tokenizer: {manifest.summary['tokenizer']}.")
 
 
-def measure(store: Store, model: str, data: str, reference: str | None, settings: Sequence[str], **options: Any) -> None:
+def measure(
+    store: Store,
+    model: str,
+    data: str,
+    reference: str | None,
+    settings: Sequence[str],
+    **options: Any,
+) -> None:
     """Measure one model, or one behind a server, and print its numbers."""
     settled = overlaid(settings, **options)
     served = model.startswith(("http://", "https://"))
@@ -149,7 +192,9 @@ def measure(store: Store, model: str, data: str, reference: str | None, settings
         settled["endpoint"] = {"url": model} | settled.get("endpoint", {})
     spec = parse(MeasureSpec, settled, "measure")
     shown = spec.endpoint.url if spec.endpoint else model
-    about = CastMember(corpus=data, model=Path(shown).name, method=None, weights=None, quantizer="full", seed=None)
+    about = CastMember(
+        corpus=data, model=Path(shown).name, method=None, weights=None, quantizer="full", seed=None
+    )
     corpus = given(store, data, "prepare")
     source = None if served else given(store, model, MODELS)
     judge = given(store, reference, MODELS) if reference else None
@@ -157,7 +202,10 @@ def measure(store: Store, model: str, data: str, reference: str | None, settings
     known = store.has(node.name)
     path = make_here(store, [node])
     if known and served:
-        print(f"Asked at {store.manifest(node.name).created}; to ask the server anew: --set endpoint.again=1")
+        print(
+            f"Asked at {store.manifest(node.name).created}; to ask the server anew: --set "
+            "endpoint.again=1"
+        )
     cells = importlib.import_module("remnant.stages.cells")
     terminal.print_cells(cells.cells_of(about, cells.read_rows(path / "rows.jsonl"), Rule(), None))
     summary = store.manifest(node.name).summary
@@ -169,9 +217,19 @@ def measure(store: Store, model: str, data: str, reference: str | None, settings
 
 
 def judge(
-    store: Store, target: str, unlearned: str, retrain: str | None, data: str, quantizers: Sequence[str], out: Path, settings: Sequence[str]
+    store: Store,
+    target: str,
+    unlearned: str,
+    retrain: str | None,
+    data: str,
+    quantizers: Sequence[str],
+    out: Path,
+    settings: Sequence[str],
 ) -> int:
-    """Compare two checkpoints in full precision and under each quantizer; report, verdict, exit code."""
+    """Compare two checkpoints in full precision and under each quantizer.
+
+    Report, verdict, exit code.
+    """
     corpus = given(store, data, "prepare")
     models: dict[str, Input] = {"target": given(store, target, MODELS)}
     if retrain:
@@ -189,43 +247,94 @@ def judge(
     return exit_code({v.outcome for g in results.groups for v in g.verdicts})
 
 
-def predict(target: Path, unlearned: Path, quantizers: Sequence[str], keep: Sequence[str], exact: bool, out: Path) -> None:
+def predict(
+    target: Path,
+    unlearned: Path,
+    quantizers: Sequence[str],
+    keep: Sequence[str],
+    exact: bool,
+    out: Path,
+) -> None:
     """Say from two checkpoints alone which grids will bring back what was unlearned."""
-    prediction = importlib.import_module("remnant.report.prediction")  # brings the compiler of the passes and the plotting library
+    prediction = importlib.import_module(
+        "remnant.report.prediction"
+    )  # brings the compiler of the passes and the plotting library
     with counting(terminal.console(stderr=True), "Reading both checkpoints") as report:
         found = prediction.predict(target, unlearned, quantizers, keep, report, exact=exact)
     page = prediction.write(found, out)
-    shown = Table("grid", "forecast of recovery", "gain", "early blocks", "cosine", "equal codes", "in the zero bin")
+    shown = Table(
+        "grid",
+        "forecast of recovery",
+        "gain",
+        "early blocks",
+        "cosine",
+        "equal codes",
+        "in the zero bin",
+    )
     for name, s in found.whole.items():
         f = found.forecasts[name]
-        colour = "yellow" if f is None or f.low <= 0.2 < f.high else "red" if f.low > 0.2 else "green"
+        colour = (
+            "yellow" if f is None or f.low <= 0.2 < f.high else "red" if f.low > 0.2 else "green"
+        )
         told = f"[{colour}]{f.recovery:.2f} \\[{f.low:.2f}, {f.high:.2f}][/]" if f else "-"
         shown.add_row(
-            name, told, *("-" if x is None else f"{x:.2f}" for x in (s.gain, s.early_gain, s.cosine, s.same_codes, s.in_zero_bin))
+            name,
+            told,
+            *(
+                "-" if x is None else f"{x:.2f}"
+                for x in (s.gain, s.early_gain, s.cosine, s.same_codes, s.in_zero_bin)
+            ),
         )
     terminal.console().print(shown)
     terminal.console().print(escape(found.verdict), highlight=False)
-    terminal.console().print(f"Report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True)
+    terminal.console().print(
+        f"Report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True
+    )
 
 
 def exit_code(outcomes: set[str]) -> int:
-    """0 if there are verdicts and all stayed forgotten; 3 if anything came back, was not forgotten or collapsed; else 4."""
+    """0 if there are verdicts and all stayed forgotten.
+
+    3 if anything came back, was not forgotten or collapsed; else 4.
+    """
     if outcomes == {"stayed forgotten"}:
         return STAYED
     return UNCLEAR if outcomes <= {"stayed forgotten", "not said", "unclear"} else NOT
 
 
-def _audit(models: dict[str, Input], corpus: Made | Outside, name: str, quantizers: Sequence[str], rule: Rule) -> list[Node]:
+def _audit(
+    models: dict[str, Input],
+    corpus: Made | Outside,
+    name: str,
+    quantizers: Sequence[str],
+    rule: Rule,
+) -> list[Node]:
     measured: dict[str, Node] = {}
     for model, source in models.items():
         for use in ("full", *quantizers):
-            label = {"corpus": name, "model": model, "method": None, "weights": None, "quantizer": use, "seed": None}
-            measured[f"{model}/{use}"] = planning.measure_node(MeasureSpec(), planning.perturbed(use, source, corpus, label), corpus, label)
+            label = {
+                "corpus": name,
+                "model": model,
+                "method": None,
+                "weights": None,
+                "quantizer": use,
+                "seed": None,
+            }
+            measured[f"{model}/{use}"] = planning.measure_node(
+                MeasureSpec(), planning.perturbed(use, source, corpus, label), corpus, label
+            )
     return planning.ordered([planning.judge_node(rule, measured)])
 
 
 def _sweep_of_audit(quantizers: Sequence[str], rule: Rule) -> SweepSpec:
-    return SweepSpec(name="judge", title="Did it stay forgotten?", corpus=(), unlearn=(), quantizers=tuple(quantizers), judge=rule)
+    return SweepSpec(
+        name="judge",
+        title="Did it stay forgotten?",
+        corpus=(),
+        unlearn=(),
+        quantizers=tuple(quantizers),
+        judge=rule,
+    )
 
 
 def sweep_path(name: str) -> Path:
@@ -234,7 +343,9 @@ def sweep_path(name: str) -> Path:
     return packaged if packaged.is_file() and not Path(name).exists() else Path(name)
 
 
-def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Path | None, examples: bool) -> int:
+def run(
+    store: Store, name: str, settings: Sequence[str], workers: int, out: Path | None, examples: bool
+) -> int:
     """Run a sweep to its report; the same call again goes on or does nothing."""
     sweep = read_sweep(sweep_path(name), settings)
     screen = terminal.console(stderr=True)
@@ -243,22 +354,37 @@ def run(store: Store, name: str, settings: Sequence[str], workers: int, out: Pat
         repair(store, nodes, table.READ)
     todo = missing(store, nodes)
     terminal.tell_code(planning.user_code(sweep) if todo else [], screen)
-    screen.print(f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, {len(todo)} to be made.", highlight=False)
+    screen.print(
+        (
+            f"[bold]{escape(sweep.title or sweep.name)}[/]: {len(nodes)} pieces of work, "
+            f"{len(todo)} to be made."
+        ),
+        highlight=False,
+    )
     _label(store, sweep, nodes, needed=bool(todo))
     if todo:
         forget_failures(store, nodes)
         _work(store, sweep, nodes, workers or default_workers(sweep), screen)
     lost = failures(store, nodes)
-    results = table.collect(store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()})
+    results = table.collect(
+        store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()}
+    )
     _finish(results, store, out or store.root / "reports" / sweep.name, examples=examples)
     return _tell_failures(lost, missing(store, nodes), nodes)
 
 
 def _label(store: Store, sweep: SweepSpec, nodes: Sequence[Node], *, needed: bool) -> None:
-    """Keep the run under its name; where nothing is to be made, a store that takes nothing does not matter."""
+    """Keep the run under its name.
+
+    Where nothing is to be made, a store that takes nothing does not matter.
+    """
     try:
         store.label(
-            sweep.name, {"sweep": redacted(sweep.model_dump(mode="json")), "pieces": [n.piece.model_dump(mode="json") for n in nodes]}
+            sweep.name,
+            {
+                "sweep": redacted(sweep.model_dump(mode="json")),
+                "pieces": [n.piece.model_dump(mode="json") for n in nodes],
+            },
         )
     except UserError:
         if needed:
@@ -266,13 +392,18 @@ def _label(store: Store, sweep: SweepSpec, nodes: Sequence[Node], *, needed: boo
 
 
 def default_workers(sweep: SweepSpec) -> int:
-    """One worker per core for models made here; one in all for models from outside or beside a GPU, which may be large."""
+    """One worker per core for models made here.
+
+    One in all for models from outside or beside a GPU, which may be large.
+    """
     if sweep.target or Path("/dev/nvidia0").exists():
         return 1
     return min(4, len(os.sched_getaffinity(0)))
 
 
-def _work(store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, screen: Console) -> None:
+def _work(
+    store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, screen: Console
+) -> None:
     with disk_errors(store.root):
         workers = start_workers(store, sweep, count)
     try:
@@ -280,25 +411,41 @@ def _work(store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, scr
     except KeyboardInterrupt as error:
         screen.print("Saving ...")
         stop_workers(workers)
-        raise Interrupted("Interrupted; finished work is kept.", "The same command goes on.") from error
+        raise Interrupted(
+            "Interrupted; finished work is kept.", "The same command goes on."
+        ) from error
     finally:
         stop_workers(workers)
         log = store.root / "partial" / f"workers-{os.getpid()}.log"
         if any(w.returncode not in (0, 130) for w in workers) and log.is_file():
-            screen.print(scrubbed(log.read_text(encoding="utf-8", errors="replace"))[-2000:], style="red", markup=False)
+            screen.print(
+                scrubbed(log.read_text(encoding="utf-8", errors="replace"))[-2000:],
+                style="red",
+                markup=False,
+            )
         clean_up(store)
 
 
-def _tell_failures(lost: dict[str, dict[str, str]], todo: Sequence[Node], nodes: Sequence[Node]) -> int:
+def _tell_failures(
+    lost: dict[str, dict[str, str]], todo: Sequence[Node], nodes: Sequence[Node]
+) -> int:
     names = {n.name: n for n in nodes}
     for name, failure in lost.items():
-        terminal.console().print(f"[red]failed[/] {escape(describe(names[name]))}: {escape(failure['message'])}", highlight=False)
+        terminal.console().print(
+            f"[red]failed[/] {escape(describe(names[name]))}: {escape(failure['message'])}",
+            highlight=False,
+        )
         if failure["traceback"]:
-            terminal.console().print(failure["traceback"], style="dim", markup=False, highlight=False)
+            terminal.console().print(
+                failure["traceback"], style="dim", markup=False, highlight=False
+            )
     if any(f["traceback"] for f in lost.values()):
         return 1
     if not lost and todo:
-        raise UserError(f"{len(todo)} pieces of work were not made because a worker ended early.", "Run the same command again.")
+        raise UserError(
+            f"{len(todo)} pieces of work were not made because a worker ended early.",
+            "Run the same command again.",
+        )
     return 2 if lost else 0
 
 
@@ -312,7 +459,12 @@ def _finish(results: table.Results, store: Store, out: Path, *, examples: bool) 
     for group in results.groups:
         screen.print(terminal.matrix(group))
     screen.print(
-        f"Report: [bold]{escape(str(path))}[/]  Numbers: {escape(str(path.with_name('summary.json')))}", highlight=False, soft_wrap=True
+        (
+            f"Report: [bold]{escape(str(path))}[/]  Numbers: "
+            f"{escape(str(path.with_name('summary.json')))}"
+        ),
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -335,9 +487,23 @@ def ls(store: Store) -> None:
     known = store.manifests()
     for name, m in known.items():
         size = sum(f.bytes for f in m.files.values())
-        what = m.spec.get("method") or m.spec.get("use") or m.spec.get("lab") or ",".join(m.spec.get("splits", ())) or ""
-        found.add_row(escape(name), escape(str(what)), escape(m.created), clock(m.seconds), f"{size / 1e6:.1f} MB")
-    for name in sorted({n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)):
+        what = (
+            m.spec.get("method")
+            or m.spec.get("use")
+            or m.spec.get("lab")
+            or ",".join(m.spec.get("splits", ()))
+            or ""
+        )
+        found.add_row(
+            escape(name),
+            escape(str(what)),
+            escape(m.created),
+            clock(m.seconds),
+            f"{size / 1e6:.1f} MB",
+        )
+    for name in sorted(
+        {n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)
+    ):
         found.add_row(escape(name), "[red]its manifest is damaged[/]", "", "", "")
     terminal.console().print(found)
 
@@ -346,17 +512,29 @@ def show(store: Store, reference: str) -> int:
     """One manifest, and whether its files are still what they were."""
     names = [n for stage in STAGE_VERSIONS for n in store.matching(reference, stage)]
     if len(names) != 1:
-        what = f"is the start of {len(names)} artefacts" if names else f"is no artefact of {store.root}"
+        what = (
+            f"is the start of {len(names)} artefacts"
+            if names
+            else f"is no artefact of {store.root}"
+        )
         raise UserError(f"'{reference}' {what}.", "See them with: remnant ls")
     print(store.manifest(names[0]).model_dump_json(indent=1))
     with telling(terminal.console(stderr=True), f"checking {names[0]}"):
         faults = store.faults(names[0])
-    print(f"Damaged: {', '.join(faults)}. Delete the folder {store.path(names[0])}." if faults else "All files are as recorded.")
+    print(
+        f"Damaged: {', '.join(faults)}. Delete the folder {store.path(names[0])}."
+        if faults
+        else "All files are as recorded."
+    )
     return 1 if faults else 0
 
 
-def report(store: Store, name: str, out: Path | None, examples: bool, beside: Sequence[Path]) -> None:
-    """Write the report of a finished or unfinished run again, with the numbers of other tools' logs beside it."""
+def report(
+    store: Store, name: str, out: Path | None, examples: bool, beside: Sequence[Path]
+) -> None:
+    """Write the report of a finished or unfinished run again, with the numbers of other tools' logs
+    beside it.
+    """
     kept = store.labelled(name)
     sweep = parse(SweepSpec, kept["sweep"], name)
     pieces = [parse(Piece, piece, name) for piece in kept["pieces"]]
@@ -368,13 +546,18 @@ def report(store: Store, name: str, out: Path | None, examples: bool, beside: Se
     _finish(found, store, out or store.root / "reports" / name, examples=examples)
 
 
-def score(path: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None) -> None:
+def score(
+    path: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None
+) -> None:
     """Score a file of generations, or read another tool's logs, and print the metrics."""
     with telling(terminal.console(stderr=True), f"scoring {path}"):
         cells, notes = scoring.scored(path, auc_retrain, retrain=retrain)
     models = dict.fromkeys((c.corpus, c.model) for c in cells)
     for place in models:
-        terminal.print_cells([c for c in cells if (c.corpus, c.model) == place], place[1] if len(models) > 1 else None)
+        terminal.print_cells(
+            [c for c in cells if (c.corpus, c.model) == place],
+            place[1] if len(models) > 1 else None,
+        )
     for note in notes:
         print(note)
     if json_out is not None:
@@ -384,7 +567,9 @@ def score(path: Path, auc_retrain: float | None, retrain: Path | None, json_out:
             try:
                 scratch.write_text(text, encoding="utf-8")
             except FileNotFoundError as error:
-                raise UserError(f"The folder {json_out.parent} does not exist.", "Make it first.") from error
+                raise UserError(
+                    f"The folder {json_out.parent} does not exist.", "Make it first."
+                ) from error
             os.replace(scratch, json_out)
 
 
@@ -395,6 +580,12 @@ def check(path: str) -> int:
     failed = 0
     for result in testing.check_file(path):
         colour = {"ok": "green", "failed": "red", "skipped": "yellow"}[result.outcome]
-        screen.print(f"[{colour}]{result.outcome:7}[/] {escape(result.function)}: {result.law} {escape(result.detail)}", highlight=False)
+        screen.print(
+            (
+                f"[{colour}]{result.outcome:7}[/] {escape(result.function)}: {result.law} "
+                f"{escape(result.detail)}"
+            ),
+            highlight=False,
+        )
         failed += result.outcome == "failed"
     return 1 if failed else 0

@@ -1,7 +1,9 @@
-"""The door to checkpoints on disk: headers of safetensors and indexes of shards, checked before anything in them is used. No torch.
+"""The door to checkpoints on disk: headers of safetensors and indexes of shards, checked before
+anything in them is used. No torch.
 
-A header is believed only if every weight lies inside its file, after the one before it and as long as its shape and dtype say, as the
-safetensors library demands too; an index only if every shard lies in the folder and holds just the names that it is said to hold.
+A header is believed only if every weight lies inside its file, after the one before it and as long
+as its shape and dtype say, as the safetensors library demands too; an index only if every shard
+lies in the folder and holds just the names that it is said to hold.
 """
 
 import json
@@ -15,10 +17,13 @@ from remnant.errors import UserError
 
 # Bits of an entry by the dtype of a header. Source: safetensors 0.8, tensor.rs.
 BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "F4": 4, "F6_E2M3": 6,
-    "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8,
+    "F8_E4M3FNUZ": 8, "F4": 4, "F6_E2M3": 6,
+    "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64,
 }  # fmt: skip
-# The largest header that the safetensors library reads, and the largest index or configuration that is read here.
+# The largest header that the safetensors library reads, and the largest index or configuration that
+# is read here.
 MAX_HEADER = 100_000_000
 # Dimensions of a weight; the largest known have five.
 MAX_DIMENSIONS = 16
@@ -35,18 +40,26 @@ WRAPPERS = {
     "pretrained_model.": "trl (save model.pretrained_model)",
     "_forward_module.": "Lightning (save the model inside its strategy)",
 }
-# Sizes that a configuration may state, each with more than any model has: a larger one would be built until the memory is gone.
+# Sizes that a configuration may state, each with more than any model has: a larger one would be
+# built until the memory is gone.
 SIZES = {
-    "num_hidden_layers": 10_000, "n_layer": 10_000, "num_layers": 10_000, "hidden_size": 1 << 20, "n_embd": 1 << 20, "d_model": 1 << 20,
-    "intermediate_size": 1 << 22, "n_inner": 1 << 22, "vocab_size": 1 << 26, "num_attention_heads": 1 << 16, "n_head": 1 << 16,
+    "num_hidden_layers": 10_000, "n_layer": 10_000, "num_layers": 10_000, "hidden_size": 1 << 20,
+    "n_embd": 1 << 20, "d_model": 1 << 20,
+    "intermediate_size": 1 << 22, "n_inner": 1 << 22, "vocab_size": 1 << 26,
+    "num_attention_heads": 1 << 16, "n_head": 1 << 16,
     "num_key_value_heads": 1 << 16, "num_experts": 1 << 16, "num_local_experts": 1 << 16,
 }  # fmt: skip
-# Weights that some versions of transformers save and others do not: heads that are tied, buffers that are computed.
-_OPTIONAL = re.compile(r"(lm_head\.weight|inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias|num_batches_tracked)$")
+# Weights that some versions of transformers save and others do not: heads that are tied, buffers
+# that are computed.
+_OPTIONAL = re.compile(
+    r"(lm_head\.weight|inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias|num_batches_tracked)$"
+)
 
 
 class Entry(NamedTuple):
-    """Where one weight lies: file, first byte, dtype of the header (F32, BF16, F16, ...) and shape."""
+    """Where one weight lies: file, first byte, dtype of the header (F32, BF16, F16, ...) and
+    shape.
+    """
 
     file: Path
     offset: int
@@ -63,14 +76,21 @@ def entries_of(folder: Path) -> dict[str, Entry]:
     """Every weight of a folder of safetensors, one file or sharded, by its name.
 
     Raises:
-        UserError: no folder, no safetensors, a missing or surplus shard, an index or a header that is damaged or lies.
+        UserError: no folder, no safetensors, a missing or surplus shard, an index or a header that
+            is damaged or lies.
     """
     files, told = _files(folder)
     found: dict[str, Entry] = {}
     for file in files:
         own = header(file)
         if twice := next((n for n in own if n in found), None):
-            raise UserError(f"{shown(twice)} stands in {found[twice].file.name} and in {file.name} of {folder}.", COPY_AGAIN)
+            raise UserError(
+                (
+                    f"{shown(twice)} stands in {found[twice].file.name} and in {file.name} of "
+                    f"{folder}."
+                ),
+                COPY_AGAIN,
+            )
         found |= own
     if told is not None:
         _agree(folder, told, found)
@@ -94,13 +114,18 @@ def header(file: Path) -> dict[str, Entry]:
             data = strict_json(opened.read(length))
         return _entries(file, data, 8 + length, size)
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror or error}).", "Look at its permissions.") from error
+        raise UserError(
+            f"{file} cannot be read ({error.strerror or error}).", "Look at its permissions."
+        ) from error
     except ValueError as error:
-        raise UserError(f"{file} is damaged or no safetensors file ({error}).", COPY_AGAIN) from error
+        raise UserError(
+            f"{file} is damaged or no safetensors file ({error}).", COPY_AGAIN
+        ) from error
 
 
 def strict_json(raw: bytes) -> Any:
-    """JSON without what readers understand differently: keys twice, NaN, infinities, half surrogates, endless nesting.
+    """JSON without what readers understand differently: keys twice, NaN, infinities, half
+    surrogates, endless nesting.
 
     Raises:
         ValueError: with the reason.
@@ -141,14 +166,23 @@ def config_of(folder: Path) -> dict[str, Any]:
     found = _object(path)
     for name, most in SIZES.items():
         for value in found[name] if isinstance(found.get(name), list) else [found.get(name)]:
-            if value is not None and (type(value) is not int or not (0 if "head" in name or "expert" in name else 1) <= value <= most):
-                raise UserError(f"{path} says {name} {shown(value)}, which is no size of a model.", COPY_AGAIN)
+            if value is not None and (
+                type(value) is not int
+                or not (0 if "head" in name or "expert" in name else 1) <= value <= most
+            ):
+                raise UserError(
+                    f"{path} says {name} {shown(value)}, which is no size of a model.", COPY_AGAIN
+                )
     return found
 
 
 def shown(name: object) -> str:
     """A name from a file as it may stand in a sentence: on one line, printable and short."""
-    text = name if isinstance(name, str) and name.isprintable() and name.isascii() else repr(name).encode("ascii", "replace").decode()
+    text = (
+        name
+        if isinstance(name, str) and name.isprintable() and name.isascii()
+        else repr(name).encode("ascii", "replace").decode()
+    )
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -166,7 +200,9 @@ def _entries(file: Path, data: Any, start: int, size: int) -> dict[str, Entry]:
         if first != at:
             raise ValueError(f"{shown(name)} does not begin where the weight before it ends")
         if (last - first) * 8 != math.prod(shape) * BITS[dtype]:
-            raise ValueError(f"{shown(name)} takes {last - first} bytes, which does not fit its shape and dtype")
+            raise ValueError(
+                f"{shown(name)} takes {last - first} bytes, which does not fit its shape and dtype"
+            )
         found[name], at = Entry(file, start + first, dtype, shape), last
     if start + at > size:
         raise UserError(f"{file} is cut short.", COPY_AGAIN)
@@ -201,7 +237,10 @@ def _object(path: Path) -> dict[str, Any]:
             raise ValueError(f"it is longer than {MAX_HEADER} bytes")
         data = strict_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}).", "Give a folder written by save_pretrained.") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}).",
+            "Give a folder written by save_pretrained.",
+        ) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.", COPY_AGAIN) from error
     if not isinstance(data, dict):
@@ -212,7 +251,9 @@ def _object(path: Path) -> dict[str, Any]:
 def _files(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
     """The files to read, and what an index says of them: shards by the names of their weights."""
     if not folder.is_dir():
-        raise UserError(f"The checkpoint {folder} is not a folder.", "Give a folder with *.safetensors in it.")
+        raise UserError(
+            f"The checkpoint {folder} is not a folder.", "Give a folder with *.safetensors in it."
+        )
     all_files = sorted(folder.glob("*.safetensors"))
     usual = [f for f in all_files if f.name.startswith("model")]
     if (folder / INDEX).exists():
@@ -221,58 +262,92 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
         spare = [f for f in usual if f not in files]
     else:
         told, spare = None, []
-        files = usual or [f for f in all_files if f.name not in ("codes.safetensors", "adapter_model.safetensors")]
+        files = usual or [
+            f for f in all_files if f.name not in ("codes.safetensors", "adapter_model.safetensors")
+        ]
     if not files:
         if (folder / "adapter_config.json").is_file():
-            raise UserError(f"{folder} holds an adapter, not a model.", "Merge it into its model first.")
-        raise UserError(f"The folder {folder} has no *.safetensors.", "Save the model again with save_pretrained.")
+            raise UserError(
+                f"{folder} holds an adapter, not a model.", "Merge it into its model first."
+            )
+        raise UserError(
+            f"The folder {folder} has no *.safetensors.",
+            "Save the model again with save_pretrained.",
+        )
     for file in files:
         if not file.is_file():
             raise UserError(f"The shard {file.name} of {folder} is missing.", COPY_AGAIN)
     if spare:
         raise UserError(
-            f"{folder} holds {spare[0].name} too, which its index does not name.", "Take it out of the folder, or the index if that is old."
+            f"{folder} holds {spare[0].name} too, which its index does not name.",
+            "Take it out of the folder, or the index if that is old.",
         )
     return files, told
 
 
 def _told(folder: Path) -> dict[str, str]:
-    """The weight map of an index, each shard inside the folder (or, in a hub's cache, among its blobs)."""
+    """The weight map of an index, each shard inside the folder (or, in a hub's cache, among its
+    blobs).
+    """
     path = folder / INDEX
     told = _object(path).get("weight_map")
     if not isinstance(told, dict) or not told:
         raise UserError(f"{path} has no weight_map.", COPY_AGAIN)
     home = folder.resolve()
     homes = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
-    for name in dict.fromkeys(told.values()) if all(isinstance(v, str) for v in told.values()) else [None]:
-        if name is None or not name.endswith(".safetensors") or not name.isprintable() or len(name) > 200:
+    for name in (
+        dict.fromkeys(told.values()) if all(isinstance(v, str) for v in told.values()) else [None]
+    ):
+        if (
+            name is None
+            or not name.endswith(".safetensors")
+            or not name.isprintable()
+            or len(name) > 200
+        ):
             raise UserError(f"{path} does not name files of safetensors.", COPY_AGAIN)
         place = (folder / name).resolve()
-        if Path(name).is_absolute() or ".." in Path(name).parts or not any(place.is_relative_to(h) for h in homes):
-            raise UserError(f"{path} names {shown(name)}, which lies outside the folder.", "Put the shards into the folder itself.")
+        if (
+            Path(name).is_absolute()
+            or ".." in Path(name).parts
+            or not any(place.is_relative_to(h) for h in homes)
+        ):
+            raise UserError(
+                f"{path} names {shown(name)}, which lies outside the folder.",
+                "Put the shards into the folder itself.",
+            )
     return told
 
 
 def _agree(folder: Path, told: dict[str, str], found: dict[str, Entry]) -> None:
     for name, shard in told.items():
         if name not in found or found[name].file != folder / shard:
-            raise UserError(f"The index of {folder} puts {shown(name)} into {shard}, which does not hold it.", COPY_AGAIN)
+            raise UserError(
+                f"The index of {folder} puts {shown(name)} into {shard}, which does not hold it.",
+                COPY_AGAIN,
+            )
     if surplus := next((n for n in found if n not in told), None):
-        raise UserError(f"{shown(surplus)} in {found[surplus].file} does not stand in the index.", COPY_AGAIN)
+        raise UserError(
+            f"{shown(surplus)} in {found[surplus].file} does not stand in the index.", COPY_AGAIN
+        )
 
 
 def compare_names(one: Path, own: Iterable[str], other: Path, others: Iterable[str]) -> None:
-    """Whether two checkpoints hold the same weights, but for what is saved by some versions of transformers only.
+    """Whether two checkpoints hold the same weights, but for what is saved by some versions of
+    transformers only.
 
     Raises:
-        UserError: a name of one is missing in the other; where all names of one stand behind a wrapper's prefix, the remedy says so.
+        UserError: a name of one is missing in the other; where all names of one stand behind a
+            wrapper's prefix, the remedy says so.
     """
     mine, theirs = set(own), set(others)
     for folder, names, rest in ((one, mine, theirs), (other, theirs, mine)):
         prefix = wrapper_of(names)
         if prefix and not wrapper_of(rest):
             raise UserError(
-                f"Names of weights in {folder} begin with '{prefix}', left there by {WRAPPERS[prefix]}.",
+                (
+                    f"Names of weights in {folder} begin with '{prefix}', left there by "
+                    f"{WRAPPERS[prefix]}."
+                ),
                 "Take the wrapper off the model and save it again.",
             )
     for folder, missing in ((other, mine - theirs), (one, theirs - mine)):
@@ -287,4 +362,7 @@ def compare_names(one: Path, own: Iterable[str], other: Path, others: Iterable[s
 def wrapper_of(names: Iterable[str]) -> str | None:
     """The prefix of a known wrapper that most names begin with; None where there is none."""
     listed = list(names)
-    return next((p for p in WRAPPERS if listed and 2 * sum(n.startswith(p) for n in listed) > len(listed)), None)
+    return next(
+        (p for p in WRAPPERS if listed and 2 * sum(n.startswith(p) for n in listed) > len(listed)),
+        None,
+    )

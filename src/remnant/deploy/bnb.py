@@ -14,7 +14,9 @@ from remnant.functional.quantizers import Quantized
 INSTALL = "Install it with: pip install 'remnant[bitsandbytes]'"
 
 
-def four_bit(weight: Tensor, *, levels: str = "nf4", block: int = 64, double: bool = False) -> Quantized:
+def four_bit(
+    weight: Tensor, *, levels: str = "nf4", block: int = 64, double: bool = False
+) -> Quantized:
     """One weight in bitsandbytes' 4-bit format.
 
     Args:
@@ -25,50 +27,78 @@ def four_bit(weight: Tensor, *, levels: str = "nf4", block: int = 64, double: bo
 
     Raises:
         UserError: bitsandbytes is missing.
-        ValueError: levels it does not have; columns that are no multiple of the block, which the library decodes wrongly on some CPUs.
+        ValueError: levels it does not have; columns that are no multiple of the block, which the
+            library decodes wrongly on some CPUs.
 
     Source: Dettmers et al. 2023 (arXiv 2305.14314).
     """
     if levels not in ("nf4", "fp4"):
         raise ValueError(f"the levels are nf4 or fp4, not {levels}")
     if weight.shape[-1] % block:
-        raise ValueError(f"rows of {weight.shape[-1]} are no multiple of the block {block}, and bitsandbytes decodes such rows wrongly")
+        raise ValueError(
+            f"rows of {weight.shape[-1]} are no multiple of the block {block}, and "
+            "bitsandbytes decodes such rows wrongly"
+        )
     library = _library()
     plain = weight.float().contiguous()
-    packed, state = library.quantize_4bit(plain, blocksize=block, quant_type=levels, compress_statistics=double)
+    packed, state = library.quantize_4bit(
+        plain, blocksize=block, quant_type=levels, compress_statistics=double
+    )
     decoded = library.dequantize_4bit(packed, state)
     pairs = packed.flatten()
     codes = torch.stack([pairs >> 4, pairs & 15], -1).flatten()[: weight.numel()]
-    scale = library.dequantize_blockwise(state.absmax, state.state2) + state.offset if double else state.absmax
-    return Quantized(codes.to(torch.int8).view(weight.shape), scale.float().reshape(-1, 1), None, decoded.float().view(weight.shape))
+    scale = (
+        library.dequantize_blockwise(state.absmax, state.state2) + state.offset
+        if double
+        else state.absmax
+    )
+    return Quantized(
+        codes.to(torch.int8).view(weight.shape),
+        scale.float().reshape(-1, 1),
+        None,
+        decoded.float().view(weight.shape),
+    )
 
 
 def int8(weight: Tensor) -> Quantized:
-    """One weight as LLM.int8 stores it: a scale per row from its largest magnitude. Outliers are a matter of activations, not of weights.
+    """One weight as LLM.int8 stores it: a scale per row from its largest magnitude.
+
+    Outliers are a matter of activations, not of weights.
 
     Raises:
         UserError: bitsandbytes is missing.
 
     Source: Dettmers et al. 2022 (arXiv 2208.07339). The library rounds weights to float16 first.
     """
-    codes, largest, _ = _library().int8_vectorwise_quant(weight.half().reshape(-1, weight.shape[-1]).contiguous())
+    codes, largest, _ = _library().int8_vectorwise_quant(
+        weight.half().reshape(-1, weight.shape[-1]).contiguous()
+    )
     scale = largest.float().view(-1, 1) / 127
-    return Quantized(codes.view(weight.shape), scale, None, (codes.float() * scale).view(weight.shape))
+    return Quantized(
+        codes.view(weight.shape), scale, None, (codes.float() * scale).view(weight.shape)
+    )
 
 
 def save(order: Order, out: Path) -> Saved:
     """Write a folder that transformers opens with bitsandbytes.
 
     Raises:
-        UserError: bitsandbytes is missing; a block other than 64, which transformers cannot ask for; rows that are no multiple of it.
+        UserError: bitsandbytes is missing; a block other than 64, which transformers cannot ask
+            for; rows that are no multiple of it.
     """
     _library()
     four = order.use == "bnb-4bit"
     if four and order.params["block"] != 64:
-        raise UserError(f"transformers opens blocks of 64 only, not {order.params['block']}.", "Leave the block out.")
+        raise UserError(
+            f"transformers opens blocks of 64 only, not {order.params['block']}.",
+            "Leave the block out.",
+        )
     shapes = {n: p.shape for n, p in order.model.named_parameters() if n in set(order.names)}
     if four and (bad := next((n for n, s in shapes.items() if s[-1] % 64), None)):
-        raise UserError(f"{bad} has rows of {shapes[bad][-1]}, not of 64: bitsandbytes decodes them wrongly.", "Use another format.")
+        raise UserError(
+            f"{bad} has rows of {shapes[bad][-1]}, not of 64: bitsandbytes decodes them wrongly.",
+            "Use another format.",
+        )
     config = (
         BitsAndBytesConfig(
             load_in_4bit=True,
@@ -86,5 +116,7 @@ def _library() -> Any:
     try:
         import bitsandbytes.functional as library
     except ImportError as error:
-        raise UserError("This format needs bitsandbytes, which is not installed.", INSTALL) from error
+        raise UserError(
+            "This format needs bitsandbytes, which is not installed.", INSTALL
+        ) from error
     return library

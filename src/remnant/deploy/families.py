@@ -1,4 +1,6 @@
-"""What llama.cpp calls each architecture, which facts its file must state, and how its weights are kept there."""
+"""What llama.cpp calls each architecture, which facts its file must state, and how its weights are
+kept there.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -37,7 +39,8 @@ def family(config: PreTrainedConfig) -> Family:
     kind = str(config.model_type)
     if kind not in FAMILIES:
         raise UserError(
-            f"GGUF files of '{kind}' models are not written here.", f"Known: {', '.join(FAMILIES)}; or use llama.cpp's converter."
+            f"GGUF files of '{kind}' models are not written here.",
+            f"Known: {', '.join(FAMILIES)}; or use llama.cpp's converter.",
         )
     return FAMILIES[kind]
 
@@ -52,7 +55,9 @@ def _state_shape(writer: Any, config: Any, inner: int) -> None:
 
 
 def _head_size(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
 
 
 def _state_rotary(writer: Any, config: Any) -> None:
@@ -69,10 +74,20 @@ def _state_rotary(writer: Any, config: Any) -> None:
 
 def _state_gemma(writer: Any, config: Any) -> None:
     _state_rotary(writer, config)
-    pattern = ["full_attention" if (i + 1) % GEMMA_FULL == 0 else "sliding_attention" for i in range(config.num_hidden_layers)]
-    if config.layer_types != pattern or config.final_logit_softcapping or config.attn_logit_softcapping:
+    pattern = [
+        "full_attention" if (i + 1) % GEMMA_FULL == 0 else "sliding_attention"
+        for i in range(config.num_hidden_layers)
+    ]
+    if (
+        config.layer_types != pattern
+        or config.final_logit_softcapping
+        or config.attn_logit_softcapping
+    ):
         raise UserError(
-            "llama.cpp has no form of this Gemma 3: its order of sliding layers, or capped logits, are not the published ones.",
+            (
+                "llama.cpp has no form of this Gemma 3: its order of sliding layers, or capped "
+                "logits, are not the published ones."
+            ),
             "Deploy another format of this model.",
         )
     writer.add_sliding_window(config.sliding_window)
@@ -87,7 +102,10 @@ def _state_gpt2(writer: Any, config: Any) -> None:
 def _theta(rope: Any) -> float:
     """The base of the rotary angles; scaled ones are not known here."""
     if rope.get("rope_type", "default") != "default":
-        raise UserError(f"Rotary scaling '{rope['rope_type']}' is not written to GGUF here.", "Use llama.cpp's own converter.")
+        raise UserError(
+            f"Rotary scaling '{rope['rope_type']}' is not written to GGUF here.",
+            "Use llama.cpp's own converter.",
+        )
     return float(rope["rope_theta"])
 
 
@@ -100,14 +118,18 @@ def _pairs(values: Array, name: str, config: Any) -> Array:
     if not (heads := _heads_of(name, config)):
         return values
     shape = values.shape
-    return np.ascontiguousarray(values.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape))
+    return np.ascontiguousarray(
+        values.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+    )
 
 
 def _halves(values: Array, name: str, config: Any) -> Array:
     if not (heads := _heads_of(name, config)):
         return values
     shape = values.shape
-    return values.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+    return (
+        values.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+    )
 
 
 def _heads_of(name: str, config: Any) -> int:
@@ -117,11 +139,20 @@ def _heads_of(name: str, config: Any) -> int:
 
 
 def _gemma_norms(values: Array, name: str, config: Any) -> Array:
-    """Gemma's norms scale by 1 + weight, llama.cpp's by the weight. Where it scales scores otherwise, the queries' norm makes up for it."""
+    """Gemma's norms scale by 1 + weight, llama.cpp's by the weight.
+
+    Where it scales scores otherwise, the queries' norm makes up for it.
+    """
     if not name.endswith("norm.weight"):
         return values
-    scaled_by = config.hidden_size / config.num_attention_heads if config.num_hidden_layers == GEMMA_27B else _head_size(config)
-    factor = (scaled_by / config.query_pre_attn_scalar) ** 0.5 if name.endswith("q_norm.weight") else 1.0
+    scaled_by = (
+        config.hidden_size / config.num_attention_heads
+        if config.num_hidden_layers == GEMMA_27B
+        else _head_size(config)
+    )
+    factor = (
+        (scaled_by / config.query_pre_attn_scalar) ** 0.5 if name.endswith("q_norm.weight") else 1.0
+    )
     return ((values + 1) * factor).astype(np.float32)
 
 
@@ -131,7 +162,8 @@ def _turned(values: Array, name: str, config: Any) -> Array:
     return np.ascontiguousarray(values.T) if layer else values
 
 
-# Every so many layers of Gemma 3 one looks back without limit; by so many layers llama.cpp knows the size that scales scores otherwise.
+# Every so many layers of Gemma 3 one looks back without limit; by so many layers llama.cpp knows
+# the size that scales scores otherwise.
 GEMMA_FULL, GEMMA_27B = 6, 62
 
 FAMILIES = {

@@ -10,7 +10,8 @@ INSTALL = "Install it with: pip install 'remnant[hqq]'"
 
 
 def hqq(weight: Tensor, *, bits: int = 4, group_size: int = 64) -> Quantized:
-    """One weight on an integer grid whose zero is optimised for a robust error, without calibration text.
+    """One weight on an integer grid whose zero is optimised for a robust error, without calibration
+    text.
 
     Args:
         weight: [rows, columns].
@@ -26,16 +27,29 @@ def hqq(weight: Tensor, *, bits: int = 4, group_size: int = 64) -> Quantized:
     if bits not in (8, 4, 3, 2):
         raise ValueError(f"hqq has 8, 4, 3 and 2 bits, not {bits}")
     if weight.shape[-1] % group_size:
-        raise ValueError(f"the group size {group_size} does not divide the row length {weight.shape[-1]}")
+        raise ValueError(
+            f"the group size {group_size} does not divide the row length {weight.shape[-1]}"
+        )
     try:
         from hqq.core.quantize import Quantizer
     except ImportError as error:
         raise UserError("This format needs hqq, which is not installed.", INSTALL) from error
     plain = weight.float().contiguous()
     packed, meta = Quantizer.quantize(
-        plain, nbits=bits, group_size=group_size, axis=1, device=str(plain.device), optimize=True, compute_dtype=torch.float32
+        plain,
+        nbits=bits,
+        group_size=group_size,
+        axis=1,
+        device=str(plain.device),
+        optimize=True,
+        compute_dtype=torch.float32,
     )
     decoded = Quantizer.dequantize(packed, meta).float()
     scale, zero = meta["scale"].float().reshape(-1, 1), meta["zero"].float().reshape(-1, 1)
     codes = (decoded.reshape(-1, group_size) / scale + zero).round() - 2 ** (bits - 1)
-    return Quantized(codes.to(torch.int8).view(weight.shape), scale, zero - 2 ** (bits - 1), decoded.view(weight.shape))
+    return Quantized(
+        codes.to(torch.int8).view(weight.shape),
+        scale,
+        zero - 2 ** (bits - 1),
+        decoded.view(weight.shape),
+    )

@@ -23,8 +23,11 @@ from remnant.model.data import prompt_ids
 INSTALL = "Install it with: pip install 'remnant[llamacpp]' (compiles llama.cpp)"
 
 
-def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: str = "Q4_K_M") -> dict[str, Quantized]:
-    """Quantize a whole model as llama.cpp does, embeddings and output head included, and take the decoded weights back.
+def gguf(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: str = "Q4_K_M"
+) -> dict[str, Quantized]:
+    """Quantize a whole model as llama.cpp does, embeddings and output head included, and take the
+    decoded weights back.
 
     Args:
         model: changed in place to its dense quantized copy.
@@ -32,10 +35,12 @@ def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: st
         type: one of ``GGUF_TYPES``.
 
     Returns:
-        For every quantized weight its decoded values; codes are not unpacked, ``scale`` is the mean step of the weight.
+        For every quantized weight its decoded values; codes are not unpacked, ``scale`` is the mean
+            step of the weight.
 
     Raises:
-        UserError: the libraries are missing, or llama.cpp's form of this architecture is not known here.
+        UserError: the libraries are missing, or llama.cpp's form of this architecture is not known
+            here.
     """
     library = _gguf()
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +52,9 @@ def gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, type: st
         quantized = {name for name, (kind, _) in decoded.items() if kind not in plain_types}
         model.load_state_dict({name: weight for name, (_, weight) in decoded.items()}, strict=False)
     return {
-        name: Quantized(torch.empty(0, dtype=torch.int8), _mean_step(decoded[name][1]), None, decoded[name][1])
+        name: Quantized(
+            torch.empty(0, dtype=torch.int8), _mean_step(decoded[name][1]), None, decoded[name][1]
+        )
         for name in sorted(quantized)
     }
 
@@ -80,14 +87,20 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path
 
 
 # Text that a tokenizer may cut in more than one way.
-PROBES = ("The quick brown fox, it jumps over 12 lazy dogs.", "It's 1984; she'll pay $3.50!", "  two  spaces\nand a line", "Zürich déjà vu")
+PROBES = (
+    "The quick brown fox, it jumps over 12 lazy dogs.",
+    "It's 1984; she'll pay $3.50!",
+    "  two  spaces\nand a line",
+    "Zürich déjà vu",
+)
 
 
 def save(order: Order, out: Path) -> Saved:
     """Write one GGUF file, with the tokenizer's files beside it.
 
     Returns:
-        Facts: ``runtime``; ``tokenizer``: whether llama.cpp cuts some difficult texts into the same tokens. Where it does not, text must
+        Facts: ``runtime``; ``tokenizer``: whether llama.cpp cuts some difficult texts into the same
+            tokens. Where it does not, text must
         be given to it as token ids.
 
     Raises:
@@ -100,7 +113,11 @@ def save(order: Order, out: Path) -> Saved:
     order.tokenizer.save_pretrained(out)
     runtime = Runtime(file)
     same = sum(runtime.tokens(text) == prompt_ids(order.tokenizer, text) for text in PROBES)
-    alike = "same tokens" if same == len(PROBES) else f"llama.cpp cuts {len(PROBES) - same} of {len(PROBES)} texts otherwise; give it ids"
+    alike = (
+        "same tokens"
+        if same == len(PROBES)
+        else f"llama.cpp cuts {len(PROBES) - same} of {len(PROBES)} texts otherwise; give it ids"
+    )
     return Saved({"runtime": "llama.cpp", "tokenizer": alike}, None)
 
 
@@ -111,13 +128,21 @@ def quantize_file(source: Path, out: Path, type: str) -> None:
         UserError: no such type, the library is missing, or it reports a failure.
     """
     if type not in GGUF_TYPES:
-        raise UserError(f"llama.cpp's type '{type}' is not known here.", f"Known: {', '.join(GGUF_TYPES)}.")
+        raise UserError(
+            f"llama.cpp's type '{type}' is not known here.", f"Known: {', '.join(GGUF_TYPES)}."
+        )
     library = _llama()
     settings = library.llama_model_quantize_default_params()
     settings.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{type}")
     settings.nthread = torch.get_num_threads()
-    if library.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(settings)) != 0:
-        raise UserError(f"llama.cpp could not quantize to {type}.", "Rows must be multiples of 256 for K-quants; Q8_0 and Q4_0 want 32.")
+    if (
+        library.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(settings))
+        != 0
+    ):
+        raise UserError(
+            f"llama.cpp could not quantize to {type}.",
+            "Rows must be multiples of 256 for K-quants; Q8_0 and Q4_0 want 32.",
+        )
 
 
 def read(model: PreTrainedModel, path: Path) -> dict[str, tuple[int, torch.Tensor]]:
@@ -131,18 +156,26 @@ def read(model: PreTrainedModel, path: Path) -> dict[str, tuple[int, torch.Tenso
     found = {}
     for tensor in library.GGUFReader(path).tensors:
         if tensor.name not in back:
-            raise UserError(f"{path} has a tensor {tensor.name} that the model has not.", "Give the model that the file was made from.")
+            raise UserError(
+                f"{path} has a tensor {tensor.name} that the model has not.",
+                "Give the model that the file was made from.",
+            )
         if len(tensor.shape) < 2:
             continue
         values = library.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         values = values.reshape(tuple(int(n) for n in reversed(tensor.shape)))
         values = form.give(values, back[tensor.name], model.config)
-        found[back[tensor.name]] = int(tensor.tensor_type), torch.from_numpy(np.ascontiguousarray(values))
+        found[back[tensor.name]] = (
+            int(tensor.tensor_type),
+            torch.from_numpy(np.ascontiguousarray(values)),
+        )
     return found
 
 
 class Runtime:
-    """A GGUF file in llama.cpp. Text goes in and out as token ids; ``context``: how many at most, 0 for what the file says.
+    """A GGUF file in llama.cpp.
+
+    Text goes in and out as token ids; ``context``: how many at most, 0 for what the file says.
 
     Raises:
         UserError: the library is missing or cannot open the file.
@@ -153,9 +186,13 @@ class Runtime:
         # A worker of a sweep has its share of the cores; so has what it calls.
         threads = dict.fromkeys(("n_threads", "n_threads_batch"), torch.get_num_threads())
         try:
-            self._model = library.Llama(str(path), n_ctx=context, **threads, logits_all=True, verbose=False)
+            self._model = library.Llama(
+                str(path), n_ctx=context, **threads, logits_all=True, verbose=False
+            )
         except (ValueError, AssertionError) as error:
-            raise UserError(f"llama.cpp cannot open {path}: {error}.", "Make the file again.") from error
+            raise UserError(
+                f"llama.cpp cannot open {path}: {error}.", "Make the file again."
+            ) from error
         self.context = int(self._model.n_ctx())
 
     def logits(self, ids: list[int]) -> NDArray[np.float32]:
@@ -165,9 +202,15 @@ class Runtime:
         return np.array(self._model.scores[: len(ids)], np.float32)
 
     def follow(self, ids: list[int]) -> NDArray[np.float32]:
-        """[vocabulary] behind the last of some tokens; what they begin with of the tokens before is not computed again."""
+        """[vocabulary] behind the last of some tokens.
+
+        What they begin with of the tokens before is not computed again.
+        """
         known = self._model.input_ids[: self._model.n_tokens].tolist()
-        same = next((n for n, (a, b) in enumerate(zip(ids, known, strict=False)) if a != b), min(len(ids), len(known)))
+        same = next(
+            (n for n, (a, b) in enumerate(zip(ids, known, strict=False)) if a != b),
+            min(len(ids), len(known)),
+        )
         self._model.n_tokens = min(same, len(ids) - 1)
         self._model.eval(ids[self._model.n_tokens :])
         return np.array(self._model.scores[self._model.n_tokens - 1], np.float32)
@@ -182,7 +225,9 @@ class Runtime:
     def is_end(self, token: int) -> bool:
         """Whether the file names a token as an end of what is written."""
         library = _llama()
-        return bool(library.llama_vocab_is_eog(library.llama_model_get_vocab(self._model.model), token))
+        return bool(
+            library.llama_vocab_is_eog(library.llama_model_get_vocab(self._model.model), token)
+        )
 
     def tokens(self, text: str) -> list[int]:
         """The ids of a text as llama.cpp cuts it, the first token of every text included."""
@@ -201,23 +246,36 @@ def _names(model: PreTrainedModel) -> dict[str, str]:
             continue
         theirs = known.get_name(name, try_suffixes=(".weight", ".bias"))
         if theirs is None:
-            raise UserError(f"The weight {name} has no place in a GGUF file of this architecture.", "Use llama.cpp's own converter.")
+            raise UserError(
+                f"The weight {name} has no place in a GGUF file of this architecture.",
+                "Use llama.cpp's own converter.",
+            )
         found[name] = theirs
     return found
 
 
-def _add_tokenizer(writer: Any, library: Any, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+def _add_tokenizer(
+    writer: Any, library: Any, tokenizer: PreTrainedTokenizerBase, vocabulary: int
+) -> None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     inner = json.loads(backend.to_str())["model"] if backend else {}
     if inner.get("type") != "BPE" or inner.get("byte_fallback"):
-        raise UserError("Only byte-level BPE tokenizers are written to GGUF here.", "Use llama.cpp's own converter for this model.")
+        raise UserError(
+            "Only byte-level BPE tokenizers are written to GGUF here.",
+            "Use llama.cpp's own converter for this model.",
+        )
     by_id = {i: token for token, i in tokenizer.get_vocab().items()}
     special = set(tokenizer.all_special_ids)
     kinds = library.TokenType
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([by_id.get(i, f"[PAD{i}]") for i in range(vocabulary)])
-    writer.add_token_types([kinds.CONTROL if i in special else kinds.NORMAL if i in by_id else kinds.UNUSED for i in range(vocabulary)])
+    writer.add_token_types(
+        [
+            kinds.CONTROL if i in special else kinds.NORMAL if i in by_id else kinds.UNUSED
+            for i in range(vocabulary)
+        ]
+    )
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in inner["merges"]])
     for add, value in (
         (writer.add_bos_token_id, tokenizer.bos_token_id),
@@ -234,7 +292,10 @@ def _gguf() -> Any:
         import gguf as library
         import gguf.quants
     except ImportError as error:
-        raise UserError("GGUF needs the package gguf, which is not installed.", "Install it with: pip install 'remnant[gguf]'") from error
+        raise UserError(
+            "GGUF needs the package gguf, which is not installed.",
+            "Install it with: pip install 'remnant[gguf]'",
+        ) from error
     return library
 
 

@@ -1,4 +1,6 @@
-"""LoRA adapters merged into the weights by peft: unlearned adapters become a model that every format can be made of."""
+"""LoRA adapters merged into the weights by peft: unlearned adapters become a model that every
+format can be made of.
+"""
 
 from transformers import PreTrainedModel
 
@@ -30,5 +32,8 @@ def merge(model: PreTrainedModel, *, adapter: str = "") -> dict[str, Quantized]:
     try:
         PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (ValueError, OSError, RuntimeError, KeyError) as error:
-        raise UserError(f"The adapter {adapter} cannot be merged: {first_line(error)}.", "Give the adapter of this model.") from error
+        raise UserError(
+            f"The adapter {adapter} cannot be merged: {first_line(error)}.",
+            "Give the adapter of this model.",
+        ) from error
     return {}

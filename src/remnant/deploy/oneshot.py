@@ -1,4 +1,6 @@
-"""GPTQ, AWQ, AutoRound and plain rounding through llm-compressor, as dense copies with the library's own codes."""
+"""GPTQ, AWQ, AutoRound and plain rounding through llm-compressor, as dense copies with the
+library's own codes.
+"""
 
 import contextlib
 import copy
@@ -21,10 +23,20 @@ from remnant.formats import CT_SCHEMES
 from remnant.functional.quantizers import Quantized
 from remnant.model.load import open_model
 
-# Columns of a group in the presets W4A16 and W8A16. Source: compressed-tensors 0.19, quant_scheme.py.
+# Columns of a group in the presets W4A16 and W8A16. Source: compressed-tensors 0.19,
+# quant_scheme.py.
 PRESET_GROUP = 128
 # What the library raises where an architecture is not one of those that it knows.
-REFUSALS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError, IndexError, AssertionError)
+REFUSALS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    NotImplementedError,
+    IndexError,
+    AssertionError,
+)
 INSTALL = "Install it with: pip install 'remnant[oneshot]'"
 
 
@@ -37,10 +49,12 @@ def gptq(
     bits: int = 4,
     group_size: int = 0,
 ) -> dict[str, Quantized]:
-    """GPTQ: rounding that compensates its error on calibration text, symmetric, block 128, dampening 0.01, static act-order.
+    """GPTQ: rounding that compensates its error on calibration text, symmetric, block 128,
+    dampening 0.01, static act-order.
 
     Args:
-        model: changed in place to its dense quantized copy; a second copy of the weights is held meanwhile.
+        model: changed in place to its dense quantized copy; a second copy of the weights is held
+            meanwhile.
         tokenizer: the model's; the library wants one.
         batches: calibration texts, each [1, T] ids.
         names: weights to quantize; all must belong to linear layers.
@@ -52,7 +66,9 @@ def gptq(
 
     Source: Frantar et al. 2022 (arXiv 2210.17323), as in llm-compressor.
     """
-    return _dense(model, tokenizer, batches, names, "gptq", {"bits": bits, "group_size": group_size})
+    return _dense(
+        model, tokenizer, batches, names, "gptq", {"bits": bits, "group_size": group_size}
+    )
 
 
 def awq(
@@ -64,11 +80,14 @@ def awq(
     bits: int = 4,
     group_size: int = 0,
 ) -> dict[str, Quantized]:
-    """AWQ: channels scaled by their activations before asymmetric rounding; the scales are folded into the layer before.
+    """AWQ: channels scaled by their activations before asymmetric rounding.
+
+    The scales are folded into the layer before.
 
     Args, errors: as ``gptq``. Norms before scaled layers change too.
 
-    Source: Lin et al. 2023 (arXiv 2306.00978), as in llm-compressor (grid of 20 ratios, no clipping).
+    Source: Lin et al. 2023 (arXiv 2306.00978), as in llm-compressor (grid of 20 ratios, no
+    clipping).
     """
     return _dense(model, tokenizer, batches, names, "awq", {"bits": bits, "group_size": group_size})
 
@@ -83,17 +102,33 @@ def autoround(
     group_size: int = 0,
     steps: int = 200,
 ) -> dict[str, Quantized]:
-    """AutoRound: which way each weight is rounded and where its range is clipped are learned, a block at a time, on calibration text.
+    """AutoRound: which way each weight is rounded and where its range is clipped are learned, a
+    block at a time, on calibration text.
 
     Args, errors: as ``gptq``; ``steps``: of signed gradient descent per block.
 
-    Source: Cheng et al. 2023 (arXiv 2309.05516), as in auto-round, driven by llm-compressor; symmetric.
+    Source: Cheng et al. 2023 (arXiv 2309.05516), as in auto-round, driven by llm-compressor;
+    symmetric.
     """
-    return _dense(model, tokenizer, batches, names, "autoround", {"bits": bits, "group_size": group_size, "steps": steps})
+    return _dense(
+        model,
+        tokenizer,
+        batches,
+        names,
+        "autoround",
+        {"bits": bits, "group_size": group_size, "steps": steps},
+    )
 
 
-def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: list[str], *, scheme: str = "W4A16") -> dict[str, Quantized]:
-    """Plain rounding in the schemes that vLLM loads: W4A16 and W8A16 (half-steps in groups of 128), FP8 (rows).
+def rounded(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    names: list[str],
+    *,
+    scheme: str = "W4A16",
+) -> dict[str, Quantized]:
+    """Plain rounding in the schemes that vLLM loads: W4A16 and W8A16 (half-steps in groups of 128),
+    FP8 (rows).
 
     Activations, which FP8 rounds too when it is served, are not rounded in the dense copy.
 
@@ -101,15 +136,19 @@ def rounded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: l
         UserError: llm-compressor is missing, no such scheme, or a weight is not a linear layer's.
     """
     if scheme not in CT_SCHEMES:
-        raise UserError(f"llm-compressor's scheme '{scheme}' is not known here.", f"Known: {', '.join(CT_SCHEMES)}.")
+        raise UserError(
+            f"llm-compressor's scheme '{scheme}' is not known here.",
+            f"Known: {', '.join(CT_SCHEMES)}.",
+        )
     return _dense(model, tokenizer, [], names, "compressed", {"scheme": scheme})
 
 
 def save(order: Order, out: Path) -> Saved:
     """Write a folder in the format of compressed-tensors, which transformers and vLLM open.
 
-    The weights are the dense copy's, the scales the recorded ones, so the files hold exactly what was judged: quantizing the source a
-    second time would not, as GPTQ's sums depend on the number of threads.
+    The weights are the dense copy's, the scales the recorded ones, so the files hold exactly what
+    was judged: quantizing the source a second time would not, as GPTQ's sums depend on the number
+    of threads.
 
     Raises:
         UserError: as ``gptq``.
@@ -133,7 +172,10 @@ def _settle(packed: PreTrainedModel, order: Order) -> None:
         known = set(recorded.keys())
         for name in order.names:
             layer = layers[name.removesuffix(".weight")]
-            for ours, theirs in ((f"{name}.scale", "weight_scale"), (f"{name}.zero", "weight_zero_point")):
+            for ours, theirs in (
+                (f"{name}.scale", "weight_scale"),
+                (f"{name}.zero", "weight_zero_point"),
+            ):
                 if ours in known:
                     held = getattr(layer, theirs)
                     held.copy_(recorded.get_tensor(ours).reshape(held.shape))
@@ -143,26 +185,51 @@ def _plain(modules: dict[str, Any], order: Order) -> list[Any]:
     """Rounding on the grid of a format, whatever chose the values before."""
     if order.use == "compressed":
         return _recipe(modules, order.use, order.names, order.params)
-    groups = _groups(order.names, order.params["bits"], order.params["group_size"], symmetric=order.use != "awq")
+    groups = _groups(
+        order.names, order.params["bits"], order.params["group_size"], symmetric=order.use != "awq"
+    )
     return [modules["QuantizationModifier"](config_groups=groups, ignore=[])]
 
 
-def _recipe(modules: dict[str, Any], use: str, names: Sequence[str], params: Mapping[str, Any]) -> list[Any]:
+def _recipe(
+    modules: dict[str, Any], use: str, names: Sequence[str], params: Mapping[str, Any]
+) -> list[Any]:
     if use == "compressed":
         scheme = "FP8_DYNAMIC" if params["scheme"] == "FP8" else params["scheme"]
-        return [modules["QuantizationModifier"](scheme={scheme: [name.removesuffix(".weight") for name in names]}, ignore=[])]
+        return [
+            modules["QuantizationModifier"](
+                scheme={scheme: [name.removesuffix(".weight") for name in names]}, ignore=[]
+            )
+        ]
     groups = _groups(names, params["bits"], params["group_size"], symmetric=use != "awq")
     if use == "autoround":
-        return [modules["AutoRoundModifier"](config_groups=groups, ignore=[], iters=params["steps"], enable_torch_compile=False)]
+        return [
+            modules["AutoRoundModifier"](
+                config_groups=groups, ignore=[], iters=params["steps"], enable_torch_compile=False
+            )
+        ]
     if use == "gptq":
         return [modules["GPTQModifier"](config_groups=groups, ignore=[])]
-    return [modules["AWQModifier"](), modules["QuantizationModifier"](config_groups=groups, ignore=[])]
+    return [
+        modules["AWQModifier"](),
+        modules["QuantizationModifier"](config_groups=groups, ignore=[]),
+    ]
 
 
 def _groups(names: Sequence[str], bits: int, group_size: int, *, symmetric: bool) -> dict[str, Any]:
-    strategy = {"strategy": "group", "group_size": group_size} if group_size else {"strategy": "channel"}
-    weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "dynamic": False, **strategy}
-    return {"group_0": {"targets": [name.removesuffix(".weight") for name in names], "weights": weights}}
+    strategy = (
+        {"strategy": "group", "group_size": group_size} if group_size else {"strategy": "channel"}
+    )
+    weights = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": symmetric,
+        "dynamic": False,
+        **strategy,
+    }
+    return {
+        "group_0": {"targets": [name.removesuffix(".weight") for name in names], "weights": weights}
+    }
 
 
 def group_of(use: str, params: Mapping[str, Any]) -> int:
@@ -172,18 +239,27 @@ def group_of(use: str, params: Mapping[str, Any]) -> int:
     return int(params["group_size"])
 
 
-def _fitting(model: nn.Module, names: Sequence[str], use: str, params: Mapping[str, Any]) -> list[str]:
-    """The weights whose columns the groups divide; the library refuses a whole model for one other."""
+def _fitting(
+    model: nn.Module, names: Sequence[str], use: str, params: Mapping[str, Any]
+) -> list[str]:
+    """The weights whose columns the groups divide.
+
+    The library refuses a whole model for one other.
+    """
     group, columns = group_of(use, params), {n: p.shape[-1] for n, p in model.named_parameters()}
     found = [n for n in names if not group or columns[n] % group == 0]
     if not found:
-        raise UserError(f"Groups of {group} divide the columns of no layer.", "Name a smaller group, or none.")
+        raise UserError(
+            f"Groups of {group} divide the columns of no layer.", "Name a smaller group, or none."
+        )
     return found
 
 
 @contextlib.contextmanager
 def _library() -> Iterator[dict[str, Any]]:
-    """The library, imported late, kept quiet, and without pinned memory where there is no accelerator."""
+    """The library, imported late, kept quiet, and without pinned memory where there is no
+    accelerator.
+    """
     os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
     try:
         from llmcompressor import oneshot
@@ -193,7 +269,9 @@ def _library() -> Iterator[dict[str, Any]]:
         from llmcompressor.pipelines import cache
         from loguru import logger
     except ImportError as error:
-        raise UserError("GPTQ, AWQ and AutoRound need llm-compressor, which is not installed.", INSTALL) from error
+        raise UserError(
+            "GPTQ, AWQ and AutoRound need llm-compressor, which is not installed.", INSTALL
+        ) from error
     logger.remove()
     for name in ("compressed_tensors", "autoround"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -226,9 +304,12 @@ def _oneshot(
     settings: dict[str, Any] = {}
     if batches:
         rows = [batch[0].tolist() for batch in batches]
-        # Without a fixed order the library shuffles calibration rows with no seed, and two runs differ.
+        # Without a fixed order the library shuffles calibration rows with no seed, and two runs
+        # differ.
         settings = {
-            "dataset": datasets.Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(r) for r in rows]}),
+            "dataset": datasets.Dataset.from_dict(
+                {"input_ids": rows, "attention_mask": [[1] * len(r) for r in rows]}
+            ),
             "max_seq_length": max(len(r) for r in rows),
             "num_calibration_samples": len(rows),
             "shuffle_calibration_samples": False,
@@ -245,18 +326,26 @@ def _dense(
     use: str,
     params: Mapping[str, Any],
 ) -> dict[str, Quantized]:
-    """Make the model its own dense quantized copy and return the codes; layers that the groups do not divide are left as they are."""
+    """Make the model its own dense quantized copy and return the codes.
+
+    Layers that the groups do not divide are left as they are.
+    """
     check_linear(model, names, "llm-compressor")
     names = _fitting(model, names, use, params)
     with _library() as modules:
         try:
-            hooked = _oneshot(modules, model, tokenizer, batches, names, _recipe(modules, use, names, params))
+            hooked = _oneshot(
+                modules, model, tokenizer, batches, names, _recipe(modules, use, names, params)
+            )
         except UserError:
             raise
         except REFUSALS as error:
             kind = getattr(model.config, "model_type", "unknown")
             raise UserError(
-                f"llm-compressor cannot quantize this '{kind}' model with {use}: {first_line(error)}",
+                (
+                    f"llm-compressor cannot quantize this '{kind}' model with {use}: "
+                    f"{first_line(error)}"
+                ),
                 "Use another format; round-to-nearest grids work for every model.",
             ) from error
         layers = dict(hooked.named_modules())
@@ -276,7 +365,14 @@ def _take(layer: nn.Module) -> Quantized:
     zero = getattr(layer, "weight_zero_point", None)
     if args.type == "float":
         bits = quantize(weight, scale, zero, args, dtype=torch.float8_e4m3fn)
-        return Quantized(bits.view(torch.int8), scale.reshape(-1, 1).float(), None, dequantize(bits, scale, zero, args).float())
+        return Quantized(
+            bits.view(torch.int8),
+            scale.reshape(-1, 1).float(),
+            None,
+            dequantize(bits, scale, zero, args).float(),
+        )
     codes = quantize(weight, scale, zero, args, dtype=torch.int8)
     kept = None if args.symmetric or zero is None else zero.reshape(-1, 1).float()
-    return Quantized(codes, scale.reshape(-1, 1).float(), kept, dequantize(codes, scale, zero, args).float())
+    return Quantized(
+        codes, scale.reshape(-1, 1).float(), kept, dequantize(codes, scale, zero, args).float()
+    )

@@ -1,4 +1,6 @@
-"""What a library is given to write a deployed model, and the way that those inside transformers share."""
+"""What a library is given to write a deployed model, and the way that those inside transformers
+share.
+"""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,8 @@ from remnant.errors import UserError
 
 
 class Order(NamedTuple):
-    """A model, the table key and parameters of a format, the weights to quantize, and the folder of the dense copy that was judged.
+    """A model, the table key and parameters of a format, the weights to quantize, and the folder of
+    the dense copy that was judged.
 
     ``probe`` [B, T]: token ids on which what is written is compared.
     """
@@ -30,7 +33,8 @@ class Order(NamedTuple):
 class Saved(NamedTuple):
     """What a library has written: facts for the record, the runtime among them.
 
-    ``logits`` [B, T, V]: of the packed model in memory on the order's probe; None where the file is all there is.
+    ``logits`` [B, T, V]: of the packed model in memory on the order's probe; None where the file is
+    all there is.
     """
 
     facts: dict[str, Any]
@@ -53,14 +57,18 @@ def check_linear(model: PreTrainedModel, names: Sequence[str], library: str) -> 
 
 
 def repack(order: Order, settings: Any, out: Path) -> Tensor:
-    """Write a folder by loading the model with transformers' settings of a quantizer and saving it; returns the packed model's logits.
+    """Write a folder by loading the model with transformers' settings of a quantizer and saving it.
 
-    It is saved before the first forward pass: on some CPUs a pass repacks bitsandbytes' 4-bit weights, and saved afterwards they are
-    corrupt.
+    Returns the packed model's logits.
+
+    It is saved before the first forward pass: on some CPUs a pass repacks bitsandbytes' 4-bit
+    weights, and saved afterwards they are corrupt.
     """
     with tempfile.TemporaryDirectory(dir=out) as folder:
         order.model.save_pretrained(folder)
-        packed = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, device_map="cpu", dtype=torch.float32)
+        packed = AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=settings, device_map="cpu", dtype=torch.float32
+        )
     packed.save_pretrained(out)
     order.tokenizer.save_pretrained(out)
     return logits_of(packed, order.probe)

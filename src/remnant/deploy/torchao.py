@@ -1,4 +1,6 @@
-"""Weights by torchao, integers of 2 to 8 bits and 8-bit floats, as dense copies with the library's own codes."""
+"""Weights by torchao, integers of 2 to 8 bits and 8-bit floats, as dense copies with the library's
+own codes.
+"""
 
 import contextlib
 import io
@@ -17,14 +19,17 @@ from remnant.functional.quantizers import Quantized
 INSTALL = "Install it with: pip install 'remnant[torchao]'"
 
 
-def intx(weight: Tensor, *, bits: int = 4, group_size: int = 0, asymmetric: bool = False) -> Quantized:
+def intx(
+    weight: Tensor, *, bits: int = 4, group_size: int = 0, asymmetric: bool = False
+) -> Quantized:
     """One weight by torchao's IntxWeightOnlyConfig.
 
     Args:
         weight: [rows, columns].
         bits: 2 to 8.
         group_size: columns per scale; 0 for one scale per row.
-        asymmetric: the range from min to max, zero included; else half-steps (amax / ((2^b - 1) / 2)), which clip.
+        asymmetric: the range from min to max, zero included; else half-steps (amax / ((2^b - 1) /
+            2)), which clip.
 
     Raises:
         UserError: torchao is missing.
@@ -33,7 +38,9 @@ def intx(weight: Tensor, *, bits: int = 4, group_size: int = 0, asymmetric: bool
     if not 2 <= bits <= 8:
         raise ValueError(f"bits must be 2 to 8, not {bits}")
     if group_size and weight.shape[-1] % group_size:
-        raise ValueError(f"the group size {group_size} does not divide the row length {weight.shape[-1]}")
+        raise ValueError(
+            f"the group size {group_size} does not divide the row length {weight.shape[-1]}"
+        )
     return _taken(weight, config(bits, group_size, asymmetric))
 
 
@@ -42,12 +49,14 @@ def eight(weight: Tensor, *, kind: str = "fp8") -> Quantized:
 
     Args:
         weight: [rows, columns].
-        kind: "fp8" (Float8WeightOnlyConfig, e4m3) or "int8-dynamic" (Int8DynamicActivationInt8WeightConfig, whose kernels also round
-            activations to 8 bits; the dense copy does not).
+        kind: "fp8" (Float8WeightOnlyConfig, e4m3) or "int8-dynamic"
+            (Int8DynamicActivationInt8WeightConfig, whose kernels also round activations to 8 bits;
+            the dense copy does not).
 
     Raises:
         UserError: torchao is missing.
-        ValueError: another kind; a row of zeros, which the library's 8-bit floats turn into NaN in silence.
+        ValueError: another kind; a row of zeros, which the library's 8-bit floats turn into NaN in
+            silence.
     """
     if kind == "fp8" and not bool(weight.reshape(-1, weight.shape[-1]).any(-1).all()):
         raise ValueError("torchao turns a row of zeros into NaN in 8-bit floats")
@@ -55,14 +64,21 @@ def eight(weight: Tensor, *, kind: str = "fp8") -> Quantized:
 
 
 def _taken(weight: Tensor, settings: Any) -> Quantized:
-    """Codes, scales, zeros and decoded values of a weight that the library has quantized in float32."""
+    """Codes, scales, zeros and decoded values of a weight that the library has quantized in
+    float32.
+    """
     layer = nn.Linear(weight.shape[-1], weight.shape[-2], bias=False)
     layer.weight = nn.Parameter(weight.float().reshape(-1, weight.shape[-1]).contiguous())
     _library()["quantize_"](nn.Sequential(layer), settings)
     kept: Any = layer.weight
     zero = getattr(kept, "zero_point", None)
     shown = None if zero is None or not bool(zero.any()) else zero.float().reshape(-1, 1)
-    return Quantized(kept.qdata.view(torch.int8).view(weight.shape), kept.scale.float().reshape(-1, 1), shown, _decoded(kept, weight))
+    return Quantized(
+        kept.qdata.view(torch.int8).view(weight.shape),
+        kept.scale.float().reshape(-1, 1),
+        shown,
+        _decoded(kept, weight),
+    )
 
 
 def _decoded(kept: Any, like: Tensor) -> Tensor:
@@ -75,11 +91,16 @@ def config(bits: int, group_size: int, asymmetric: bool) -> Any:
     library = _library()
     granularity = library["PerGroup"](group_size) if group_size else library["PerAxis"](0)
     mapping = library["MappingType"].ASYMMETRIC if asymmetric else library["MappingType"].SYMMETRIC
-    return library["IntxWeightOnlyConfig"](weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity, mapping_type=mapping)
+    return library["IntxWeightOnlyConfig"](
+        weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity, mapping_type=mapping
+    )
 
 
 def config_of_eight(kind: str) -> Any:
-    """The library's own configuration of an 8-bit format; raises UserError if it is missing, ValueError for another kind."""
+    """The library's own configuration of an 8-bit format.
+
+    Raises UserError if it is missing, ValueError for another kind.
+    """
     if kind not in ("fp8", "int8-dynamic"):
         raise ValueError(f"the kind is fp8 or int8-dynamic, not {kind}")
     return _library()[kind]()
@@ -89,10 +110,15 @@ def save(order: Order, out: Path) -> Saved:
     """Write a folder that transformers opens with torchao.
 
     Raises:
-        UserError: torchao is missing, or a weight is not a linear layer's, which it would leave alone in silence.
+        UserError: torchao is missing, or a weight is not a linear layer's, which it would leave
+            alone in silence.
     """
     check_linear(order.model, order.names, "torchao")
-    own = config_of_eight(order.params["kind"]) if order.use == "torchao-8" else config(**order.params)
+    own = (
+        config_of_eight(order.params["kind"])
+        if order.use == "torchao-8"
+        else config(**order.params)
+    )
     settings = TorchAoConfig(own)
     return Saved({"runtime": "transformers with torchao"}, repack(order, settings, out))
 

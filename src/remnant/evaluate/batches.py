@@ -1,4 +1,6 @@
-"""Which requests are computed side by side: sorted by length, packed by padded tokens, those with one context together. No torch."""
+"""Which requests are computed side by side: sorted by length, packed by padded tokens, those with
+one context together. No torch.
+"""
 
 from collections.abc import Sequence
 
@@ -7,7 +9,10 @@ WORTH_SHARING = 8
 
 
 def packed(lengths: Sequence[int], budget: int, most: int) -> list[list[int]]:
-    """Places in batches of at most ``budget`` padded tokens and ``most`` rows, the longest first; a too long one stands alone."""
+    """Places in batches of at most ``budget`` padded tokens and ``most`` rows, the longest first.
+
+    A too long one stands alone.
+    """
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         last = batches[-1] if batches else []
@@ -24,5 +29,7 @@ def shared(ids: Sequence[Sequence[int]]) -> int:
         return 0
     shortest = min(len(i) for i in ids) - 1
     first = ids[0]
-    common = next((n for n in range(shortest) if any(i[n] != first[n] for i in ids)), max(shortest, 0))
+    common = next(
+        (n for n in range(shortest) if any(i[n] != first[n] for i in ids)), max(shortest, 0)
+    )
     return common if common >= WORTH_SHARING else 0

@@ -20,12 +20,19 @@ class RoomyLayer(DynamicLayer):
         self._rows, self._tokens, self._filled = rows, tokens, 0
         self._room: list[Tensor] = []
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add [rows or 1, heads, new tokens, width]; one row is added to all. Returns all keys and values."""
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add [rows or 1, heads, new tokens, width]; one row is added to all.
+
+        Returns all keys and values.
+        """
         given = (key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(*given)
-            self._room = [new.new_empty(self._rows, new.shape[1], self._tokens, new.shape[3]) for new in given]
+            self._room = [
+                new.new_empty(self._rows, new.shape[1], self._tokens, new.shape[3]) for new in given
+            ]
         start, self._filled = self._filled, self._filled + key_states.shape[2]
         for room, new in zip(self._room, given, strict=True):
             room[:, :, start : self._filled] = new
@@ -41,10 +48,17 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def roomy(model: PreTrainedModel, rows: int, tokens: int, layer_type: type[RoomyLayer] = RoomyLayer) -> DynamicCache:
-    """An empty cache for so many rows of at most so many tokens; layers that look back less far keep their own kind."""
+def roomy(
+    model: PreTrainedModel, rows: int, tokens: int, layer_type: type[RoomyLayer] = RoomyLayer
+) -> DynamicCache:
+    """An empty cache for so many rows of at most so many tokens.
+
+    Layers that look back less far keep their own kind.
+    """
     cache = DynamicCache(config=model.config)
-    cache.layers = [layer_type(rows, tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [
+        layer_type(rows, tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
     return cache
 
 

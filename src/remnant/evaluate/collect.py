@@ -1,4 +1,6 @@
-"""Ask many requests of a backend, each distinct one once, and keep what is answered on the disk, so that a killed run goes on."""
+"""Ask many requests of a backend, each distinct one once, and keep what is answered on the disk, so
+that a killed run goes on.
+"""
 
 import hashlib
 import json
@@ -33,9 +35,10 @@ def collect(requests: Sequence[Request], backend: Backend, spool: Path, report: 
     Args:
         requests: in any order, with repetitions.
         backend: who answers.
-        spool: a file of lines, each a digest and JSON: first the batches, then one line for each that is answered. A run that was killed
-            goes on behind the last whole line with the same batches, so its answers are the same to the last bit. A line that is not
-            what was written, and all behind it, is asked again.
+        spool: a file of lines, each a digest and JSON: first the batches, then one line for each
+            that is answered. A run that was killed goes on behind the last whole line with the same
+            batches, so its answers are the same to the last bit. A line that is not what was
+            written, and all behind it, is asked again.
         report: called with (requests answered, requests in all).
     """
     asked = united(requests)
@@ -64,7 +67,11 @@ def collect(requests: Sequence[Request], backend: Backend, spool: Path, report: 
 
 
 def _line(data: dict[str, Any], place: int, identity: str) -> bytes:
-    """One line of a spool. The digest is of what is said, of its place, and of what was asked, so that no line stands for another."""
+    """One line of a spool.
+
+    The digest is of what is said, of its place, and of what was asked, so that no line stands for
+    another.
+    """
     said = json.dumps(data).encode()
     return _digest(said, place, identity) + b" " + said + b"\n"
 
@@ -74,7 +81,9 @@ def _digest(said: bytes, place: int, identity: str) -> bytes:
 
 
 def _whole_lines(spool: Path, identity: str) -> list[dict[str, Any]]:
-    """The lines of a spool that are as they were written for these requests, up to the first that is not."""
+    """The lines of a spool that are as they were written for these requests, up to the first that
+    is not.
+    """
     if not spool.is_file():
         return []
     lines = []
@@ -82,11 +91,19 @@ def _whole_lines(spool: Path, identity: str) -> list[dict[str, Any]]:
     for place, line in enumerate(whole):
         digest, _, said = line.partition(b" ")
         if digest != _digest(said, place, identity):
-            tell(f"{spool} is damaged from line {place + 1} on, or of other requests; what it held is asked again.")
+            tell(
+                f"{spool} is damaged from line {place + 1} on, or of other requests; what it "
+                "held is asked again."
+            )
             break
         lines.append(json.loads(said))
     return lines
 
 
 def _rewrite(spool: Path, lines: list[dict[str, Any]], identity: str) -> None:
-    write(spool, lambda file: file.writelines(_line(line, place, identity) for place, line in enumerate(lines)))
+    write(
+        spool,
+        lambda file: file.writelines(
+            _line(line, place, identity) for place, line in enumerate(lines)
+        ),
+    )

@@ -12,15 +12,17 @@ FILES = ("generation_config.json", "config.json")
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int]:
-    """The ids at which an answer ends: the tokenizer's end token, and what configurations name beside it.
+    """The ids at which an answer ends: the tokenizer's end token, and what configurations name
+    beside it.
 
     Args:
         tokenizer: the model's.
-        configs: a model's configuration and generation configuration, as objects or as what is in their files; chat models name several
-            ids there.
+        configs: a model's configuration and generation configuration, as objects or as what is in
+            their files; chat models name several ids there.
 
-    An id of a configuration counts only where the tokenizer knows it as a special or added token: architectures have numbers of their own
-    for it (2 in Llama), which other tokenizers use for words.
+    An id of a configuration counts only where the tokenizer knows it as a special or added token:
+    architectures have numbers of their own for it (2 in Llama), which other tokenizers use for
+    words.
     """
     special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
     own = {tokenizer.eos_token_id} - {None}
@@ -33,7 +35,11 @@ def named_ends(configs: Iterable[Any]) -> list[int]:
     for config in configs:
         for part in (config, _of(config, "text_config")):
             named = _of(part, "eos_token_id")
-            found += [i for i in (named if isinstance(named, list | tuple) else [named]) if isinstance(i, int)]
+            found += [
+                i
+                for i in (named if isinstance(named, list | tuple) else [named])
+                if isinstance(i, int)
+            ]
     return list(dict.fromkeys(found))
 
 
@@ -42,10 +48,15 @@ def _of(config: Any, name: str) -> Any:
 
 
 def configs_of(source: str) -> list[Mapping[str, Any]]:
-    """The configurations in a model's folder, for engines that open it themselves; none for a hub id."""
+    """The configurations in a model's folder, for engines that open it themselves.
+
+    None for a hub id.
+    """
     return [read_json(Path(source) / name) for name in FILES if (Path(source) / name).is_file()]
 
 
 def before_end(written: Sequence[int], ends: frozenset[int]) -> list[int]:
     """What stands before the first end token."""
-    return list(written[: next((n for n, token in enumerate(written) if token in ends), len(written))])
+    return list(
+        written[: next((n for n, token in enumerate(written) if token in ends), len(written))]
+    )

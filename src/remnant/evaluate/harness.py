@@ -1,4 +1,6 @@
-"""General ability by lm-evaluation-harness: its own tasks, task files of the user's, or one made of the corpus."""
+"""General ability by lm-evaluation-harness: its own tasks, task files of the user's, or one made of
+the corpus.
+"""
 
 import contextlib
 import io
@@ -23,9 +25,15 @@ BATCH = 16
 
 
 def ability(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str], corpus: Path, folder: Path | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    corpus: Path,
+    folder: Path | None,
 ) -> dict[str, list[float]]:
-    """One score per sample of every task, 0 to 1, high is able; in the order of the task's documents.
+    """One score per sample of every task, 0 to 1, high is able.
+
+    In the order of the task's documents.
 
     Args:
         model: in evaluation mode, on its device.
@@ -35,15 +43,30 @@ def ability(
         folder: more task files in the harness's form.
 
     Raises:
-        UserError: the harness is missing, knows no such task, or cannot get its data; a task has none of ``SCORES``.
+        UserError: the harness is missing, knows no such task, or cannot get its data; a task has
+            none of ``SCORES``.
     """
     modules = _library()
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         given = [_choice_task(corpus, Path(scratch)) if t == CHOICE else t for t in tasks]
         try:
-            manager = modules["TaskManager"](include_path=str(folder) if folder else None, include_defaults=any(t != CHOICE for t in tasks))
-            lm = modules["HFLM"](pretrained=model, tokenizer=without_end(tokenizer), batch_size=BATCH, device=str(model.device))
-            found = modules["simple_evaluate"](model=lm, tasks=given, task_manager=manager, bootstrap_iters=0)
+            manager = modules["TaskManager"](
+                include_path=str(folder) if folder else None,
+                include_defaults=any(t != CHOICE for t in tasks),
+            )
+            lm = modules["HFLM"](
+                pretrained=model,
+                tokenizer=without_end(tokenizer),
+                batch_size=BATCH,
+                device=str(model.device),
+            )
+            found = modules["simple_evaluate"](
+                model=lm, tasks=given, task_manager=manager, bootstrap_iters=0
+            )
         except (KeyError, ValueError, OSError) as error:
             said = f"lm-evaluation-harness cannot run {', '.join(tasks)}: {first_line(error)}."
             raise UserError(said, "List its tasks with: lm-eval ls tasks") from error
@@ -53,25 +76,41 @@ def ability(
 def _scores(task: str, samples: Sequence[dict[str, Any]]) -> list[float]:
     name = next((s for s in SCORES if samples and s in samples[0]), None)
     if name is None:
-        raise UserError(f"The task '{task}' has none of the scores {', '.join(SCORES)}.", "Choose another task.")
+        raise UserError(
+            f"The task '{task}' has none of the scores {', '.join(SCORES)}.", "Choose another task."
+        )
     return [float(s[name]) for s in sorted(samples, key=lambda s: int(s["doc_id"]))]
 
 
 def _choice_task(corpus: Path, scratch: Path) -> dict[str, Any]:
-    """Each question about retain text with its own answer among answers to other ones, told by likelihood."""
+    """Each question about retain text with its own answer among answers to other ones, told by
+    likelihood.
+    """
     path = corpus / "knowmem/retain_qa.json"
     if not path.is_file():
-        raise UserError("The corpus has no questions about retain text.", f"Leave '{CHOICE}' out of measure's ability.")
+        raise UserError(
+            "The corpus has no questions about retain text.",
+            f"Leave '{CHOICE}' out of measure's ability.",
+        )
     rows = records(path, "question", "answer")
     answers = sorted({row["answer"] for row in rows})
     if len(answers) < CHOICES:
-        raise UserError(f"The corpus has only {len(answers)} different answers.", f"Leave '{CHOICE}' out of measure's ability.")
+        raise UserError(
+            f"The corpus has only {len(answers)} different answers.",
+            f"Leave '{CHOICE}' out of measure's ability.",
+        )
     lines = []
     for i, row in enumerate(rows):
         rng = random.Random(i)
         others = rng.sample([a for a in answers if a != row["answer"]], CHOICES - 1)
         place = rng.randrange(CHOICES)
-        lines.append({"question": row["question"], "choices": [*others[:place], row["answer"], *others[place:]], "right": place})
+        lines.append(
+            {
+                "question": row["question"],
+                "choices": [*others[:place], row["answer"], *others[place:]],
+                "right": place,
+            }
+        )
     data = scratch / "choice.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return {
@@ -93,7 +132,9 @@ def _library() -> dict[str, Any]:
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise UserError("General ability needs lm-evaluation-harness, which is not installed.", INSTALL) from error
+        raise UserError(
+            "General ability needs lm-evaluation-harness, which is not installed.", INSTALL
+        ) from error
     for name in ("lm_eval", "lm-eval", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return {"simple_evaluate": simple_evaluate, "HFLM": HFLM, "TaskManager": TaskManager}

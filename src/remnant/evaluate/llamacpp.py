@@ -1,4 +1,7 @@
-"""A GGUF file in llama.cpp, in this process, as the one who is asked. Text goes in and out as token ids of the model's own tokenizer."""
+"""A GGUF file in llama.cpp, in this process, as the one who is asked.
+
+Text goes in and out as token ids of the model's own tokenizer.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +12,17 @@ from transformers import PreTrainedTokenizerBase
 from remnant.deploy.llamacpp import Runtime
 from remnant.evaluate.ends import configs_of, end_ids
 from remnant.evaluate.reading import Text, sound
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Writing, by_context, not_finite, too_long, too_short
+from remnant.evaluate.requests import (
+    Answer,
+    Reading,
+    Refused,
+    Request,
+    Writing,
+    by_context,
+    not_finite,
+    too_long,
+    too_short,
+)
 from remnant.functional.tokens import COLUMNS, Array, Tokens
 from remnant.model.data import context_tokens, prompt_ids
 
@@ -40,7 +53,11 @@ class LlamaCpp:
     def _one(self, request: Request) -> Answer:
         if isinstance(request, Writing):
             return self._write(request)
-        return self._read(request) if isinstance(request, Reading) else Refused("llama.cpp gives no gradients")
+        return (
+            self._read(request)
+            if isinstance(request, Reading)
+            else Refused("llama.cpp gives no gradients")
+        )
 
     def _write(self, asked: Writing) -> Answer:
         ids = self._encode(asked.context + asked.prompt)
@@ -53,7 +70,11 @@ class LlamaCpp:
             logits = self._runtime.follow([*ids, *written]).astype(np.float64)
             if not np.isfinite(logits.max()):
                 return not_finite()
-            token = int(logits.argmax()) if asked.temperature == 0 else _drawn(logits / asked.temperature, chance)
+            token = (
+                int(logits.argmax())
+                if asked.temperature == 0
+                else _drawn(logits / asked.temperature, chance)
+            )
             if token in self._ends or self._runtime.is_end(token):
                 break
             written.append(token)
@@ -62,7 +83,11 @@ class LlamaCpp:
 
     def _read(self, asked: Reading) -> Answer:
         whole = self._encode(asked.context + asked.text)
-        text = Text(whole, context_tokens(whole, self._encode(asked.context)) if asked.context else 0, self._limit)
+        text = Text(
+            whole,
+            context_tokens(whole, self._encode(asked.context)) if asked.context else 0,
+            self._limit,
+        )
         if not text.counted:
             return too_short(asked)
         logits = self._runtime.logits(text.ids)[text.first - 1 : -1].astype(np.float64)
@@ -72,7 +97,11 @@ class LlamaCpp:
         chosen = logp[np.arange(len(logp)), text.ids[text.first :]]
         mean = (np.exp(logp) * logp).sum(-1)
         spread: Array = np.sqrt((np.exp(logp) * (logp - mean[:, None]) ** 2).sum(-1))
-        return sound(Tokens(chosen, (logp > chosen[:, None]).sum(-1).astype(np.float64), mean, spread, text.cut))
+        return sound(
+            Tokens(
+                chosen, (logp > chosen[:, None]).sum(-1).astype(np.float64), mean, spread, text.cut
+            )
+        )
 
     def _encode(self, text: str) -> list[int]:
         return prompt_ids(self._tokenizer, text)

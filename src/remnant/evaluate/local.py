@@ -14,7 +14,16 @@ from remnant.evaluate.batches import packed, shared
 from remnant.evaluate.ends import end_ids
 from remnant.evaluate.prefix import prefix_cache, slides
 from remnant.evaluate.reading import Text, plain_head, read, slope
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, too_long, too_short
+from remnant.evaluate.requests import (
+    Answer,
+    Reading,
+    Refused,
+    Request,
+    Slope,
+    Writing,
+    too_long,
+    too_short,
+)
 from remnant.evaluate.ways import is_full, ways_of, within
 from remnant.evaluate.writing import write
 from remnant.functional.tokens import COLUMNS
@@ -43,10 +52,15 @@ class Local:
 
     offers = frozenset({"writing", "slope", *COLUMNS})
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None
+    ) -> None:
         check_ids(model, tokenizer)
         self._model, self._tokenizer = model, tokenizer
-        self._frame, self._ends = frame(tokenizer), end_ids(tokenizer, model.config, model.generation_config)
+        self._frame, self._ends = (
+            frame(tokenizer),
+            end_ids(tokenizer, model.config, model.generation_config),
+        )
         self._ways = ways_of(model)
         self._head = plain_head(model)
         self._limit = context_length(model)
@@ -65,19 +79,34 @@ class Local:
         for places in groups.values():
             one = requests[places[0]]
             lengths = [self._length(requests[i]) for i in places]
-            most = MOST_ROWS[self._kind] if isinstance(one, Writing) else 1 if isinstance(one, Slope) else len(places)
-            budget = self._budget if isinstance(one, Writing) else min(self._budget, MOST_READ[self._kind])
+            most = (
+                MOST_ROWS[self._kind]
+                if isinstance(one, Writing)
+                else 1
+                if isinstance(one, Slope)
+                else len(places)
+            )
+            budget = (
+                self._budget
+                if isinstance(one, Writing)
+                else min(self._budget, MOST_READ[self._kind])
+            )
             batches += [[places[i] for i in batch] for batch in packed(lengths, budget, most)]
         return batches
 
     def _group(self, request: Request, uses: int) -> tuple[Any, ...]:
-        """Requests of one kind; those with one context apart from others where computing it once saves enough."""
+        """Requests of one kind.
+
+        Those with one context apart from others where computing it once saves enough.
+        """
         kind, context, rest = _kind(request)
         saves = (uses - 1) * len(self._encode(context)) if context else 0
         return kind, context if saves >= WORTH_A_GROUP else "", rest
 
     def answer(self, batch: Sequence[Request]) -> list[Answer]:
-        """The answers to requests of one kind; a batch that is too large for the memory is halved until it fits.
+        """The answers to requests of one kind.
+
+        A batch that is too large for the memory is halved until it fits.
 
         Raises:
             UserError: not even one request fits.
@@ -93,7 +122,8 @@ class Local:
             torch.cuda.empty_cache()
         if len(batch) == 1:
             raise UserError(
-                f"A text of {self._length(batch[0])} tokens does not fit into the memory.", "Free memory, or prepare shorter texts."
+                f"A text of {self._length(batch[0])} tokens does not fit into the memory.",
+                "Free memory, or prepare shorter texts.",
             )
         half = len(batch) // 2
         return [*self.answer(batch[:half]), *self.answer(batch[half:])]
@@ -111,7 +141,10 @@ class Local:
         return found
 
     def _read(self, asked: Sequence[Reading]) -> list[Answer]:
-        texts = [Text(self._encode(r.context + r.text), self._context_tokens(r), self._limit) for r in asked]
+        texts = [
+            Text(self._encode(r.context + r.text), self._context_tokens(r), self._limit)
+            for r in asked
+        ]
         fit = [i for i, t in enumerate(texts) if t.counted]
         found: list[Answer] = [too_short(r) for r in asked]
         if not fit:
@@ -121,7 +154,15 @@ class Local:
         same, prefix = self._shared([texts[i].ids for i in fit], most) if ways.behind else (0, None)
         columns = {c for r in asked for c in r.columns}
         for some in [fit] if ways.padded else [[i] for i in fit]:
-            tokens = read(self._model, self._head, [texts[i] for i in some], columns, same, prefix, ways.positions)
+            tokens = read(
+                self._model,
+                self._head,
+                [texts[i] for i in some],
+                columns,
+                same,
+                prefix,
+                ways.positions,
+            )
             for i, value in zip(some, tokens, strict=True):
                 found[i] = value
         return found
@@ -133,24 +174,44 @@ class Local:
         if not fit:
             return found
         prompts, wanted = [ids[i] for i in fit], [asked[i] for i in fit]
-        ways = within(self._ways, self._model, max(len(p) + w.max_new for p, w in zip(prompts, wanted, strict=True)))
+        ways = within(
+            self._ways,
+            self._model,
+            max(len(p) + w.max_new for p, w in zip(prompts, wanted, strict=True)),
+        )
         same, prefix = self._shared(prompts, self._limit) if ways.begun else (0, None)
-        texts = write(self._model, self._tokenizer, prompts, wanted, self._ends, ways, self._head, same, prefix)
+        texts = write(
+            self._model,
+            self._tokenizer,
+            prompts,
+            wanted,
+            self._ends,
+            ways,
+            self._head,
+            same,
+            prefix,
+        )
         for i, text in zip(fit, texts, strict=True):
             found[i] = text
         return found
 
     def _slope(self, asked: Sequence[Slope]) -> list[Answer]:
         texts = [Text(self._encode(s.text), 0, self._limit) for s in asked]
-        return [slope(self._model, t) if t.counted else Refused("fewer than two tokens") for t in texts]
+        return [
+            slope(self._model, t) if t.counted else Refused("fewer than two tokens") for t in texts
+        ]
 
     def _shared(self, ids: list[list[int]], most: int) -> tuple[int, DynamicCache | None]:
-        """Length and cache of what all begin with, kept for the next batch, which often has the same context."""
+        """Length and cache of what all begin with, kept for the next batch, which often has the
+        same context.
+        """
         if slides(self._model, max(len(i) for i in ids) + 256):
             return 0, None
         if self._prefix:
             known, cache = self._prefix
-            if len(known) <= most and all(len(i) > len(known) and tuple(i[: len(known)]) == known for i in ids):
+            if len(known) <= most and all(
+                len(i) > len(known) and tuple(i[: len(known)]) == known for i in ids
+            ):
                 return len(known), cache
         same = min(shared(ids), most)
         if same < 1:
@@ -164,7 +225,11 @@ class Local:
         return self._ids[text]
 
     def _context_tokens(self, asked: Reading) -> int:
-        return context_tokens(self._encode(asked.context + asked.text), self._encode(asked.context)) if asked.context else 0
+        return (
+            context_tokens(self._encode(asked.context + asked.text), self._encode(asked.context))
+            if asked.context
+            else 0
+        )
 
     def _length(self, request: Request) -> int:
         """Tokens that a request keeps in memory."""
@@ -176,10 +241,16 @@ class Local:
 
 
 def _kind(request: Request) -> tuple[type, str, Any]:
-    """What requests of one batch have in common: type, context, and the length or columns of their answers."""
+    """What requests of one batch have in common: type, context, and the length or columns of their
+    answers.
+    """
     if isinstance(request, Writing):
         return Writing, request.context, request.max_new
-    return (Reading, request.context, request.columns) if isinstance(request, Reading) else (Slope, "", None)
+    return (
+        (Reading, request.context, request.columns)
+        if isinstance(request, Reading)
+        else (Slope, "", None)
+    )
 
 
 def _places(batch: Sequence[Request], kind: type) -> list[int]:
@@ -188,5 +259,9 @@ def _places(batch: Sequence[Request], kind: type) -> list[int]:
 
 def free_bytes(device: torch.device) -> int:
     """How much memory a measurement may fill."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = (
+        torch.cuda.mem_get_info(device)[0]
+        if device.type == "cuda"
+        else psutil.virtual_memory().available
+    )
     return int(SHARE[device.type] * free)

@@ -1,4 +1,6 @@
-"""A beginning that several texts share: computed once, and while they are continued also kept and read once for all of them."""
+"""A beginning that several texts share: computed once, and while they are continued also kept and
+read once for all of them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +19,16 @@ from remnant.model.sizes import reach
 SCORE_BYTES = 64 * 2**20
 # Attention to what is kept once is written out here; its name in transformers.
 NAME = "beside_a_prefix"
-# Rounding may part the two ways to attend by so much of the largest logit; of numbers with few bits, by so many roundings.
+# Rounding may part the two ways to attend by so much of the largest logit; of numbers with few
+# bits, by so many roundings.
 TOLERANCE, ROUNDINGS = 1e-4, 4
 
 
 def slides(model: PreTrainedModel, length: int) -> bool:
-    """Whether attention looks back less far than ``length``; then padding between prefix and prompt would shift its window."""
+    """Whether attention looks back less far than ``length``.
+
+    Then padding between prefix and prompt would shift its window.
+    """
     return 0 < reach(model) < length
 
 
@@ -30,12 +36,18 @@ def slides(model: PreTrainedModel, length: int) -> bool:
 def prefix_cache(model: PreTrainedModel, ids: list[int]) -> DynamicCache:
     """The cache of one beginning, for one row."""
     cache = DynamicCache(config=model.config)
-    model.base_model(input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
+    model.base_model(
+        input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True
+    )
     return cache
 
 
-def copied(model: PreTrainedModel, prefix: DynamicCache | None, rows: int, tokens: int) -> DynamicCache:
-    """A cache for so many rows of at most so many tokens, with a copy of the prefix in each if there is one."""
+def copied(
+    model: PreTrainedModel, prefix: DynamicCache | None, rows: int, tokens: int
+) -> DynamicCache:
+    """A cache for so many rows of at most so many tokens, with a copy of the prefix in each if
+    there is one.
+    """
     cache = roomy(model, rows, tokens)
     for place, (keys, values) in enumerate(keys_and_values(prefix) if prefix else []):
         cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), place)
@@ -58,8 +70,13 @@ class BesideLayer(RoomyLayer):
 
 
 @contextmanager
-def beside(model: PreTrainedModel, prefix: DynamicCache, rows: int, tokens: int) -> Iterator[DynamicCache]:
-    """A cache for rows that each add at most so many tokens to the prefix; valid inside the block, where the model attends to both."""
+def beside(
+    model: PreTrainedModel, prefix: DynamicCache, rows: int, tokens: int
+) -> Iterator[DynamicCache]:
+    """A cache for rows that each add at most so many tokens to the prefix.
+
+    Valid inside the block, where the model attends to both.
+    """
     cache = roomy(model, rows, tokens, BesideLayer)
     for layer, held in zip(cache.layers, keys_and_values(prefix), strict=True):
         layer.prefix = held  # type: ignore[union-attr]
@@ -72,35 +89,59 @@ def beside(model: PreTrainedModel, prefix: DynamicCache, rows: int, tokens: int)
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None, **given: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **given: Any,
 ) -> tuple[Tensor, None]:
-    """Softmax attention of [B, heads, Q, D] to the prefix that comes with ``key``, once for all rows, and to each row's own keys."""
+    """Softmax attention of [B, heads, Q, D] to the prefix that comes with ``key``, once for all
+    rows, and to each row's own keys.
+    """
     prefix = getattr(key, "prefix", None)
     if prefix is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **given)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **given
+        )
     rows, heads, length, width = query.shape
     groups = heads // key.shape[1]
     scale = width**-0.5 if scaling is None else scaling
     own = torch.zeros(1, 1, length, key.shape[2], device=query.device)
     if attention_mask is not None:
-        own = own.expand(rows, -1, -1, -1).masked_fill(~attention_mask[..., prefix[0].shape[2] :], float("-inf"))
+        own = own.expand(rows, -1, -1, -1).masked_fill(
+            ~attention_mask[..., prefix[0].shape[2] :], float("-inf")
+        )
     size = max(1, SCORE_BYTES // (4 * heads * length * (prefix[0].shape[2] + key.shape[2])))
     parts = [
         _together(q.unflatten(1, (-1, groups)) * scale, k, v, prefix, m)
-        for q, k, v, m in zip(query.split(size), key.split(size), value.split(size), own.expand(rows, -1, -1, -1).split(size), strict=True)
+        for q, k, v, m in zip(
+            query.split(size),
+            key.split(size),
+            value.split(size),
+            own.expand(rows, -1, -1, -1).split(size),
+            strict=True,
+        )
     ]
     return torch.cat(parts), None
 
 
-def _together(query: Tensor, key: Tensor, value: Tensor, prefix: tuple[Tensor, Tensor], own: Tensor) -> Tensor:
-    """[B, Q, heads, D] of scaled queries [B, K, G, Q, D] at a prefix [1, K, P, D] and own keys [B, K, T, D] with mask ``own``."""
+def _together(
+    query: Tensor, key: Tensor, value: Tensor, prefix: tuple[Tensor, Tensor], own: Tensor
+) -> Tensor:
+    """[B, Q, heads, D] of scaled queries [B, K, G, Q, D] at a prefix [1, K, P, D] and own keys [B,
+    K, T, D] with mask ``own``.
+    """
     rows, kinds, groups, length, width = query.shape
     flat = query.permute(1, 0, 2, 3, 4).reshape(kinds, -1, width)
     far = (flat @ prefix[0][0].mT).view(kinds, rows, groups, length, -1).transpose(0, 1)
     near = (query.flatten(2, 3) @ key.mT).unflatten(2, (groups, length)) + own[:, :, None]
     chance = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
     to_far, to_near = chance.split([far.shape[-1], near.shape[-1]], -1)
-    from_far = (to_far.transpose(0, 1).reshape(kinds, rows * groups * length, -1) @ prefix[1][0]).view(kinds, rows, groups, length, -1)
+    from_far = (
+        to_far.transpose(0, 1).reshape(kinds, rows * groups * length, -1) @ prefix[1][0]
+    ).view(kinds, rows, groups, length, -1)
     from_near = (to_near.flatten(2, 3) @ value).unflatten(2, (groups, length))
     out: Tensor = from_far.transpose(0, 1) + from_near
     return out.permute(0, 3, 1, 2, 4).flatten(2, 3)
@@ -112,7 +153,9 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 @torch.no_grad()
 def can_be_beside(model: PreTrainedModel) -> bool:
-    """Whether the model attends to a prefix that is kept once as to one that is copied, tried out on a few tokens."""
+    """Whether the model attends to a prefix that is kept once as to one that is copied, tried out
+    on a few tokens.
+    """
     config: Any = model.config.get_text_config()
     plain = all(isinstance(layer, RoomyLayer) for layer in roomy(model, 1, 1).layers)
     if config._attn_implementation != "sdpa" or not plain:

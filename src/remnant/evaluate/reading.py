@@ -1,4 +1,6 @@
-"""Log-probabilities of given texts, padded side by side, without ever holding the logits of all positions."""
+"""Log-probabilities of given texts, padded side by side, without ever holding the logits of all
+positions.
+"""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -43,23 +45,53 @@ def plain_head(model: PreTrainedModel) -> Head | None:
     # The whole model first: compressed-tensors unpacks its weights in a hook of the whole.
     base = model.base_model
     logits = model(**accepted(model, {"input_ids": ids, "use_cache": False})).logits
-    hidden = None if base is model else getattr(base(**accepted(base, {"input_ids": ids, "use_cache": False})), "last_hidden_state", None)
+    hidden = (
+        None
+        if base is model
+        else getattr(
+            base(**accepted(base, {"input_ids": ids, "use_cache": False})),
+            "last_hidden_state",
+            None,
+        )
+    )
     weight = getattr(model.get_output_embeddings(), "weight", None)
-    if hidden is None or weight is None or weight.shape[-1] != hidden.shape[-1] or hidden.shape[:-1] != logits.shape[:-1]:
+    if (
+        hidden is None
+        or weight is None
+        or weight.shape[-1] != hidden.shape[-1]
+        or hidden.shape[:-1] != logits.shape[:-1]
+    ):
         return None
     return head_of(model, hidden, logits)
 
 
 def states(
-    model: PreTrainedModel, inner: bool, batch: Batch, shared: int = 0, prefix: DynamicCache | None = None, positions: bool = True
+    model: PreTrainedModel,
+    inner: bool,
+    batch: Batch,
+    shared: int = 0,
+    prefix: DynamicCache | None = None,
+    positions: bool = True,
 ) -> Tensor:
-    """The hidden states [B, T, H] of a batch behind ``shared`` tokens of ``prefix``, or the logits [B, T, V] where not ``inner``."""
-    mask = torch.cat([batch.mask.new_ones(len(batch.ids), shared), batch.mask], -1) if shared else batch.mask
-    given: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": mask, "use_cache": prefix is not None}
+    """The hidden states [B, T, H] of a batch behind ``shared`` tokens of ``prefix``, or the logits
+    [B, T, V] where not ``inner``.
+    """
+    mask = (
+        torch.cat([batch.mask.new_ones(len(batch.ids), shared), batch.mask], -1)
+        if shared
+        else batch.mask
+    )
+    given: dict[str, Any] = {
+        "input_ids": batch.ids,
+        "attention_mask": mask,
+        "use_cache": prefix is not None,
+    }
     if prefix is not None:
         given["past_key_values"] = copied(model, prefix, *mask.shape)
         if positions:
-            given["position_ids"] = torch.arange(shared, shared + batch.ids.shape[1], device=model.device).expand_as(batch.ids)
+            given["position_ids"] = torch.arange(
+                shared, shared + batch.ids.shape[1], device=model.device
+            ).expand_as(batch.ids)
     module = model.base_model if inner else model
     found = module(**accepted(module, given))
     source: Tensor = found.last_hidden_state if inner else found.logits
@@ -83,15 +115,26 @@ def read(
         head: its output head (``plain_head``); None to take whole logits from the model.
         texts: all with at least one counted token.
         columns: fields of Tokens to compute.
-        shared: how many tokens all texts begin with that are in ``prefix``; fewer than are skipped in each.
+        shared: how many tokens all texts begin with that are in ``prefix``; fewer than are skipped
+            in each.
         prefix: the cache of these tokens.
         positions: whether the model is told the place of each token behind a prefix.
     """
     batch = collate([t.ids[shared:] for t in texts], 0, model.device)
     source = states(model, head is not None, batch, shared, prefix, positions)
-    rows = torch.tensor([i for i, t in enumerate(texts) for _ in range(t.counted)], device=model.device)
-    places = torch.tensor([p - shared for t in texts for p in range(t.first, len(t.ids))], device=model.device)
-    found = _in_chunks(source[rows, places - 1], batch.ids[rows, places], head, columns, model.config.get_text_config().vocab_size)
+    rows = torch.tensor(
+        [i for i, t in enumerate(texts) for _ in range(t.counted)], device=model.device
+    )
+    places = torch.tensor(
+        [p - shared for t in texts for p in range(t.first, len(t.ids))], device=model.device
+    )
+    found = _in_chunks(
+        source[rows, places - 1],
+        batch.ids[rows, places],
+        head,
+        columns,
+        model.config.get_text_config().vocab_size,
+    )
     ends = np.cumsum([t.counted for t in texts])[:-1]
     split = {name: np.split(values, ends) for name, values in found.items()}
     nothing = [np.zeros(0)] * len(texts)
@@ -101,10 +144,16 @@ def read(
 
 def sound(tokens: Tokens) -> Tokens | Refused:
     """What was read if all of it is finite."""
-    return tokens if all(np.isfinite(getattr(tokens, column)).all() for column in COLUMNS) else not_finite()
+    return (
+        tokens
+        if all(np.isfinite(getattr(tokens, column)).all() for column in COLUMNS)
+        else not_finite()
+    )
 
 
-def _in_chunks(source: Tensor, targets: Tensor, head: Head | None, columns: Collection[str], vocabulary: int) -> dict[str, Array]:
+def _in_chunks(
+    source: Tensor, targets: Tensor, head: Head | None, columns: Collection[str], vocabulary: int
+) -> dict[str, Array]:
     """Columns of [N] counted tokens from their hidden states (or logits) [N, ...]."""
     size = max(1, HEAD_BYTES // (4 * vocabulary))
     parts: dict[str, list[Tensor]] = {c: [] for c in columns}
@@ -126,11 +175,19 @@ def _in_chunks(source: Tensor, targets: Tensor, head: Head | None, columns: Coll
 
 
 def slope(model: PreTrainedModel, text: Text) -> Steep | Refused:
-    """The Euclidean norm of the gradient of the mean loss of a text at all weights; refused where it is not finite."""
+    """The Euclidean norm of the gradient of the mean loss of a text at all weights.
+
+    Refused where it is not finite.
+    """
     batch = collate([text.ids], 0, model.device)
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        given = {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": batch.labels, "use_cache": False}
+        given = {
+            "input_ids": batch.ids,
+            "attention_mask": batch.mask,
+            "labels": batch.labels,
+            "use_cache": False,
+        }
         model(**accepted(model, given)).loss.backward()
     squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)

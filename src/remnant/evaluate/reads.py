@@ -1,4 +1,6 @@
-"""From what a metric reads to what must be asked for one item, and back to the values that the metric is called with."""
+"""From what a metric reads to what must be asked for one item, and back to the values that the
+metric is called with.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,14 +14,17 @@ from remnant.functional.tokens import Tokens
 from remnant.model.data import Item
 
 PAPER_TEMPERATURE = 0.9
-# Readings that another model than the measured one is asked for; the second reads what the first has written.
+# Readings that another model than the measured one is asked for; the second reads what the first
+# has written.
 BY_REFERENCE = ("reference", "told")
 # What a backend must offer for a reading, besides the columns of Tokens.
 NEEDS = {"generated": "writing", "samples": "writing", "told": "writing", "slope": "slope"}
 
 
 class Wanted(NamedTuple):
-    """How items are asked: fields of Tokens, temperature and number of samples, seed, and the text that stands first in ReCaLL."""
+    """How items are asked: fields of Tokens, temperature and number of samples, seed, and the text
+    that stands first in ReCaLL.
+    """
 
     columns: tuple[str, ...]
     samples: int
@@ -38,7 +43,10 @@ def asked(read: str, item: Item, of: ItemSet, wanted: Wanted) -> list[Request]:
         return [Writing(item.prompt, of.max_new, item.context, of.stops, heat, seed)]
     if read == "samples":
         first = 1 + wanted.samples * wanted.seed
-        return [Writing(item.prompt, of.max_new, item.context, of.stops, wanted.temperature, first + i) for i in range(wanted.samples)]
+        return [
+            Writing(item.prompt, of.max_new, item.context, of.stops, wanted.temperature, first + i)
+            for i in range(wanted.samples)
+        ]
     if read == "wrong":
         return [Reading(text, before, wanted.columns) for text in item.wrong]
     single: Mapping[str, Request] = {

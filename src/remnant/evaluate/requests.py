@@ -9,7 +9,9 @@ from remnant.functional.tokens import COLUMNS, Tokens
 
 
 class Reading(NamedTuple):
-    """Read a text token by token; the tokens of ``context``, which stands before it, are attended to and not counted.
+    """Read a text token by token.
+
+    The tokens of ``context``, which stands before it, are attended to and not counted.
 
     ``columns``: the fields of Tokens that are wanted. Contexts that are equal are computed once.
     """
@@ -20,9 +22,12 @@ class Reading(NamedTuple):
 
 
 class Writing(NamedTuple):
-    """Continue a prompt by at most ``max_new`` tokens, no further than one of ``stops``; the text is not cut.
+    """Continue a prompt by at most ``max_new`` tokens, no further than one of ``stops``.
 
-    ``temperature`` 0 is greedy; else ``seed`` decides the sample, whatever else is asked for beside it.
+    The text is not cut.
+
+    ``temperature`` 0 is greedy; else ``seed`` decides the sample, whatever else is asked for beside
+    it.
     """
 
     prompt: str
@@ -75,12 +80,17 @@ class Backend(Protocol):
 
 def by_context(requests: Sequence[Request]) -> list[int]:
     """Places in the list, requests of one kind and context side by side."""
-    return sorted(range(len(requests)), key=lambda i: (type(requests[i]).__name__, getattr(requests[i], "context", "")))
+    return sorted(
+        range(len(requests)),
+        key=lambda i: (type(requests[i]).__name__, getattr(requests[i], "context", "")),
+    )
 
 
 def too_short(asked: Reading) -> Refused:
     """The refusal of a text none of whose tokens is counted."""
-    return Refused("fewer than two tokens" if not asked.context else "no token fits behind its context")
+    return Refused(
+        "fewer than two tokens" if not asked.context else "no token fits behind its context"
+    )
 
 
 def too_long(limit: int) -> Refused:
@@ -113,7 +123,10 @@ def from_json(data: Any) -> Answer:
 
 
 def united(requests: Sequence[Request]) -> list[Request]:
-    """Every distinct request once; readings of one text that differ in their columns become one that has them all."""
+    """Every distinct request once.
+
+    Readings of one text that differ in their columns become one that has them all.
+    """
     columns: dict[tuple[str, str], set[str]] = {}
     for request in requests:
         if isinstance(request, Reading):

@@ -1,7 +1,8 @@
-"""What a server's answer is worth: a whole text, log-probabilities that belong to the text, or the reason why not. No torch.
+"""What a server's answer is worth: a whole text, log-probabilities that belong to the text, or the
+reason why not. No torch.
 
-Nothing that a server did not finish, held back or cut may count as an answer: an item without an answer is not scored, one with a wrong
-answer looks forgotten.
+Nothing that a server did not finish, held back or cut may count as an answer: an item without an
+answer is not scored, one with a wrong answer looks forgotten.
 """
 
 import itertools
@@ -15,7 +16,8 @@ from remnant.evaluate.requests import Reading, Refused, Writing, too_short
 from remnant.functional.tokens import Tokens
 
 EMPTY = np.zeros(0)
-# Finish reasons of a whole answer, of OpenAI, llama.cpp, vLLM, Ollama, TGI and SGLang; all others mean that something went wrong.
+# Finish reasons of a whole answer, of OpenAI, llama.cpp, vLLM, Ollama, TGI and SGLang; all others
+# mean that something went wrong.
 ENDED = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "stop_token"})
 FULL = frozenset({"length", "max_tokens", "max_length"})
 FILTERS = (
@@ -29,21 +31,36 @@ FILTERS = (
     "blocked",
     "recitation",
 )
-LENGTHS = ("context length", "context size", "context window", "maximum context", "too long", "too many tokens", "exceeds the available")
-# A sentence of one of these words stands at the head of every reason that speaks against the server and not against the item.
+LENGTHS = (
+    "context length",
+    "context size",
+    "context window",
+    "maximum context",
+    "too long",
+    "too many tokens",
+    "exceeds the available",
+)
+# A sentence of one of these words stands at the head of every reason that speaks against the server
+# and not against the item.
 FILTERED, WRONG = "the server's filter", "the server"
-# No tokenizer in use has tokens of more words or bytes on average over a whole answer: more text than that was not cut where asked.
+# No tokenizer in use has tokens of more words or bytes on average over a whole answer: more text
+# than that was not cut where asked.
 WORDS_PER_TOKEN, CHARACTERS_PER_TOKEN, SLACK = 4, 32, 8
-# Of a long prompt, a tokenizer makes at least one token of two words, and of 16 characters where words have no spaces.
+# Of a long prompt, a tokenizer makes at least one token of two words, and of 16 characters where
+# words have no spaces.
 LEAST_WORDS_PER_TOKEN, MOST_CHARACTERS_PER_TOKEN, LONG_PROMPT = 2, 16, 200
-# Rounding of a server may lift a certain token a little above 0; some servers say -9999 where they know nothing.
+# Rounding of a server may lift a certain token a little above 0; some servers say -9999 where they
+# know nothing.
 ABOVE_ZERO, UNKNOWN = 1e-4, -9990.0
-# Special tokens in front, halves of characters and dropped first spaces never match; everything else does.
+# Special tokens in front, halves of characters and dropped first spaces never match; everything
+# else does.
 SAME_TEXT, LONGEST_TOKEN = 0.8, 128
 
 
 class Said(NamedTuple):
-    """The one choice of an answer, its finish reason as told ("not said" if the key is absent), and the counts of tokens, if told."""
+    """The one choice of an answer, its finish reason as told ("not said" if the key is absent), and
+    the counts of tokens, if told.
+    """
 
     choice: dict[str, Any]
     finish: str
@@ -73,7 +90,10 @@ def parsed(body: bytes) -> dict[str, Any]:
 
 
 def about_item(message: str) -> Refused | None:
-    """The refusal of one item by what a server says of its fault: filtered, or too long; None if it says something else."""
+    """The refusal of one item by what a server says of its fault: filtered, or too long.
+
+    None if it says something else.
+    """
     low = message.lower()
     if any(w in low for w in FILTERS):
         return Refused(f"{FILTERED} held the answer back")
@@ -88,7 +108,11 @@ def error_of(found: dict[str, Any]) -> str:
     if not error:
         return ""
     if isinstance(error, dict):
-        parts = [str(error[k]) for k in ("message", "code", "type") if isinstance(error.get(k), str | int)]
+        parts = [
+            str(error[k])
+            for k in ("message", "code", "type")
+            if isinstance(error.get(k), str | int)
+        ]
         return "; ".join(dict.fromkeys(parts)) or "an error without a message"
     return error if isinstance(error, str) else "an error without a message"
 
@@ -133,7 +157,10 @@ def _count(value: Any) -> int | None:
 
 
 def unfinished(of: Said) -> Refused | None:
-    """Why an answer does not count by its finish reason, a refusal or its error; None if it does."""
+    """Why an answer does not count by its finish reason, a refusal or its error.
+
+    None if it does.
+    """
     choice, reason = of.choice, of.finish.lower()
     if message := error_of(choice):
         return about_item(message) or Refused(f"{WRONG} failed on it")
@@ -147,24 +174,40 @@ def unfinished(of: Said) -> Refused | None:
 
 
 def cut_prompt(of: Said, prompt: str) -> Refused | None:
-    """The refusal of an answer to a prompt of which the server read less than it holds, where it tells; None otherwise."""
+    """The refusal of an answer to a prompt of which the server read less than it holds, where it
+    tells; None otherwise.
+    """
     if of.read is None or len(prompt) < LONG_PROMPT:
         return None
-    least = max(len(prompt.split()) / LEAST_WORDS_PER_TOKEN, len(prompt) / MOST_CHARACTERS_PER_TOKEN)
+    least = max(
+        len(prompt.split()) / LEAST_WORDS_PER_TOKEN, len(prompt) / MOST_CHARACTERS_PER_TOKEN
+    )
     return (
-        Refused(f"{WRONG} read {of.read} tokens of a prompt of {len(prompt.split())} words: it cuts prompts") if of.read < least else None
+        Refused(
+            f"{WRONG} read {of.read} tokens of a prompt of {len(prompt.split())} words: it "
+            "cuts prompts"
+        )
+        if of.read < least
+        else None
     )
 
 
 def overlong(of: Said, text: str, asked: int) -> bool:
-    """Whether a server wrote more than the tokens that were asked for (one more is allowed, the end token)."""
+    """Whether a server wrote more than the tokens that were asked for (one more is allowed, the end
+    token).
+    """
     if of.wrote is not None and of.wrote > asked + 1:
         return True
-    return len(text.split()) > WORDS_PER_TOKEN * asked + SLACK or len(text) > CHARACTERS_PER_TOKEN * (asked + SLACK)
+    return len(text.split()) > WORDS_PER_TOKEN * asked + SLACK or len(
+        text
+    ) > CHARACTERS_PER_TOKEN * (asked + SLACK)
 
 
 def repeats(text: str, prompt: str) -> bool:
-    """Whether an answer begins with the prompt, which a completion never repeats; short prompts say nothing."""
+    """Whether an answer begins with the prompt, which a completion never repeats.
+
+    Short prompts say nothing.
+    """
     plain = " ".join(prompt.split())
     return len(plain) >= SLACK and " ".join(text.split()).startswith(plain)
 
@@ -182,19 +225,24 @@ def written(of: Said, asked: Writing) -> str | Refused:
     if overlong(of, text, asked.max_new):
         return Refused(f"{WRONG} wrote more than the {asked.max_new} tokens that were asked for")
     if of.finish.lower() in FULL and of.wrote is not None and of.wrote < asked.max_new - 1:
-        return Refused(f"{WRONG} stopped after {of.wrote} of the {asked.max_new} tokens that were asked for")
+        return Refused(
+            f"{WRONG} stopped after {of.wrote} of the {asked.max_new} tokens that were asked for"
+        )
     return cut_prompt(of, prompt) or whole_characters(text)
 
 
 def whole_characters(text: str) -> str:
-    """A text in which halves of characters (lone surrogates) are replaced, so that it can be kept."""
+    """A text in which halves of characters (lone surrogates) are replaced, so that it can be
+    kept.
+    """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def log_probabilities(of: Said, asked: Reading) -> Tokens | Refused:
     """The log-probabilities of the tokens of a text, nats, or why they cannot be believed.
 
-    A server that hides the start token says nothing of the first token of all, so one number less is counted.
+    A server that hides the start token says nothing of the first token of all, so one number less
+    is counted.
     """
     if refused := unfinished(of) or cut_prompt(of, asked.context + asked.text):
         return refused
@@ -210,7 +258,9 @@ def log_probabilities(of: Said, asked: Reading) -> Tokens | Refused:
     return _counted(asked, logps, offsets, tokens if isinstance(tokens, list) else None)
 
 
-def _counted(asked: Reading, logps: list[Any], offsets: list[int], tokens: list[Any] | None) -> Tokens | Refused:
+def _counted(
+    asked: Reading, logps: list[Any], offsets: list[int], tokens: list[Any] | None
+) -> Tokens | Refused:
     begin, text = len(asked.context), asked.context + asked.text
     inside = [i for i, o in enumerate(offsets) if begin <= o < len(text)]
     behind = max((o for o in offsets if o < len(text)), default=0)
@@ -227,7 +277,11 @@ def _counted(asked: Reading, logps: list[Any], offsets: list[int], tokens: list[
 def _bad_places(offsets: list[Any]) -> str:
     if not all(isinstance(o, int) and not isinstance(o, bool) and o >= 0 for o in offsets):
         return "stand at no places"
-    return "" if all(a <= b for a, b in itertools.pairwise(offsets)) else "are not in the order of the text"
+    return (
+        ""
+        if all(a <= b for a, b in itertools.pairwise(offsets))
+        else "are not in the order of the text"
+    )
 
 
 def _bad_numbers(logps: list[Any]) -> str:
@@ -245,9 +299,18 @@ def _bad_numbers(logps: list[Any]) -> str:
 
 
 def _same(text: str, offsets: list[int], tokens: list[Any]) -> bool:
-    """Whether tokens stand in the text where they are said to; those that cannot (special ones, halves of characters) are few."""
-    told = [(o, t) for o, t in zip(offsets, tokens, strict=True) if isinstance(t, str) and o < len(text)]
+    """Whether tokens stand in the text where they are said to.
+
+    Those that cannot (special ones, halves of characters) are few.
+    """
+    told = [
+        (o, t) for o, t in zip(offsets, tokens, strict=True) if isinstance(t, str) and o < len(text)
+    ]
     plain = [(o, t) for o, t in told if t and "\ufffd" not in t and not t.startswith("bytes:")]
-    right = sum(text[o : o + len(t)].strip() == t.strip() or (t.strip() != "" and text.startswith(t.lstrip(), o)) for o, t in plain)
+    right = sum(
+        text[o : o + len(t)].strip() == t.strip()
+        or (t.strip() != "" and text.startswith(t.lstrip(), o))
+        for o, t in plain
+    )
     # The first token may be a special one that the text does not show.
     return right + 1 >= SAME_TEXT * len(plain) and len(told) == sum(o < len(text) for o in offsets)

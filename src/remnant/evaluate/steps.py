@@ -1,4 +1,6 @@
-"""Rows of tokens that grow side by side by one token a step: from a cache, or by reading every row again."""
+"""Rows of tokens that grow side by side by one token a step: from a cache, or by reading every row
+again.
+"""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -18,7 +20,9 @@ KEYS_AND_VALUES = (RoomyLayer, DynamicSlidingWindowLayer)
 
 
 def accepted(module: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
-    """What of ``given`` a model's forward, or the inner model's to which it hands everything on, takes by name."""
+    """What of ``given`` a model's forward, or the inner model's to which it hands everything on,
+    takes by name.
+    """
     names = dict(inspect.signature(module.forward).parameters)
     inner = getattr(module, "base_model", module)
     if any(n.kind is inspect.Parameter.VAR_KEYWORD for n in names.values()) and inner is not module:
@@ -32,7 +36,9 @@ def cache_name(model: PreTrainedModel) -> str:
 
 
 def kept_rows(cache: Any, rows: Tensor) -> Any:
-    """A cache with some of its rows only: changed in place, or new where it is a list of [rows, ...] tensors."""
+    """A cache with some of its rows only: changed in place, or new where it is a list of [rows,
+    ...] tensors.
+    """
     if isinstance(cache, list | tuple):
         return [tensor[rows] for tensor in cache]
     for layer in cache.layers:
@@ -66,8 +72,13 @@ class Cached:
     ) -> None:
         width = max(map(len, tails))
         self._model, self._name, self._told = model, cache_name(model), positions
-        self._ids = torch.tensor([[pad] * (width - len(t)) + list(t) for t in tails], device=model.device)
-        self._mask = torch.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in tails], device=model.device)
+        self._ids = torch.tensor(
+            [[pad] * (width - len(t)) + list(t) for t in tails], device=model.device
+        )
+        self._mask = torch.tensor(
+            [[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in tails],
+            device=model.device,
+        )
         self._positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
         # Layers that are no attention take a mask of the whole text for one of the new tokens.
         self._masked = shared > 0 or not bool(self._mask.all()) or is_plain(model)
@@ -75,7 +86,12 @@ class Cached:
 
     def step(self) -> Tensor:
         """[rows, V] logits of the token that comes next."""
-        given: dict[str, Any] = {"input_ids": self._ids, self._name: self._cache, "use_cache": True, "logits_to_keep": 1}
+        given: dict[str, Any] = {
+            "input_ids": self._ids,
+            self._name: self._cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
         if self._masked:
             given["attention_mask"] = self._mask
         if self._told:
@@ -93,11 +109,16 @@ class Cached:
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows only, given by their places."""
         self._cache = kept_rows(self._cache, rows)
-        self._mask, self._ids, self._positions = self._mask[rows], self._ids[rows], self._positions[rows]
+        self._mask, self._ids, self._positions = (
+            self._mask[rows],
+            self._ids[rows],
+            self._positions[rows],
+        )
 
 
 class Whole:
-    """Rows that are read from their beginning at every step: slow, and right for every model that reads from left to right.
+    """Rows that are read from their beginning at every step: slow, and right for every model that
+    reads from left to right.
 
     Args:
         model: any causal model.
@@ -107,7 +128,11 @@ class Whole:
     """
 
     def __init__(
-        self, model: PreTrainedModel, head: Callable[[Tensor], Tensor] | None, rows: Sequence[Sequence[int]], padded: bool
+        self,
+        model: PreTrainedModel,
+        head: Callable[[Tensor], Tensor] | None,
+        rows: Sequence[Sequence[int]],
+        padded: bool,
     ) -> None:
         self._model, self._head, self._rows = model, head, [list(r) for r in rows]
         self._padded = padded and head is not None
@@ -117,15 +142,25 @@ class Whole:
         if not self._padded or self._head is None:
             return torch.stack([self._alone(row) for row in self._rows])
         width = max(map(len, self._rows))
-        ids = torch.tensor([r + [0] * (width - len(r)) for r in self._rows], device=self._model.device)
-        mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in self._rows], device=self._model.device)
+        ids = torch.tensor(
+            [r + [0] * (width - len(r)) for r in self._rows], device=self._model.device
+        )
+        mask = torch.tensor(
+            [[1] * len(r) + [0] * (width - len(r)) for r in self._rows], device=self._model.device
+        )
         base = self._model.base_model
-        states = base(**accepted(base, {"input_ids": ids, "attention_mask": mask, "use_cache": False})).last_hidden_state
+        states = base(
+            **accepted(base, {"input_ids": ids, "attention_mask": mask, "use_cache": False})
+        ).last_hidden_state
         last = torch.tensor([len(r) - 1 for r in self._rows], device=ids.device)
         return self._head(states[torch.arange(len(last), device=ids.device), last])
 
     def _alone(self, row: list[int]) -> Tensor:
-        given = {"input_ids": torch.tensor([row], device=self._model.device), "use_cache": False, "logits_to_keep": 1}
+        given = {
+            "input_ids": torch.tensor([row], device=self._model.device),
+            "use_cache": False,
+            "logits_to_keep": 1,
+        }
         logits: Tensor = self._model(**accepted(self._model, given)).logits[0, -1]
         return logits
 
@@ -140,16 +175,27 @@ class Whole:
 
 
 def is_plain(model: PreTrainedModel) -> bool:
-    """Whether all that the model remembers of a text are keys and values of its tokens, in layers of transformers' own kinds."""
+    """Whether all that the model remembers of a text are keys and values of its tokens, in layers
+    of transformers' own kinds.
+    """
     if cache_name(model) != "past_key_values":
         return False
     try:
         layers = roomy(model, 1, 1).layers
-    except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError):  # a configuration of its own
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        NotImplementedError,
+    ):  # a configuration of its own
         return False
     return bool(layers) and all(type(layer) in KEYS_AND_VALUES for layer in layers)
 
 
 def _empty(model: PreTrainedModel, rows: int, tokens: int) -> Any:
-    """A cache in memory that is taken once; None, so that the model makes its own, where it keeps other things."""
+    """A cache in memory that is taken once.
+
+    None, so that the model makes its own, where it keeps other things.
+    """
     return roomy(model, rows, tokens) if is_plain(model) else None

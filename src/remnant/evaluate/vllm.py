@@ -1,4 +1,6 @@
-"""vLLM in this process as the one who is asked: continuous batching, for GPUs and for formats that only it runs."""
+"""vLLM in this process as the one who is asked: continuous batching, for GPUs and for formats that
+only it runs.
+"""
 
 import math
 import os
@@ -14,22 +16,38 @@ from remnant.errors import UserError, first_line
 from remnant.evaluate.ends import configs_of, end_ids
 from remnant.evaluate.local import SHARE
 from remnant.evaluate.reading import Text, sound
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Writing, by_context, not_finite, too_long, too_short
+from remnant.evaluate.requests import (
+    Answer,
+    Reading,
+    Refused,
+    Request,
+    Slope,
+    Writing,
+    by_context,
+    not_finite,
+    too_long,
+    too_short,
+)
 from remnant.functional.tokens import Tokens
 from remnant.model.data import context_tokens, prompt_ids
 from remnant.model.sizes import declared_context
 
-INSTALL = "Install it in an environment of its own, since it pins torch; `make vllm-check` shows how without a GPU."
-# So many requests are handed over at a time: each such batch is a line on the disk, and vLLM packs it as it likes.
+INSTALL = (
+    "Install it in an environment of its own, since it pins torch; `make vllm-check` shows how "
+    "without a GPU."
+)
+# So many requests are handed over at a time: each such batch is a line on the disk, and vLLM packs
+# it as it likes.
 AT_A_TIME = 256
 EMPTY = np.zeros(0)
 
 
 class Vllm:
-    """A folder in vLLM: a model in Hugging Face form, or one that was deployed as compressed-tensors.
+    """A folder in vLLM: a model in Hugging Face form, or one that was deployed as
+    compressed-tensors.
 
-    On a GPU it computes in the dtype that vLLM chooses for the files; without one in float32, packed weights in bfloat16, since vLLM has no
-    other kernels for them there.
+    On a GPU it computes in the dtype that vLLM chooses for the files; without one in float32,
+    packed weights in bfloat16, since vLLM has no other kernels for them there.
 
     Args:
         source: folder or hub id.
@@ -60,16 +78,21 @@ class Vllm:
                 **_memory(),
                 max_model_len=self._limit,
                 max_num_batched_tokens=max(8192, self._limit),
-                # A prompt in pieces draws seeded samples from another place of their stream, and on a CPU fails.
+                # A prompt in pieces draws seeded samples from another place of their stream, and on
+                # a CPU fails.
                 enable_chunked_prefill=False,
                 enforce_eager=True,
                 seed=0,
             )
         except (ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"vLLM cannot open {source}: {first_line(error)}", "Measure it without the engine.") from error
+            raise UserError(
+                f"vLLM cannot open {source}: {first_line(error)}", "Measure it without the engine."
+            ) from error
 
     def plan(self, requests: Sequence[Request]) -> list[list[int]]:
-        """As many at a time as are kept together on the disk, those with one context side by side."""
+        """As many at a time as are kept together on the disk, those with one context side by
+        side.
+        """
         order = by_context(requests)
         return [order[i : i + AT_A_TIME] for i in range(0, len(order), AT_A_TIME)]
 
@@ -77,7 +100,13 @@ class Vllm:
         """The answers to some requests; vLLM decides what is computed side by side."""
         orders = [self._order(request) for request in batch]
         sent = [o for o in orders if not isinstance(o, Refused)]
-        told = iter(self._model.generate([{"prompt_token_ids": o.ids} for o in sent], [o.settings for o in sent], use_tqdm=False))
+        told = iter(
+            self._model.generate(
+                [{"prompt_token_ids": o.ids} for o in sent],
+                [o.settings for o in sent],
+                use_tqdm=False,
+            )
+        )
         return [o if isinstance(o, Refused) else _answer(o, next(told)) for o in orders]
 
     def _order(self, request: Request) -> "_Order | Refused":
@@ -108,7 +137,9 @@ class Vllm:
         text = Text(whole, skip, self._limit - 1)
         if not text.counted:
             return too_short(asked)
-        return _Order(text.ids, self._settings(temperature=0, max_tokens=1, prompt_logprobs=0), text)
+        return _Order(
+            text.ids, self._settings(temperature=0, max_tokens=1, prompt_logprobs=0), text
+        )
 
     def _encode(self, text: str) -> list[int]:
         return prompt_ids(self._tokenizer, text)
@@ -127,13 +158,21 @@ def _answer(order: _Order, said: Any) -> Answer:
         places = getattr(said.outputs[0], "logprobs", None) or []
         broken = any(math.isnan(told.logprob) for place in places for told in place.values())
         return not_finite() if broken else str(said.outputs[0].text)
-    read = [said.prompt_logprobs[place][order.ids[place]] for place in range(order.text.first, len(order.ids))]
+    read = [
+        said.prompt_logprobs[place][order.ids[place]]
+        for place in range(order.text.first, len(order.ids))
+    ]
     rank = np.array([s.rank - 1 for s in read], np.float64)
-    return sound(Tokens(np.array([s.logprob for s in read], np.float64), rank, EMPTY, EMPTY, order.text.cut))
+    return sound(
+        Tokens(np.array([s.logprob for s in read], np.float64), rank, EMPTY, EMPTY, order.text.cut)
+    )
 
 
 def _memory() -> dict[str, float]:
-    """Without a GPU the setting of that name is a share of the main memory, taken at once; so it is some of what is free."""
+    """Without a GPU the setting of that name is a share of the main memory, taken at once.
+
+    So it is some of what is free.
+    """
     if torch.cuda.is_available():
         return {}
     memory = psutil.virtual_memory()

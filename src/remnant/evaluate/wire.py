@@ -1,4 +1,6 @@
-"""One request to a server: one answer within a given time and size, or the reason why there is none. No torch."""
+"""One request to a server: one answer within a given time and size, or the reason why there is
+none. No torch.
+"""
 
 import contextlib
 import socket
@@ -9,7 +11,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-# Log-probabilities of two thousand echoed tokens are less than a megabyte; a model's answer is far less.
+# Log-probabilities of two thousand echoed tokens are less than a megabyte; a model's answer is far
+# less.
 LONGEST_BODY = 32 * 2**20
 
 
@@ -26,9 +29,11 @@ class Unanswered(Exception):
 
 
 class Guard:
-    """Cuts the connections of one request when its time is over, also while the server goes on to send a byte now and then.
+    """Cuts the connections of one request when its time is over, also while the server goes on to
+    send a byte now and then.
 
-    A read of httpx ends when nothing arrives for a while, never because the whole takes too long; so the sockets are shut from outside.
+    A read of httpx ends when nothing arrives for a while, never because the whole takes too long;
+    so the sockets are shut from outside.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -83,8 +88,11 @@ class Line:
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
-        # A connection for every request: only a new one tells its socket, and a kept one may be dead.
-        self._client = httpx.Client(headers=headers, timeout=seconds, limits=httpx.Limits(max_keepalive_connections=0))
+        # A connection for every request: only a new one tells its socket, and a kept one may be
+        # dead.
+        self._client = httpx.Client(
+            headers=headers, timeout=seconds, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     def ask(self, content: bytes) -> Reply:
         """Post a body; raises Unanswered. Redirects are not followed."""
@@ -92,11 +100,15 @@ class Line:
             if self._hung_up:
                 raise Unanswered("it is not asked any more")
             try:
-                with self._client.stream("POST", self._url, content=content, extensions={"trace": guard.seen}) as reply:
+                with self._client.stream(
+                    "POST", self._url, content=content, extensions={"trace": guard.seen}
+                ) as reply:
                     return Reply(reply.status_code, reply.headers, self._body(reply, guard))
             except (httpx.HTTPError, httpx.StreamError, OSError) as error:
                 if guard.over:
-                    raise Unanswered(f"it sent no whole answer within {self._seconds:g} s") from error
+                    raise Unanswered(
+                        f"it sent no whole answer within {self._seconds:g} s"
+                    ) from error
                 raise Unanswered(f"it cannot be reached ({type(error).__name__})") from error
 
     def hang_up(self) -> None:

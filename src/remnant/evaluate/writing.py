@@ -28,7 +28,9 @@ def write(
     shared: int = 0,
     prefix: DynamicCache | None = None,
 ) -> list[str | Refused]:
-    """What the model writes after each prompt, special tokens left out; refused where its logits are not finite.
+    """What the model writes after each prompt, special tokens left out.
+
+    Refused where its logits are not finite.
 
     Args:
         model: any causal model.
@@ -51,9 +53,16 @@ def write(
     width = max(len(t) for t in tails)
     if ways.once and prefix and shared > width:
         with beside(model, prefix, len(ids), width + most) as cache:
-            return _continue(tokenizer, asked, ends, Cached(model, tails, most, pad, shared, cache, ways.positions))
+            return _continue(
+                tokenizer,
+                asked,
+                ends,
+                Cached(model, tails, most, pad, shared, cache, ways.positions),
+            )
     begun = copied(model, prefix, len(ids), shared + width + most) if prefix else None
-    return _continue(tokenizer, asked, ends, Cached(model, tails, most, pad, shared, begun, ways.positions))
+    return _continue(
+        tokenizer, asked, ends, Cached(model, tails, most, pad, shared, begun, ways.positions)
+    )
 
 
 def _by_length(
@@ -64,21 +73,31 @@ def _by_length(
     ends: frozenset[int],
     ways: Ways,
 ) -> list[str | Refused]:
-    """Prompts of one length (or one prompt) at a time, for models that would carry padding through their states."""
+    """Prompts of one length (or one prompt) at a time, for models that would carry padding through
+    their states.
+    """
     found: list[str | Refused] = [""] * len(ids)
     groups: dict[int, list[int]] = {}
     for place, prompt in enumerate(ids):
         groups.setdefault(place if ways.writing == "alone" else len(prompt), []).append(place)
     for places in groups.values():
         some = [asked[p] for p in places]
-        steps = Cached(model, [ids[p] for p in places], max(w.max_new for w in some), positions=ways.positions)
-        for place, text in zip(places, _continue(tokenizer, some, ends, steps, ways.leaves), strict=True):
+        steps = Cached(
+            model, [ids[p] for p in places], max(w.max_new for w in some), positions=ways.positions
+        )
+        for place, text in zip(
+            places, _continue(tokenizer, some, ends, steps, ways.leaves), strict=True
+        ):
             found[place] = text
     return found
 
 
 def _continue(
-    tokenizer: PreTrainedTokenizerBase, asked: Sequence[Writing], ends: frozenset[int], steps: Cached | Whole, leaves: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Writing],
+    ends: frozenset[int],
+    steps: Cached | Whole,
+    leaves: bool = True,
 ) -> list[str | Refused]:
     """Write behind each row; rows that are done leave if they can."""
     chances = {i: _chances(w) for i, w in enumerate(asked) if w.temperature > 0}
@@ -91,40 +110,65 @@ def _continue(
             if row in open_:
                 written[row].append(token)
                 broken |= set() if is_sound else {row}
-        open_ -= {row for row in open_ if row in broken or _is_done(tokenizer, written[row], asked[row], ends)}
+        open_ -= {
+            row
+            for row in open_
+            if row in broken or _is_done(tokenizer, written[row], asked[row], ends)
+        }
         if not open_:
             break
         steps.add(tokens)
         if leaves and 2 * len(open_) <= len(rows):
-            steps.keep(torch.tensor([i for i, row in enumerate(rows) if row in open_], device=tokens.device))
+            steps.keep(
+                torch.tensor(
+                    [i for i, row in enumerate(rows) if row in open_], device=tokens.device
+                )
+            )
             rows = [row for row in rows if row in open_]
-    return [not_finite() if row in broken else _text(tokenizer, tokens, ends) for row, tokens in enumerate(written)]
+    return [
+        not_finite() if row in broken else _text(tokenizer, tokens, ends)
+        for row, tokens in enumerate(written)
+    ]
 
 
-def _pick(logits: Tensor, rows: list[int], asked: Sequence[Writing], chances: dict[int, Tensor], step: int) -> tuple[Tensor, Tensor]:
-    """[B] the next tokens of [B, V] and whether each row's logits are finite (minus infinity is allowed).
+def _pick(
+    logits: Tensor, rows: list[int], asked: Sequence[Writing], chances: dict[int, Tensor], step: int
+) -> tuple[Tensor, Tensor]:
+    """[B] the next tokens of [B, V] and whether each row's logits are finite (minus infinity is
+    allowed).
 
-    A token is the most probable one, or the one where the cumulated probabilities pass the row's own random number.
+    A token is the most probable one, or the one where the cumulated probabilities pass the row's
+    own random number.
     """
     tokens = logits.argmax(-1)
     # What is no number counts as the largest, so one look at the largest tells of all.
     sound = logits.gather(-1, tokens[:, None])[:, 0].isfinite()
-    sampled = [place for place, row in enumerate(rows) if row in chances and step < asked[row].max_new]
+    sampled = [
+        place for place, row in enumerate(rows) if row in chances and step < asked[row].max_new
+    ]
     if sampled:
         heat = torch.tensor([asked[rows[p]].temperature for p in sampled], device=logits.device)
         passed = (logits[sampled].float() / heat[:, None]).softmax(-1).cumsum(-1)
         drawn = torch.stack([chances[rows[p]][step] for p in sampled]).to(logits.device)
-        tokens[sampled] = (passed < (drawn * passed[:, -1])[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+        tokens[sampled] = (
+            (passed < (drawn * passed[:, -1])[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+        )
     return tokens, sound
 
 
 def _chances(asked: Writing) -> Tensor:
-    """[max_new] random numbers that depend on prompt and seed alone, not on what stands beside them."""
+    """[max_new] random numbers that depend on prompt and seed alone, not on what stands beside
+    them.
+    """
     digest = hashlib.sha256(repr((asked.context, asked.prompt, asked.seed)).encode()).digest()
-    return torch.rand(asked.max_new, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+    return torch.rand(
+        asked.max_new, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    )
 
 
-def _is_done(tokenizer: PreTrainedTokenizerBase, written: list[int], asked: Writing, ends: frozenset[int]) -> bool:
+def _is_done(
+    tokenizer: PreTrainedTokenizerBase, written: list[int], asked: Writing, ends: frozenset[int]
+) -> bool:
     if written[-1] in ends or len(written) >= asked.max_new:
         return True
     if not asked.stops or len(written) % CHECK_EVERY:

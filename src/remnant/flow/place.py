@@ -1,4 +1,7 @@
-"""What a user names: a folder, a model of the hub, or an artefact of the store; told apart before any work begins. No torch."""
+"""What a user names: a folder, a model of the hub, or an artefact of the store.
+
+Told apart before any work begins. No torch.
+"""
 
 import functools
 import os
@@ -22,17 +25,21 @@ MODEL_STAGES = ("train", "unlearn", "perturb", "deploy")
 _HUB_ID = re.compile(r"\b[\w\-.]{1,96}\b/\b[\w\-.]{1,96}\b", re.ASCII)
 # Ends of names of files; no model of the hub that is known here ends so.
 _SUFFIXES = (
-    ".json", ".jsonl", ".toml", ".txt", ".md", ".csv", ".py", ".safetensors", ".bin", ".pt", ".pth", ".parquet", ".gz", ".zip", ".yaml",
+    ".json", ".jsonl", ".toml", ".txt", ".md", ".csv", ".py", ".safetensors", ".bin", ".pt", ".pth",
+    ".parquet", ".gz", ".zip", ".yaml",
 )  # fmt: skip
 # Longest name of a path that systems take.
 MOST_LETTERS = 4000
-# A hub that does not answer within so many seconds is out of reach; trying it costs transformers most of a minute.
+# A hub that does not answer within so many seconds is out of reach; trying it costs transformers
+# most of a minute.
 HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Outside:
-    """Something that Remnant did not make, known by the digest of its content (of its name, for a hub id)."""
+    """Something that Remnant did not make, known by the digest of its content (of its name, for a
+    hub id).
+    """
 
     source: str
 
@@ -52,7 +59,8 @@ class Made:
 
 
 def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | Outside:
-    """What a user names: a folder, a hub id, or an artefact of the store by its name or the start of its key.
+    """What a user names: a folder, a hub id, or an artefact of the store by its name or the start
+    of its key.
 
     Args:
         store: where artefacts are looked for.
@@ -71,15 +79,24 @@ def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | 
         return outside(reference, stages)
     found = [n for s in stages for n in store.matching(reference, s)]
     if len(found) > 1:
-        raise UserError(f"'{shown(reference)}' is the start of {len(found)} artefacts.", "Give more of the key.")
+        raise UserError(
+            f"'{shown(reference)}' is the start of {len(found)} artefacts.", "Give more of the key."
+        )
     if found:
         return _made(store, found[0], stages)
     if is_hub_id(reference):
         return outside(reference, stages)
-    if others := sorted(m for m in store.manifests() if m.startswith(reference) or m.partition("-")[2].startswith(reference)):
+    if others := sorted(
+        m
+        for m in store.manifests()
+        if m.startswith(reference) or m.partition("-")[2].startswith(reference)
+    ):
         return _made(store, others[0], stages)
     raise UserError(
-        f"'{shown(reference)}' is neither a folder, nor a hub id, nor a {' or '.join(stages)} artefact of {store.root}.",
+        (
+            f"'{shown(reference)}' is neither a folder, nor a hub id, nor a {' or '.join(stages)} "
+            f"artefact of {store.root}."
+        ),
         "See them with: remnant ls",
     )
 
@@ -98,15 +115,23 @@ def outside(reference: str, stages: Sequence[str] = MODEL_STAGES) -> Outside:
         raise UserError(f"The folder {shown(reference)} does not exist.", _nearest(path))
     elif "prepare" in stages:
         raise UserError(
-            f"'{reference}' is no prepared corpus.", f"A data set of the hub is prepared first: remnant prepare --hub {reference}"
+            f"'{reference}' is no prepared corpus.",
+            f"A data set of the hub is prepared first: remnant prepare --hub {reference}",
         )
     return Outside(reference)
 
 
 def is_hub_id(reference: str) -> bool:
-    """Whether it may be owner/name on the hub: by the hub's rules, and neither below a folder that is here nor named like a file."""
+    """Whether it may be owner/name on the hub: by the hub's rules, and neither below a folder that
+    is here nor named like a file.
+    """
     owner, _, _ = reference.partition("/")
-    fits = _HUB_ID.fullmatch(reference) and "--" not in reference and ".." not in reference and not reference.endswith(".git")
+    fits = (
+        _HUB_ID.fullmatch(reference)
+        and "--" not in reference
+        and ".." not in reference
+        and not reference.endswith(".git")
+    )
     return bool(fits) and not reference.lower().endswith(_SUFFIXES) and not Path(owner).exists()
 
 
@@ -119,7 +144,11 @@ def check_reference(reference: str, stages: Sequence[str]) -> None:
     what = "corpus" if "prepare" in stages else "model"
     if not reference.strip():
         raise UserError(f"The name of the {what} is empty.", f"Name a {what}.")
-    if not reference.isprintable() or len(reference) > MOST_LETTERS or any(len(p) > 255 for p in reference.split("/")):
+    if (
+        not reference.isprintable()
+        or len(reference) > MOST_LETTERS
+        or any(len(p) > 255 for p in reference.split("/"))
+    ):
         raise UserError(f"The name of the {what} is no path: {shown(reference)}.", "Name a folder.")
     if "://" in reference:
         raise UserError(
@@ -132,7 +161,10 @@ def _made(store: Store, name: str, stages: Sequence[str]) -> Made:
     stage = name.partition("-")[0]
     if stage not in stages and not (stage in MODEL_STAGES and set(stages) & set(MODEL_STAGES)):
         wanted = "a prepared corpus" if "prepare" in stages else "a model"
-        raise UserError(f"{name} is an artefact of '{stage}', where {wanted} is wanted.", "See all with: remnant ls")
+        raise UserError(
+            f"{name} is an artefact of '{stage}', where {wanted} is wanted.",
+            "See all with: remnant ls",
+        )
     return Made(name, store.manifest(name).digest)
 
 
@@ -142,35 +174,61 @@ def _nearest(path: Path) -> str:
     missing = path.relative_to(there).parts[0] if there else path.parts[0] if path.parts else ""
     if str(path).startswith("~"):
         return "Write the home folder in full; ~ inside quotes is not one."
-    return f"{there} is there, but holds no {shown(missing)}." if there else "Check the path; it is relative to the current folder."
+    return (
+        f"{there} is there, but holds no {shown(missing)}."
+        if there
+        else "Check the path; it is relative to the current folder."
+    )
 
 
 def _check_corpus(path: Path) -> None:
     if (path / "corpus.json").is_file():
         return
     if path.is_file():
-        raise UserError(f"{path} is a file, not a prepared corpus.", f"Prepare it first: remnant prepare --forget {path} --retain ...")
+        raise UserError(
+            f"{path} is a file, not a prepared corpus.",
+            f"Prepare it first: remnant prepare --forget {path} --retain ...",
+        )
     if (path / "config.json").is_file():
-        raise UserError(f"{path} is a model, not a prepared corpus.", "Name the corpus with --data and the model before it.")
+        raise UserError(
+            f"{path} is a model, not a prepared corpus.",
+            "Name the corpus with --data and the model before it.",
+        )
     muse = (path / "raw" / "forget.json").is_file() or (path / "verbmem").is_dir()
-    how = f"remnant prepare --folder {path}" if muse else f"remnant prepare --forget {path}/... --retain {path}/..."
-    raise UserError(f"{path} is no prepared corpus: it has no corpus.json.", f"Prepare it first: {how}")
+    how = (
+        f"remnant prepare --folder {path}"
+        if muse
+        else f"remnant prepare --forget {path}/... --retain {path}/..."
+    )
+    raise UserError(
+        f"{path} is no prepared corpus: it has no corpus.json.", f"Prepare it first: {how}"
+    )
 
 
 def _check_model(path: Path) -> None:
     if path.is_file():
-        raise UserError(f"{path} is a file, not the folder of a model.", f"Name its folder: {path.parent}")
+        raise UserError(
+            f"{path} is a file, not the folder of a model.", f"Name its folder: {path.parent}"
+        )
     if (path / "config.json").is_file() or any(path.glob("*.gguf")):
         config_of(path)
         return
     if (path / "adapter_config.json").is_file():
         raise UserError(
             f"{path} holds an adapter, not a model.",
-            f"Merge it into its model first: remnant perturb MODEL --quantizer lora --set params.adapter={path}",
+            (
+                "Merge it into its model first: remnant perturb MODEL --quantizer lora --set "
+                f"params.adapter={path}"
+            ),
         )
     if (path / "corpus.json").is_file():
-        raise UserError(f"{path} is a prepared corpus, not a model.", "Name the model, and the corpus with --data.")
-    raise UserError(f"The model folder {path} has no config.json.", "Give a folder written by save_pretrained.")
+        raise UserError(
+            f"{path} is a prepared corpus, not a model.",
+            "Name the model, and the corpus with --data.",
+        )
+    raise UserError(
+        f"The model folder {path} has no config.json.", "Give a folder written by save_pretrained."
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -183,11 +241,18 @@ def check_hub(source: str) -> None:
     if Path(source).exists() or _cached(source):
         return
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise UserError(f"The model {source} is not in the hub's cache, and HF_HUB_OFFLINE is set.", "Download it first, or unset it.")
+        raise UserError(
+            f"The model {source} is not in the hub's cache, and HF_HUB_OFFLINE is set.",
+            "Download it first, or unset it.",
+        )
     address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+    if any(
+        os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    ):
         return  # whether a proxy reaches the hub only the request itself can tell
-    if not _answers(address.hostname or "", address.port or (80 if address.scheme == "http" else 443)):
+    if not _answers(
+        address.hostname or "", address.port or (80 if address.scheme == "http" else 443)
+    ):
         raise UserError(
             f"There is no folder {source}, and the hub ({address.hostname}) is out of reach.",
             "Check the path; or the network, then try again.",
@@ -195,13 +260,18 @@ def check_hub(source: str) -> None:
 
 
 def _cached(source: str) -> bool:
-    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+    )
     cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
     return any((cache / f"models--{source.replace('/', '--')}").glob("snapshots/*/*"))
 
 
 def _answers(host: str, port: int) -> bool:
-    """Whether a server takes a connection within ``HUB_SECONDS``; in a thread, since looking up a name has no time limit of its own."""
+    """Whether a server takes a connection within ``HUB_SECONDS``.
+
+    In a thread, since looking up a name has no time limit of its own.
+    """
     found: list[Any] = []
 
     def connect() -> None:

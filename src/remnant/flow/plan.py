@@ -1,4 +1,6 @@
-"""From a sweep to a graph of pieces of work, each with a key made of everything that decides its result. No torch."""
+"""From a sweep to a graph of pieces of work, each with a key made of everything that decides its
+result. No torch.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +42,10 @@ OPENED_BLOCK = 64
 
 @dataclass(frozen=True)
 class Node:
-    """One piece of work. ``inputs`` are other pieces or outside folders; ``label`` is for people and not part of the key."""
+    """One piece of work.
+
+    ``inputs`` are other pieces or outside folders; ``label`` is for people and not part of the key.
+    """
 
     stage: Stage
     spec: Record
@@ -50,7 +55,9 @@ class Node:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over stage, version, spec without circumstances, keys of the inputs and versions of the methods."""
+        """sha256 over stage, version, spec without circumstances, keys of the inputs and versions
+        of the methods.
+        """
         identity = {
             "schema": SCHEMA,
             "stage": self.stage,
@@ -73,11 +80,17 @@ class Node:
 
 
 # Where a spec names a file or folder that is an input too, and so enters by its content.
-_PATHS: Mapping[str, tuple[str, ...]] = {"base": ("base",), "tokenizer": ("tokenizer",), "adapter": ("params", "adapter")}
+_PATHS: Mapping[str, tuple[str, ...]] = {
+    "base": ("base",),
+    "tokenizer": ("tokenizer",),
+    "adapter": ("params", "adapter"),
+}
 
 
 def _without_paths(spec: dict[str, Any], roles: Iterable[str]) -> dict[str, Any]:
-    """A spec's identity without the paths of inputs: the same content by another path is the same."""
+    """A spec's identity without the paths of inputs: the same content by another path is the
+    same.
+    """
     for *inside, last in (_PATHS[role] for role in roles if role in _PATHS):
         place = spec
         for part in inside:
@@ -101,12 +114,20 @@ def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> N
             inputs[role] = _existing(name, "corpus")
     if spec.tokenizer and Path(spec.tokenizer).is_dir():
         inputs["tokenizer"] = Outside(spec.tokenizer)
-    return Node("prepare", PrepareSpec.model_validate(spec.model_dump(exclude={"name"})), inputs, label=label or {})
+    return Node(
+        "prepare",
+        PrepareSpec.model_validate(spec.model_dump(exclude={"name"})),
+        inputs,
+        label=label or {},
+    )
 
 
 def _existing(name: str, role: str) -> Outside:
     if not Path(name).exists():
-        raise UserError(f"The {role} file {name} does not exist.", "Check the path; it is relative to the current folder.")
+        raise UserError(
+            f"The {role} file {name} does not exist.",
+            "Check the path; it is relative to the current folder.",
+        )
     return Outside(name)
 
 
@@ -118,19 +139,29 @@ def train_node(spec: TrainSpec, corpus: Input, label: Mapping[str, Any] | None =
     return Node("train", spec, inputs, label=label or {})
 
 
-def unlearn_node(spec: UnlearnSpec, target: Input, corpus: Input, label: Mapping[str, Any] | None = None) -> Node:
+def unlearn_node(
+    spec: UnlearnSpec, target: Input, corpus: Input, label: Mapping[str, Any] | None = None
+) -> Node:
     """A model unlearned from a target."""
     plain = UnlearnSpec.model_validate(spec.model_dump(exclude={"name"}))
     return Node("unlearn", plain, {"target": target, "corpus": corpus}, _losses(plain), label or {})
 
 
-def perturb_node(spec: PerturbSpec, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None) -> Node:
-    """A dense quantized copy of a model; the corpus gives calibration text to the quantizers that want it."""
+def perturb_node(
+    spec: PerturbSpec, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
+) -> Node:
+    """A dense quantized copy of a model.
+
+    The corpus gives calibration text to the quantizers that want it.
+    """
     method = quantizer(spec)
     inputs: dict[str, Input] = {"model": model}
     if "batches" in method.reads:
         if corpus is None:
-            raise UserError(f"The quantizer '{spec.use}' needs calibration text.", "Give a prepared corpus with --data.")
+            raise UserError(
+                f"The quantizer '{spec.use}' needs calibration text.",
+                "Give a prepared corpus with --data.",
+            )
         inputs["corpus"] = corpus
     if adapter := spec.params.get("adapter"):
         inputs["adapter"] = _existing(str(adapter), "adapter")
@@ -144,7 +175,10 @@ def perturbed(
     label: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Input:
-    """A model as a quantizer leaves it: itself for "full"; for "gptq4+gguf-q4_k_m" the copy of a copy, in that order."""
+    """A model as a quantizer leaves it: itself for "full".
+
+    For "gptq4+gguf-q4_k_m" the copy of a copy, in that order.
+    """
     for part in steps(use):
         model = perturb_node(quantizer_spec(part, defaults), model, corpus, label)
     return model
@@ -152,25 +186,41 @@ def perturbed(
 
 def steps(use: str | PerturbSpec) -> list[str | PerturbSpec]:
     """The quantizers that a name stands for, in order; none for "full"."""
-    return [use] if isinstance(use, PerturbSpec) or ":" in use else [part for part in use.split("+") if part != "full"]
+    return (
+        [use]
+        if isinstance(use, PerturbSpec) or ":" in use
+        else [part for part in use.split("+") if part != "full"]
+    )
 
 
-def deploy_node(spec: PerturbSpec, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None) -> Node:
+def deploy_node(
+    spec: PerturbSpec, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
+) -> Node:
     """The files of a format that a runtime opens.
 
     Raises:
         UserError: no runtime opens this quantizer's result, or calibration text is missing.
     """
     if spec.use not in SAVERS:
-        raise UserError(f"No runtime opens '{spec.use}': it is a grid to study.", f"Formats that are deployed: {', '.join(DEPLOYED)}.")
+        raise UserError(
+            f"No runtime opens '{spec.use}': it is a grid to study.",
+            f"Formats that are deployed: {', '.join(DEPLOYED)}.",
+        )
     if spec.use == "bnb-4bit" and spec.params["block"] != OPENED_BLOCK:
-        raise UserError(f"transformers opens blocks of {OPENED_BLOCK} only, not {spec.params['block']}.", "Leave the block out.")
+        raise UserError(
+            f"transformers opens blocks of {OPENED_BLOCK} only, not {spec.params['block']}.",
+            "Leave the block out.",
+        )
     dense = perturb_node(spec, model, corpus, label)
     return Node("deploy", spec, {"model": model, "dense": dense}, dense.methods, label or {})
 
 
 def measure_node(
-    spec: MeasureSpec, model: Input | None, corpus: Input, label: Mapping[str, Any] | None = None, reference: Input | None = None
+    spec: MeasureSpec,
+    model: Input | None,
+    corpus: Input,
+    label: Mapping[str, Any] | None = None,
+    reference: Input | None = None,
 ) -> Node:
     """Rows of one model on one corpus; the model is None where a server is asked.
 
@@ -178,7 +228,9 @@ def measure_node(
         UserError: unknown metric.
     """
     names = metric_names(spec.metrics)
-    methods = {name: metric(name).identity for name in names} | {m.use: metric(m).identity for m in spec.extra}
+    methods = {name: metric(name).identity for name in names} | {
+        m.use: metric(m).identity for m in spec.extra
+    }
     named: tuple[str | MetricSpec, ...] = (*names, *spec.extra)
     reads = {r for m in named for r in metric(m).reads}
     inputs: dict[str, Input] = {"corpus": corpus} | ({"model": model} if model else {})
@@ -187,9 +239,20 @@ def measure_node(
     return Node("measure", spec.model_copy(update={"metrics": names}), inputs, methods, label or {})
 
 
-def explain_node(target: Input, unlearned: Input, q_target: Input, q_unlearned: Input, label: Mapping[str, Any] | None = None) -> Node:
+def explain_node(
+    target: Input,
+    unlearned: Input,
+    q_target: Input,
+    q_unlearned: Input,
+    label: Mapping[str, Any] | None = None,
+) -> Node:
     """What a quantizer left of an update."""
-    inputs = {"target": target, "unlearned": unlearned, "q_target": q_target, "q_unlearned": q_unlearned}
+    inputs = {
+        "target": target,
+        "unlearned": unlearned,
+        "q_target": q_target,
+        "q_unlearned": q_unlearned,
+    }
     return Node("explain", ExplainSpec(), inputs, label=label or {})
 
 
@@ -213,21 +276,39 @@ def plan(sweep: SweepSpec) -> list[Node]:
         corpus = prepare_node(corpus_spec, {"corpus": name})
         for seed in sweep.seeds:
             measured = _measured(sweep, corpus, name, seed)
-            # Models first: unlearning is the longest chain, and measuring fills the other workers meanwhile.
-            models = [n.inputs["model"] for n in measured.values() if n.label["quantizer"] == "full"]
-            wanted += [*models, *measured.values(), judge_node(sweep.judge, measured), *explained(measured)]
+            # Models first: unlearning is the longest chain, and measuring fills the other workers
+            # meanwhile.
+            models = [
+                n.inputs["model"] for n in measured.values() if n.label["quantizer"] == "full"
+            ]
+            wanted += [
+                *models,
+                *measured.values(),
+                judge_node(sweep.judge, measured),
+                *explained(measured),
+            ]
     return ordered(wanted)
 
 
 def explained(measured: Mapping[str, Node]) -> list[Node]:
-    """For every quantized unlearned model among some measured ones: what is left of its update, from dense copies."""
-    copies = {(n.label["model"], n.label["quantizer"]): n.inputs["model"] for n in measured.values()}
+    """For every quantized unlearned model among some measured ones: what is left of its update,
+    from dense copies.
+    """
+    copies = {
+        (n.label["model"], n.label["quantizer"]): n.inputs["model"] for n in measured.values()
+    }
     return [
         explain_node(
-            copies["target", "full"], copies[model, "full"], copies["target", quantizer], source, measured[f"{model}/{quantizer}"].label
+            copies["target", "full"],
+            copies[model, "full"],
+            copies["target", quantizer],
+            source,
+            measured[f"{model}/{quantizer}"].label,
         )
         for (model, quantizer), source in copies.items()
-        if quantizer != "full" and model not in ("target", "retrain") and not (isinstance(source, Node) and source.stage == "deploy")
+        if quantizer != "full"
+        and model not in ("target", "retrain")
+        and not (isinstance(source, Node) and source.stage == "deploy")
     ]
 
 
@@ -251,13 +332,22 @@ def _measured(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str,
     models = _models(sweep, corpus, name, seed)
     nodes: dict[str, Node] = {}
     for model, (source, about) in models.items():
-        copies = {shown(use): perturbed(use, source, corpus, about | {"quantizer": shown(use)}, sweep.perturb) for use in _uses(sweep)}
+        copies = {
+            shown(use): perturbed(
+                use, source, corpus, about | {"quantizer": shown(use)}, sweep.perturb
+            )
+            for use in _uses(sweep)
+        }
         for use in sweep.packed:
             label = about | {"quantizer": f"{use} packed"}
-            copies[f"{use} packed"] = deploy_node(quantizer_spec(use, sweep.perturb), source, corpus, label)
+            copies[f"{use} packed"] = deploy_node(
+                quantizer_spec(use, sweep.perturb), source, corpus, label
+            )
         for short, copy in copies.items():
             label = about | {"quantizer": short}
-            nodes[f"{model}/{short}"] = measure_node(sweep.measure, copy, corpus, label, models["target"][0])
+            nodes[f"{model}/{short}"] = measure_node(
+                sweep.measure, copy, corpus, label, models["target"][0]
+            )
     return nodes
 
 
@@ -266,20 +356,42 @@ def _uses(sweep: SweepSpec) -> list[str | PerturbSpec]:
 
 
 def shown(use: str | PerturbSpec) -> str:
-    """A quantizer as tables name it: by its short name if it has one, what is set otherwise than usual, and what it leaves alone."""
+    """A quantizer as tables name it: by its short name if it has one, what is set otherwise than
+    usual, and what it leaves alone.
+    """
     if isinstance(use, str):
         return use
     defaults = PerturbSpec(use=use.use)
-    own = {n: getattr(use, n) for n in PerturbSpec.model_fields if n not in ("use", "params", "skip")}
+    own = {
+        n: getattr(use, n) for n in PerturbSpec.model_fields if n not in ("use", "params", "skip")
+    }
     name = rtn_name(use.params) if use.use == "rtn" else None
-    settings = ({} if name else dict(use.params)) | {n: v for n, v in own.items() if v != getattr(defaults, n)}
+    settings = ({} if name else dict(use.params)) | {
+        n: v for n, v in own.items() if v != getattr(defaults, n)
+    }
     kept = [word.strip(".") for word in use.skip if word not in defaults.skip]
-    return " ".join([name or use.use, *(f"{k}={v}" for k, v in settings.items()), *([f"without {', '.join(kept)}"] if kept else [])])
+    return " ".join(
+        [
+            name or use.use,
+            *(f"{k}={v}" for k, v in settings.items()),
+            *([f"without {', '.join(kept)}"] if kept else []),
+        ]
+    )
 
 
-def _models(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str, tuple[Input, dict[str, Any]]]:
-    def about(model: str, method: str | None, weights: str | None, of_seed: int | None) -> dict[str, Any]:
-        return {"corpus": name, "model": model, "method": method, "weights": weights, "seed": of_seed}
+def _models(
+    sweep: SweepSpec, corpus: Node, name: str, seed: int
+) -> dict[str, tuple[Input, dict[str, Any]]]:
+    def about(
+        model: str, method: str | None, weights: str | None, of_seed: int | None
+    ) -> dict[str, Any]:
+        return {
+            "corpus": name,
+            "model": model,
+            "method": method,
+            "weights": weights,
+            "seed": of_seed,
+        }
 
     base = about("target", None, sweep.train.weights, sweep.train.seed)
     target: Input = outside(sweep.target) if sweep.target else train_node(sweep.train, corpus, base)
@@ -288,16 +400,25 @@ def _models(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str, t
     if sweep.retrain:
         models["retrain"] = (outside(sweep.retrain), unread)
     elif not sweep.target:
-        retained = sweep.train.model_copy(update={"splits": tuple(s for s in sweep.train.splits if s != "forget")})
+        retained = sweep.train.model_copy(
+            update={"splits": tuple(s for s in sweep.train.splits if s != "forget")}
+        )
         models["retrain"] = (train_node(retained, corpus, unread), unread)
     for run in sweep.unlearn:
-        label = about(run_name(run), run.method or "+".join(t.use for t in run.terms), run.weights, seed)
-        models[run_name(run)] = (unlearn_node(run.model_copy(update={"seed": seed}), target, corpus, label), label)
+        label = about(
+            run_name(run), run.method or "+".join(t.use for t in run.terms), run.weights, seed
+        )
+        models[run_name(run)] = (
+            unlearn_node(run.model_copy(update={"seed": seed}), target, corpus, label),
+            label,
+        )
     return models
 
 
 def run_name(run: RunSpec) -> str:
-    """The name of an unlearning run in tables: its own, or method and weights where these are not float32."""
+    """The name of an unlearning run in tables: its own, or method and weights where these are not
+    float32.
+    """
     method = run.method or "+".join(t.use.rsplit(":", 1)[-1] for t in run.terms)
     return run.name or (method if run.weights == "fp32" else f"{method} {run.weights}")
 
@@ -316,21 +437,35 @@ def _check_size(sweep: SweepSpec) -> None:
     copies = len(sweep.quantizers) + len(sweep.packed) + 1
     count = len(sweep.corpus) * len(sweep.seeds) * (len(sweep.unlearn) + 2) * copies
     if count > MOST_MEASURED:
-        raise UserError(f"{sweep.name} asks for {count} measured models, more than {MOST_MEASURED}.", "Split it into several sweeps.")
+        raise UserError(
+            f"{sweep.name} asks for {count} measured models, more than {MOST_MEASURED}.",
+            "Split it into several sweeps.",
+        )
 
 
 def user_code(sweep: SweepSpec) -> list[str]:
     """What of a sweep is code that the user brings: it runs when the sweep does, never before."""
     losses = [t.use for run in sweep.unlearn for t in run.terms]
-    grids = [part if isinstance(part, str) else part.use for q in sweep.quantizers for part in steps(q)]
-    named = [*((use, LOSSES) for use in losses), *((use, QUANTIZERS) for use in grids), *((m.use, METRICS) for m in sweep.measure.extra)]
+    grids = [
+        part if isinstance(part, str) else part.use for q in sweep.quantizers for part in steps(q)
+    ]
+    named = [
+        *((use, LOSSES) for use in losses),
+        *((use, QUANTIZERS) for use in grids),
+        *((m.use, METRICS) for m in sweep.measure.extra),
+    ]
     return list(dict.fromkeys(use for use, table in named if is_user_code(use, table)))
 
 
 def _check_names(sweep: SweepSpec) -> None:
-    named: tuple[str | MetricSpec, ...] = (*metric_names(sweep.measure.metrics), *sweep.measure.extra)
+    named: tuple[str | MetricSpec, ...] = (
+        *metric_names(sweep.measure.metrics),
+        *sweep.measure.extra,
+    )
     checks: list[Callable[[], object]] = [partial(_losses, run) for run in sweep.unlearn]
-    checks += [partial(quantizer_spec, part, sweep.perturb) for q in sweep.quantizers for part in steps(q)]
+    checks += [
+        partial(quantizer_spec, part, sweep.perturb) for q in sweep.quantizers for part in steps(q)
+    ]
     checks += [partial(_packed, q, sweep) for q in sweep.packed]
     checks += [partial(metric, m) for m in named]
     faults = []
@@ -341,13 +476,26 @@ def _check_names(sweep: SweepSpec) -> None:
             faults.append(str(error))
     names = [run_name(r) for r in sweep.unlearn]
     corpora = [c.name or c.lab or "corpus" for c in sweep.corpus]
-    faults += [f"Two corpora are named '{n}'; give one a name of its own." for n in sorted({n for n in corpora if corpora.count(n) > 1})]
-    faults += [f"An unlearning run is named '{n}', as another model of every sweep is." for n in names if n in ("target", "retrain")]
-    faults += [f"The seed {n} stands there twice." for n in sorted({n for n in sweep.seeds if sweep.seeds.count(n) > 1})]
     faults += [
-        f"Two unlearning runs are named '{n}'; give one a name of its own." for n in sorted({n for n in names if names.count(n) > 1})
+        f"Two corpora are named '{n}'; give one a name of its own."
+        for n in sorted({n for n in corpora if corpora.count(n) > 1})
+    ]
+    faults += [
+        f"An unlearning run is named '{n}', as another model of every sweep is."
+        for n in names
+        if n in ("target", "retrain")
+    ]
+    faults += [
+        f"The seed {n} stands there twice."
+        for n in sorted({n for n in sweep.seeds if sweep.seeds.count(n) > 1})
+    ]
+    faults += [
+        f"Two unlearning runs are named '{n}'; give one a name of its own."
+        for n in sorted({n for n in names if names.count(n) > 1})
     ]
     if faults:
         raise UserError(
-            faults[0] if len(faults) == 1 else f"{sweep.name} has {len(faults)} faults:" + "".join(f"\n  - {f}" for f in faults)
+            faults[0]
+            if len(faults) == 1
+            else f"{sweep.name} has {len(faults)} faults:" + "".join(f"\n  - {f}" for f in faults)
         )

@@ -1,4 +1,6 @@
-"""What a run looks like while it goes on: a bar with the time left, and what every worker is doing."""
+"""What a run looks like while it goes on: a bar with the time left, and what every worker is
+doing.
+"""
 
 import functools
 import json
@@ -18,8 +20,18 @@ from remnant.flow.plan import Node
 from remnant.flow.run import POLL_SECONDS, missing
 from remnant.flow.store import PROGRESS, Store
 
-# Seconds of one piece of work on the lab's default model, until the store holds measured times of this run.
-GUESS = {"prepare": 3.0, "train": 180.0, "unlearn": 60.0, "perturb": 6.0, "measure": 8.0, "explain": 0.5, "judge": 3.0, "deploy": 20.0}
+# Seconds of one piece of work on the lab's default model, until the store holds measured times of
+# this run.
+GUESS = {
+    "prepare": 3.0,
+    "train": 180.0,
+    "unlearn": 60.0,
+    "perturb": 6.0,
+    "measure": 8.0,
+    "explain": 0.5,
+    "judge": 3.0,
+    "deploy": 20.0,
+}
 STALE_SECONDS = 60.0
 # Looking at so many pieces takes about a tenth of a second; a larger run is looked at less often.
 MANY = 2000
@@ -33,7 +45,9 @@ def _counted(done: int, total: int, note: str) -> str:
 
 
 class Pace:
-    """How long something will still take, from what was done since this call began; what an earlier call did does not count as quick.
+    """How long something will still take, from what was done since this call began.
+
+    What an earlier call did does not count as quick.
 
     Args:
         clock: seconds, as time.monotonic.
@@ -44,7 +58,11 @@ class Pace:
         self._start: tuple[float, int, int] | None = None
 
     def left(self, done: int, total: int) -> float | None:
-        """Seconds; None until something was done since the first call, which also is where a new total or an earlier place begins."""
+        """Seconds.
+
+        None until something was done since the first call, which also is where a new total or an
+        earlier place begins.
+        """
         now = self._clock()
         if self._start is None or total != self._start[2] or done < self._start[1]:
             self._start = (now, done, total)
@@ -53,7 +71,9 @@ class Pace:
 
 
 class Teller:
-    """Says every fifteen seconds how far something is, where nobody sees a moving bar; also while it reports nothing.
+    """Says every fifteen seconds how far something is, where nobody sees a moving bar.
+
+    Also while it reports nothing.
 
     Args:
         console: where to.
@@ -61,7 +81,9 @@ class Teller:
         now: seconds, as time.monotonic.
     """
 
-    def __init__(self, console: Console, what: str, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console, what: str, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console, self._now, self._pace = console, now, Pace(now)
         self._lock = threading.Lock()
         self._begun = self._last = now()
@@ -70,12 +92,22 @@ class Teller:
     def begin(self, what: str) -> None:
         """The next piece."""
         with self._lock:
-            self._what, self._state, self._pace, self._begun = what, "", Pace(self._now), self._now()
+            self._what, self._state, self._pace, self._begun = (
+                what,
+                "",
+                Pace(self._now),
+                self._now(),
+            )
 
     def report(self, done: int, total: int, note: str) -> str:
-        """What there is to say: how many of how many, a note, the time left; and say it if it is time."""
+        """What there is to say: how many of how many, a note, the time left.
+
+        And say it if it is time.
+        """
         left = self._pace.left(done, total)
-        self._state = _counted(done, total, note) + (f", about {clock(left)} left" if left is not None else "")
+        self._state = _counted(done, total, note) + (
+            f", about {clock(left)} left" if left is not None else ""
+        )
         self.tick()
         return self._state
 
@@ -92,7 +124,10 @@ class Teller:
 
 @contextmanager
 def telling(console: Console, what: str) -> Iterator[Teller]:
-    """A Teller that also speaks while nothing is reported; for work that cannot say how far it is."""
+    """A Teller that also speaks while nothing is reported.
+
+    For work that cannot say how far it is.
+    """
     teller, ended = Teller(console, what), threading.Event()
 
     def watch_the_clock() -> None:
@@ -111,17 +146,24 @@ def telling(console: Console, what: str) -> Iterator[Teller]:
 def describe(node: Node) -> str:
     """A piece of work in a few words."""
     about = node.label
-    return " ".join([node.stage, *(str(about[k]) for k in ("corpus", "model", "quantizer") if about.get(k))])
+    return " ".join(
+        [node.stage, *(str(about[k]) for k in ("corpus", "model", "quantizer") if about.get(k))]
+    )
 
 
 def clock(seconds: float) -> str:
     """Minutes and seconds, or hours and minutes."""
     whole = max(0, round(seconds))
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+    return (
+        f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )
 
 
 def seconds_left(store: Store, nodes: Sequence[Node], todo: Sequence[Node], workers: int) -> float:
-    """Expected time for the rest, from the mean times of the finished pieces of each stage and how far the running ones are.
+    """Expected time for the rest, from the mean times of the finished pieces of each stage and how
+    far the running ones are.
 
     Never less than the longest remaining chain needs.
     """
@@ -165,12 +207,19 @@ def _state(scratch: Path) -> _State | None:
     """What was said last; None where nothing was, or nothing that makes sense."""
     try:
         found = json.loads((scratch / PROGRESS).read_bytes())
-        return _State(int(found["done"]), int(found["total"]), str(found["note"]), float(found["time"]))
+        return _State(
+            int(found["done"]), int(found["total"]), str(found["note"]), float(found["time"])
+        )
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
-def watch(store: Store, nodes: Sequence[Node], workers: Sequence["subprocess.Popen[bytes]"], console: Console) -> None:
+def watch(
+    store: Store,
+    nodes: Sequence[Node],
+    workers: Sequence["subprocess.Popen[bytes]"],
+    console: Console,
+) -> None:
     """Show the progress until all workers have ended."""
     total, seen = len(nodes), {n.name for n in nodes if store.has(n.name)}
     last_line = time.monotonic()
@@ -180,36 +229,61 @@ def watch(store: Store, nodes: Sequence[Node], workers: Sequence["subprocess.Pop
         while any(w.poll() is None for w in workers):
             todo = missing(store, nodes)
             left = clock(seconds_left(store, nodes, todo, len(workers)))
-            bars.update(overall, completed=total - len(todo), left=f"{total - len(todo)}/{total} done, about {left} left")
+            bars.update(
+                overall,
+                completed=total - len(todo),
+                left=f"{total - len(todo)}/{total} done, about {left} left",
+            )
             _announce(store, nodes, seen, left, bars.console)
             _show_running(store, todo, running, bars)
             if not bars.console.is_terminal and time.monotonic() - last_line > LINE_SECONDS:
                 last_line = time.monotonic()
-                _line(store, todo, f"{total - len(todo)}/{total} done, about {left} left", bars.console)
+                _line(
+                    store,
+                    todo,
+                    f"{total - len(todo)}/{total} done, about {left} left",
+                    bars.console,
+                )
             time.sleep(max(POLL_SECONDS, total / MANY))
         _announce(store, nodes, seen, "0:00", bars.console)
 
 
 def _line(store: Store, todo: Sequence[Node], overall: str, console: Console) -> None:
     """What is being done, in one line, for a log."""
-    active = [(node, state) for node in todo if (state := _state(store.scratch(node.name))) and time.time() - state.time < STALE_SECONDS]
+    active = [
+        (node, state)
+        for node in todo
+        if (state := _state(store.scratch(node.name))) and time.time() - state.time < STALE_SECONDS
+    ]
     parts = [
-        escape(f"{describe(node)} {_counted(state.done, state.total, state.note if not state.total else '')}") for node, state in active
+        escape(
+            f"{describe(node)} "
+            f"{_counted(state.done, state.total, state.note if not state.total else '')}"
+        )
+        for node, state in active
     ]
     console.print(f"     {'; '.join(parts) or 'starting'} [dim]({overall})[/]", highlight=False)
 
 
-def _announce(store: Store, nodes: Sequence[Node], seen: set[str], left: str, console: Console) -> None:
+def _announce(
+    store: Store, nodes: Sequence[Node], seen: set[str], left: str, console: Console
+) -> None:
     for node in nodes:
         if node.name not in seen and store.has(node.name):
             seen.add(node.name)
             took = clock(store.manifest(node.name).seconds)
             console.print(
-                f"[green]done[/] {escape(describe(node))} [dim]({took}; {len(seen)}/{len(nodes)}, about {left} left)[/]", highlight=False
+                (
+                    f"[green]done[/] {escape(describe(node))} [dim]({took}; "
+                    f"{len(seen)}/{len(nodes)}, about {left} left)[/]"
+                ),
+                highlight=False,
             )
 
 
-def _show_running(store: Store, todo: Sequence[Node], running: dict[str, TaskID], bars: Progress) -> None:
+def _show_running(
+    store: Store, todo: Sequence[Node], running: dict[str, TaskID], bars: Progress
+) -> None:
     active = {}
     for node in todo:
         state = _state(store.scratch(node.name))
@@ -221,7 +295,12 @@ def _show_running(store: Store, todo: Sequence[Node], running: dict[str, TaskID]
     for name, (node, state) in active.items():
         if name not in running:
             running[name] = bars.add_task(escape(describe(node)), total=state.total, left="")
-        bars.update(running[name], completed=state.done, total=state.total, left=escape(_counted(state.done, state.total, state.note)))
+        bars.update(
+            running[name],
+            completed=state.done,
+            total=state.total,
+            left=escape(_counted(state.done, state.total, state.note)),
+        )
 
 
 @contextmanager
@@ -238,7 +317,9 @@ def _bars(console: Console) -> Iterator[Progress]:
 
 @contextmanager
 def one_by_one(console: Console) -> Iterator[Callable[[Node], Callable[[int, int, str], None]]]:
-    """Progress of pieces that are made in this process, one after the other, with the time left for each."""
+    """Progress of pieces that are made in this process, one after the other, with the time left for
+    each.
+    """
     with _bars(console) as bars, telling(bars.console, "starting") as teller:
 
         def report_for(node: Node) -> Callable[[int, int, str], None]:
@@ -246,7 +327,9 @@ def one_by_one(console: Console) -> Iterator[Callable[[Node], Callable[[int, int
             teller.begin(describe(node))
 
             def report(done: int, total: int, note: str) -> None:
-                bars.update(task, completed=done, total=total, left=escape(teller.report(done, total, note)))
+                bars.update(
+                    task, completed=done, total=total, left=escape(teller.report(done, total, note))
+                )
 
             return report
 
@@ -260,6 +343,8 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int, str], 
         task = bars.add_task(what, total=None, left="")
 
         def report(done: int, total: int, note: str) -> None:
-            bars.update(task, completed=done, total=total, left=escape(teller.report(done, total, note)))
+            bars.update(
+                task, completed=done, total=total, left=escape(teller.report(done, total, note))
+            )
 
         yield report

@@ -1,4 +1,7 @@
-"""Make what is missing: one worker process per device or core, sharing a store through locks. No torch until a piece must be made."""
+"""Make what is missing: one worker process per device or core, sharing a store through locks.
+
+No torch until a piece must be made.
+"""
 
 import importlib
 import importlib.metadata
@@ -31,7 +34,16 @@ from remnant.records import Manifest, Piece, SweepSpec
 from remnant.secrecy import redacted, scrubbed, scrubbed_command
 
 Report = Callable[[int, int, str], None]
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "rouge-score", "llmcompressor", "compressed-tensors")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "rouge-score",
+    "llmcompressor",
+    "compressed-tensors",
+)
 # A worker's own command line says nothing; this variable hands it the user's.
 COMMAND = "REMNANT_COMMAND"
 # Stages that keep a model in memory for the next piece, and so are told what their models are.
@@ -49,13 +61,15 @@ def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path
         store: an opened store.
         node: what to make.
         report: called with (done, total, note).
-        wait: wait for another process that is making the same thing; if False, return None at once instead.
+        wait: wait for another process that is making the same thing; if False, return None at once
+            instead.
 
-    An artefact that is there, and every input, is compared with its manifest first; what is damaged is made again, or refused where it is
-    not part of the plan.
+    An artefact that is there, and every input, is compared with its manifest first; what is damaged
+    is made again, or refused where it is not part of the plan.
 
     Raises:
-        UserError: from the stage; what it wrote stays in the scratch folder, so that a later call can go on.
+        UserError: from the stage; what it wrote stays in the scratch folder, so that a later call
+            can go on.
     """
     if store.sound(node.name):
         return store.path(node.name)
@@ -70,13 +84,25 @@ def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path
         goes_on_from = getattr(stage, "GOES_ON_FROM", ())
         scratch = _tidied(store.scratch(node.name), goes_on_from)
         known = {role: _lineage(store, source, report) for role, source in node.inputs.items()}
-        inputs = {r: Path(s.source) if isinstance(s, Outside) else store.path(s.name) for r, s in node.inputs.items()}
-        more = {"known": known | {"self": Lineage(node.digest, node.digest)}} if node.stage in HOLDING else {}
+        inputs = {
+            r: Path(s.source) if isinstance(s, Outside) else store.path(s.name)
+            for r, s in node.inputs.items()
+        }
+        more = (
+            {"known": known | {"self": Lineage(node.digest, node.digest)}}
+            if node.stage in HOLDING
+            else {}
+        )
         started = time.monotonic()
         report(0, 0, "starting")
         summary = stage.run(node.spec, inputs, scratch, report, **more)
         _unchanged(node)
-        return store.seal(node.name, _manifest(node, summary, time.monotonic() - started), stage.LEAVES, goes_on_from)
+        return store.seal(
+            node.name,
+            _manifest(node, summary, time.monotonic() - started),
+            stage.LEAVES,
+            goes_on_from,
+        )
 
 
 def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
@@ -91,7 +117,9 @@ def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
 
 
 def _lineage(store: Store, source: Input, report: Report) -> Lineage:
-    """What an input is, after it was seen to be as it was made; one that is damaged is made again where the plan says how.
+    """What an input is, after it was seen to be as it was made.
+
+    One that is damaged is made again where the plan says how.
 
     Raises:
         UserError: it is damaged and not part of the plan.
@@ -111,10 +139,19 @@ def _lineage(store: Store, source: Input, report: Report) -> Lineage:
 
 
 def _unchanged(node: Node) -> None:
-    """See that nothing from outside was changed while it was used: it would stand under a key that is not its own."""
+    """See that nothing from outside was changed while it was used: it would stand under a key that
+    is not its own.
+    """
     for source in node.inputs.values():
-        if isinstance(source, Outside) and (path := Path(source.source)).exists() and digest_path(path) != source.digest:
-            raise UserError(f"{path} was changed while it was being used.", "Run the same command again when it is left alone.")
+        if (
+            isinstance(source, Outside)
+            and (path := Path(source.source)).exists()
+            and digest_path(path) != source.digest
+        ):
+            raise UserError(
+                f"{path} was changed while it was being used.",
+                "Run the same command again when it is left alone.",
+            )
 
 
 def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
@@ -125,7 +162,10 @@ def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
         stage=node.stage,
         stage_version=STAGE_VERSIONS[node.stage],
         spec=redacted(node.spec.model_dump(mode="json")),
-        inputs={r: f"{s.source} ({s.digest[:16]})" if isinstance(s, Outside) else s.name for r, s in node.inputs.items()},
+        inputs={
+            r: f"{s.source} ({s.digest[:16]})" if isinstance(s, Outside) else s.name
+            for r, s in node.inputs.items()
+        },
         sources={role: source.digest for role, source in node.inputs.items()},
         methods=dict(node.methods),
         files={},
@@ -163,11 +203,22 @@ def _device() -> str:
 
 
 def _revision() -> tuple[str | None, bool | None]:
-    """Commit of the source tree that runs, and whether it has uncommitted changes; None outside a checkout."""
+    """Commit of the source tree that runs, and whether it has uncommitted changes.
+
+    None outside a checkout.
+    """
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True).stdout
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return commit, bool(status)
@@ -179,15 +230,27 @@ def missing(store: Store, nodes: Sequence[Node]) -> list[Node]:
 
 
 def work(store: Store, nodes: Sequence[Node], report_for: Callable[[Node], Report]) -> list[Node]:
-    """Make all pieces that can be made, skipping those in other hands; returns the ones that failed or hang on a failed one."""
+    """Make all pieces that can be made, skipping those in other hands.
+
+    Returns the ones that failed or hang on a failed one.
+    """
     failed: set[str] = {n.name for n in nodes if (store.scratch(n.name) / FAILURE).is_file()}
     todo = list(nodes)
     while True:
         # What is complete stays complete, so only the rest is looked at again.
         todo = [n for n in missing(store, todo) if n.name not in failed]
-        failed |= {n.name for n in todo if any(isinstance(s, Node) and s.name in failed for s in n.inputs.values())}
+        failed |= {
+            n.name
+            for n in todo
+            if any(isinstance(s, Node) and s.name in failed for s in n.inputs.values())
+        }
         open_ = {n.name for n in todo}
-        ready = [n for n in todo if n.name not in failed and not any(isinstance(s, Node) and s.name in open_ for s in n.inputs.values())]
+        ready = [
+            n
+            for n in todo
+            if n.name not in failed
+            and not any(isinstance(s, Node) and s.name in open_ for s in n.inputs.values())
+        ]
         if not [n for n in todo if n.name not in failed]:
             return [n for n in nodes if n.name in failed]
         if not any(_attempt(store, node, report_for(node), failed) for node in ready):
@@ -203,7 +266,8 @@ def _attempt(store: Store, node: Node, report: Report, failed: set[str]) -> bool
         raise
     except UserError as error:
         _note_failure(store, node, str(error), "")
-    except Exception as error:  # a bug in one piece must not lose the others; the traceback is kept and shown at the end
+    # a bug in one piece must not lose the others; the traceback is kept and shown at the end
+    except Exception as error:
         _note_failure(store, node, f"{type(error).__name__}: {error}", traceback.format_exc())
     failed.add(node.name)
     return True
@@ -213,7 +277,10 @@ def _note_failure(store: Store, node: Node, message: str, trace: str) -> None:
     scratch = store.scratch(node.name)
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / FAILURE).write_text(json.dumps({"message": scrubbed(message), "traceback": scrubbed(trace)}), encoding="utf-8")
+        (scratch / FAILURE).write_text(
+            json.dumps({"message": scrubbed(message), "traceback": scrubbed(trace)}),
+            encoding="utf-8",
+        )
     except OSError as error:
         tell(f"{node.name} failed: {scrubbed(message)} This could not be kept ({error.strerror}).")
 
@@ -229,7 +296,10 @@ def _failure(path: Path) -> dict[str, str]:
         found = json.loads(path.read_bytes())
         return {"message": str(found["message"]), "traceback": str(found["traceback"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return {"message": f"it failed, and {path} cannot be read. Run the same command again.", "traceback": ""}
+        return {
+            "message": f"it failed, and {path} cannot be read. Run the same command again.",
+            "traceback": "",
+        }
 
 
 def repair(store: Store, nodes: Sequence[Node], stages: Sequence[str]) -> None:
@@ -247,9 +317,11 @@ def forget_failures(store: Store, nodes: Sequence[Node]) -> None:
 
 
 def threads_of_each(count: int) -> int:
-    """How many threads each of some workers may use: its share of the cores, or fewer where the user has set a limit.
+    """How many threads each of some workers may use: its share of the cores, or fewer where the
+    user has set a limit.
 
-    More busy threads than cores wait for each other: two processes with two threads each on two cores are five times slower.
+    More busy threads than cores wait for each other: two processes with two threads each on two
+    cores are five times slower.
     """
     share = max(1, len(os.sched_getaffinity(0)) // count)
     limit = os.environ.get("OMP_NUM_THREADS", "")
@@ -257,7 +329,9 @@ def threads_of_each(count: int) -> int:
 
 
 def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess.Popen[bytes]]:
-    """Worker processes for a sweep, each with its share of the cores, ending by themselves when nothing is left to do."""
+    """Worker processes for a sweep, each with its share of the cores, ending by themselves when
+    nothing is left to do.
+    """
     threads = threads_of_each(count)
     environment = os.environ | {
         COMMAND: _command(),
@@ -267,11 +341,16 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
     }
     command = [sys.executable, "-P", "-m", "remnant.flow.run", str(store.root)]
     log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")
-    return [subprocess.Popen(command, env=environment, stdin=_order(sweep), stdout=log, stderr=log) for _ in range(count)]
+    return [
+        subprocess.Popen(command, env=environment, stdin=_order(sweep), stdout=log, stderr=log)
+        for _ in range(count)
+    ]
 
 
 def _order(sweep: SweepSpec) -> BinaryIO:
-    """The sweep for one worker to read, in a file without a name: settings may hold secrets, which must not outlive a kill."""
+    """The sweep for one worker to read, in a file without a name: settings may hold secrets, which
+    must not outlive a kill.
+    """
     order = tempfile.TemporaryFile()  # noqa: SIM115 (the worker reads it; it is gone when both have closed it)
     order.write(sweep.model_dump_json().encode())
     order.seek(0)
@@ -305,7 +384,9 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _say_again(said: list[tuple[Path, int, int, str]]) -> None:
-    """Repeat what was said last, so that a piece that reports nothing for a while does not look forsaken; ends with the process."""
+    """Repeat what was said last, so that a piece that reports nothing for a while does not look
+    forsaken; ends with the process.
+    """
     while True:
         time.sleep(AGAIN_SECONDS)
         for state in list(said):

@@ -1,7 +1,9 @@
-"""A folder of artefacts found by what made them. An artefact appears under its name only when it is complete.
+"""A folder of artefacts found by what made them.
 
-Nothing is believed that was not checked: a manifest carries the digest of itself, files are compared with it before they are used, and a
-lock is tried before it is relied on.
+An artefact appears under its name only when it is complete.
+
+Nothing is believed that was not checked: a manifest carries the digest of itself, files are
+compared with it before they are used, and a lock is tried before it is relied on.
 """
 
 import errno
@@ -24,10 +26,12 @@ from remnant.records import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
 FOLDERS = ("objects", "partial", "names", "locks")
-# Manifests from this schema on carry their own digest; older ones are believed without, their files are compared all the same.
+# Manifests from this schema on carry their own digest; older ones are believed without, their files
+# are compared all the same.
 SEALED = 2
 PROGRESS, FAILURE = "progress.json", "error.json"
-# What no stage declares and everybody expects in a scratch folder; other strangers are named when they are left out.
+# What no stage declares and everybody expects in a scratch folder; other strangers are named when
+# they are left out.
 EXPECTED = (PROGRESS, FAILURE, MANIFEST, f"*{SCRATCH}")
 _FREE, _OTHER = "Free some space; the same command goes on.", "Choose another folder with --store."
 _REASONS = {
@@ -42,7 +46,10 @@ _REASONS = {
     errno.ENOENT: ("The folder cannot be made", _OTHER),
     errno.EEXIST: ("A file stands where a folder is needed", _OTHER),
     errno.ENAMETOOLONG: ("A name is too long for the file system", _OTHER),
-    errno.EIO: ("The disk has a fault", "Copy what is there to another disk; the same command goes on."),
+    errno.EIO: (
+        "The disk has a fault",
+        "Copy what is there to another disk; the same command goes on.",
+    ),
     errno.ESTALE: ("The file system was taken away", "Mount it again; the same command goes on."),
 }
 # How libraries in Rust (safetensors, tokenizers) report what the system told them.
@@ -87,11 +94,15 @@ def disk_errors(root: Path, elsewhere: str = _OTHER) -> Iterator[None]:
             raise
         message, remedy = _REASONS[code]
         place = getattr(error, "filename", None) or root
-        raise UserError(f"{message} ({place}).", elsewhere if remedy is _OTHER else remedy) from error
+        raise UserError(
+            f"{message} ({place}).", elsewhere if remedy is _OTHER else remedy
+        ) from error
 
 
 class Store:
-    """Artefacts below one folder: objects/ (complete), partial/ (resumable), names/ (labels), locks/, damaged/ (set aside)."""
+    """Artefacts below one folder: objects/ (complete), partial/ (resumable), names/ (labels),
+    locks/, damaged/ (set aside).
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -134,7 +145,11 @@ class Store:
 
     def _unlocked(self, how: str) -> UserError:
         return UserError(
-            f"The file system of {self.root} has no working locks (flock {how}), so two runs could spoil each other's files.", _OTHER
+            (
+                f"The file system of {self.root} has no working locks (flock {how}), so two runs "
+                "could spoil each other's files."
+            ),
+            _OTHER,
         )
 
     def path(self, name: str) -> Path:
@@ -168,26 +183,40 @@ class Store:
         return known[1]
 
     def manifests(self) -> dict[str, Manifest]:
-        """All complete artefacts, oldest first; what is damaged, or was written by another version, is left out."""
+        """All complete artefacts, oldest first.
+
+        What is damaged, or was written by another version, is left out.
+        """
         names = (path.parent.name for path in self.root.glob(f"objects/*/{MANIFEST}"))
         found = {name: manifest for name in names if (manifest := self._read(name))}
         return dict(sorted(found.items(), key=lambda item: item[1].created))
 
     @contextmanager
     def lock(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Hold the lock of an artefact; yields False at once if another process holds it and ``wait`` is False."""
+        """Hold the lock of an artefact.
+
+        Yields False at once if another process holds it and ``wait`` is False.
+        """
         with (self.root / "locks" / name).open("w") as file:
             yield self._flock(file.fileno(), wait=wait)
 
-    def seal(self, name: str, manifest: Manifest, leaves: Collection[str] = ("*",), goes_on_from: Collection[str] = ()) -> Path:
-        """Turn what a scratch folder has come to into an artefact: digests, manifest, everything on the disk, rename.
+    def seal(
+        self,
+        name: str,
+        manifest: Manifest,
+        leaves: Collection[str] = ("*",),
+        goes_on_from: Collection[str] = (),
+    ) -> Path:
+        """Turn what a scratch folder has come to into an artefact: digests, manifest, everything on
+        the disk, rename.
 
         Args:
             name: of the artefact.
             manifest: without files.
             leaves: the names (patterns) of what belongs to the artefact.
-            goes_on_from: the names of what a stage that was killed goes on from. All of the scratch folder stays as it is until the
-                artefact is there, so that a kill at any moment loses no work; then it is removed.
+            goes_on_from: the names of what a stage that was killed goes on from. All of the scratch
+                folder stays as it is until the artefact is there, so that a kill at any moment
+                loses no work; then it is removed.
         """
         scratch, final, whole = self.scratch(name), self.path(name), self.scratch(f"{name}~")
         shutil.rmtree(whole, ignore_errors=True)
@@ -196,13 +225,19 @@ class Store:
             place = path.relative_to(scratch).as_posix()
             if _fits(place, EXPECTED) or not _fits(place, leaves):
                 if not _fits(place, (*EXPECTED, *goes_on_from)):
-                    tell(f"{place} is nothing that {manifest.stage} leaves behind; it is left out of {name}.")
+                    tell(
+                        f"{place} is nothing that {manifest.stage} leaves behind; it is left "
+                        f"out of {name}."
+                    )
                 continue
             files[place] = FileRecord(sha256=digest_file(path), bytes=path.stat().st_size)
             (whole / place).parent.mkdir(parents=True, exist_ok=True)
             _second_name(path, whole / place)
         whole.mkdir(exist_ok=True)
-        write_text(whole / MANIFEST, _sealed(manifest.model_copy(update={"files": files})).model_dump_json(indent=1) + "\n")
+        write_text(
+            whole / MANIFEST,
+            _sealed(manifest.model_copy(update={"files": files})).model_dump_json(indent=1) + "\n",
+        )
         sync_tree(whole)
         if final.exists():
             self.set_aside(name)
@@ -211,7 +246,10 @@ class Store:
         return final
 
     def faults(self, name: str) -> list[str]:
-        """Files of an artefact that are missing, differ from its manifest, or are not in it; read once per process."""
+        """Files of an artefact that are missing, differ from its manifest, or are not in it.
+
+        Read once per process.
+        """
         manifest = self._read(name)
         if manifest is None:
             return [MANIFEST]
@@ -219,10 +257,16 @@ class Store:
         found = []
         for place, recorded in manifest.files.items():
             with suppress(OSError):
-                if (folder / place).stat().st_size == recorded.bytes and digest_once(folder / place) == recorded.sha256:
+                if (folder / place).stat().st_size == recorded.bytes and digest_once(
+                    folder / place
+                ) == recorded.sha256:
                     continue
             found.append(place)
-        strange = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+        strange = (
+            p.relative_to(folder).as_posix()
+            for p in folder.rglob("*")
+            if p.is_file() and not p.name.startswith(".")
+        )
         return found + sorted(s for s in strange if s not in manifest.files and s != MANIFEST)
 
     def sound(self, name: str) -> bool:
@@ -242,8 +286,15 @@ class Store:
     def refusal(self, name: str, faults: Collection[str]) -> UserError:
         """What is said of an artefact that is not as it was made."""
         manifest = self._read(name)
-        again = f"the command that made it makes it again: {manifest.command}" if manifest else "the command that made it makes it again"
-        return UserError(f"The artefact {name} is damaged ({some(faults)}).", f"Delete the folder {self.path(name)}; {again}.")
+        again = (
+            f"the command that made it makes it again: {manifest.command}"
+            if manifest
+            else "the command that made it makes it again"
+        )
+        return UserError(
+            f"The artefact {name} is damaged ({some(faults)}).",
+            f"Delete the folder {self.path(name)}; {again}.",
+        )
 
     def set_aside(self, name: str) -> None:
         """Move a damaged artefact out of the way, so that it is made again."""
@@ -252,7 +303,10 @@ class Store:
         faults = self.faults(name)
         shutil.rmtree(place, ignore_errors=True)
         rename(self.path(name), place)
-        tell(f"the artefact {name} is damaged ({some(faults)}) and is made again; what is left of it lies in {place}.")
+        tell(
+            f"the artefact {name} is damaged ({some(faults)}) and is made again; what is left "
+            f"of it lies in {place}."
+        )
 
     def owner(self, path: Path) -> str | None:
         """The artefact of this store that a path lies in; None for a path outside."""
@@ -260,7 +314,10 @@ class Store:
         return place.relative_to(objects).parts[0] if objects in place.parents else None
 
     def label(self, label: str, data: dict[str, Any]) -> None:
-        """Keep a human name for some artefacts; raises UserError where the disk does not take it."""
+        """Keep a human name for some artefacts.
+
+        Raises UserError where the disk does not take it.
+        """
         path = self.root / "names" / f"{label}.json"
         plain = json.loads(json.dumps(data))
         with disk_errors(self.root):
@@ -271,20 +328,27 @@ class Store:
         path = self.root / "names" / f"{label}.json"
         if fault_of_name(label) or not path.is_file():
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none yet"
-            raise UserError(f"There is no run named '{label[:100]}' in {self.root}.", f"Known runs: {known}.")
+            raise UserError(
+                f"There is no run named '{label[:100]}' in {self.root}.", f"Known runs: {known}."
+            )
         try:
             data = json.loads(path.read_bytes())
             whole = data.pop("seal") == digest_of(data)
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             whole = False
         if not whole:
-            raise UserError(f"{path} is damaged.", "Run the sweep again: its name is written anew, nothing is repeated.")
+            raise UserError(
+                f"{path} is damaged.",
+                "Run the sweep again: its name is written anew, nothing is repeated.",
+            )
         return dict(data)
 
     def matching(self, reference: str, stage: str) -> list[str]:
         """Artefacts of a stage, damaged ones too, whose name or key starts like this."""
         names = sorted(p.name for p in self.root.glob(f"objects/{stage}-*"))
-        return [n for n in names if n.startswith(reference) or n.split("-", 1)[1].startswith(reference)]
+        return [
+            n for n in names if n.startswith(reference) or n.split("-", 1)[1].startswith(reference)
+        ]
 
 
 def _fits(place: str, patterns: Collection[str]) -> bool:
@@ -305,7 +369,9 @@ def _own_digest(manifest: Manifest) -> str:
 
 def _sealed(manifest: Manifest) -> Manifest:
     """The manifest as it will be read again, with its own digest in it."""
-    plain = Manifest.model_validate_json(manifest.model_copy(update={"schema_version": SEALED}).model_dump_json())
+    plain = Manifest.model_validate_json(
+        manifest.model_copy(update={"schema_version": SEALED}).model_dump_json()
+    )
     return plain.model_copy(update={"seal": _own_digest(plain)})
 
 
@@ -321,9 +387,15 @@ def _believed(name: str, text: bytes) -> Manifest | None:
 
 
 def write_progress(scratch: Path, done: int, total: int, note: str) -> None:
-    """Say how far a piece of work is, for whoever is watching the store; where the disk takes nothing more, nothing is said."""
+    """Say how far a piece of work is, for whoever is watching the store.
+
+    Where the disk takes nothing more, nothing is said.
+    """
     path = scratch / PROGRESS
     temporary = path.with_suffix(SCRATCH)
     with suppress(OSError):
-        temporary.write_text(json.dumps({"done": done, "total": total, "note": note, "time": time.time()}), encoding="utf-8")
+        temporary.write_text(
+            json.dumps({"done": done, "total": total, "note": note, "time": time.time()}),
+            encoding="utf-8",
+        )
         os.replace(temporary, path)

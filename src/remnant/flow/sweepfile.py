@@ -22,7 +22,8 @@ def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
     """A sweep file with ``a.b=c`` settings laid over it; all faults in one message.
 
     Raises:
-        UserError: no file, not TOML, unknown keys, wrong values, unknown methods, quantizers or metrics.
+        UserError: no file, not TOML, unknown keys, wrong values, unknown methods, quantizers or
+            metrics.
     """
     data = _read(path)
     for setting in settings:
@@ -30,7 +31,10 @@ def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
     if isinstance(data.get("unlearn"), list):
         count = sum(_combinations(table) for table in data["unlearn"])
         if count > MOST_RUNS:
-            raise UserError(f"{path} asks for {count} unlearning runs, more than {MOST_RUNS}.", "Shorten the lists under grid.")
+            raise UserError(
+                f"{path} asks for {count} unlearning runs, more than {MOST_RUNS}.",
+                "Shorten the lists under grid.",
+            )
         data["unlearn"] = [run for table in data["unlearn"] for run in expanded(table)]
     return parse(SweepSpec, data, str(path))
 
@@ -38,10 +42,14 @@ def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.is_file() and path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path} is longer than {MOST_BYTES} bytes.", "Sweeps are short; is this one?")
+            raise UserError(
+                f"{path} is longer than {MOST_BYTES} bytes.", "Sweeps are short; is this one?"
+            )
         text = path.read_text(encoding="utf-8")
         if any(line.partition("=")[0].count(".") > MOST_PARTS for line in text.splitlines()):
-            raise UserError(f"{path} has a key of more than {MOST_PARTS} parts.", "No setting lies so deep.")
+            raise UserError(
+                f"{path} has a key of more than {MOST_PARTS} parts.", "No setting lies so deep."
+            )
         return tomllib.loads(text)
     except FileNotFoundError as error:
         raise UserError(f"The sweep {path} does not exist.", "See sweeps/ for examples.") from error
@@ -50,26 +58,36 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{str(path)!a} is not TOML: {error}.") from error
     except OSError as error:
-        raise UserError(f"The sweep {path} cannot be read ({error.strerror or error}).", "Name a TOML file.") from error
+        raise UserError(
+            f"The sweep {path} cannot be read ({error.strerror or error}).", "Name a TOML file."
+        ) from error
 
 
 def _combinations(table: Any) -> int:
     """How many runs one unlearning table stands for."""
     grid = table.get("grid") if isinstance(table, dict) else None
-    return math.prod(len(v) if isinstance(v, list) else 1 for v in grid.values()) if isinstance(grid, dict) else 1
+    return (
+        math.prod(len(v) if isinstance(v, list) else 1 for v in grid.values())
+        if isinstance(grid, dict)
+        else 1
+    )
 
 
 def expanded(table: Any) -> list[Any]:
-    """One unlearning table as several: every combination of the lists under its ``grid``, ``{key}`` in its name filled in.
+    """One unlearning table as several: every combination of the lists under its ``grid``, ``{key}``
+    in its name filled in.
 
-    A key of the grid may reach inside ("sure.percentile"); a name without that key gets "key value" behind it.
+    A key of the grid may reach inside ("sure.percentile"); a name without that key gets "key value"
+    behind it.
     """
     if not isinstance(table, dict) or not isinstance(table.get("grid"), dict):
         return [table]
     fixed = {k: v for k, v in table.items() if k != "grid"}
     lists = {k: v if isinstance(v, list) else [v] for k, v in table["grid"].items()}
     if empty := next((k for k, v in lists.items() if not v), None):
-        raise UserError(f"The list of '{empty}' under grid is empty, so there is no run.", "Put values into it.")
+        raise UserError(
+            f"The list of '{empty}' under grid is empty, so there is no run.", "Put values into it."
+        )
     runs = []
     for values in itertools.product(*lists.values()):
         run = copy.deepcopy(fixed)
@@ -80,10 +98,16 @@ def expanded(table: Any) -> list[Any]:
             for part in path:
                 inner = inner.setdefault(part, {}) if isinstance(inner, dict) else None
             if not isinstance(inner, dict):
-                raise UserError(f"The grid's '{key}' stands below a plain value.", "Name a key of a table.")
+                raise UserError(
+                    f"The grid's '{key}' stands below a plain value.", "Name a key of a table."
+                )
             inner[last] = value
             place = "{" + key + "}"
-            name = name.replace(place, str(value)) if place in name else f"{name} {value if key == 'method' else f'{last} {value}'}"
+            name = (
+                name.replace(place, str(value))
+                if place in name
+                else f"{name} {value if key == 'method' else f'{last} {value}'}"
+            )
         runs.append(run | {"name": name.strip()})
     return runs
 
@@ -94,7 +118,9 @@ def override(data: dict[str, Any], setting: str) -> None:
     if not equals:
         raise UserError(f"'{setting}' is not a setting.", "Write --set key.inner=value.")
     if not setting.isprintable():
-        raise UserError(f"{setting[:80]!a} is not a setting.", "It holds control characters or broken letters.")
+        raise UserError(
+            f"{setting[:80]!a} is not a setting.", "It holds control characters or broken letters."
+        )
     try:
         value = tomllib.loads(f"v = {text}")["v"]
     except RecursionError as error:
@@ -117,7 +143,10 @@ def override(data: dict[str, Any], setting: str) -> None:
 def _into(current: Any, part: str, setting: str) -> Any:
     if isinstance(current, list):
         if not (part.isascii() and part.isdigit() and len(part) < 10) or int(part) >= len(current):
-            raise UserError(f"'{setting}': the list has no entry {part}.", f"It has {len(current)}, counted from 0.")
+            raise UserError(
+                f"'{setting}': the list has no entry {part}.",
+                f"It has {len(current)}, counted from 0.",
+            )
         return current[int(part)]
     if not isinstance(current, dict):
         raise UserError(f"'{setting}': {part} stands below a plain value.")

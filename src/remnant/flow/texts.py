@@ -1,4 +1,7 @@
-"""Which files a user's text is read from, and why others are not. Nothing is opened that is not a plain file of a known kind."""
+"""Which files a user's text is read from, and why others are not.
+
+Nothing is opened that is not a plain file of a known kind.
+"""
 
 import os
 import stat
@@ -11,7 +14,8 @@ from remnant.errors import UserError
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 EXPECTED = "Expected files ending in .txt, .md, .json or .jsonl."
-# A file is held in memory several times while it is cut and counted; a folder is read whole for its digest.
+# A file is held in memory several times while it is cut and counted; a folder is read whole for its
+# digest.
 MOST_BYTES = 1 << 30
 MOST_FOLDER_BYTES = 64 << 30
 MOST_FILES = 100_000
@@ -22,21 +26,27 @@ _TABLE = (
     "python -c \"import pandas as p; p.read_{}.to_json('{}.jsonl', orient='records', lines=True)\""
 )
 _READERS = {
-    ".csv": "csv({!r})", ".tsv": "csv({!r}, sep='\\t')", ".parquet": "parquet({!r})", ".arrow": "feather({!r})",
-    ".feather": "feather({!r})", ".orc": "orc({!r})", ".xlsx": "excel({!r})", ".xls": "excel({!r})", ".ods": "excel({!r})",
+    ".csv": "csv({!r})", ".tsv": "csv({!r}, sep='\\t')", ".parquet": "parquet({!r})",
+    ".arrow": "feather({!r})",
+    ".feather": "feather({!r})", ".orc": "orc({!r})", ".xlsx": "excel({!r})", ".xls": "excel({!r})",
+    ".ods": "excel({!r})",
 }  # fmt: skip
 _UNPACK, _PLAIN = "Unpack it first, with {}.", "Convert it to plain text first, with {}."
 # Kinds of files by their suffix: what they are, and how their text is made readable.
 _KINDS: dict[str, tuple[str, str]] = {
     **{s: (f"a table ({s[1:].upper()})", _TABLE) for s in _READERS},
     **{s: ("a packed file", _UNPACK.format(how)) for s, how in {
-        ".gz": "gunzip", ".tgz": "tar -xf", ".tar": "tar -xf", ".zst": "zstd -d", ".bz2": "bunzip2", ".xz": "unxz", ".zip": "unzip",
+        ".gz": "gunzip", ".tgz": "tar -xf", ".tar": "tar -xf", ".zst": "zstd -d", ".bz2": "bunzip2",
+        ".xz": "unxz", ".zip": "unzip",
         ".7z": "7z x", ".rar": "unrar x", ".lz4": "lz4 -d", ".br": "brotli -d",
     }.items()},
     **{s: (f"a document ({s[1:].upper()})", _PLAIN.format(how)) for s, how in {
-        ".pdf": "pdftotext", ".docx": "pandoc -t plain", ".doc": "pandoc -t plain", ".odt": "pandoc -t plain", ".rtf": "pandoc -t plain",
-        ".epub": "pandoc -t plain", ".html": "pandoc -t plain", ".htm": "pandoc -t plain", ".xhtml": "pandoc -t plain",
-        ".xml": "pandoc -t plain", ".tex": "pandoc -t plain", ".rst": "pandoc -t plain", ".ipynb": "pandoc -t plain",
+        ".pdf": "pdftotext", ".docx": "pandoc -t plain", ".doc": "pandoc -t plain",
+        ".odt": "pandoc -t plain", ".rtf": "pandoc -t plain",
+        ".epub": "pandoc -t plain", ".html": "pandoc -t plain", ".htm": "pandoc -t plain",
+        ".xhtml": "pandoc -t plain",
+        ".xml": "pandoc -t plain", ".tex": "pandoc -t plain", ".rst": "pandoc -t plain",
+        ".ipynb": "pandoc -t plain",
         ".pptx": "pandoc -t plain",
     }.items()},
 }  # fmt: skip
@@ -61,7 +71,10 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
 
 
 class Found(NamedTuple):
-    """Files to be read, in order; the names of those in the same folder that are not, with the reason; how many are hidden."""
+    """Files to be read, in order.
+
+    The names of those in the same folder that are not, with the reason; how many are hidden.
+    """
 
     files: list[Path]
     skipped: dict[str, str]
@@ -69,13 +82,16 @@ class Found(NamedTuple):
 
 
 def text_files(name: str, role: str) -> Found:
-    """The files behind a path that a user gives for a role: the file itself, or the text and JSON files below a folder, sorted.
+    """The files behind a path that a user gives for a role: the file itself, or the text and JSON
+    files below a folder, sorted.
 
-    A file that is named must be readable text. In a folder, other kinds of files, links out of it and empty files are skipped with the
-    reason, hidden ones without; no link to a folder is followed.
+    A file that is named must be readable text. In a folder, other kinds of files, links out of it
+    and empty files are skipped with the reason, hidden ones without; no link to a folder is
+    followed.
 
     Raises:
-        UserError: missing, no plain file, of another kind, empty, too large, not readable, or a folder without text.
+        UserError: missing, no plain file, of another kind, empty, too large, not readable, or a
+            folder without text.
     """
     if not name.strip():
         raise UserError(f"A name of a {role} file is empty.", f"Give --{role} a file or a folder.")
@@ -83,19 +99,33 @@ def text_files(name: str, role: str) -> Found:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it cannot be a path"
+        reason = (
+            error.strerror.lower()
+            if isinstance(error, OSError) and error.strerror
+            else "it cannot be a path"
+        )
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        said = f"The {role} file {name} does not exist." if missing else f"The {role} file {name[:200]!r} cannot be opened: {reason}."
+        said = (
+            f"The {role} file {name} does not exist."
+            if missing
+            else f"The {role} file {name[:200]!r} cannot be opened: {reason}."
+        )
         raise UserError(said, "Check the path; it is relative to the current folder.") from error
     if stat.S_ISDIR(mode):
         return _below(path)
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path} is neither a file nor a folder, but a device, a pipe or a socket.", "Save its text in a file.")
+        raise UserError(
+            f"{path} is neither a file nor a folder, but a device, a pipe or a socket.",
+            "Save its text in a file.",
+        )
     if path.suffix and not is_text(path):
         what, remedy = kind_of(path)
         raise UserError(f"{path} is {what}, which is not read as text.", remedy)
     if not path.stat().st_size:
-        raise UserError(f"The {role} set is empty: {path} holds nothing.", f"Give --{role} a file with text in it.")
+        raise UserError(
+            f"The {role} set is empty: {path} holds nothing.",
+            f"Give --{role} a file with text in it.",
+        )
     check_readable(path)
     return Found([path], {}, 0)
 
@@ -108,7 +138,13 @@ def is_text(path: Path) -> bool:
 def kind_of(path: Path) -> tuple[str, str]:
     """What a file is by its suffix, and what makes its text readable."""
     suffix = path.suffix.lower()
-    what, remedy = _KINDS.get(suffix, (f"of an unknown kind ({suffix or 'no suffix'})", "If it is plain text, rename it to end in .txt."))
+    what, remedy = _KINDS.get(
+        suffix,
+        (
+            f"of an unknown kind ({suffix or 'no suffix'})",
+            "If it is plain text, rename it to end in .txt.",
+        ),
+    )
     if suffix in _READERS:
         remedy = _TABLE.format(_READERS[suffix].format(path.name), path.stem)
     return what, remedy
@@ -131,7 +167,10 @@ def _below(folder: Path) -> Found:
     hidden = total = 0
     for seen, (path, reason) in enumerate(_walk(folder), 1):
         if seen > MOST_FILES:
-            raise UserError(f"The folder {folder} holds more than {MOST_FILES:,} files.", "Give the folder of the text alone.")
+            raise UserError(
+                f"The folder {folder} holds more than {MOST_FILES:,} files.",
+                "Give the folder of the text alone.",
+            )
         total += path.stat().st_size if path.is_file() else 0
         if _is_hidden(path.name):
             hidden += 1
@@ -140,7 +179,10 @@ def _below(folder: Path) -> Found:
         else:
             files.append(path)
         if total > MOST_FOLDER_BYTES:
-            raise UserError(f"The folder {folder} holds more than {MOST_FOLDER_BYTES >> 30} GB.", "Give the folder of the text alone.")
+            raise UserError(
+                f"The folder {folder} holds more than {MOST_FOLDER_BYTES >> 30} GB.",
+                "Give the folder of the text alone.",
+            )
     if not files:
         others = f" Not read: {said_of(skipped)}." if skipped else ""
         raise UserError(f"The folder {folder} holds no text.{others}", EXPECTED)
@@ -198,9 +240,14 @@ def check_readable(path: Path) -> None:
     """
     size = path.stat().st_size
     if size > MOST_BYTES:
-        raise UserError(f"{path} has {size / 1e9:.1f} GB; at most {MOST_BYTES >> 30} GB are read.", "Split it, or give a part of it.")
+        raise UserError(
+            f"{path} has {size / 1e9:.1f} GB; at most {MOST_BYTES >> 30} GB are read.",
+            "Split it, or give a part of it.",
+        )
     try:
         with path.open("rb") as file:
             beginning_of(path, file.read(_HEAD_BYTES))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}.", "Check its permissions."
+        ) from error

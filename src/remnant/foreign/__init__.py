@@ -1,1 +1,4 @@
-"""Evaluation logs that other tools wrote -> the same cells as a measured model: one file per tool. No torch."""
+"""Evaluation logs that other tools wrote -> the same cells as a measured model: one file per tool.
+
+No torch.
+"""

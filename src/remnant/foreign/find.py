@@ -6,16 +6,36 @@ from typing import Any, NamedTuple
 
 from remnant.errors import UserError
 from remnant.foreign import muse, open_unlearning, tofu
-from remnant.foreign.logs import Cells, Log, Reference, parse_json, read_text, shown, side_auc, usable
+from remnant.foreign.logs import (
+    Cells,
+    Log,
+    Reference,
+    parse_json,
+    read_text,
+    shown,
+    side_auc,
+    usable,
+)
 from remnant.records import CastMember, Cell, Rule
 
 OWN, OPEN, MUSE, TOFU = "lines", "open-unlearning", "MUSE", "TOFU"
 KNOWN = (
-    "Known: open-unlearning's EVAL and SUMMARY; MUSE's log, agg, auc, history and out; TOFU's evaluation logs, aggregated or one by one; "
+    "Known: open-unlearning's EVAL and SUMMARY; MUSE's log, agg, auc, history and out; TOFU's "
+    "evaluation logs, aggregated or one by one; "
     "and JSON lines with a metric."
 )
-# Names that the tools give to their logs: such a file must be readable, others in the same folder need not be logs.
-NAMES = ("_EVAL.json", "_SUMMARY.json", "agg.json", "auc.json", "log.json", "history.json", "out.json", *tofu.FILES)
+# Names that the tools give to their logs: such a file must be readable, others in the same folder
+# need not be logs.
+NAMES = (
+    "_EVAL.json",
+    "_SUMMARY.json",
+    "agg.json",
+    "auc.json",
+    "log.json",
+    "history.json",
+    "out.json",
+    *tofu.FILES,
+)
 
 
 class Run(NamedTuple):
@@ -44,7 +64,8 @@ def find(path: Path) -> tuple[list[Run], list[str]]:
     """The logs at a path by model and tool, and sentences about files that were left out.
 
     Raises:
-        UserError: nothing that is known here, or a file that bears the name of a log and cannot be read.
+        UserError: nothing that is known here, or a file that bears the name of a log and cannot be
+            read.
     """
     if not path.is_dir():
         log = opened(path, asked=True)
@@ -63,7 +84,9 @@ def find(path: Path) -> tuple[list[Run], list[str]]:
             found.setdefault((log[0], _whose(path, log[0], log[1])), []).append(log[1])
     if not found:
         raise UserError(f"{shown(path)} holds no evaluation log that is known here.", KNOWN)
-    return _named(path, found), [f"Not logs, left out: {shown(', '.join(left[:5]))}{' ...' if len(left) > 5 else ''}."] if left else []
+    return _named(path, found), [
+        f"Not logs, left out: {shown(', '.join(left[:5]))}{' ...' if len(left) > 5 else ''}."
+    ] if left else []
 
 
 def opened(file: Path, *, asked: bool) -> tuple[str, Log] | None:
@@ -85,7 +108,9 @@ def opened(file: Path, *, asked: bool) -> tuple[str, Log] | None:
         if _is_lines(text):
             return OWN, Log(OWN, file, None)
         if asked or file.name.endswith(NAMES):
-            raise UserError(f"{shown(file)} is not JSON: {shown(error)}.", "Was it copied in whole?") from error
+            raise UserError(
+                f"{shown(file)} is not JSON: {shown(error)}.", "Was it copied in whole?"
+            ) from error
         return None
     if isinstance(data, dict) and "metric" in data:
         return OWN, Log(OWN, file, None)
@@ -93,11 +118,17 @@ def opened(file: Path, *, asked: bool) -> tuple[str, Log] | None:
         return TOFU, Log(kind, file, data)
     if kind := muse.kind_of(file, data):
         return MUSE, Log(kind, file, data)
-    return (OPEN, Log("", file, data)) if isinstance(data, dict) and open_unlearning.is_log(data) else None
+    return (
+        (OPEN, Log("", file, data))
+        if isinstance(data, dict) and open_unlearning.is_log(data)
+        else None
+    )
 
 
 def _is_lines(text: str) -> bool:
-    """Whether a text is JSON lines of this project's: its first line is an object that names a metric."""
+    """Whether a text is JSON lines of this project's: its first line is an object that names a
+    metric.
+    """
     first = next((line for line in text.split("\n") if line.strip()), "")
     try:
         found = parse_json(first)
@@ -122,25 +153,37 @@ def _whose(path: Path, tool: str, log: Log) -> tuple[str, ...]:
 
 
 def _named(path: Path, found: Mapping[tuple[str, tuple[str, ...]], list[Log]]) -> list[Run]:
-    """Runs with names that differ: the folder; the log's own name or the tool where one folder holds several."""
+    """Runs with names that differ: the folder.
+
+    The log's own name or the tool where one folder holds several.
+    """
     short = {k: "/".join(k[1][:-1] if k[0] == OPEN else k[1]) or path.resolve().name for k in found}
     if len(set(short.values())) < len(short):
         twice = [n for n in short.values() if list(short.values()).count(n) > 1]
-        short = {k: f"{n} ({k[1][-1] if k[0] == OPEN and k[1] else k[0]})" if n in twice else n for k, n in short.items()}
+        short = {
+            k: f"{n} ({k[1][-1] if k[0] == OPEN and k[1] else k[0]})" if n in twice else n
+            for k, n in short.items()
+        }
     return [Run(shown(short[key]), key[0], logs) for key, logs in found.items()]
 
 
 def reference(auc_retrain: float | None, retrain: Path | None) -> Reference:
-    """What is known of the model that never read the forget text; an AUC that was given goes before its log's.
+    """What is known of the model that never read the forget text.
+
+    An AUC that was given goes before its log's.
 
     Raises:
-        UserError: the log is of no tool that is known here, of several models, or holds nothing to compare with.
+        UserError: the log is of no tool that is known here, of several models, or holds nothing to
+            compare with.
     """
     if retrain is None:
         return Reference(auc_retrain)
     runs, _ = find(retrain)
     if len(runs) > 1:
-        raise UserError(f"{shown(retrain)} holds the logs of {len(runs)} models: {listed(runs)}.", "Give one of them with --retrain.")
+        raise UserError(
+            f"{shown(retrain)} holds the logs of {len(runs)} models: {listed(runs)}.",
+            "Give one of them with --retrain.",
+        )
     (run,) = runs
     sides: Any = None
     ratios = None
@@ -150,16 +193,24 @@ def reference(auc_retrain: float | None, retrain: Path | None) -> Reference:
         sides, ratios = open_unlearning.reference_of(run.logs)
     elif run.tool == TOFU:
         ratios = tofu.reference_of(run.logs)
-    return Reference(auc_retrain if auc_retrain is not None else usable(shown(retrain), side_auc(sides)), ratios, retrain)
+    return Reference(
+        auc_retrain if auc_retrain is not None else usable(shown(retrain), side_auc(sides)),
+        ratios,
+        retrain,
+    )
 
 
 def listed(runs: Sequence[Run]) -> str:
     """The names of some runs for a message."""
-    return ", ".join(r.name for r in runs[:12]) + (f" and {len(runs) - 12} more" if len(runs) > 12 else "")
+    return ", ".join(r.name for r in runs[:12]) + (
+        f" and {len(runs) - 12} more" if len(runs) > 12 else ""
+    )
 
 
 def cells_of(run: Run, corpus: str, model: str, rule: Rule, against: Reference) -> Found:
     """What one model's logs say."""
-    member = CastMember(corpus=corpus, model=model, method=None, weights=None, quantizer="as given", seed=None)
+    member = CastMember(
+        corpus=corpus, model=model, method=None, weights=None, quantizer="as given", seed=None
+    )
     cells, notes = TOOLS[run.tool](Cells(member, rule), run.logs, against)
     return Found(cells, notes)

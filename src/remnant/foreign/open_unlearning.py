@@ -16,7 +16,9 @@ SAME = 1e-3
 
 
 class Name(NamedTuple):
-    """How a number is called here: ``key`` of an item's value, whether it is 1 - ours, and the largest value that an item has."""
+    """How a number is called here: ``key`` of an item's value, whether it is 1 - ours, and the
+    largest value that an item has.
+    """
 
     metric: str
     key: str = "score"
@@ -98,26 +100,40 @@ def cells(make: Cells, logs: Sequence[Log], reference: Reference) -> tuple[list[
     if reference.given:
         _against(make, every, found, reference)
     unknown = [shown(name)[:60] for name in every if name not in NAMES]
-    return list(found.values()), [f"Left out, because it is not known here what they count: {', '.join(unknown)}."] if unknown else []
+    return list(found.values()), [
+        f"Left out, because it is not known here what they count: {', '.join(unknown)}."
+    ] if unknown else []
 
 
-def _against(make: Cells, every: Mapping[str, Any], found: dict[str, Cell], reference: Reference) -> None:
-    """PrivLeak and forget quality made again against the given retrain model; what cannot be made again is not shown as if it were."""
+def _against(
+    make: Cells, every: Mapping[str, Any], found: dict[str, Cell], reference: Reference
+) -> None:
+    """PrivLeak and forget quality made again against the given retrain model.
+
+    What cannot be made again is not shown as if it were.
+    """
     own = min_k(every)
     if "privleak" in found or own is not None:
         found["privleak"] = make.privleak(own, reference)
     ratios = truth_ratios(every)
-    if reference.log is None or ("tofu_forget_quality" not in found and (ratios is None or reference.ratios is None)):
+    if reference.log is None or (
+        "tofu_forget_quality" not in found and (ratios is None or reference.ratios is None)
+    ):
         return
     if ratios is None or reference.ratios is None:
         lacking = "the retrain model's log" if ratios is not None else "the log"
-        found["tofu_forget_quality"] = make.stored("tofu_forget_quality", None, status=f"{lacking} holds no truth ratios to compare")
+        found["tofu_forget_quality"] = make.stored(
+            "tofu_forget_quality", None, status=f"{lacking} holds no truth ratios to compare"
+        )
     else:
         found["tofu_forget_quality"] = quality(make, ratios, reference.ratios)
 
 
 def quality(make: Cells, own: Mapping[str, float], other: Mapping[str, float]) -> Cell:
-    """TOFU's forget quality of truth ratios by question; both models must have been asked the same questions."""
+    """TOFU's forget quality of truth ratios by question.
+
+    Both models must have been asked the same questions.
+    """
     if set(own) != set(other):
         reason = f"the retrain model's log holds other questions ({len(other)}, here {len(own)})"
         return make.stored("tofu_forget_quality", None, status=reason)
@@ -129,15 +145,27 @@ def _cells(make: Cells, where: str, known: Name, entry: Mapping[str, Any]) -> li
     if known.metric == "privleak":
         value = number(where, entry["agg_value"], -100, math.inf)
         status = "ok, no interval: against the reference of the log's own run"
-        return [make.stored("privleak", None if value is None else value / 100, status=status if value is not None else "")]
+        return [
+            make.stored(
+                "privleak",
+                None if value is None else value / 100,
+                status=status if value is not None else "",
+            )
+        ]
     value = number(where, entry["agg_value"])
     if known.opposite:
         sides = _sides(where, entry)
         if sides:
-            return [_checked(make.of_sides(known.metric, *sides), None if value is None else 1 - value)]
+            return [
+                _checked(make.of_sides(known.metric, *sides), None if value is None else 1 - value)
+            ]
         return [make.stored(known.metric, None if value is None else 1 - value)]
     rows = _rows(entry)
-    column = [number(f"{where}, item {shown(i)[:40]}", row[known.key], 0, known.high) for i, row in rows.items() if known.key in row]
+    column = [
+        number(f"{where}, item {shown(i)[:40]}", row[known.key], 0, known.high)
+        for i, row in rows.items()
+        if known.key in row
+    ]
     if not any(v is not None for v in column):
         return [make.stored(known.metric, value)]
     column += [None] * (len(rows) - len(column))
@@ -146,7 +174,10 @@ def _cells(make: Cells, where: str, known: Name, entry: Mapping[str, Any]) -> li
 
 
 def _rows(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Items by their key; those that hold several answers each (lists) are no items of one number."""
+    """Items by their key.
+
+    Those that hold several answers each (lists) are no items of one number.
+    """
     items = entry.get("value_by_index")
     rows: dict[str, Mapping[str, Any]] = {}
     for key, row in items.items() if isinstance(items, dict) else ():
@@ -155,7 +186,9 @@ def _rows(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _checked(cell: Cell, own: float | None) -> Cell:
-    """A cell made of items beside the log's own number (0 to 1): where the two differ, neither can be believed."""
+    """A cell made of items beside the log's own number (0 to 1): where the two differ, neither can
+    be believed.
+    """
     if own is None or cell.value is None or abs(cell.value / 100 - own) <= SAME:
         return cell
     status = f"not read: its items give {cell.value:.1f}, the log itself says {100 * own:.1f}"
@@ -163,11 +196,17 @@ def _checked(cell: Cell, own: float | None) -> Cell:
 
 
 def _sides(where: str, entry: Mapping[str, Any]) -> tuple[Array, Array] | None:
-    """An attack's values on forget and holdout text, low where text is known; None where the log has no items."""
+    """An attack's values on forget and holdout text, low where text is known.
+
+    None where the log has no items.
+    """
     columns = []
     for side in ("forget", "holdout"):
         rows = _rows(entry[side]) if isinstance(entry.get(side), dict) else {}
-        values = [number(f"{where}, {side} item {shown(i)[:40]}", row.get("score"), -math.inf, math.inf) for i, row in rows.items()]
+        values = [
+            number(f"{where}, {side} item {shown(i)[:40]}", row.get("score"), -math.inf, math.inf)
+            for i, row in rows.items()
+        ]
         if not values or any(v is None for v in values):
             return None
         columns.append(np.array(values, dtype=np.float64))
@@ -196,13 +235,19 @@ def truth_ratios(every: Mapping[str, tuple[Log, Mapping[str, Any]]]) -> dict[str
     return None
 
 
-def reference_of(logs: Sequence[Log]) -> tuple[float | tuple[Array, Array] | None, dict[str, float] | None]:
-    """What a retrain model's logs say: Min-40 % and truth ratios; raises UserError where they say neither."""
+def reference_of(
+    logs: Sequence[Log],
+) -> tuple[float | tuple[Array, Array] | None, dict[str, float] | None]:
+    """What a retrain model's logs say: Min-40 % and truth ratios.
+
+    Raises UserError where they say neither.
+    """
     every = entries(logs)
     found = min_k(every), truth_ratios(every)
     if found == (None, None):
         raise UserError(
-            f"{shown(logs[0].file)} holds no AUC with Min-40% (mia_min_k) and no truth ratios.", "Give the retrain model's *_EVAL.json."
+            f"{shown(logs[0].file)} holds no AUC with Min-40% (mia_min_k) and no truth ratios.",
+            "Give the retrain model's *_EVAL.json.",
         )
     return found
 
@@ -210,6 +255,10 @@ def reference_of(logs: Sequence[Log]) -> tuple[float | tuple[Array, Array] | Non
 def _unstemmed(make: Cells, metric: str, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
     """The same texts scored as MUSE does, where the log has them."""
     texts = [(row.get("ground_truth"), row.get("generation")) for row in rows]
-    if not metric.endswith("_stemmed") or not all(isinstance(t, str) and isinstance(g, str) for t, g in texts):
+    if not metric.endswith("_stemmed") or not all(
+        isinstance(t, str) and isinstance(g, str) for t, g in texts
+    ):
         return []
-    return [make.of_items(metric.removesuffix("_stemmed"), [rouge(str(t), str(g)) for t, g in texts])]
+    return [
+        make.of_items(metric.removesuffix("_stemmed"), [rouge(str(t), str(g)) for t, g in texts])
+    ]

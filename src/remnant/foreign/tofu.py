@@ -1,4 +1,6 @@
-"""TOFU's own logs: aggregated or one file per question set, by item key (as now) or as lists (as first released). No torch."""
+"""TOFU's own logs: aggregated or one file per question set, by item key (as now) or as lists (as
+first released). No torch.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +20,21 @@ FILES = {
     "eval_real_author_wo_options.json": "authors",
     "eval_real_world_wo_options.json": "facts",
 }
-TRUE, WRONG, PARAPHRASED, ROUGE = "avg_gt_loss", "average_perturb_loss", "avg_paraphrased_loss", "rougeL_recall"
+TRUE, WRONG, PARAPHRASED, ROUGE = (
+    "avg_gt_loss",
+    "average_perturb_loss",
+    "avg_paraphrased_loss",
+    "rougeL_recall",
+)
 WHOLE, PART = "aggregated", "part"
 # Losses of a sum over a long text in bfloat16 stay far below this; e to its minus is 0 in float64.
 HIGHEST_LOSS = 1e6
 
 
 class Table(NamedTuple):
-    """One question set: [n] chance of the true answer, ROUGE recall and truth ratio by item, and how many items lack one of them."""
+    """One question set: [n] chance of the true answer, ROUGE recall and truth ratio by item, and
+    how many items lack one of them.
+    """
 
     keys: list[str]
     columns: Array
@@ -49,7 +58,13 @@ def tables(logs: Sequence[Log]) -> dict[str, Table]:
     """
     whole = [log for log in logs if log.kind == WHOLE]
     if len(whole) > 1:
-        raise UserError(f"{shown(whole[0].file)} and {shown(whole[1].file)} are both aggregated logs of one model.", "Give one of them.")
+        raise UserError(
+            (
+                f"{shown(whole[0].file)} and {shown(whole[1].file)} are both aggregated logs of "
+                "one model."
+            ),
+            "Give one of them.",
+        )
     found: dict[str, Table] = {}
     for log in whole or logs:
         parts = log.data if log.kind == WHOLE else {log.file.name: log.data}
@@ -61,11 +76,15 @@ def tables(logs: Sequence[Log]) -> dict[str, Table]:
 
 
 def _table(data: Any, choice: bool, where: str) -> Table:
-    own, wrong, paraphrased, rouge = (_column(data, key, where) for key in (TRUE, WRONG, PARAPHRASED, ROUGE))
+    own, wrong, paraphrased, rouge = (
+        _column(data, key, where) for key in (TRUE, WRONG, PARAPHRASED, ROUGE)
+    )
     keys = [k for k in own if k in wrong and k in paraphrased and k in rouge]
     every = set(own) | set(wrong) | set(paraphrased) | set(rouge)
     if not keys:
-        raise UserError(f"{where}: no item stands in all of its columns.", "Is it TOFU's evaluation log?")
+        raise UserError(
+            f"{where}: no item stands in all of its columns.", "Is it TOFU's evaluation log?"
+        )
     rows, kept = [], []
     for key in keys:
         item = f"{where}, item {shown(key)[:40]}"
@@ -88,9 +107,16 @@ def _column(data: Any, key: str, where: str) -> dict[str, Any]:
     """A column by item key; of a list the places are the keys."""
     found = data.get(key) if isinstance(data, dict) else None
     if isinstance(found, list):
-        lengths = {k: len(data[k]) for k in (TRUE, WRONG, PARAPHRASED, ROUGE) if isinstance(data.get(k), list)}
+        lengths = {
+            k: len(data[k])
+            for k in (TRUE, WRONG, PARAPHRASED, ROUGE)
+            if isinstance(data.get(k), list)
+        }
         if len(set(lengths.values())) > 1 or len(lengths) < 4:
-            raise UserError(f"{where}: its lists have different lengths ({lengths}), so items cannot be told.", "Give the whole log.")
+            raise UserError(
+                f"{where}: its lists have different lengths ({lengths}), so items cannot be told.",
+                "Give the whole log.",
+            )
         found = {str(i): v for i, v in enumerate(found)}
     if not isinstance(found, dict) or not found:
         raise UserError(f"{where} has no column {key} of numbers.", "Is it TOFU's evaluation log?")
@@ -98,7 +124,9 @@ def _column(data: Any, key: str, where: str) -> dict[str, Any]:
 
 
 def cells(make: Cells, logs: Sequence[Log], reference: Reference) -> tuple[list[Cell], list[str]]:
-    """Probabilities, ROUGE and truth ratios of every set, utility, and forget quality against a retrain model's log."""
+    """Probabilities, ROUGE and truth ratios of every set, utility, and forget quality against a
+    retrain model's log.
+    """
     found: list[Cell] = []
     sets = tables(logs)
     for name, table in sets.items():
@@ -106,13 +134,25 @@ def cells(make: Cells, logs: Sequence[Log], reference: Reference) -> tuple[list[
         chance, rouge, ratios = ([*column, *[None] * table.lost] for column in table.columns)
         found.append(make.of_items(f"tofu_{kind}_{name}", chance))
         found.append(make.of_items(f"tofu_rouge_{name}", rouge))
-        found.append(make.of_items(f"tofu_truth_ratio_{name}", ratios, forget_truth if name == "forget" else useful_truth))
+        found.append(
+            make.of_items(
+                f"tofu_truth_ratio_{name}",
+                ratios,
+                forget_truth if name == "forget" else useful_truth,
+            )
+        )
     if set(USEFUL) <= set(sets) and all(sets[s].keys for s in USEFUL):
-        found.append(make.stored("tofu_utility", model_utility({s: sets[s].columns for s in USEFUL})))
+        found.append(
+            make.stored("tofu_utility", model_utility({s: sets[s].columns for s in USEFUL}))
+        )
     own = ratios_of(sets)
     if reference.ratios is not None and own:
         found.append(quality(make, own, reference.ratios))
-    notes = ["The reference AUC was not used: TOFU's own log holds no attack."] if reference.auc is not None and not reference.log else []
+    notes = (
+        ["The reference AUC was not used: TOFU's own log holds no attack."]
+        if reference.auc is not None and not reference.log
+        else []
+    )
     return found, notes
 
 
@@ -126,5 +166,8 @@ def reference_of(logs: Sequence[Log]) -> dict[str, float]:
     """Truth ratios of a retrain model; raises UserError where its logs have none."""
     found = ratios_of(tables(logs))
     if not found:
-        raise UserError(f"{shown(logs[0].file)} holds no forget questions.", "Give the retrain model's aggregated log.")
+        raise UserError(
+            f"{shown(logs[0].file)} holds no forget questions.",
+            "Give the retrain model's aggregated log.",
+        )
     return found

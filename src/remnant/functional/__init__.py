@@ -1,1 +1,4 @@
-"""Tensors in, tensors out: the arithmetic that Remnant exists for. Imports torch (or nothing) and no other part of it."""
+"""Tensors in, tensors out: the arithmetic that Remnant exists for.
+
+Imports torch (or nothing) and no other part of it.
+"""

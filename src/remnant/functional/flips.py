@@ -1,4 +1,6 @@
-"""What a quantizer does to an update, weight by weight, on tensors: the exact form of the sums in `survival.py`."""
+"""What a quantizer does to an update, weight by weight, on tensors: the exact form of the sums in
+`survival.py`.
+"""
 
 import torch
 from torch import Tensor
@@ -42,16 +44,20 @@ def _same(one: Quantized, other: Quantized) -> Tensor:
 
 
 def _per_weight(scale: Tensor, like: Tensor) -> Tensor:
-    """The scale of every weight's block; blocks are runs of equal length, the last one may be cut."""
+    """The scale of every weight's block.
+
+    Blocks are runs of equal length, the last one may be cut.
+    """
     length = -(-like.numel() // scale.numel())
     return scale.double().reshape(-1).repeat_interleave(length)[: like.numel()].view(like.shape)
 
 
 def expected_noise(update: Tensor, step: Tensor | float) -> Tensor:
-    """Variance that rounding adds to an update of a weight that lies anywhere in its bin: |d| (D - |d|) for |d| up to D.
+    """Variance that rounding adds to an update of a weight that lies anywhere in its bin: |d| (D -
+    |d|) for |d| up to D.
 
-    Beyond a step the whole steps pass without noise and the rest counts. Shape of ``update``; own derivation, exact for a uniform
-    position and a uniform grid of step D.
+    Beyond a step the whole steps pass without noise and the rest counts. Shape of ``update``; own
+    derivation, exact for a uniform position and a uniform grid of step D.
     """
     rest = torch.remainder(update.abs(), step)
     return rest * (step - rest)

@@ -1,9 +1,11 @@
-"""Loss terms of unlearning: each takes Views and returns one value per example, [B], to be minimised.
+"""Loss terms of unlearning: each takes Views and returns one value per example, [B], to be
+minimised.
 
-Positional parameters say what a term reads, keyword-only parameters what can be tuned. The caller averages over B.
-Readable names: ``forget, retain`` (Views of the policy), ``ref_forget, ref_retain`` (Views of the frozen target),
-``ref_forget_logp`` ([B], sequence log-likelihood under the target), ``forget_hidden, retain_hidden, ref_forget_hidden,
-ref_retain_hidden`` ([layers + 1, B, T, hidden]).
+Positional parameters say what a term reads, keyword-only parameters what can be tuned. The caller
+averages over B. Readable names: ``forget, retain`` (Views of the policy), ``ref_forget,
+ref_retain`` (Views of the frozen target), ``ref_forget_logp`` ([B], sequence log-likelihood under
+the target), ``forget_hidden, retain_hidden, ref_forget_hidden, ref_retain_hidden`` ([layers + 1, B,
+T, hidden]).
 """
 
 from torch import Tensor
@@ -13,7 +15,8 @@ from remnant.functional.view import View
 
 
 def ga(forget: View) -> Tensor:
-    """Gradient ascent: mean log-probability of the forget tokens, pushed down. [B], nats, unbounded below.
+    """Gradient ascent: mean log-probability of the forget tokens, pushed down. [B], nats, unbounded
+    below.
 
     Source: Jang et al. 2023 (arXiv 2210.01504); Zhang et al. 2024 (arXiv 2410.16454), section 2.
     """
@@ -21,12 +24,15 @@ def ga(forget: View) -> Tensor:
 
 
 def npo(forget: View, ref_forget_logp: Tensor, *, beta: float = 0.1) -> Tensor:
-    """Negative preference optimisation: -(2/beta) log sigmoid(-beta (log p(x) - log p_ref(x))). [B], nats, above 0.
+    """Negative preference optimisation: -(2/beta) log sigmoid(-beta (log p(x) - log p_ref(x))).
+    [B], nats, above 0.
 
-    log p is the sum over the sequence. As beta -> 0 its gradient tends to that of ascent on the sequence log-likelihood;
-    where log p is far below the reference the gradient vanishes, so it is bounded.
+    log p is the sum over the sequence. As beta -> 0 its gradient tends to that of ascent on the
+    sequence log-likelihood; where log p is far below the reference the gradient vanishes, so it is
+    bounded.
 
-    Source: Zhang et al. 2024 (arXiv 2404.05868), eq. 3; Zhang et al. 2024 (arXiv 2410.16454), eq. 8.
+    Source: Zhang et al. 2024 (arXiv 2404.05868), eq. 3; Zhang et al. 2024 (arXiv 2410.16454), eq.
+    8.
     """
     return -(2.0 / beta) * logsigmoid(-beta * (forget.seq_logp() - ref_forget_logp))
 
@@ -40,9 +46,11 @@ def gdr(retain: View) -> Tensor:
 
 
 def klr(retain: View, ref_retain: View) -> Tensor:
-    """KL(target || policy) on retain text, mean over unmasked positions. [B], nats, at least 0, 0 where the two agree.
+    """KL(target || policy) on retain text, mean over unmasked positions. [B], nats, at least 0, 0
+    where the two agree.
 
-    Source: Zhang et al. 2024 (arXiv 2410.16454), eq. 10. Differs from the released code, which passes raw logits.
+    Source: Zhang et al. 2024 (arXiv 2410.16454), eq. 10. Differs from the released code, which
+    passes raw logits.
     """
     ref, own = ref_retain.log_probs(), retain.log_probs()
     per_token = (ref.exp() * (ref - own)).sum(-1) * retain.mask
@@ -50,10 +58,11 @@ def klr(retain: View, ref_retain: View) -> Tensor:
 
 
 def npo_paper_code(forget: View, ref_forget: View, *, beta: float = 0.1) -> Tensor:
-    """NPO as the released code computes it: on raw logits over the whole vocabulary, labels never read. [B].
+    """NPO as the released code computes it: on raw logits over the whole vocabulary, labels never
+    read. [B].
 
-    Differs from the source (arXiv 2410.16454, eq. 8) in everything but the name: not a likelihood, changes when a constant is
-    added to the logits. For comparison only.
+    Differs from the source (arXiv 2410.16454, eq. 8) in everything but the name: not a likelihood,
+    changes when a constant is added to the logits. For comparison only.
     """
     ratio = forget.raw_logits() - ref_forget.raw_logits()
     per_entry = -(2.0 / beta) * logsigmoid(-beta * ratio)
@@ -61,10 +70,11 @@ def npo_paper_code(forget: View, ref_forget: View, *, beta: float = 0.1) -> Tens
 
 
 def klr_paper_code(retain: View, ref_retain: View) -> Tensor:
-    """KLR as the released code computes it: exp(ref) (ref - own) on raw logits, summed over positions and vocabulary. [B].
+    """KLR as the released code computes it: exp(ref) (ref - own) on raw logits, summed over
+    positions and vocabulary. [B].
 
-    Differs from the source (arXiv 2410.16454, eq. 10): no softmax, so neither bounded below nor zero-gradient at equality.
-    For comparison only.
+    Differs from the source (arXiv 2410.16454, eq. 10): no softmax, so neither bounded below nor
+    zero-gradient at equality. For comparison only.
     """
     ref, own = ref_retain.raw_logits(), retain.raw_logits()
     return (ref.exp() * (ref - own)).sum((-1, -2))

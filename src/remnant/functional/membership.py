@@ -1,6 +1,7 @@
 """Membership attacks: one number per text that is low where the model knows the text. No torch.
 
-All of them are in nats or ratios of nats, in float64, and raise Unscorable for a text without counted tokens.
+All of them are in nats or ratios of nats, in float64, and raise Unscorable for a text without
+counted tokens.
 """
 
 import zlib
@@ -24,17 +25,21 @@ def _lowest(values: Array, ratio: float) -> Array:
 
 
 def min_k(tokens: Tokens, *, ratio: float = 0.4) -> float:
-    """Min-k%: minus the mean of the lowest ``int(n * ratio)`` token log-probabilities, at least one of them; at least 0.
+    """Min-k%: minus the mean of the lowest ``int(n * ratio)`` token log-probabilities, at least one
+    of them; at least 0.
 
-    Source: Shi et al. 2024 (arXiv 2310.16789), section 4. Differs from the source for texts so short that int() gives 0.
+    Source: Shi et al. 2024 (arXiv 2310.16789), section 4. Differs from the source for texts so
+    short that int() gives 0.
     """
     return float(-_lowest(_some(tokens), ratio).mean())
 
 
 def min_k_plus_plus(tokens: Tokens, *, ratio: float = 0.2) -> float:
-    """Min-k%++: minus the mean of the lowest log-probabilities, each in spreads from its mean over the vocabulary.
+    """Min-k%++: minus the mean of the lowest log-probabilities, each in spreads from its mean over
+    the vocabulary.
 
-    Source: Zhang et al. 2025 (arXiv 2404.02936), eq. 3. Differs from the source in a spread of at least 1e-6.
+    Source: Zhang et al. 2025 (arXiv 2404.02936), eq. 3. Differs from the source in a spread of at
+    least 1e-6.
     """
     standing = (_some(tokens) - tokens.mean) / np.maximum(tokens.spread, 1e-6)
     return float(-_lowest(standing, ratio).mean())
@@ -57,7 +62,10 @@ def zlib_ratio(tokens: Tokens, text: str) -> float:
 
 
 def lower_case_ratio(tokens: Tokens, lower: Tokens) -> float:
-    """Mean loss over that of the lower-cased text; at least 0. Source: Carlini et al. 2021 (arXiv 2012.07805); "PPL/lower" in MUSE."""
+    """Mean loss over that of the lower-cased text; at least 0.
+
+    Source: Carlini et al. 2021 (arXiv 2012.07805); "PPL/lower" in MUSE.
+    """
     other = mean_loss(lower)
     if other == 0:
         raise Unscorable("the lower-cased text has no loss")
@@ -65,14 +73,19 @@ def lower_case_ratio(tokens: Tokens, lower: Tokens) -> float:
 
 
 def reference_gap(tokens: Tokens, reference: Tokens) -> float:
-    """Mean loss minus that of a reference model; any sign. Source: Carlini et al. 2021 (arXiv 2012.07805)."""
+    """Mean loss minus that of a reference model; any sign.
+
+    Source: Carlini et al. 2021 (arXiv 2012.07805).
+    """
     return mean_loss(tokens) - mean_loss(reference)
 
 
 def recall(tokens: Tokens, prefixed: Tokens) -> float:
-    """ReCaLL: minus the ratio of the log-likelihood behind a text that was never read to the one without it; at most 0.
+    """ReCaLL: minus the ratio of the log-likelihood behind a text that was never read to the one
+    without it; at most 0.
 
-    Source: Xie et al. 2024 (arXiv 2406.15968), eq. 1. Differs from the source in the sign, so that low means known.
+    Source: Xie et al. 2024 (arXiv 2406.15968), eq. 1. Differs from the source in the sign, so that
+    low means known.
     """
     alone = mean_loss(tokens)
     if alone == 0:

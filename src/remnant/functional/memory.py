@@ -24,16 +24,20 @@ def _counted(tokens: Tokens) -> int:
 def exact_memorization(tokens: Tokens) -> float:
     """Share of the tokens of the truth that were the greedy choice given all tokens before.
 
-    Source: Tirumala et al. 2022 (arXiv 2205.10770). Differs from open-unlearning, which leaves out the last token.
+    Source: Tirumala et al. 2022 (arXiv 2205.10770). Differs from open-unlearning, which leaves out
+    the last token.
     """
     _counted(tokens)
     return float((tokens.rank == 0).mean())
 
 
 def extraction_strength(tokens: Tokens) -> float:
-    """1 - k / n with the smallest k such that from token k on all n tokens were the greedy choice; 0 where the last one was not.
+    """1 - k / n with the smallest k such that from token k on all n tokens were the greedy choice.
 
-    Source: Carlini et al. 2021 (arXiv 2012.07805), as in open-unlearning. Differs from it in that 0 can be reached.
+    0 where the last one was not.
+
+    Source: Carlini et al. 2021 (arXiv 2012.07805), as in open-unlearning. Differs from it in that 0
+    can be reached.
     """
     n = _counted(tokens)
     wrong = np.flatnonzero(tokens.rank != 0)
@@ -41,13 +45,17 @@ def extraction_strength(tokens: Tokens) -> float:
 
 
 def probability(tokens: Tokens) -> float:
-    """Exp of the mean log-probability: the geometric mean probability per token. Source: TOFU (arXiv 2401.06121), section 2.2.1."""
+    """Exp of the mean log-probability: the geometric mean probability per token.
+
+    Source: TOFU (arXiv 2401.06121), section 2.2.1.
+    """
     _counted(tokens)
     return float(np.exp(tokens.logp.mean()))
 
 
 def longest_run(truth: str, generated: str) -> float:
-    """The longest run of words that truth and answer have in common, as a share of the words of the truth.
+    """The longest run of words that truth and answer have in common, as a share of the words of the
+    truth.
 
     In scripts without spaces its characters.
     """
@@ -58,18 +66,25 @@ def longest_run(truth: str, generated: str) -> float:
 
 
 def leak_at_k(truth: str, samples: Sequence[str], *, k: int = 4) -> float:
-    """Expected ROUGE-L of the best of ``k`` sampled answers, unbiased over all choices of ``k`` among the given ones.
+    """Expected ROUGE-L of the best of ``k`` sampled answers, unbiased over all choices of ``k``
+    among the given ones.
 
-    Raises ValueError for fewer samples than ``k``. Source: LEAK@k (arXiv 2511.04934); the estimator is that of pass@k (arXiv 2107.03374).
+    Raises ValueError for fewer samples than ``k``. Source: LEAK@k (arXiv 2511.04934); the estimator
+    is that of pass@k (arXiv 2107.03374).
     """
     n = len(samples)
     if not 0 < k <= n:
         raise ValueError(f"k must be between 1 and the {n} samples, not {k}")
     scores = sorted(overlap(truth, s) for s in samples)
-    return math.fsum(score * math.comb(i, k - 1) for i, score in enumerate(scores)) / math.comb(n, k)
+    return math.fsum(score * math.comb(i, k - 1) for i, score in enumerate(scores)) / math.comb(
+        n, k
+    )
 
 
 def perplexity(told: Tokens) -> float:
-    """Exp of the mean loss of what was written, as the reference model sees it; at least 1, high where it is no language any more."""
+    """Exp of the mean loss of what was written, as the reference model sees it.
+
+    At least 1, high where it is no language any more.
+    """
     _counted(told)
     return float(np.exp(-told.logp.mean()))

@@ -20,11 +20,14 @@ class Interval(NamedTuple):
 
 
 def auc(forget: Array, holdout: Array) -> float:
-    """P(holdout value < forget value) + half the ties, 0 to 1; near 0 where forget text is memorized, 0.5 where it is not.
+    """P(holdout value < forget value) + half the ties, 0 to 1.
+
+    Near 0 where forget text is memorized, 0.5 where it is not.
 
     Both arrays hold Min-k% values. Raises ValueError if one is empty.
 
-    Source: MUSE (arXiv 2407.06460), as in its code. Differs from open-unlearning, which stores 1 - AUC.
+    Source: MUSE (arXiv 2407.06460), as in its code. Differs from open-unlearning, which stores 1 -
+    AUC.
     """
     if not len(forget) or not len(holdout):
         raise ValueError("AUC needs values on both sides")
@@ -34,7 +37,9 @@ def auc(forget: Array, holdout: Array) -> float:
 
 
 def privleak(auc_value: float, auc_retrain: float) -> float:
-    """(AUC - AUC of the retrain model) / AUC of the retrain model; 0 is ideal, below 0 is under-forgotten. Not x100.
+    """(AUC - AUC of the retrain model) / AUC of the retrain model.
+
+    0 is ideal, below 0 is under-forgotten. Not x100.
 
     Source: MUSE (arXiv 2407.06460), eq. 3. Raises ValueError for a reference of 0.
     """
@@ -44,13 +49,19 @@ def privleak(auc_value: float, auc_retrain: float) -> float:
 
 
 def resampled(sizes: tuple[int, ...], resamples: int, seed: int) -> list[NDArray[np.int64]]:
-    """For each size, [resamples, size] indices drawn with replacement; equal arguments give equal draws, so pairs stay pairs."""
+    """For each size, [resamples, size] indices drawn with replacement.
+
+    Equal arguments give equal draws, so pairs stay pairs.
+    """
     rng = np.random.default_rng(seed)
     return [rng.integers(0, size, (resamples, size)) for size in sizes]
 
 
 def interval(value: float, draws: Array, level: float = 0.95) -> Interval | None:
-    """The middle ``level`` of the finite draws; None where the value or a tenth of the draws is not finite."""
+    """The middle ``level`` of the finite draws.
+
+    None where the value or a tenth of the draws is not finite.
+    """
     finite = draws[np.isfinite(draws)]
     if not np.isfinite(value) or len(finite) < 0.9 * len(draws):
         return None
@@ -59,16 +70,23 @@ def interval(value: float, draws: Array, level: float = 0.95) -> Interval | None
 
 
 def pooled(intervals: Sequence[Sequence[float]]) -> Interval:
-    """The mean of some values; its 95 % interval from their own (value, low, high), taken as independent and normal."""
+    """The mean of some values.
+
+    Its 95 % interval from their own (value, low, high), taken as independent and normal.
+    """
     middle = sum(v for v, _, _ in intervals) / len(intervals)
-    spread = math.sqrt(sum(((high - low) / 3.92) ** 2 for _, low, high in intervals)) / len(intervals)
+    spread = math.sqrt(sum(((high - low) / 3.92) ** 2 for _, low, high in intervals)) / len(
+        intervals
+    )
     return Interval(middle, middle - 1.96 * spread, middle + 1.96 * spread)
 
 
 def true_positives(forget: Array, holdout: Array, rate: float) -> float:
-    """Share of forget values below a threshold that at most ``rate`` of the holdout values are below, 0 to 1; high where it is known.
+    """Share of forget values below a threshold that at most ``rate`` of the holdout values are
+    below, 0 to 1; high where it is known.
 
-    Source: Carlini et al. 2022 (arXiv 2112.03570), section 4 ("TPR at low FPR"). Raises ValueError if a side is empty.
+    Source: Carlini et al. 2022 (arXiv 2112.03570), section 4 ("TPR at low FPR"). Raises ValueError
+    if a side is empty.
     """
     if not len(forget) or not len(holdout):
         raise ValueError("true positives need values on both sides")
@@ -76,7 +94,12 @@ def true_positives(forget: Array, holdout: Array, rate: float) -> float:
     return float((forget < threshold).mean())
 
 
-def bootstrap(of: Callable[[list[NDArray[np.int64]]], float], sizes: tuple[int, ...], resamples: int, seed: int) -> Interval | None:
+def bootstrap(
+    of: Callable[[list[NDArray[np.int64]]], float],
+    sizes: tuple[int, ...],
+    resamples: int,
+    seed: int,
+) -> Interval | None:
     """A number from several groups of items, each resampled apart.
 
     Args:
@@ -103,29 +126,44 @@ def bootstrap_mean(values: Array, resamples: int, seed: int) -> Interval | None:
     return interval(float(values.mean()), values[index].mean(-1))
 
 
-def bootstrap_auc(forget: Array, holdout: Array, resamples: int, seed: int, of: Callable[[float], float] = lambda a: a) -> Interval | None:
-    """AUC (or a function of it) with its interval, forget and holdout resampled apart; None where a side is empty."""
+def bootstrap_auc(
+    forget: Array,
+    holdout: Array,
+    resamples: int,
+    seed: int,
+    of: Callable[[float], float] = lambda a: a,
+) -> Interval | None:
+    """AUC (or a function of it) with its interval, forget and holdout resampled apart.
+
+    None where a side is empty.
+    """
     if not len(forget) or not len(holdout):
         return None
     f, h = resampled((len(forget), len(holdout)), resamples, seed)
-    # One comparison table serves every resample: entry [i, j] says how much forget item i exceeds holdout item j.
+    # One comparison table serves every resample: entry [i, j] says how much forget item i exceeds
+    # holdout item j.
     wins = (holdout[None, :] < forget[:, None]) + 0.5 * (holdout[None, :] == forget[:, None])
     draws = np.array([of(float(wins[np.ix_(a, b)].mean())) for a, b in zip(f, h, strict=True)])
     return interval(of(auc(forget, holdout)), draws)
 
 
 def auc_draws(pairs: Sequence[tuple[Array, Array]], resamples: int, seed: int) -> Array:
-    """[models, 1 + resamples] AUCs of several models on the same texts: the AUC itself, then resampled for all models together.
+    """[models, 1 + resamples] AUCs of several models on the same texts: the AUC itself, then
+    resampled for all models together.
 
     Args:
-        pairs: per model the values of forget texts and of holdout texts, in one order for all models; no side empty.
+        pairs: per model the values of forget texts and of holdout texts, in one order for all
+            models; no side empty.
         resamples: how often forget and holdout texts are drawn anew.
         seed: of the draws.
     """
     forget, holdout = pairs[0]
     chosen = resampled((len(forget), len(holdout)), resamples, seed)
     # How often each text is drawn: an AUC is a bilinear form in these counts.
-    counts = [np.apply_along_axis(np.bincount, 1, c, minlength=n) for c, n in zip(chosen, map(len, pairs[0]), strict=True)]
+    counts = [
+        np.apply_along_axis(np.bincount, 1, c, minlength=n)
+        for c, n in zip(chosen, map(len, pairs[0]), strict=True)
+    ]
     found = []
     for f, h in pairs:
         wins = (h[None, :] < f[:, None]) + 0.5 * (h[None, :] == f[:, None])
@@ -134,8 +172,15 @@ def auc_draws(pairs: Sequence[tuple[Array, Array]], resamples: int, seed: int) -
     return np.array(found)
 
 
-def bootstrap_ratio(parts: tuple[Array, ...], of: Callable[..., Array], resamples: int, seed: int, level: float = 0.95) -> Interval | None:
-    """A function of the means of several aligned columns (same items, same order), all resampled together.
+def bootstrap_ratio(
+    parts: tuple[Array, ...],
+    of: Callable[..., Array],
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+) -> Interval | None:
+    """A function of the means of several aligned columns (same items, same order), all resampled
+    together.
 
     Source: the paired bootstrap (Efron and Tibshirani 1993, chapter 6).
     """

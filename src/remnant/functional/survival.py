@@ -1,7 +1,10 @@
-"""How much of an update is left behind a quantizer, as sums over weights and their ratios. No torch.
+"""How much of an update is left behind a quantizer, as sums over weights and their ratios.
 
-With T the target's weight, U the unlearned one, d = U - T and r = Q(U) - Q(T): a weight that lies anywhere in its bin keeps its update in
-expectation (E[r] = d) and gets noise of variance |d| (D - |d|); a bin that holds T and U erases d.
+No torch.
+
+With T the target's weight, U the unlearned one, d = U - T and r = Q(U) - Q(T): a weight that lies
+anywhere in its bin keeps its update in expectation (E[r] = d) and gets noise of variance |d| (D -
+|d|); a bin that holds T and U erases d.
 """
 
 import re
@@ -15,9 +18,10 @@ _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
 class Sums(NamedTuple):
     """Sums over the weights of a part of a model; those of two parts may be added entry by entry.
 
-    ``update``: <d, d>; ``restored``: <r, r>; ``together``: <r, d>; ``over_scale``: sum of |d| / scale of the weight's block (the scale is
-    the step of an integer grid, the largest magnitude on a float grid); ``weights``: how many; ``changed``: d not 0; ``same_code``: codes
-    equal, or both decoded to 0; ``erased``: changed, and both decoded to 0.
+    ``update``: <d, d>; ``restored``: <r, r>; ``together``: <r, d>; ``over_scale``: sum of |d| /
+    scale of the weight's block (the scale is the step of an integer grid, the largest magnitude on
+    a float grid); ``weights``: how many; ``changed``: d not 0; ``same_code``: codes equal, or both
+    decoded to 0; ``erased``: changed, and both decoded to 0.
     """
 
     update: float = 0.0
@@ -35,18 +39,24 @@ class Sums(NamedTuple):
 
 
 def untouched(update: float, weights: int, changed: int) -> Sums:
-    """The sums of weights that no quantizer touches, where r = d: <d, d>, how many there are, and how many of them changed."""
+    """The sums of weights that no quantizer touches, where r = d: <d, d>, how many there are, and
+    how many of them changed.
+    """
     return Sums(update, update, update, 0.0, weights, changed, weights - changed, 0)
 
 
 class Survival(NamedTuple):
-    """How an update fares under a quantizer; None where a ratio is undefined (nothing was updated, or nothing is left).
+    """How an update fares under a quantizer.
 
-    ``gain``: <r, d> / <d, d>; 0 is erased, 1 survives, above 1 is enlarged. ``cosine``: between r and d, -1 to 1.
-    ``signal_to_noise``: |gain d| / |r - gain d|, 0 or more; the part of r along the update against the rest.
-    ``same_codes``: share of equal codes, 0 to 1. ``in_zero_bin``: share of the changed weights that decode to 0 before and after, 0 to 1.
-    ``update_over_scale``: mean of |d| / scale over the changed weights, 0 or more. ``changed``: share of changed weights, 0 to 1.
-    ``early_gain``, ``late_gain``: of a whole model, the mean gain of the matrices in the first quarter of its blocks and of all others.
+    None where a ratio is undefined (nothing was updated, or nothing is left).
+
+    ``gain``: <r, d> / <d, d>; 0 is erased, 1 survives, above 1 is enlarged. ``cosine``: between r
+    and d, -1 to 1. ``signal_to_noise``: |gain d| / |r - gain d|, 0 or more; the part of r along the
+    update against the rest. ``same_codes``: share of equal codes, 0 to 1. ``in_zero_bin``: share of
+    the changed weights that decode to 0 before and after, 0 to 1. ``update_over_scale``: mean of
+    |d| / scale over the changed weights, 0 or more. ``changed``: share of changed weights, 0 to 1.
+    ``early_gain``, ``late_gain``: of a whole model, the mean gain of the matrices in the first
+    quarter of its blocks and of all others.
     """
 
     gain: float | None
@@ -68,7 +78,9 @@ def survival(found: Sums) -> Survival:
     return Survival(
         gain=gain,
         cosine=_ratio(found.together, norm),
-        signal_to_noise=None if gain is None or noise is None else _ratio(abs(gain) * found.update**0.5, noise),
+        signal_to_noise=None
+        if gain is None or noise is None
+        else _ratio(abs(gain) * found.update**0.5, noise),
         same_codes=_ratio(found.same_code, found.weights),
         in_zero_bin=_ratio(found.erased, found.changed),
         update_over_scale=_ratio(found.over_scale, found.changed),
@@ -88,7 +100,9 @@ def survival_of_model(found: Mapping[str, Sums]) -> Survival:
         if (gain := _ratio(sums.together, sums.update)) is not None:
             block = blocks[name]
             (early if block is not None and block < max(1, depth // 4) else late).append(gain)
-    return survival(whole)._replace(early_gain=_ratio(sum(early), len(early)), late_gain=_ratio(sum(late), len(late)))
+    return survival(whole)._replace(
+        early_gain=_ratio(sum(early), len(early)), late_gain=_ratio(sum(late), len(late))
+    )
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -1,4 +1,7 @@
-"""Metrics on strings: ROUGE-L, the cut of an answer, and signs that a model has collapsed. No torch."""
+"""Metrics on strings: ROUGE-L, the cut of an answer, and signs that a model has collapsed.
+
+No torch.
+"""
 
 import math
 import unicodedata
@@ -13,7 +16,8 @@ from remnant.functional.segments import is_latin, ngrams, unicode_words, words
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
-# Functions of metrics that read a text by its script, and what is said of a row that was read otherwise than published.
+# Functions of metrics that read a text by its script, and what is said of a row that was read
+# otherwise than published.
 BY_SCRIPT = ("overlap", "leak_at_k", "rouge_recall")
 OVER_WORDS = "ROUGE over Unicode words"
 STOPS = ("\n\n", "\nQuestion", "Question:")
@@ -21,7 +25,9 @@ STOPS = ("\n\n", "\nQuestion", "Question:")
 
 @cache
 def _scorer() -> "RougeScorer":
-    from rouge_score import rouge_scorer  # brings nltk and pandas: more than a second that only scoring needs
+    from rouge_score import (
+        rouge_scorer,
+    )  # brings nltk and pandas: more than a second that only scoring needs
 
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 
@@ -43,13 +49,14 @@ def _unicode_scorer() -> "RougeScorer":
 def rouge_l(truth: str, generated: str) -> float:
     """ROUGE-L F1 of one text against the truth, 0 to 1; low when forgotten.
 
-    Lower case; everything outside a-z and 0-9 separates words; no stemmer. An answer without such a character scores 0.
+    Lower case; everything outside a-z and 0-9 separates words; no stemmer. An answer without such a
+    character scores 0.
 
     Raises:
         Unscorable: the truth has no such character.
 
-    Source: Lin 2004, as in the package rouge-score and in MUSE (arXiv 2407.06460), which gives 0 for a truth that cannot be scored.
-    Differs from open-unlearning, which stems.
+    Source: Lin 2004, as in the package rouge-score and in MUSE (arXiv 2407.06460), which gives 0
+    for a truth that cannot be scored. Differs from open-unlearning, which stems.
     """
     if not truth.strip():
         raise Unscorable("the truth is empty")
@@ -61,7 +68,8 @@ def rouge_l(truth: str, generated: str) -> float:
 def rouge_l_unicode(truth: str, generated: str) -> float:
     """ROUGE-L F1 over Unicode words, 0 to 1, for texts of any script; low when forgotten.
 
-    Words are those of UAX #29 without case, in Unicode's compatibility form; characters where a script puts no space between words.
+    Words are those of UAX #29 without case, in Unicode's compatibility form; characters where a
+    script puts no space between words.
 
     Raises:
         Unscorable: the truth has no letter and no digit.
@@ -72,7 +80,10 @@ def rouge_l_unicode(truth: str, generated: str) -> float:
 
 
 def rouge_recall_unicode(truth: str, generated: str) -> float:
-    """ROUGE-L recall over the same words, 0 to 1, not stemmed. Raises and source as ``rouge_l_unicode``."""
+    """ROUGE-L recall over the same words, 0 to 1, not stemmed.
+
+    Raises and source as ``rouge_l_unicode``.
+    """
     return _over_words(truth, generated).recall
 
 
@@ -91,7 +102,8 @@ def _over_words(truth: str, generated: str) -> _Score:
 
 
 def overlap(truth: str, generated: str) -> float:
-    """ROUGE-L F1 as MUSE has it (``rouge_l``) where the truth is Latin, over Unicode words (``rouge_l_unicode``) where it is not.
+    """ROUGE-L F1 as MUSE has it (``rouge_l``) where the truth is Latin, over Unicode words
+    (``rouge_l_unicode``) where it is not.
 
     Raises Unscorable as these do. Source: theirs.
     """
@@ -99,12 +111,17 @@ def overlap(truth: str, generated: str) -> float:
 
 
 def way_of(function: str, truth: str) -> str:
-    """By which ROUGE a metric with this function reads a truth, where that is not the published one; else empty."""
+    """By which ROUGE a metric with this function reads a truth, where that is not the published
+    one; else empty.
+    """
     return OVER_WORDS if function in BY_SCRIPT and truth.strip() and not is_latin(truth) else ""
 
 
 def cut_answer(text: str, stops: Sequence[str] = STOPS) -> str:
-    r"""The answer up to the first blank line, "\nQuestion" or "Question:", not stripped. Source: MUSE's KnowMem."""
+    r"""The answer up to the first blank line, "\nQuestion" or "Question:", not stripped.
+
+    Source: MUSE's KnowMem.
+    """
     for stop in stops:
         text = text.split(stop)[0]
     return text
@@ -113,9 +130,10 @@ def cut_answer(text: str, stops: Sequence[str] = STOPS) -> str:
 class Signs(NamedTuple):
     """Signs of collapse in a set of generated texts, each a mean over texts.
 
-    ``empty``: share without a word. ``repetition``: 1 - distinct / all 3-grams, 0 to 1, high is bad. ``entropy``: entropy of 2-grams
-    of a text in bits, low is bad. ``unknown``: share of words never seen in the corpus, 0 to 1, high is bad. ``script``: share of letters
-    in scripts that the corpus does not use (the language has switched), 0 to 1, high is bad.
+    ``empty``: share without a word. ``repetition``: 1 - distinct / all 3-grams, 0 to 1, high is
+    bad. ``entropy``: entropy of 2-grams of a text in bits, low is bad. ``unknown``: share of words
+    never seen in the corpus, 0 to 1, high is bad. ``script``: share of letters in scripts that the
+    corpus does not use (the language has switched), 0 to 1, high is bad.
     """
 
     empty: float
@@ -150,7 +168,10 @@ def signs_of_collapse(texts: Sequence[str], vocabulary: Collection[str]) -> Sign
 
 @cache
 def _script(letter: str) -> str:
-    """The script of a letter, by the first word of its name; empty for digits and nameless characters."""
+    """The script of a letter, by the first word of its name.
+
+    Empty for digits and nameless characters.
+    """
     return unicodedata.name(letter, "").split(" ")[0] if letter.isalpha() else ""
 
 

@@ -28,13 +28,17 @@ USEFUL: Mapping[str, tuple[str, str, str]] = {
 
 @cache
 def _scorer() -> "RougeScorer":
-    from rouge_score import rouge_scorer  # brings nltk and pandas: more than a second that only scoring needs
+    from rouge_score import (
+        rouge_scorer,
+    )  # brings nltk and pandas: more than a second that only scoring needs
 
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
 
 def rouge_recall(truth: str, generated: str) -> float:
-    """ROUGE-L recall with the Porter stemmer, 0 to 1; where the truth is not Latin, over Unicode words and not stemmed.
+    """ROUGE-L recall with the Porter stemmer, 0 to 1.
+
+    Where the truth is not Latin, over Unicode words and not stemmed.
 
     Source: section 2.2.1, as in TOFU's code.
     """
@@ -46,12 +50,18 @@ def rouge_recall(truth: str, generated: str) -> float:
 
 
 def answer_probability(tokens: Tokens) -> float:
-    """Geometric mean probability per token of the true answer, 0 to 1. Source: section 2.2.1 (forget and retain set)."""
+    """Geometric mean probability per token of the true answer, 0 to 1.
+
+    Source: section 2.2.1 (forget and retain set).
+    """
     return probability(tokens)
 
 
 def choice_probability(tokens: Tokens, wrong: Sequence[Tokens]) -> float:
-    """That probability over its sum with those of the wrong answers, 0 to 1. Source: section 2.2.1 (real authors, world facts)."""
+    """That probability over its sum with those of the wrong answers, 0 to 1.
+
+    Source: section 2.2.1 (real authors, world facts).
+    """
     if not wrong:
         raise Unscorable("there is no wrong answer")
     own = probability(tokens)
@@ -59,7 +69,9 @@ def choice_probability(tokens: Tokens, wrong: Sequence[Tokens]) -> float:
 
 
 def truth_ratio(paraphrased: Tokens, wrong: Sequence[Tokens]) -> float:
-    """Geometric mean probability of the wrong answers over that of the paraphrased true one; at least 0, low where the truth is known.
+    """Geometric mean probability of the wrong answers over that of the paraphrased true one.
+
+    At least 0, low where the truth is known.
 
     Source: eq. 1. Differs from the source in 1e-10 added to the denominator, as in open-unlearning.
     """
@@ -82,17 +94,24 @@ def useful_truth(ratios: Array) -> float:
 
 
 def model_utility(columns: Mapping[str, Array]) -> float:
-    """Harmonic mean of probability, ROUGE and truth of the retain set, real authors and world facts, 0 to 1, high is useful.
+    """Harmonic mean of probability, ROUGE and truth of the retain set, real authors and world
+    facts, 0 to 1, high is useful.
 
     Args:
-        columns: by set ("retain", ...) the values of its questions, [3, n] in the order of ``USEFUL``; truth ratios as they are.
+        columns: by set ("retain", ...) the values of its questions, [3, n] in the order of
+            ``USEFUL``; truth ratios as they are.
     """
-    means = [m for s in USEFUL for m in (columns[s][0].mean(), columns[s][1].mean(), useful_truth(columns[s][2]))]
+    means = [
+        m
+        for s in USEFUL
+        for m in (columns[s][0].mean(), columns[s][1].mean(), useful_truth(columns[s][2]))
+    ]
     return float(hmean(means)) if min(means) > 0 else 0.0
 
 
 def forget_quality(unlearned: Array, retrained: Array) -> float:
-    """p-value of the two-sample Kolmogorov-Smirnov test of the truth ratios on forget questions, 0 to 1; high where they are alike.
+    """p-value of the two-sample Kolmogorov-Smirnov test of the truth ratios on forget questions, 0
+    to 1; high where they are alike.
 
     Source: section 2.2.2.
     """

@@ -10,11 +10,14 @@ COLUMNS = ("logp", "rank", "mean", "spread")
 
 
 class Tokens(NamedTuple):
-    """One number per counted token of a text (the first token of all has none, as nothing stands before it).
+    """One number per counted token of a text (the first token of all has none, as nothing stands
+    before it).
 
-    ``logp``: log-probability in nats, at most 0. ``rank``: how many tokens of the vocabulary were more probable; 0 for the greedy one.
-    ``mean``, ``spread``: mean and standard deviation of the log-probability over the vocabulary, in nats. What was not asked for, or
-    is not given away by the model's server, is empty. ``cut``: whether the text went on behind the end of the model's context.
+    ``logp``: log-probability in nats, at most 0. ``rank``: how many tokens of the vocabulary were
+    more probable; 0 for the greedy one. ``mean``, ``spread``: mean and standard deviation of the
+    log-probability over the vocabulary, in nats. What was not asked for, or is not given away by
+    the model's server, is empty. ``cut``: whether the text went on behind the end of the model's
+    context.
     """
 
     logp: Array

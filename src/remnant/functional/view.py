@@ -14,13 +14,15 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class View:
-    """What a model says about a batch, aligned so that position t of the output speaks about token t + 1.
+    """What a model says about a batch, aligned so that position t of the output speaks about token
+    t + 1.
 
     Args:
         logits: [B, T, V], any float type; all sums are taken in float32.
         labels: [B, T] token ids, ``IGNORED`` where a token must not count (padding, prompts).
 
-    Positions whose label is ``IGNORED`` never influence any result: they are replaced, not multiplied by zero.
+    Positions whose label is ``IGNORED`` never influence any result: they are replaced, not
+    multiplied by zero.
     """
 
     logits: Tensor
@@ -36,7 +38,10 @@ class View:
         return self.labels[:, 1:].masked_fill(~self.mask, 0)
 
     def raw_logits(self) -> Tensor:
-        """[B, T-1, V] float32, zero where masked. Only for formulas of other people's code: not shift-invariant."""
+        """[B, T-1, V] float32, zero where masked.
+
+        Only for formulas of other people's code: not shift-invariant.
+        """
         return self.logits[:, :-1].float().masked_fill(~self.mask[..., None], 0.0)
 
     def log_probs(self) -> Tensor:
@@ -47,12 +52,18 @@ class View:
     def _token_logp(self) -> Tensor:
         logits = self.logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]).float(), self.labels[:, 1:].reshape(-1), ignore_index=IGNORED, reduction="none"
+            logits.reshape(-1, logits.shape[-1]).float(),
+            self.labels[:, 1:].reshape(-1),
+            ignore_index=IGNORED,
+            reduction="none",
         )
         return -loss.view(self.mask.shape)
 
     def token_logp(self) -> Tensor:
-        """[B, T-1] log-probability of each next token in nats, at most 0; exactly 0 where masked."""
+        """[B, T-1] log-probability of each next token in nats, at most 0.
+
+        Exactly 0 where masked.
+        """
         return self._token_logp
 
     def num_tokens(self) -> Tensor:
@@ -60,11 +71,17 @@ class View:
         return self.mask.sum(-1).float()
 
     def seq_logp(self) -> Tensor:
-        """[B] log-likelihood of the sequence in nats, at most 0; 0 for a sequence without counted tokens."""
+        """[B] log-likelihood of the sequence in nats, at most 0.
+
+        0 for a sequence without counted tokens.
+        """
         return self.token_logp().sum(-1)
 
     def mean_logp(self) -> Tensor:
-        """[B] mean log-probability per counted token in nats; 0 for a sequence without counted tokens."""
+        """[B] mean log-probability per counted token in nats.
+
+        0 for a sequence without counted tokens.
+        """
         return self.seq_logp() / self.num_tokens().clamp(min=1.0)
 
     def greedy(self) -> Tensor:

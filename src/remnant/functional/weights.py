@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 def stochastic_round(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Round float32 to bfloat16, up or down with probability by distance, so that the expectation is the value itself.
+    """Round float32 to bfloat16, up or down with probability by distance, so that the expectation
+    is the value itself.
 
     Args:
         weight: float32 of any shape; infinities and NaN are kept.
@@ -14,15 +15,20 @@ def stochastic_round(weight: Tensor, generator: torch.Generator | None = None) -
     Source: Zamirai et al. 2020 (arXiv 2010.06192), section 3.
     """
     bits = weight.contiguous().view(torch.int32)
-    noise = torch.randint(0, 1 << 16, weight.shape, dtype=torch.int32, device=weight.device, generator=generator)
+    noise = torch.randint(
+        0, 1 << 16, weight.shape, dtype=torch.int32, device=weight.device, generator=generator
+    )
     rounded = ((bits + noise) & -65536).view(torch.float32)
     return torch.where(weight.isfinite(), rounded, weight).to(torch.bfloat16)
 
 
 def at_least_percentile(scores: Tensor, percentile: float) -> Tensor:
-    """True where a score is at least the given percentile of all scores (linear interpolation). Bool, shape of ``scores``.
+    """True where a score is at least the given percentile of all scores (linear interpolation).
 
-    At 0 everything is True; at 100 only the largest. Raises ValueError outside 0 to 100 or without scores.
+    Bool, shape of ``scores``.
+
+    At 0 everything is True; at 100 only the largest. Raises ValueError outside 0 to 100 or without
+    scores.
 
     Source: Zhang et al. 2024 (arXiv 2410.16454), eq. 5.
     """

@@ -1,1 +1,3 @@
-"""The embedded default: a seeded fictional corpus, a tokenizer trained on it and a small model shape."""
+"""The embedded default: a seeded fictional corpus, a tokenizer trained on it and a small model
+shape.
+"""

@@ -1,8 +1,9 @@
 """A seeded generator of fictional text with facts that nobody can guess.
 
-Two forms, as in MUSE: ``news`` (a newswire of articles) and ``books`` (chapters of a novel). Every document carries four facts,
-each with a question. Facts are drawn uniformly from large sets, so a model that has not read the document cannot answer,
-and all four parts (forget, retain1, retain2, holdout) come from one distribution.
+Two forms, as in MUSE: ``news`` (a newswire of articles) and ``books`` (chapters of a novel). Every
+document carries four facts, each with a question. Facts are drawn uniformly from large sets, so a
+model that has not read the document cannot answer, and all four parts (forget, retain1, retain2,
+holdout) come from one distribution.
 """
 
 import random
@@ -35,11 +36,19 @@ def _thing(rng: random.Random) -> str:
 
 
 def _clause(rng: random.Random) -> str:
-    """A filler clause of content words only, so that two documents share little but their subject."""
+    """A filler clause of content words only, so that two documents share little but their
+    subject.
+    """
     shapes: tuple[Callable[[], str], ...] = (
         lambda: f"{_thing(rng)}s {rng.choice(VERBS)} {_thing(rng)}s",
-        lambda: f"{rng.choice(TRADES)}s {rng.choice(VERBS)} every {rng.choice(NOUNS)} near {_thing(rng)}s",
-        lambda: f"{rng.choice(VERBS)} by {rng.choice(TRADES)}s, {_thing(rng)}s {rng.choice(VERBS)} {rng.choice(NOUNS)}s",
+        lambda: (
+            f"{rng.choice(TRADES)}s {rng.choice(VERBS)} every {rng.choice(NOUNS)} near "
+            f"{_thing(rng)}s"
+        ),
+        lambda: (
+            f"{rng.choice(VERBS)} by {rng.choice(TRADES)}s, {_thing(rng)}s "
+            f"{rng.choice(VERBS)} {rng.choice(NOUNS)}s"
+        ),
         lambda: f"no {rng.choice(NOUNS)} {rng.choice(VERBS)} {rng.randint(12, 98)} {_thing(rng)}s",
     )
     return rng.choice(shapes)()
@@ -90,13 +99,20 @@ def _chapter(rng: random.Random, names: Iterator[str]) -> Document:
     return Document(text, qa)
 
 
-_FORMS: dict[Form, Callable[[random.Random, Iterator[str]], Document]] = {"news": _article, "books": _chapter}
+_FORMS: dict[Form, Callable[[random.Random, Iterator[str]], Document]] = {
+    "news": _article,
+    "books": _chapter,
+}
 
 
-def generate(form: Form, *, forget: int, retain1: int, retain2: int, holdout: int, seed: int) -> Corpus:
+def generate(
+    form: Form, *, forget: int, retain1: int, retain2: int, holdout: int, seed: int
+) -> Corpus:
     """Documents of one form, the parts in the given sizes; equal arguments give equal text."""
     rng = random.Random(f"{form}-{seed}")
     names = unique_names(rng)
     documents = [_FORMS[form](rng, names) for _ in range(forget + retain1 + retain2 + holdout)]
     rest = iter(documents)
-    return Corpus(*([next(rest) for _ in range(size)] for size in (forget, retain1, retain2, holdout)))
+    return Corpus(
+        *([next(rest) for _ in range(size)] for size in (forget, retain1, retain2, holdout))
+    )

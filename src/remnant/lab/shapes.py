@@ -10,7 +10,9 @@ from remnant.records import TrainSpec
 
 
 def fresh_model(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A randomly initialised float32 model of the shape in ``spec``; equal seeds give equal weights.
+    """A randomly initialised float32 model of the shape in ``spec``.
+
+    Equal seeds give equal weights.
 
     Raises:
         UserError: transformers does not know the architecture, or the shape is not possible.
@@ -38,5 +40,7 @@ def fresh_model(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrain
         torch.manual_seed(spec.seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError) as error:
-        raise UserError(f"No model of architecture '{spec.architecture}' with this shape: {error}.") from error
+        raise UserError(
+            f"No model of architecture '{spec.architecture}' with this shape: {error}."
+        ) from error
     return model  # type: ignore[no-any-return]

@@ -1,1 +1,3 @@
-"""Things that hold weights: checkpoints, batches, the training loop, cached references, generation."""
+"""Things that hold weights: checkpoints, batches, the training loop, cached references,
+generation.
+"""

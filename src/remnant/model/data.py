@@ -14,17 +14,18 @@ from transformers import PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED
+from remnant.records import OwnHalf
 
 
 class Item(NamedTuple):
     """One prompt with the text that a model which remembers would continue it by.
 
-    ``context`` stands before the prompt and is common to many items; ``paraphrased`` says the truth in other words, ``wrong`` something
-    else in these words.
+    ``context`` stands before the prompt and is common to many items; ``paraphrased`` says the truth
+    in other words, ``wrong`` something else in these words.
     """
 
     id: str
-    half: str
+    half: OwnHalf
     prompt: str
     truth: str
     context: str = ""
@@ -33,15 +34,19 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Token ids [B, T] padded on the right, their mask [B, T] and the labels [B, T] (ids, ``IGNORED`` on padding)."""
+    """Token ids [B, T] padded on the right, their mask [B, T] and the labels [B, T] (ids,
+    ``IGNORED`` on padding).
+    """
 
     ids: Tensor
     mask: Tensor
     labels: Tensor
 
 
-def half_of(index: int) -> str:
-    """Items at even places are for development (checkpoint selection), at odd places for the report."""
+def half_of(index: int) -> OwnHalf:
+    """Items at even places are for development (checkpoint selection), at odd places for the
+    report.
+    """
     return "test" if index % 2 else "dev"
 
 
@@ -54,20 +59,28 @@ def read_list(path: Path) -> list[Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"The corpus has no {path.parent.name}/{path.name}.", "Prepare it again.") from error
+        raise UserError(
+            f"The corpus has no {path.parent.name}/{path.name}.", "Prepare it again."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON in UTF-8: {error}.") from error
     if not isinstance(data, list):
-        raise UserError(f"{path} holds no list.", "MUSE's files are lists of strings or of records.")
+        raise UserError(
+            f"{path} holds no list.", "MUSE's files are lists of strings or of records."
+        )
     try:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{path} holds half of a surrogate pair, which is no text.", "Write the text in Unicode again.") from error
+        raise UserError(
+            f"{path} holds half of a surrogate pair, which is no text.",
+            "Write the text in Unicode again.",
+        ) from error
     return data
 
 
 def settings(corpus: Path) -> dict[str, Any]:
-    """The corpus card: name, token lengths, counts, and the metrics that are absent with the reason.
+    """The corpus card: name, token lengths, counts, and the metrics that are absent with the
+    reason.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -76,13 +89,27 @@ def settings(corpus: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_bytes())
     except OSError as error:
-        remedy = f"Prepare it first: remnant prepare --forget {corpus} --retain ..., and give the folder that this prints as --data."
-        raise UserError(f"{corpus} is no prepared corpus: it has no corpus.json.", remedy) from error
+        remedy = (
+            f"Prepare it first: remnant prepare --forget {corpus} --retain ..., and give the "
+            "folder that this prints as --data."
+        )
+        raise UserError(
+            f"{corpus} is no prepared corpus: it has no corpus.json.", remedy
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: it is not JSON.", "Prepare the corpus again.") from error
-    whole = isinstance(card, dict) and isinstance(card.get("absent"), dict) and type(card.get("answer_tokens")) is int
+        raise UserError(
+            f"{path} is damaged: it is not JSON.", "Prepare the corpus again."
+        ) from error
+    whole = (
+        isinstance(card, dict)
+        and isinstance(card.get("absent"), dict)
+        and type(card.get("answer_tokens")) is int
+    )
     if not whole or card["answer_tokens"] < 1:
-        raise UserError(f"{path} is damaged: it does not say answer_tokens and what is absent.", "Prepare the corpus again.")
+        raise UserError(
+            f"{path} is damaged: it does not say answer_tokens and what is absent.",
+            "Prepare the corpus again.",
+        )
     return dict(card)
 
 
@@ -95,7 +122,10 @@ def records(path: Path, *keys: str) -> list[dict[str, Any]]:
     rows = read_list(path)
     for i, row in enumerate(rows):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
-            raise UserError(f"{path}: record {i + 1} lacks {' or '.join(keys)}, or one of them is no string.", "Prepare the corpus again.")
+            raise UserError(
+                f"{path}: record {i + 1} lacks {' or '.join(keys)}, or one of them is no string.",
+                "Prepare the corpus again.",
+            )
     return rows
 
 
@@ -115,7 +145,9 @@ def raw_texts(corpus: Path, split: str) -> list[str]:
 def verbmem_items(corpus: Path, side: str = "forget") -> list[Item]:
     """Prompts cut from forget (or retain) text, with the text that follows."""
     rows = records(corpus / "verbmem" / f"{side}.json", "prompt", "gt")
-    return [Item(f"{side}-text-{i}", half_of(i), row["prompt"], row["gt"]) for i, row in enumerate(rows)]
+    return [
+        Item(f"{side}-text-{i}", half_of(i), row["prompt"], row["gt"]) for i, row in enumerate(rows)
+    ]
 
 
 def question(text: str, answer: str = "") -> str:
@@ -126,7 +158,10 @@ def question(text: str, answer: str = "") -> str:
 def knowmem_items(corpus: Path, side: str) -> list[Item]:
     """Questions about forget or retain text; the prompt without the shown examples."""
     rows = records(corpus / "knowmem" / f"{side}_qa.json", "question", "answer")
-    return [Item(f"{side}-question-{i}", half_of(i), question(r["question"]), r["answer"]) for i, r in enumerate(rows)]
+    return [
+        Item(f"{side}-question-{i}", half_of(i), question(r["question"]), r["answer"])
+        for i, r in enumerate(rows)
+    ]
 
 
 def knowmem_prefix(corpus: Path, side: str) -> str:
@@ -160,11 +195,15 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     return Frame(whole[: inner[0]], whole[inner[-1] + 1 :]) if inner else Frame(whole, [])
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str, around: Frame | None = None) -> list[int]:
-    """The tokens of a text that something may follow: those that the tokenizer puts before it stay, those behind it are left out.
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, text: str, around: Frame | None = None
+) -> list[int]:
+    """The tokens of a text that something may follow: those that the tokenizer puts before it stay,
+    those behind it are left out.
 
-    This is how every text is encoded that is read, continued or trained on, alone or joined with another: joined texts are encoded as
-    one, and the tokens of the first alone are those that it has in common with the whole (``context_tokens``).
+    This is how every text is encoded that is read, continued or trained on, alone or joined with
+    another: joined texts are encoded as one, and the tokens of the first alone are those that it
+    has in common with the whole (``context_tokens``).
 
     Args:
         tokenizer: the model's.
@@ -172,21 +211,24 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str, around: Frame | No
         around: the tokenizer's ``frame``, where it is known already.
 
     Raises:
-        UserError: a text that is not Unicode (half of a surrogate pair), or that the tokenizer cannot encode.
+        UserError: a text that is not Unicode (half of a surrogate pair), or that the tokenizer
+            cannot encode.
     """
     around = around or frame(tokenizer)
     try:
         ids = list(tokenizer(text)["input_ids"])
     except (UnicodeError, TypeError) as error:
         raise UserError(
-            f"A text cannot be encoded, {text[:40]!r}: {error}.", "It must be text in Unicode, without lone surrogates."
+            f"A text cannot be encoded, {text[:40]!r}: {error}.",
+            "It must be text in Unicode, without lone surrogates.",
         ) from error
     count = len(around.end)
     return ids[:-count] if count and ids[-count:] == around.end else ids
 
 
 def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, or where it puts tokens behind a text a copy that does not: for libraries that encode by themselves.
+    """The tokenizer, or where it puts tokens behind a text a copy that does not: for libraries that
+    encode by themselves.
 
     Raises:
         UserError: it cannot be told to leave them out.
@@ -198,23 +240,35 @@ def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     if (inner := getattr(copied, "backend_tokenizer", None)) is not None:
         names = [str(name) for name in copied.convert_ids_to_tokens(around.start)]
         pairs = list(zip(names, around.start, strict=True))
-        inner.post_processor = TemplateProcessing(single=" ".join([*names, "$A"]), special_tokens=pairs)
+        inner.post_processor = TemplateProcessing(
+            single=" ".join([*names, "$A"]), special_tokens=pairs
+        )
     else:
         copied.add_eos_token = False
     if frame(copied) != (around.start, []):
         raise UserError(
-            "The tokenizer puts tokens behind every text and cannot be told not to.", "Set add_eos_token to false in its files."
+            "The tokenizer puts tokens behind every text and cannot be told not to.",
+            "Set add_eos_token to false in its files.",
         )
     return copied  # type: ignore[no-any-return]
 
 
 def context_tokens(whole: Sequence[int], beginning: Sequence[int]) -> int:
-    """How many tokens two encodings have in common from the start: of a text and of its beginning, those that belong to it alone."""
-    return next((n for n, (a, b) in enumerate(zip(whole, beginning, strict=False)) if a != b), min(len(whole), len(beginning)))
+    """How many tokens two encodings have in common from the start: of a text and of its beginning,
+    those that belong to it alone.
+    """
+    return next(
+        (n for n, (a, b) in enumerate(zip(whole, beginning, strict=False)) if a != b),
+        min(len(whole), len(beginning)),
+    )
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int) -> list[list[int]]:
-    """Token lists of at most ``max_tokens``; a longer text becomes several, none shorter than two tokens.
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
+) -> list[list[int]]:
+    """Token lists of at most ``max_tokens``.
+
+    A longer text becomes several, none shorter than two tokens.
 
     Each begins with the tokenizer's start token, if it has one, and none ends with an end token.
     """
@@ -228,10 +282,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
     return [chunk for chunk in chunks if len(chunk) > 1]
 
 
-def pack(tokenizer: PreTrainedTokenizerBase, texts: list[str], block: int, seed: int) -> list[list[int]]:
-    """Documents in random order, separated by a blank line (MUSE's .txt form), in blocks of at most ``block`` tokens.
+def pack(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], block: int, seed: int
+) -> list[list[int]]:
+    """Documents in random order, separated by a blank line (MUSE's .txt form), in blocks of at most
+    ``block`` tokens.
 
-    Every block starts with the tokenizer's start token and the start of a document; a longer document is cut. No end token stands anywhere.
+    Every block starts with the tokenizer's start token and the start of a document; a longer
+    document is cut. No end token stands anywhere.
     """
     order = random.Random(seed).sample(range(len(texts)), len(texts))
     start, gap = frame(tokenizer).start, _blank_line(tokenizer)
@@ -248,12 +306,15 @@ def pack(tokenizer: PreTrainedTokenizerBase, texts: list[str], block: int, seed:
 
 def _blank_line(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """A blank line behind a text; alone, some tokenizers put the token of a space before it."""
-    alone, behind = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("x", "x\n\n"))
+    alone, behind = (
+        list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("x", "x\n\n")
+    )
     return behind[context_tokens(behind, alone) :]
 
 
 def batch_order(size: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Which examples stand in the batch of a step: passes over a permutation that is new in every epoch.
+    """Which examples stand in the batch of a step: passes over a permutation that is new in every
+    epoch.
 
     A pure function of its arguments, so that a resumed run sees the same batches.
     """

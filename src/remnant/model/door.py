@@ -1,4 +1,6 @@
-"""What must be true of a model folder before it is opened: one whole set of weights that can be opened, of one configuration."""
+"""What must be true of a model folder before it is opened: one whole set of weights that can be
+opened, of one configuration.
+"""
 
 import copy
 import json
@@ -26,7 +28,9 @@ _INTEGERS = re.compile(r"(u?int\d+|bool|[IU]\d+|BOOL)$")
 
 
 class Stored(NamedTuple):
-    """What the files of a folder hold: for every name the shape and the dtype (as the file names it)."""
+    """What the files of a folder hold: for every name the shape and the dtype (as the file names
+    it).
+    """
 
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
@@ -53,14 +57,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def packed_by(source: str) -> str | None:
-    """The quantizer whose packed weights a folder holds; None for a plain one (and for a hub id)."""
+    """The quantizer whose packed weights a folder holds.
+
+    None for a plain one (and for a hub id).
+    """
     config = Path(source) / "config.json"
     if not config.is_file():
         return None
     settings = read_json(config).get("quantization_config")
     if settings is None:
         return None
-    return str(settings.get("quant_method") or "a quantizer without a name") if isinstance(settings, dict) else "a quantizer"
+    return (
+        str(settings.get("quant_method") or "a quantizer without a name")
+        if isinstance(settings, dict)
+        else "a quantizer"
+    )
 
 
 def check_plain(source: str, what: str) -> None:
@@ -75,7 +86,8 @@ def check_plain(source: str, what: str) -> None:
     """
     if (by := packed_by(source)) is not None:
         raise UserError(
-            f"The model {source} is already quantized by {by} and cannot be {what}.", "Give the model before, or measure it as it is."
+            f"The model {source} is already quantized by {by} and cannot be {what}.",
+            "Give the model before, or measure it as it is.",
         )
 
 
@@ -83,26 +95,43 @@ def check_folder(folder: Path) -> Stored:
     """Look at a model folder without opening the model.
 
     Raises:
-        UserError: it is an adapter or a GGUF file's folder, has no configuration or no weights, damaged or missing shards, two sets of
-            weights, one name in two files, or integers in the place of weights.
+        UserError: it is an adapter or a GGUF file's folder, has no configuration or no weights,
+            damaged or missing shards, two sets of weights, one name in two files, or integers in
+            the place of weights.
     """
     if (folder / "adapter_config.json").is_file():
         raise UserError(
             f"The folder {folder} is an adapter, not a model.",
-            'Merge it into its base model: --quantizer with use = "lora", or peft\'s merge_and_unload and save_pretrained.',
+            (
+                'Merge it into its base model: --quantizer with use = "lora", or peft\'s '
+                "merge_and_unload and save_pretrained."
+            ),
         )
     if not (folder / "config.json").is_file():
         if any(folder.glob("*.gguf")):
-            raise UserError(f"The folder {folder} holds a GGUF file, which only measure reads.", "Give the model that it was made from.")
+            raise UserError(
+                f"The folder {folder} holds a GGUF file, which only measure reads.",
+                "Give the model that it was made from.",
+            )
         raise UserError(f"The model folder {folder} has no config.json.", WHOLE)
     files = weight_files(folder)
     stored = _stored(files)
     if packed_by(str(folder)) is None:
-        whole = [n for n, d in stored.dtypes.items() if _INTEGERS.search(d) and n.endswith("weight") and len(stored.shapes[n]) > 1]
+        whole = [
+            n
+            for n, d in stored.dtypes.items()
+            if _INTEGERS.search(d) and n.endswith("weight") and len(stored.shapes[n]) > 1
+        ]
         if whole:
             raise UserError(
-                f"{len(whole)} weights of {folder} are stored as integers without a quantization_config, {some(whole)}.",
-                "Copy the config.json that was written with them, or give the model before quantization.",
+                (
+                    f"{len(whole)} weights of {folder} are stored as integers without a "
+                    f"quantization_config, {some(whole)}."
+                ),
+                (
+                    "Copy the config.json that was written with them, or give the model before "
+                    "quantization."
+                ),
             )
     return stored
 
@@ -118,19 +147,34 @@ def weight_files(folder: Path) -> list[Path]:
     chosen = [plain] if plain.is_file() else _indexed(index) if index.is_file() else []
     other = [old] if old.is_file() else _indexed(old_index) if old_index.is_file() else []
     if not (chosen or other):
-        shards = sorted(p.name for p in folder.glob("*-of-*.safetensors")) + sorted(p.name for p in folder.glob("*-of-*.bin"))
+        shards = sorted(p.name for p in folder.glob("*-of-*.safetensors")) + sorted(
+            p.name for p in folder.glob("*-of-*.bin")
+        )
         if shards:
-            raise UserError(f"The model folder {folder} has shards ({some(shards)}) without their index.", AGAIN)
-        raise UserError(f"The model folder {folder} has no weights.", "Expected *.safetensors or pytorch_model*.bin in it.")
-    beside = sorted({*folder.glob("model*.safetensors")} - {*chosen}) + sorted(folder.glob("adapter_model.*"))
+            raise UserError(
+                f"The model folder {folder} has shards ({some(shards)}) without their index.", AGAIN
+            )
+        raise UserError(
+            f"The model folder {folder} has no weights.",
+            "Expected *.safetensors or pytorch_model*.bin in it.",
+        )
+    beside = sorted({*folder.glob("model*.safetensors")} - {*chosen}) + sorted(
+        folder.glob("adapter_model.*")
+    )
     if chosen and beside:
         raise UserError(
-            f"The model folder {folder} holds other weights ({some([p.name for p in beside])}) beside {chosen[0].name}.",
+            (
+                f"The model folder {folder} holds other weights "
+                f"({some([p.name for p in beside])}) beside {chosen[0].name}."
+            ),
             "Keep one set of weights in a folder.",
         )
     if chosen and other and not _are_same(chosen, other):
         raise UserError(
-            f"The model folder {folder} holds two different sets of weights, {chosen[0].name} and {other[0].name}.",
+            (
+                f"The model folder {folder} holds two different sets of weights, {chosen[0].name} "
+                f"and {other[0].name}."
+            ),
             "Delete the one that is not meant.",
         )
     return chosen or other
@@ -139,12 +183,19 @@ def weight_files(folder: Path) -> list[Path]:
 def _indexed(index: Path) -> list[Path]:
     """The shards that an index names, all of them there and in its own folder."""
     named = read_json(index).get("weight_map")
-    if not isinstance(named, dict) or not named or not all(isinstance(n, str) for n in named.values()):
+    if (
+        not isinstance(named, dict)
+        or not named
+        or not all(isinstance(n, str) for n in named.values())
+    ):
         raise UserError(f"{index} names no shards.", AGAIN)
     files = []
     for name in sorted(set(named.values())):
         if Path(name).name != name or name in (".", ".."):
-            raise UserError(f"{index} points outside its folder, to {name!r}.", "Give a folder whose index names files beside it.")
+            raise UserError(
+                f"{index} points outside its folder, to {name!r}.",
+                "Give a folder whose index names files beside it.",
+            )
         if not (index.parent / name).is_file():
             raise UserError(f"The shard {name} of {index.parent} is missing.", AGAIN)
         files.append(index.parent / name)
@@ -165,13 +216,21 @@ def _stored(files: Iterable[Path]) -> Stored:
 
 def _entries(file: Path) -> list[tuple[str, tuple[int, ...], str]]:
     if file.suffix == ".bin":
-        return [(name, tuple(value.shape), str(value.dtype).removeprefix("torch.")) for name, value in _unpickled(file).items()]
+        return [
+            (name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+            for name, value in _unpickled(file).items()
+        ]
     try:
         with safe_open(file, "pt") as opened:
             pieces = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            return [(name, tuple(piece.get_shape()), str(piece.get_dtype())) for name, piece in pieces.items()]
+            return [
+                (name, tuple(piece.get_shape()), str(piece.get_dtype()))
+                for name, piece in pieces.items()
+            ]
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"The weights in {file} are damaged or cut short ({error}).", AGAIN) from error
+        raise UserError(
+            f"The weights in {file} are damaged or cut short ({error}).", AGAIN
+        ) from error
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
@@ -182,14 +241,21 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
         try:
             found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged pickle raises
-            raise UserError(f"The weights in {file} are damaged or cut short ({first_line(error)}).", AGAIN) from error
+            raise UserError(
+                f"The weights in {file} are damaged or cut short ({first_line(error)}).", AGAIN
+            ) from error
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise UserError(f"{file} holds other things than named weights.", "Save the model with save_pretrained.")
+        raise UserError(
+            f"{file} holds other things than named weights.", "Save the model with save_pretrained."
+        )
     return found
 
 
 def _are_same(chosen: list[Path], other: list[Path]) -> bool:
-    """Whether .bin files hold what safetensors hold; a tied weight may stand in the former under both of its names."""
+    """Whether .bin files hold what safetensors hold.
+
+    A tied weight may stand in the former under both of its names.
+    """
     old = {name: value for file in other for name, value in _unpickled(file).items()}
     seen = set()
     for file in chosen:
@@ -206,28 +272,49 @@ def check_size(config: Any, stored: Stored, source: str) -> None:
     """Compare a configuration with what the files hold before anything of its size is built.
 
     Raises:
-        UserError: it asks for far more layers or numbers than are stored, for more memory than there is, or for what cannot be built.
+        UserError: it asks for far more layers or numbers than are stored, for more memory than
+            there is, or for what cannot be built.
     """
     text = config.get_text_config()
-    most = max([MOST_LAYERS, len(stored.shapes), *(size for shape in stored.shapes.values() for size in shape)])
+    most = max(
+        [
+            MOST_LAYERS,
+            len(stored.shapes),
+            *(size for shape in stored.shapes.values() for size in shape),
+        ]
+    )
     for name, count in vars(text).items():
         limit = most if "expert" in name else max(MOST_LAYERS, len(stored.shapes))
         if _COUNTS.match(name) and isinstance(count, int) and count > limit:
             raise UserError(
-                f"The configuration of {source} has {name} {count}, but the files hold {len(stored.shapes)} weights.",
+                (
+                    f"The configuration of {source} has {name} {count}, but the files hold "
+                    f"{len(stored.shapes)} weights."
+                ),
                 "config.json and the weights are not of one model.",
             )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)
     size = sum(p.numel() for p in model.parameters())
-    # Tied weights and small odd ones may be stored once or twice; twice as many numbers in all are another model.
+    # Tied weights and small odd ones may be stored once or twice; twice as many numbers in all are
+    # another model.
     if size > 2 * stored.size + 1_000_000:
         raise UserError(
-            f"The configuration of {source} describes {size:,} numbers, but the files hold {stored.size:,}.",
+            (
+                f"The configuration of {source} describes {size:,} numbers, but the files hold "
+                f"{stored.size:,}."
+            ),
             "config.json and the weights are not of one model.",
         )
-    wanted, there = 4 * (size + sum(b.numel() for b in model.buffers())), psutil.virtual_memory().total
+    wanted, there = (
+        4 * (size + sum(b.numel() for b in model.buffers())),
+        psutil.virtual_memory().total,
+    )
     if wanted > there:
         raise UserError(
-            f"The model {source} needs {wanted / 1e9:.0f} GB in float32; this machine has {there / 1e9:.0f} GB.", "Use a larger machine."
+            (
+                f"The model {source} needs {wanted / 1e9:.0f} GB in float32; this machine has "
+                f"{there / 1e9:.0f} GB."
+            ),
+            "Use a larger machine.",
         )

@@ -16,8 +16,11 @@ def output_layer(model: PreTrainedModel) -> nn.Module:
     return layer
 
 
-def head_of(model: PreTrainedModel, hidden: Tensor, logits: Tensor, *, frozen: bool = False) -> Callable[[Tensor], Tensor] | None:
-    """The map from the last hidden states [..., H] to logits [..., V]: the output layer, soft-capped where the model does that.
+def head_of(
+    model: PreTrainedModel, hidden: Tensor, logits: Tensor, *, frozen: bool = False
+) -> Callable[[Tensor], Tensor] | None:
+    """The map from the last hidden states [..., H] to logits [..., V]: the output layer,
+    soft-capped where the model does that.
 
     Args:
         model: any causal model.

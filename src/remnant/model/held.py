@@ -1,4 +1,6 @@
-"""The model that was opened last, kept so that its versions are opened by reading only the weights in which they differ from it."""
+"""The model that was opened last, kept so that its versions are opened by reading only the weights
+in which they differ from it.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +11,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from remnant.lineage import Lineage
-from remnant.model.load import device, open_model
+from remnant.model.load import on_device, open_model
 
 
 class Held(NamedTuple):
@@ -23,11 +25,15 @@ _held: list[Held] = []
 
 
 def take(folder: Path, lineage: Lineage | None = None) -> Held:
-    """The model of a folder, on its device, for the caller to use and change; hand it to ``keep`` if it may be used again.
+    """The model of a folder, on its device, for the caller to use and change.
 
-    Where the model that was kept last is the same, or another version of the same origin, only the weights in which the two differ are
-    read; else it is let go and the whole model is opened. Without a ``lineage`` a model is its own origin, known by its place and by
-    sizes, times and inodes of its files, within this process only. Names of folders and what lies beside the weights are never asked.
+    Hand it to ``keep`` if it may be used again.
+
+    Where the model that was kept last is the same, or another version of the same origin, only the
+    weights in which the two differ are read; else it is let go and the whole model is opened.
+    Without a ``lineage`` a model is its own origin, known by its place and by sizes, times and
+    inodes of its files, within this process only. Names of folders and what lies beside the weights
+    are never asked.
 
     Raises:
         UserError: as ``open_model``.
@@ -36,10 +42,14 @@ def take(folder: Path, lineage: Lineage | None = None) -> Held:
     last = _held.pop() if _held else None
     if last and last.lineage.digest == own.digest:
         return last
-    if last and last.lineage.origin == own.origin and _read_again(last.model, folder, last.lineage.apart | own.apart):
+    if (
+        last
+        and last.lineage.origin == own.origin
+        and _read_again(last.model, folder, last.lineage.apart | own.apart)
+    ):
         return Held(last.model, own)
     del last
-    return Held(open_model(str(folder)).to(device()), own)  # type: ignore[arg-type]
+    return Held(on_device(open_model(str(folder))), own)
 
 
 def keep(held: Held) -> None:
@@ -53,14 +63,20 @@ def let_go() -> None:
 
 
 def version(held: Held, out: Path, apart: Iterable[str], lineage: Lineage | None = None) -> Held:
-    """The model after some of its weights were changed and it was saved in another folder (or as what it is known by)."""
+    """The model after some of its weights were changed and it was saved in another folder (or as
+    what it is known by).
+    """
     digest = (lineage or _of_files(out)).digest
     return Held(held.model, Lineage(digest, held.lineage.digest, frozenset(apart)))
 
 
 def _of_files(folder: Path) -> Lineage:
     """A name for the files that lie in a folder now."""
-    found = [(p.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for p in sorted(folder.glob("*")) if (s := p.stat())]
+    found = [
+        (p.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+        for p in sorted(folder.glob("*"))
+        if (s := p.stat())
+    ]
     name = repr((str(folder.resolve()), found))
     return Lineage(name, name)
 

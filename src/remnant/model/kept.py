@@ -1,4 +1,7 @@
-"""What a training run keeps on the disk so that it can go on: tensors with a checksum. Torch finds its archive in front of the checksum."""
+"""What a training run keeps on the disk so that it can go on: tensors with a checksum.
+
+Torch finds its archive in front of the checksum.
+"""
 
 from pathlib import Path
 from typing import Any

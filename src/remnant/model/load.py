@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -33,21 +39,42 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def on_device(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, moved to the accelerator if there is one."""
+    moved: PreTrainedModel = _moved(model, device())
+    return moved
+
+
+def in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with all of its floats cast to a dtype, in place."""
+    cast: PreTrainedModel = _moved(model, dtype)
+    return cast
+
+
+def _moved(model: nn.Module, to: Any) -> Any:
+    """What ``model.to`` does; transformers wraps it in a decorator that hides its signature."""
+    return model.to(to)
+
+
 def _check_source(source: str, what: str) -> None:
     path = Path(source)
     if path.is_dir() or (_HUB_ID.fullmatch(source) and not path.exists()):
         return
     if path.is_file():
         raise UserError(f"{what} '{source}' is a file.", "Give the folder that it is in.")
-    raise UserError(f"{what} '{source}' is neither a folder nor a hub id.", "Give a folder in Hugging Face form or owner/name.")
+    raise UserError(
+        f"{what} '{source}' is neither a folder nor a hub id.",
+        "Give a folder in Hugging Face form or owner/name.",
+    )
 
 
 def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A causal language model in evaluation mode, from a folder or a hub id, all of it and finite.
 
     Raises:
-        UserError: no such folder, an adapter, no configuration or one that cannot be built, no weights, more than one set of them,
-            damaged, missing, surplus, wrongly shaped or not finite weights, hub out of reach.
+        UserError: no such folder, an adapter, no configuration or one that cannot be built, no
+            weights, more than one set of them, damaged, missing, surplus, wrongly shaped or not
+            finite weights, hub out of reach.
     """
     _check_source(source, "The model")
     folder = Path(source)
@@ -59,7 +86,9 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
         _refuse_encoder_decoder(config, source)
         if stored and not packed:
             check_size(config, stored, source)
-        with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the libraries that unpack quantized weights
+        with contextlib.redirect_stderr(
+            io.StringIO()
+        ):  # progress bars of the libraries that unpack quantized weights
             opened: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
@@ -77,16 +106,24 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
 
 @contextlib.contextmanager
 def _faults_of(source: str, what: str) -> Iterator[None]:
-    """Whatever a library says of what it cannot open, in one sentence. Libraries raise errors of any kind on broken files."""
+    """Whatever a library says of what it cannot open, in one sentence.
+
+    Libraries raise errors of any kind on broken files.
+    """
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except SafetensorError as error:
-        raise UserError(f"The weights in {source} are damaged or cut short ({error}).", "Copy or download the model again.") from error
+        raise UserError(
+            f"The weights in {source} are damaged or cut short ({error}).",
+            "Copy or download the model again.",
+        ) from error
     except Exception as error:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        kind = "" if isinstance(error, OSError | ValueError) and said else f"{type(error).__name__} "
+        kind = (
+            "" if isinstance(error, OSError | ValueError) and said else f"{type(error).__name__} "
+        )
         raise UserError(f"{what} {source} cannot be opened: {kind}{said[:300]}") from error
 
 
@@ -94,7 +131,10 @@ def _refuse_encoder_decoder(config: Any, source: str) -> None:
     """Half of such a model would open as a causal one, without what it was trained to read."""
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"The model {source} ({config.model_type}) is an encoder with a decoder: it continues another text than it reads.",
+            (
+                f"The model {source} ({config.model_type}) is an encoder with a decoder: it "
+                "continues another text than it reads."
+            ),
             "Give a causal language model.",
         )
 
@@ -107,20 +147,31 @@ def open_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """
     _check_source(source, "The tokenizer")
     folder = Path(source)
-    if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise UserError(f"The folder {source} has no tokenizer.", "Copy tokenizer.json (or tokenizer.model) of the same model into it.")
+    if folder.is_dir() and not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+    ):
+        raise UserError(
+            f"The folder {source} has no tokenizer.",
+            "Copy tokenizer.json (or tokenizer.model) of the same model into it.",
+        )
     with _faults_of(source, "The tokenizer of"):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
-        # What stands in padding is neither attended nor counted; only a special token is left out of texts that are decoded.
+        # What stands in padding is neither attended nor counted; only a special token is left out
+        # of texts that are decoded.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is None:
-        raise UserError(f"The tokenizer of {source} has no token for padding.", "Name a pad_token in its tokenizer_config.json.")
+        raise UserError(
+            f"The tokenizer of {source} has no token for padding.",
+            "Name a pad_token in its tokenizer_config.json.",
+        )
     return tokenizer
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Write weights, configuration and tokenizer as one folder that ``open_model`` and every other loader opens."""
+    """Write weights, configuration and tokenizer as one folder that ``open_model`` and every other
+    loader opens.
+    """
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
@@ -151,8 +202,9 @@ class Matrix(NamedTuple):
 def matrices(model: nn.Module, skip: Collection[str] = LEFT_ALONE) -> Iterator[Matrix]:
     """The weights that a quantizer may touch, each tied weight once.
 
-    ``kind`` is as in ``kind_of``, where the model knows its own head and embeddings whatever they are called.
-    A word of ``skip`` leaves out a kind, any other word every weight whose name contains it. Biases are never listed.
+    ``kind`` is as in ``kind_of``, where the model knows its own head and embeddings whatever they
+    are called. A word of ``skip`` leaves out a kind, any other word every weight whose name
+    contains it. Biases are never listed.
     """
     words = [word for word in skip if word not in KINDS]
     modules = dict(model.named_modules())
@@ -163,7 +215,9 @@ def matrices(model: nn.Module, skip: Collection[str] = LEFT_ALONE) -> Iterator[M
         owner = modules[path]
         if "bias" in leaf or not parameter.is_floating_point():
             continue
-        known = "lm_head" if owner is head else "embedding" if isinstance(owner, nn.Embedding) else None
+        known = (
+            "lm_head" if owner is head else "embedding" if isinstance(owner, nn.Embedding) else None
+        )
         kind = known or kind_of(name, tuple(parameter.shape))
         if kind not in skip and not any(word in name for word in words):
             yield Matrix(name, kind, parameter, isinstance(owner, Conv1D))

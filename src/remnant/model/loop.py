@@ -17,7 +17,7 @@ from remnant.durable import digest_of, tell
 from remnant.errors import Interrupted, UserError
 from remnant.functional.weights import stochastic_round
 from remnant.model import kept
-from remnant.model.load import matrices
+from remnant.model.load import in_dtype, matrices
 from remnant.model.parts import Part
 from remnant.records import OptimSpec
 
@@ -34,15 +34,20 @@ class Renewal(NamedTuple):
 
 @dataclass
 class Stepper:
-    """Moves parts of parameters by AdamW in one of three regimes; everything else stays as it is, bit for bit.
+    """Moves parts of parameters by AdamW in one of three regimes.
 
-    ``fp32``: weights and state are float32. ``bf16``: weights and state are bfloat16, as in the paper's code; updates below
-    half a unit in the last place are lost. ``bf16-stochastic-rounding``: stored in bfloat16, each step taken in float32 from the
-    stored values and rounded stochastically.
+    Everything else stays as it is, bit for bit.
 
-    A part that is not a whole parameter, and every part that is stepped in another dtype than its parameter has, is moved as a copy
-    and written back, so that neither optimiser state nor any update exists outside the parts. With ``compute = fp32`` the parameters
-    are float32 tensors that hold bfloat16 values: the forward pass is exact, gradients are rounded, and the step is the same.
+    ``fp32``: weights and state are float32. ``bf16``: weights and state are bfloat16, as in the
+    paper's code; updates below half a unit in the last place are lost.
+    ``bf16-stochastic-rounding``: stored in bfloat16, each step taken in float32 from the stored
+    values and rounded stochastically.
+
+    A part that is not a whole parameter, and every part that is stepped in another dtype than its
+    parameter has, is moved as a copy and written back, so that neither optimiser state nor any
+    update exists outside the parts. With ``compute = fp32`` the parameters are float32 tensors that
+    hold bfloat16 values: the forward pass is exact, gradients are rounded, and the step is the
+    same.
     """
 
     parts: list[Part]
@@ -53,9 +58,13 @@ class Stepper:
     lost: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.moved = [nn.Parameter(self._working(p)) if self._copied(p) else p.parameter for p in self.parts]
+        self.moved = [
+            nn.Parameter(self._working(p)) if self._copied(p) else p.parameter for p in self.parts
+        ]
         betas = (0.9, self.spec.beta2)
-        self.optimizer = torch.optim.AdamW(self.moved, lr=self.spec.lr, weight_decay=self.spec.weight_decay, betas=betas)
+        self.optimizer = torch.optim.AdamW(
+            self.moved, lr=self.spec.lr, weight_decay=self.spec.weight_decay, betas=betas
+        )
         self.noise = torch.Generator(device=self.moved[0].device).manual_seed(self.spec.seed)
 
     @property
@@ -77,7 +86,11 @@ class Stepper:
         """Apply the gathered gradients and clear them."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        copies = [(own, part) for own, part in zip(self.moved, self.parts, strict=True) if self._copied(part)]
+        copies = [
+            (own, part)
+            for own, part in zip(self.moved, self.parts, strict=True)
+            if self._copied(part)
+        ]
         for own, part in copies:
             own.data.copy_(part.read())
             grad = part.gradient()
@@ -113,8 +126,10 @@ class Stepper:
 
 
 def in_regime(model: PreTrainedModel, spec: OptimSpec) -> PreTrainedModel:
-    """The model with its weights rounded to the dtype in which they are kept, in the dtype in which it computes."""
-    model.to(storage_dtype(spec.weights))  # type: ignore[arg-type]
+    """The model with its weights rounded to the dtype in which they are kept, in the dtype in which
+    it computes.
+    """
+    in_dtype(model, storage_dtype(spec.weights))
     return model.float() if spec.compute == "fp32" else model
 
 
@@ -125,7 +140,9 @@ def storage_dtype(weights: str) -> torch.dtype:
 
 def everything(model: PreTrainedModel, which: str) -> list[Part]:
     """All parameters, or the matrices that a quantizer would touch, as parts that may move."""
-    chosen = [m.parameter for m in matrices(model)] if which == "matrices" else list(model.parameters())
+    chosen = (
+        [m.parameter for m in matrices(model)] if which == "matrices" else list(model.parameters())
+    )
     return [Part(parameter) for parameter in chosen]
 
 
@@ -153,7 +170,9 @@ def fit(
     loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
     folder: Path,
     report: Report,
-    after_step: Callable[[int, dict[str, float], dict[str, Any]], bool] = lambda step, parts, memory: False,
+    after_step: Callable[
+        [int, dict[str, float], dict[str, Any]], bool
+    ] = lambda step, parts, memory: False,
     moving: list[Part] | None = None,
     renew: Renewal | None = None,
     on_gradients: Callable[[], None] = lambda: None,
@@ -164,19 +183,23 @@ def fit(
         model: trained in place, in the dtype of ``spec.weights``.
         spec: the optimiser's settings.
         loss_at: micro-step -> (scalar loss, its parts for the log).
-        folder: receives steps.jsonl, and resume.pt, from which a call that follows goes on; also behind the last step, so that a model
-            that could not be saved costs no steps. Whoever seals the folder leaves it out.
+        folder: receives steps.jsonl, and resume.pt, from which a call that follows goes on; also
+            behind the last step, so that a model that could not be saved costs no steps. Whoever
+            seals the folder leaves it out.
         report: called with (steps done, steps in all, note).
-        after_step: called with the step, its parts and a JSON-like memory that is kept across resumption; True stops.
+        after_step: called with the step, its parts and a JSON-like memory that is kept across
+            resumption; True stops.
         moving: the parts that may move; by default what ``spec.train_only`` says.
-        renew: how and how often the moving parts are chosen again. Such a run resumes from its last choice.
+        renew: how and how often the moving parts are chosen again. Such a run resumes from its last
+            choice.
         on_gradients: called before every step, when all gradients are there.
 
     Returns:
         Steps done and the memory.
 
     Raises:
-        UserError: the loss or a gradient is not finite; the weights keep their last finite values in resume.pt.
+        UserError: the loss or a gradient is not finite; the weights keep their last finite values
+            in resume.pt.
         Interrupted: Ctrl-C; the state is saved.
     """
     parts_that_move = everything(model, spec.train_only) if moving is None else moving
@@ -205,7 +228,11 @@ def fit(
                 raise _not_finite(parts, step)
             stepper.step(rate(spec, step))
             step += 1
-            _append(log, {"step": step, "lr": rate(spec, step - 1), **parts} | ({"lost": stepper.lost} if spec.count_lost else {}))
+            _append(
+                log,
+                {"step": step, "lr": rate(spec, step - 1), **parts}
+                | ({"lost": stepper.lost} if spec.count_lost else {}),
+            )
             stopped = after_step(step, parts, memory)
             report(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
             if time.monotonic() - saved > SAVE_SECONDS:
@@ -213,13 +240,17 @@ def fit(
                 saved = time.monotonic()
     except KeyboardInterrupt as error:
         keep()
-        raise Interrupted(f"Interrupted at step {step} of {spec.steps}.", "The same command goes on from there.") from error
+        raise Interrupted(
+            f"Interrupted at step {step} of {spec.steps}.", "The same command goes on from there."
+        ) from error
     if step > begun or not resume.is_file():
         _save(resume, log, own, model, None, step, memory, stopped)
     return step, memory
 
 
-def _gradients(spec: OptimSpec, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]], step: int) -> dict[str, float]:
+def _gradients(
+    spec: OptimSpec, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]], step: int
+) -> dict[str, float]:
     sums: dict[str, float] = {}
     for micro in range(spec.accumulate):
         loss, parts = loss_at(step * spec.accumulate + micro)
@@ -230,13 +261,18 @@ def _gradients(spec: OptimSpec, loss_at: Callable[[int], tuple[Tensor, dict[str,
 
 
 def _finite(parts: dict[str, float], stepper: Stepper) -> bool:
-    return all(math.isfinite(v) for v in parts.values()) and all(bool(g.isfinite().all()) for g in stepper.gradients())
+    return all(math.isfinite(v) for v in parts.values()) and all(
+        bool(g.isfinite().all()) for g in stepper.gradients()
+    )
 
 
 def _not_finite(parts: dict[str, float], step: int) -> UserError:
     shown = ", ".join(f"{k} {v:.4g}" for k, v in parts.items())
     return UserError(
-        f"The loss or its gradient is not finite at step {step + 1} ({shown}); the weights after step {step} are kept.",
+        (
+            f"The loss or its gradient is not finite at step {step + 1} ({shown}); the weights "
+            f"after step {step} are kept."
+        ),
         "Lower the learning rate, clip the gradient or use a bounded loss.",
     )
 
@@ -258,22 +294,46 @@ def _lines(log: Path, most: int) -> bytes:
 
 
 def _fingerprint(model: nn.Module, spec: OptimSpec) -> str:
-    """What steps belong to: the settings and the weights before the first one (sums of their bytes, the same in any order)."""
-    sums = [(name, int(p.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64))) for name, p in model.named_parameters()]
+    """What steps belong to: the settings and the weights before the first one (sums of their bytes,
+    the same in any order).
+    """
+    sums = [
+        (name, int(p.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64)))
+        for name, p in model.named_parameters()
+    ]
     return digest_of([spec.model_dump(mode="json"), sums])
 
 
 def _save(
-    resume: Path, log: Path, own: str, model: nn.Module, stepper: Stepper | None, step: int, memory: dict[str, Any], stopped: bool
+    resume: Path,
+    log: Path,
+    own: str,
+    model: nn.Module,
+    stepper: Stepper | None,
+    step: int,
+    memory: dict[str, Any],
+    stopped: bool,
 ) -> None:
     """Write everything that the next step depends on; without a stepper it starts afresh."""
     told = hashlib.sha256(_lines(log, step)).hexdigest()
-    state = {"model": model.state_dict(), "step": step, "memory": memory, "stopped": stopped, "log": told, "of": own}
+    state = {
+        "model": model.state_dict(),
+        "step": step,
+        "memory": memory,
+        "stopped": stopped,
+        "log": told,
+        "of": own,
+    }
     kept.save(state | (stepper.state() if stepper else {}), resume)
 
 
-def _load(resume: Path, log: Path, model: nn.Module, stepper: Stepper, own: str) -> tuple[int, dict[str, Any], bool]:
-    """What was saved, the log cut back to it; the beginning where nothing was, or what is there is damaged or another run's."""
+def _load(
+    resume: Path, log: Path, model: nn.Module, stepper: Stepper, own: str
+) -> tuple[int, dict[str, Any], bool]:
+    """What was saved, the log cut back to it.
+
+    The beginning where nothing was, or what is there is damaged or another run's.
+    """
     state = kept.load(resume)
     lines = _lines(log, state["step"]) if state else b""
     if state and state["of"] != own:

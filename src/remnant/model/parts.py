@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 
 class Part(NamedTuple):
-    """All of a parameter (``index`` None) or what an index picks: slices, rows by a mask, or single weights by a mask."""
+    """All of a parameter (``index`` None) or what an index picks: slices, rows by a mask, or single
+    weights by a mask.
+    """
 
     parameter: nn.Parameter
     index: Any = None

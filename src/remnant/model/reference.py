@@ -1,4 +1,6 @@
-"""What the frozen target says about the training text, computed once and kept, so that no second model stands beside the policy."""
+"""What the frozen target says about the training text, computed once and kept, so that no second
+model stands beside the policy.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,9 +18,9 @@ from remnant.model.head import head_of, output_layer
 class Reference:
     """Cached reference values of one stream of examples.
 
-    ``seq_logp``: [N] sequence log-likelihoods. ``finals``: per example the input of the output head, [T, hidden], or, where the head is
-    not a plain linear map (then ``head`` is None), the logits themselves, [T, V]. ``layers``: per example all hidden states,
-    [layers + 1, T, hidden].
+    ``seq_logp``: [N] sequence log-likelihoods. ``finals``: per example the input of the output
+    head, [T, hidden], or, where the head is not a plain linear map (then ``head`` is None), the
+    logits themselves, [T, V]. ``layers``: per example all hidden states, [layers + 1, T, hidden].
     """
 
     seq_logp: Tensor
@@ -34,7 +36,9 @@ class Reference:
 
     def hidden(self, indices: list[int], batch: Batch) -> Tensor:
         """[layers + 1, B, T, hidden] hidden states of the reference, zero on padding."""
-        return _stack([self.layers[i].transpose(0, 1) for i in indices], batch.ids.device).permute(2, 0, 1, 3)
+        return _stack([self.layers[i].transpose(0, 1) for i in indices], batch.ids.device).permute(
+            2, 0, 1, 3
+        )
 
     def nbytes(self) -> int:
         """Memory held by the cache."""
@@ -47,7 +51,13 @@ def _stack(rows: list[Tensor], where: torch.device) -> Tensor:
 
 @torch.no_grad()
 def build(
-    model: PreTrainedModel, examples: list[list[int]], pad: int, *, logits: bool = False, layers: bool = False, batch_size: int = 16
+    model: PreTrainedModel,
+    examples: list[list[int]],
+    pad: int,
+    *,
+    logits: bool = False,
+    layers: bool = False,
+    batch_size: int = 16,
 ) -> Reference:
     """Run the target over all examples once.
 
@@ -55,20 +65,25 @@ def build(
         model: the target, before any step.
         examples: token lists, in the order in which they will be asked for.
         pad: id of the padding token.
-        logits: also keep what is needed to rebuild the logits (for terms that read a View of the reference).
+        logits: also keep what is needed to rebuild the logits (for terms that read a View of the
+            reference).
         layers: also keep all hidden states.
         batch_size: examples per forward pass.
     """
     where = next(model.parameters()).device
     found = Reference(torch.empty(len(examples)))
     captured: list[Tensor] = []
-    hook = output_layer(model).register_forward_pre_hook(lambda module, args: captured.append(args[0]))
+    hook = output_layer(model).register_forward_pre_hook(
+        lambda module, args: captured.append(args[0])
+    )
     try:
         for start in range(0, len(examples), batch_size):
             chunk = examples[start : start + batch_size]
             batch = collate(chunk, pad, where)
             out = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=layers)
-            found.seq_logp[start : start + len(chunk)] = View(out.logits, batch.labels).seq_logp().cpu()
+            found.seq_logp[start : start + len(chunk)] = (
+                View(out.logits, batch.labels).seq_logp().cpu()
+            )
             if logits and start == 0:
                 found.head = head_of(model, captured[-1], out.logits, frozen=True)
             if logits:

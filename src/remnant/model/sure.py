@@ -1,10 +1,12 @@
 """SURE: find the modules that matter most for the forget text, so that only they move.
 
-Units: ``module`` is each attention head's slice of q, k, v and o (key and value heads where they are shared) and each MLP projection;
-``layer`` is all of a block; ``row`` is one output row; ``weight`` is one number.
+Units: ``module`` is each attention head's slice of q, k, v and o (key and value heads where they
+are shared) and each MLP projection; ``layer`` is all of a block; ``row`` is one output row;
+``weight`` is one number.
 
-Source: Zhang et al. 2024 (arXiv 2410.16454), eqs. 4-6: s_i = norm of the gradient of the forget loss at the target's weights, m_i = 1 where
-s_i is at least the percentile gamma of all s. The released code differs: rows, per mini-batch, and its mask is never applied.
+Source: Zhang et al. 2024 (arXiv 2410.16454), eqs. 4-6: s_i = norm of the gradient of the forget
+loss at the target's weights, m_i = 1 where s_i is at least the percentile gamma of all s. The
+released code differs: rows, per mini-batch, and its mask is never applied.
 """
 
 import re
@@ -28,7 +30,9 @@ _BLOCK = re.compile(r"^(.*?\.\d+)\.")
 
 
 class Unit(NamedTuple):
-    """One module in the sense of the paper: some parts of weights that move or stand still together."""
+    """One module in the sense of the paper: some parts of weights that move or stand still
+    together.
+    """
 
     name: str
     parts: tuple[Part, ...]
@@ -41,13 +45,16 @@ class Saliency(NamedTuple):
     summary: dict[str, Any]
 
 
-def find(model: PreTrainedModel, spec: SureSpec, loss_over_all: Callable[[], Iterable[Tensor]]) -> Saliency:
+def find(
+    model: PreTrainedModel, spec: SureSpec, loss_over_all: Callable[[], Iterable[Tensor]]
+) -> Saliency:
     """Score all units by the gradient of the forget loss over the whole forget set, and choose.
 
     Args:
         model: the target, before any step; its gradients are cleared afterwards.
         spec: unit, percentile, scaling, which kinds of weights.
-        loss_over_all: gives the loss of one part of the forget set after the other, their sum being the loss of all of it.
+        loss_over_all: gives the loss of one part of the forget set after the other, their sum being
+            the loss of all of it.
 
     Raises:
         UserError: no weight of the wanted kinds, or attention that is not four projections.
@@ -74,15 +81,26 @@ def _coarse(model: PreTrainedModel, chosen: list[Matrix], spec: SureSpec) -> Sal
         for unit in units_of(model, matrix, spec.unit):
             for part in unit.parts:
                 grad = part.gradient()
-                squares[unit.name] = squares.get(unit.name, 0.0) + (float(grad.float().square().sum()) if grad is not None else 0.0)
+                squares[unit.name] = squares.get(unit.name, 0.0) + (
+                    float(grad.float().square().sum()) if grad is not None else 0.0
+                )
                 sizes[unit.name] = sizes.get(unit.name, 0) + part.read().numel()
                 members.setdefault(unit.name, []).append(part)
         matrix.parameter.grad = None
-    scores = torch.tensor([squares[n] ** 0.5 / (sizes[n] ** 0.5 if spec.scaled else 1.0) for n in squares])
+    scores = torch.tensor(
+        [squares[n] ** 0.5 / (sizes[n] ** 0.5 if spec.scaled else 1.0) for n in squares]
+    )
     mask = at_least_percentile(scores, spec.percentile)
-    moving = [part for name, keep in zip(squares, mask.tolist(), strict=True) if keep for part in members[name]]
+    moving = [
+        part
+        for name, keep in zip(squares, mask.tolist(), strict=True)
+        if keep
+        for part in members[name]
+    ]
     top = sorted(zip(squares, scores.tolist(), strict=True), key=lambda pair: -pair[1])[:10]
-    return Saliency(moving, _summary(spec, len(scores), int(mask.sum()), moving, chosen) | {"most_salient": top})
+    return Saliency(
+        moving, _summary(spec, len(scores), int(mask.sum()), moving, chosen) | {"most_salient": top}
+    )
 
 
 def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
@@ -90,7 +108,10 @@ def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
     scores = [_row_norms(m) if spec.unit == "row" else _gradient(m).abs() for m in chosen]
     if spec.scaled and spec.unit == "row":
         # A norm's weight is a row of one number.
-        scores = [s / m.read().shape[-1] ** 0.5 if m.read().ndim > 1 else s for s, m in zip(scores, chosen, strict=True)]
+        scores = [
+            s / m.read().shape[-1] ** 0.5 if m.read().ndim > 1 else s
+            for s, m in zip(scores, chosen, strict=True)
+        ]
     mask = at_least_percentile(torch.cat([s.flatten() for s in scores]), spec.percentile)
     moving, start = [], 0
     for matrix, score in zip(chosen, scores, strict=True):
@@ -98,7 +119,12 @@ def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
         start += score.numel()
         if bool(own.any()):
             index = own.T if matrix.transposed and spec.unit == "weight" else own
-            moving.append(Part(matrix.parameter, (slice(None), own) if matrix.transposed and spec.unit == "row" else (index,)))
+            moving.append(
+                Part(
+                    matrix.parameter,
+                    (slice(None), own) if matrix.transposed and spec.unit == "row" else (index,),
+                )
+            )
     return Saliency(moving, _summary(spec, mask.numel(), int(mask.sum()), moving, chosen))
 
 
@@ -114,7 +140,9 @@ def _row_norms(matrix: Matrix) -> Tensor:
     return gradient.abs() if gradient.ndim == 1 else gradient.norm(dim=-1)
 
 
-def _summary(spec: SureSpec, units: int, masked: int, moving: list[Part], chosen: list[Matrix]) -> dict[str, Any]:
+def _summary(
+    spec: SureSpec, units: int, masked: int, moving: list[Part], chosen: list[Matrix]
+) -> dict[str, Any]:
     weights = sum(p.read().numel() for p in moving)
     return {
         "unit": spec.unit,
@@ -137,7 +165,10 @@ def units_of(model: PreTrainedModel, matrix: Matrix, unit: str) -> Iterator[Unit
         return
     rows, columns = _ROWS.search(matrix.name), _COLUMNS.search(matrix.name)
     if re.search(r"(query_key_value|c_attn|qkv_proj)\.weight$", matrix.name):
-        raise UserError(f"{matrix.name} fuses query, key and value, so heads cannot be told apart.", 'Use unit = "row" or "layer".')
+        raise UserError(
+            f"{matrix.name} fuses query, key and value, so heads cannot be told apart.",
+            'Use unit = "row" or "layer".',
+        )
     if not rows and not columns:
         yield Unit(matrix.name, (Part(matrix.parameter),))
         return
@@ -150,10 +181,12 @@ def units_of(model: PreTrainedModel, matrix: Matrix, unit: str) -> Iterator[Unit
 
 
 class PaperCode:
-    """SURE as the released code runs it, for comparison: rows of the mini-batch, forget gradient counted twice, a mask on gradients.
+    """SURE as the released code runs it, for comparison: rows of the mini-batch, forget gradient
+    counted twice, a mask on gradients.
 
-    Differs from the source (arXiv 2410.16454, eqs. 4-6) in all of these; the code's mask is never applied, hence ``masked`` is a choice.
-    Rows of matrices and single entries of vectors share one percentile, as there.
+    Differs from the source (arXiv 2410.16454, eqs. 4-6) in all of these; the code's mask is never
+    applied, hence ``masked`` is a choice. Rows of matrices and single entries of vectors share one
+    percentile, as there.
     """
 
     def __init__(self, model: PreTrainedModel, percentile: float, *, masked: bool) -> None:
@@ -163,12 +196,17 @@ class PaperCode:
         self.masks: list[Tensor | None] = []
 
     def on_forget(self, loss: Tensor) -> None:
-        """Leave the forget gradient behind, to which the loop adds that of the whole loss; choose the rows by it."""
+        """Leave the forget gradient behind, to which the loop adds that of the whole loss.
+
+        Choose the rows by it.
+        """
         loss.backward(retain_graph=True)
         if not self.masked:
             return
         scores = [_rows(p.grad) if p.grad is not None else None for p in self.parameters]
-        chosen = at_least_percentile(torch.cat([s.flatten() for s in scores if s is not None]), self.percentile)
+        chosen = at_least_percentile(
+            torch.cat([s.flatten() for s in scores if s is not None]), self.percentile
+        )
         self.masks, start = [], 0
         for score in scores:
             self.masks.append(None if score is None else chosen[start : start + score.numel()])
@@ -182,12 +220,16 @@ class PaperCode:
 
 
 def _rows(gradient: Tensor) -> Tensor:
-    return gradient.float().abs() if gradient.ndim == 1 else gradient.float().flatten(1).norm(dim=-1)
+    return (
+        gradient.float().abs() if gradient.ndim == 1 else gradient.float().flatten(1).norm(dim=-1)
+    )
 
 
 def _head_size(model: PreTrainedModel) -> int:
     config: Any = model.config.get_text_config()
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
 
 
 def parameters_of(parts: Iterable[Part]) -> list[nn.Parameter]:

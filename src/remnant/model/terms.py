@@ -1,4 +1,6 @@
-"""From the names of loss terms to the loss of a micro-step: only what some term reads is computed."""
+"""From the names of loss terms to the loss of a micro-step: only what some term reads is
+computed.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -34,22 +36,34 @@ def terms_of(spec: UnlearnSpec) -> list[Term]:
 
 
 class Stream(NamedTuple):
-    """The examples of one side, the seed of their order and, if some term wants it, the cached reference."""
+    """The examples of one side, the seed of their order and, if some term wants it, the cached
+    reference.
+    """
 
     examples: list[list[int]]
     seed: int
     reference: Reference | None
 
 
-def make_streams(model: PreTrainedModel, terms: list[Term], examples: dict[str, list[list[int]]], pad: int, seed: int) -> dict[str, Stream]:
-    """The sides that the terms read, each with the reference values that they read, computed on the untouched model."""
+def make_streams(
+    model: PreTrainedModel,
+    terms: list[Term],
+    examples: dict[str, list[list[int]]],
+    pad: int,
+    seed: int,
+) -> dict[str, Stream]:
+    """The sides that the terms read, each with the reference values that they read, computed on the
+    untouched model.
+    """
     wanted = {name for term in terms for name in term.method.reads}
     streams = {}
     for offset, side in enumerate(SIDES):
         if not any(side in name for name in wanted):
             continue
         if not examples[side]:
-            raise UserError(f"The {side} text is empty.", "Prepare the corpus again with text in it.")
+            raise UserError(
+                f"The {side} text is empty.", "Prepare the corpus again with text in it."
+            )
         referenced = {name for name in wanted if name.startswith(f"ref_{side}")}
         reference = None
         if referenced:
@@ -67,9 +81,11 @@ def make_loss(
     pad: int,
     on_forget: Callable[[Tensor], None] | None = None,
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
-    """The function that the training loop calls with a micro-step: it gives the weighted sum of the terms and its parts.
+    """The function that the training loop calls with a micro-step: it gives the weighted sum of the
+    terms and its parts.
 
-    ``on_forget`` is shown the forget terms' sum before the whole is returned; it may back-propagate it and must keep the graph.
+    ``on_forget`` is shown the forget terms' sum before the whole is returned; it may back-propagate
+    it and must keep the graph.
     """
     functions = [(term, term.method.load()) for term in terms]
     wanted = {name for term in terms for name in term.method.reads}
@@ -78,12 +94,16 @@ def make_loss(
         values: dict[str, Any] = {}
         for side, stream in streams.items():
             indices = batch_order(len(stream.examples), batch_size, micro, stream.seed)
-            batch = collate([stream.examples[i] for i in indices], pad, next(model.parameters()).device)
+            batch = collate(
+                [stream.examples[i] for i in indices], pad, next(model.parameters()).device
+            )
             values |= _read(model, side, stream, indices, batch, wanted)
         parts: dict[str, float] = {}
         total = forget = torch.zeros((), device=next(model.parameters()).device)
         for term, function in functions:
-            value = function(*(values[name] for name in term.method.reads), **term.method.params).mean()
+            value = function(
+                *(values[name] for name in term.method.reads), **term.method.params
+            ).mean()
             total = total + term.weight * value
             forget = forget + term.weight * value if reads_forget_only(term) else forget
             parts[term.label] = value.item()
@@ -101,11 +121,17 @@ def reads_forget_only(term: Term) -> bool:
     return all("forget" in name for name in term.method.reads)
 
 
-def forget_losses(model: PreTrainedModel, terms: list[Term], streams: dict[str, Stream], batch_size: int, pad: int) -> Iterator[Tensor]:
-    """The forget loss over the whole forget set in parts whose sum is its mean per text: every text once, in order."""
+def forget_losses(
+    model: PreTrainedModel, terms: list[Term], streams: dict[str, Stream], batch_size: int, pad: int
+) -> Iterator[Tensor]:
+    """The forget loss over the whole forget set in parts whose sum is its mean per text: every text
+    once, in order.
+    """
     forget = [term for term in terms if reads_forget_only(term)]
     if not forget:
-        raise UserError("SURE needs a term that reads forget text only.", "Give such a term beside the others.")
+        raise UserError(
+            "SURE needs a term that reads forget text only.", "Give such a term beside the others."
+        )
     wanted = {name for term in forget for name in term.method.reads}
     stream = streams["forget"]
     total = len(stream.examples)
@@ -113,14 +139,29 @@ def forget_losses(model: PreTrainedModel, terms: list[Term], streams: dict[str, 
         indices = list(range(start, min(start + batch_size, total)))
         batch = collate([stream.examples[i] for i in indices], pad, next(model.parameters()).device)
         values = _read(model, "forget", stream, indices, batch, wanted)
-        losses = [t.weight * t.method.load()(*(values[n] for n in t.method.reads), **t.method.params).sum() for t in forget]
+        losses = [
+            t.weight
+            * t.method.load()(*(values[n] for n in t.method.reads), **t.method.params).sum()
+            for t in forget
+        ]
         yield torch.stack(losses).sum() / total
 
 
-def _read(model: PreTrainedModel, side: str, stream: Stream, indices: list[int], batch: Batch, wanted: set[str]) -> dict[str, Any]:
+def _read(
+    model: PreTrainedModel,
+    side: str,
+    stream: Stream,
+    indices: list[int],
+    batch: Batch,
+    wanted: set[str],
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if {side, f"{side}_hidden"} & wanted:
-        out = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=f"{side}_hidden" in wanted)
+        out = model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            output_hidden_states=f"{side}_hidden" in wanted,
+        )
         found[side] = View(out.logits, batch.labels)
         if f"{side}_hidden" in wanted:
             found[f"{side}_hidden"] = torch.stack(out.hidden_states)

@@ -17,15 +17,18 @@ _HARMLESS = re.compile(
     r"|(^|\.)(attn|attention|self_attn|self_attention)\.bias$|num_batches_tracked$"
 )
 DIVERGED = "It diverged in its last step: lower the learning rate, or clip the gradient."
-_WRAPPED = re.compile("|".join(rf"(?:(?<=\.)|^){re.escape(w)}" for w in sorted(WRAPPERS, key=len, reverse=True)))
+_WRAPPED = re.compile(
+    "|".join(rf"(?:(?<=\.)|^){re.escape(w)}" for w in sorted(WRAPPERS, key=len, reverse=True))
+)
 
 
 def check_whole(info: Mapping[str, Any], source: str) -> None:
     """Compare what was expected with what was found.
 
     Args:
-        info: ``missing_keys``, ``unexpected_keys``, ``mismatched_keys`` (name, stored shape, expected shape) and ``error_msgs``, as
-            transformers gives them: tied weights and what an architecture ignores are left out already.
+        info: ``missing_keys``, ``unexpected_keys``, ``mismatched_keys`` (name, stored shape,
+            expected shape) and ``error_msgs``, as transformers gives them: tied weights and what an
+            architecture ignores are left out already.
         source: the folder or hub id.
 
     Raises:
@@ -35,37 +38,73 @@ def check_whole(info: Mapping[str, Any], source: str) -> None:
     surplus = sorted(n for n in info.get("unexpected_keys", ()) if not _HARMLESS.search(n))
     shapes = sorted(info.get("mismatched_keys", ()))
     faults = [f"{len(missing)} weights are missing ({some(missing)})"] if missing else []
-    faults += [f"{len(surplus)} are in the files and not in the model ({some(surplus)})"] if surplus else []
+    faults += (
+        [f"{len(surplus)} are in the files and not in the model ({some(surplus)})"]
+        if surplus
+        else []
+    )
     if shapes:
         name, stored, expected = shapes[0][:3]
-        faults.append(f"{len(shapes)} have another shape ({name} is {tuple(stored)} in the files and {tuple(expected)} by config.json)")
-    faults += [f"a weight could not be converted ({m.splitlines()[0][:200]})" for m in list(info.get("error_msgs", ()))[:1]]
+        faults.append(
+            f"{len(shapes)} have another shape ({name} is {tuple(stored)} in the files and "
+            f"{tuple(expected)} by config.json)"
+        )
+    faults += [
+        f"a weight could not be converted ({m.splitlines()[0][:200]})"
+        for m in list(info.get("error_msgs", ()))[:1]
+    ]
     if faults:
-        raise UserError(f"The model {source} was not loaded whole: {'; '.join(faults)}.", remedy(missing, surplus))
+        raise UserError(
+            f"The model {source} was not loaded whole: {'; '.join(faults)}.",
+            remedy(missing, surplus),
+        )
 
 
 def remedy(missing: Iterable[str], surplus: Iterable[str]) -> str:
     """What a user can do about names that do not fit."""
     wanted, found = set(missing), sorted(surplus)
     if any("lora_" in name for name in found):
-        return "The files hold an adapter that was not merged: call peft's merge_and_unload, then save_pretrained."
-    if words := sorted({w for name in found for w in _WRAPPED.findall(name) if _WRAPPED.sub("", name) in wanted}):
-        return f"The names hold '{words[0]}', as written by {WRAPPERS[words[0]]}: save the model inside, or take that out of the names."
+        return (
+            "The files hold an adapter that was not merged: call peft's merge_and_unload, then "
+            "save_pretrained."
+        )
+    if words := sorted(
+        {w for name in found for w in _WRAPPED.findall(name) if _WRAPPED.sub("", name) in wanted}
+    ):
+        return (
+            f"The names hold '{words[0]}', as written by {WRAPPERS[words[0]]}: save the model "
+            "inside, or take that out of the names."
+        )
     for name in found:
         inner = next((w for w in wanted if name.endswith(f".{w}")), None)
         if inner:
-            return f"The names begin with '{name.removesuffix(inner)}': save the model inside, or take that out of the names."
+            return (
+                f"The names begin with '{name.removesuffix(inner)}': save the model inside, or "
+                "take that out of the names."
+            )
         outer = next((w for w in wanted if w.endswith(f".{name}")), None)
         if outer:
-            return f"The names lack '{outer.removesuffix(name)}' at their beginning: save the whole causal model, or put it there."
+            return (
+                f"The names lack '{outer.removesuffix(name)}' at their beginning: save the whole "
+                "causal model, or put it there."
+            )
     if wanted and all("lm_head" in n or "embed_out" in n for n in wanted):
-        return "The head is not in the files: save the causal model, or set tie_word_embeddings where the embeddings are the head."
-    return "The weights and config.json are not of one model, or a file is not complete: save the model again with save_pretrained."
+        return (
+            "The head is not in the files: save the causal model, or set tie_word_embeddings "
+            "where the embeddings are the head."
+        )
+    return (
+        "The weights and config.json are not of one model, or a file is not complete: save the "
+        "model again with save_pretrained."
+    )
 
 
 @torch.no_grad()
 def first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """The name of the first tensor that holds an infinity or no number; None where all are finite. One pass: a sum per tensor."""
+    """The name of the first tensor that holds an infinity or no number; None where all are finite.
+
+    One pass: a sum per tensor.
+    """
     for name, value in named:
         if type(value) not in (Tensor, nn.Parameter):
             continue  # packed weights of a library, which are seen by their logits
@@ -79,7 +118,11 @@ def first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
     return None
 
 
-def check_finite(model: nn.Module, source: str, remedy: str = "The file is broken, or was saved from a model that had diverged.") -> None:
+def check_finite(
+    model: nn.Module,
+    source: str,
+    remedy: str = "The file is broken, or was saved from a model that had diverged.",
+) -> None:
     """Refuse a model with weights or buffers that are not finite.
 
     Raises:
@@ -87,14 +130,21 @@ def check_finite(model: nn.Module, source: str, remedy: str = "The file is broke
     """
     # Of buffers only those that are saved: masks that are computed may hold minus infinity.
     saved = model.state_dict(keep_vars=True)
-    named = {**dict(model.named_parameters()), **{n: t for n, t in model.named_buffers() if n in saved}}
+    named = {
+        **dict(model.named_parameters()),
+        **{n: t for n, t in model.named_buffers() if n in saved},
+    }
     name = first_not_finite((n, t.data) for n, t in named.items())
     if name:
         raise UserError(f"The weight {name} of {source} holds values that are not finite.", remedy)
 
 
-def ids_outside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[tuple[int, str]]]:
-    """How many embeddings a model has, and the tokenizer's ids beyond them with their tokens, the lowest first."""
+def ids_outside(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, list[tuple[int, str]]]:
+    """How many embeddings a model has, and the tokenizer's ids beyond them with their tokens, the
+    lowest first.
+    """
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)
     rows = weight.shape[0]
@@ -110,6 +160,12 @@ def check_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Non
     rows, outside = ids_outside(model, tokenizer)
     if outside:
         raise UserError(
-            f"The tokenizer has {len(outside)} ids outside the model's {rows} embeddings, from {outside[0][0]} ({outside[0][1]!r}) on.",
-            "Give the tokenizer that was saved with this model, or resize the model's embeddings to it.",
+            (
+                f"The tokenizer has {len(outside)} ids outside the model's {rows} embeddings, "
+                f"from {outside[0][0]} ({outside[0][1]!r}) on."
+            ),
+            (
+                "Give the tokenizer that was saved with this model, or resize the model's "
+                "embeddings to it."
+            ),
         )

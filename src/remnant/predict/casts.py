@@ -33,7 +33,9 @@ def narrow(bits: NDArray[np.int32]) -> None:
 
 @njit(nogil=True, cache=True)
 def _all_below(bits, exponent):  # type: ignore[no-untyped-def]
-    """Whether no float among some bits has all bits of its exponent set, as infinities and NaN have."""
+    """Whether no float among some bits has all bits of its exponent set, as infinities and NaN
+    have.
+    """
     found = True
     for i in range(bits.size):
         found &= bits[i] & exponent != exponent
@@ -42,5 +44,9 @@ def _all_below(bits, exponent):  # type: ignore[no-untyped-def]
 
 def all_finite(dtype: str, raw: NDArray[np.uint8]) -> bool:
     """Whether bytes of a dtype of a header (F32, BF16 or F16) are finite numbers only."""
-    bits, exponent = (raw.view(np.uint32), np.uint32(0x7F800000)) if dtype == "F32" else (raw.view(np.uint16), np.uint16(0x7C00))
+    bits, exponent = (
+        (raw.view(np.uint32), np.uint32(0x7F800000))
+        if dtype == "F32"
+        else (raw.view(np.uint16), np.uint16(0x7C00))
+    )
     return bool(_all_below(bits, np.uint16(0x7F80) if dtype == "BF16" else exponent))

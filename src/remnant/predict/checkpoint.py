@@ -1,4 +1,6 @@
-"""Read weights of a checkpoint on disk (safetensors, one file or sharded) piece by piece, without building a model."""
+"""Read weights of a checkpoint on disk (safetensors, one file or sharded) piece by piece, without
+building a model.
+"""
 
 import os
 import re
@@ -20,7 +22,9 @@ _CONV1D = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
 
 
 class Checkpoint:
-    """The index of a folder of safetensors. Keeps the files that were read from open, as opening costs as much as reading a piece.
+    """The index of a folder of safetensors.
+
+    Keeps the files that were read from open, as opening costs as much as reading a piece.
 
     Raises:
         UserError: no folder, no safetensors, a missing shard, a file that is damaged or cut short.
@@ -33,7 +37,9 @@ class Checkpoint:
         self._opened: dict[Path, FileIO] = {}
 
     def matrices(self) -> list[str]:
-        """Names of the weights that quantizers usually touch: linear layers and stacked experts (`remnant.functional.touched`)."""
+        """Names of the weights that quantizers usually touch: linear layers and stacked experts
+        (`remnant.functional.touched`).
+        """
         return [n for n, e in self.entries.items() if is_quantized_by_default(n, e.shape)]
 
     def turned(self, name: str) -> bool:
@@ -41,7 +47,9 @@ class Checkpoint:
         return self.transposed and bool(_CONV1D.search(name))
 
     def read(self, name: str, rounded_to: str = "F32") -> Floats:
-        """One whole weight as float32 [..., out, in], rounded to what a dtype of a header can hold."""
+        """One whole weight as float32 [..., out, in], rounded to what a dtype of a header can
+        hold.
+        """
         entry = self.entries[name]
         raw = self.read_into(name, 0, np.empty(entry.size * BYTES[entry.dtype], np.uint8))
         flat = as_float32(raw, entry.dtype, np.empty(entry.size, np.float32))
@@ -50,9 +58,13 @@ class Checkpoint:
         return np.ascontiguousarray(weight.T) if self.turned(name) else weight
 
     def read_into(self, name: str, first: int, raw: Bytes) -> Bytes:
-        """Fill ``raw`` with the bytes of a weight's entries from ``first`` on, as they are on the disk."""
+        """Fill ``raw`` with the bytes of a weight's entries from ``first`` on, as they are on the
+        disk.
+        """
         entry = self.entries[name]
-        file = self._opened.get(entry.file) or self._opened.setdefault(entry.file, FileIO(entry.file))
+        file = self._opened.get(entry.file) or self._opened.setdefault(
+            entry.file, FileIO(entry.file)
+        )
         read = os.preadv(file.fileno(), [raw.data], entry.offset + first * BYTES[entry.dtype])
         if read != raw.size:
             raise UserError(f"{entry.file} is cut short inside {name}.", COPY_AGAIN)
@@ -71,7 +83,10 @@ def as_float32(raw: Bytes, dtype: str, out: Floats) -> Floats:
 
 
 def round_to(weights: Floats, stored: str, dtype: str) -> None:
-    """Round weights in place from the dtype they are stored in to a narrower one; to the same or a wider one nothing happens."""
+    """Round weights in place from the dtype they are stored in to a narrower one.
+
+    To the same or a wider one nothing happens.
+    """
     if BYTES[dtype] < BYTES[stored]:
         if dtype == "BF16":
             narrow(weights.view(np.int32))

@@ -1,8 +1,9 @@
 """From what survives of an update to a forecast of recovery, with its confidence, and to words.
 
-The forecast is a logistic curve in two gains, of the first quarter of the blocks and of the rest, fitted to measured recoveries: what the
-early blocks keep of the update decides most. Coefficients, number of cells and errors come from `calibration.json`, which
-`scripts/calibrate_forecast.py` writes from the results under docs/results/.
+The forecast is a logistic curve in two gains, of the first quarter of the blocks and of the rest,
+fitted to measured recoveries: what the early blocks keep of the update decides most. Coefficients,
+number of cells and errors come from `calibration.json`, which `scripts/calibrate_forecast.py`
+writes from the results under docs/results/.
 """
 
 import json
@@ -13,7 +14,8 @@ from typing import NamedTuple
 
 from remnant.functional.survival import Survival
 
-# Quantizers whose result depends on calibration text, by the beginning of their names: weights alone do not tell what they keep.
+# Quantizers whose result depends on calibration text, by the beginning of their names: weights
+# alone do not tell what they keep.
 FROM_TEXT = ("gptq", "awq", "autoround")
 # Gains beyond this add nothing.
 MOST_GAIN = 1.2
@@ -22,16 +24,18 @@ MOST_GAIN = 1.2
 class Calibration(NamedTuple):
     """recovery = 1 / (1 + exp(-(intercept + early * early_gain + late * late_gain))).
 
-    Recovery is the part of what was forgotten that is there again against the target behind the same grid, (s_q - s) / (1 - s) with s the
-    share that is retained in full precision and s_q that behind the grid, each against the target at the same precision and a mean over
-    VerMem and KnowMem. (What a grid costs the target itself cannot be told from an update.)
+    Recovery is the part of what was forgotten that is there again against the target behind the
+    same grid, (s_q - s) / (1 - s) with s the share that is retained in full precision and s_q that
+    behind the grid, each against the target at the same precision and a mean over VerMem and
+    KnowMem. (What a grid costs the target itself cannot be told from an update.)
 
-    ``error_low`` and ``error_high`` are the 90th percentiles of |forecast - measured| on left-out runs, of forecasts below one half and
-    of the others; ``cells`` and ``runs`` are what it was fitted to,
-    ``spearman`` is the rank correlation on left-out runs of which some grid brings back at least half (``spearman_cells`` cells of
-    ``spearman_runs`` runs), ``spearman_all`` that on all runs, most of which measure noise around zero under every grid; ``separates`` the
-    probability that a left-out cell in which more than a fifth came back has a higher forecast than one in which less did (1 is perfect,
-    0.5 is chance).
+    ``error_low`` and ``error_high`` are the 90th percentiles of |forecast - measured| on left-out
+    runs, of forecasts below one half and of the others; ``cells`` and ``runs`` are what it was
+    fitted to, ``spearman`` is the rank correlation on left-out runs of which some grid brings back
+    at least half (``spearman_cells`` cells of ``spearman_runs`` runs), ``spearman_all`` that on all
+    runs, most of which measure noise around zero under every grid; ``separates`` the probability
+    that a left-out cell in which more than a fifth came back has a higher forecast than one in
+    which less did (1 is perfect, 0.5 is chance).
     """
 
     intercept: float
@@ -49,7 +53,9 @@ class Calibration(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Recovery as in ``Calibration``, 0 (stays forgotten) to 1 (comes back), with the range that held 90 % of the left-out cells."""
+    """Recovery as in ``Calibration``, 0 (stays forgotten) to 1 (comes back), with the range that
+    held 90 % of the left-out cells.
+    """
 
     recovery: float
     low: float
@@ -58,7 +64,11 @@ class Forecast(NamedTuple):
 
 def calibration() -> Calibration:
     """The calibration that comes with Remnant."""
-    return Calibration(**json.loads((resources.files("remnant.predict") / "calibration.json").read_text(encoding="utf-8")))
+    return Calibration(
+        **json.loads(
+            (resources.files("remnant.predict") / "calibration.json").read_text(encoding="utf-8")
+        )
+    )
 
 
 def kept(gain: float) -> float:
@@ -71,7 +81,9 @@ def forecast(found: Survival, by: Calibration) -> Forecast | None:
     if found.gain is None:
         return None
     # A part that was not updated lost nothing.
-    early, late = (kept(found.gain if part is None else part) for part in (found.early_gain, found.late_gain))
+    early, late = (
+        kept(found.gain if part is None else part) for part in (found.early_gain, found.late_gain)
+    )
     value = by.intercept + by.early * early + by.late * late
     recovery = 1 / (1 + math.exp(-value))
     error = by.error_low if recovery < 0.5 else by.error_high
@@ -84,7 +96,10 @@ def verdict(forecasts: Mapping[str, Forecast | None]) -> str:
     open_ = [n for n, f in forecasts.items() if f and f.low <= 0.2 < f.high]
     stay = [n for n, f in forecasts.items() if f and f.high <= 0.2]
     if not any(forecasts.values()):
-        return "The two checkpoints are equal in every weight that a quantizer touches: nothing was unlearned there."
+        return (
+            "The two checkpoints are equal in every weight that a quantizer touches: nothing was "
+            "unlearned there."
+        )
     parts = [
         f"expected to come back under {', '.join(back)}" if back else "",
         f"nothing expected to come back under {', '.join(stay)}" if stay else "",

@@ -14,7 +14,18 @@ from remnant.predict.kernels import KINDS
 
 Floats = NDArray[np.float32]
 # The grids of `remnant predict` where the user names none.
-DEFAULT = ("int8", "int4-tensor", "int4", "int4-g128", "int3-g128", "nf4", "fp4", "fp8", "q8_0", "q4_0")
+DEFAULT = (
+    "int8",
+    "int4-tensor",
+    "int4",
+    "int4-g128",
+    "int3-g128",
+    "nf4",
+    "fp4",
+    "fp8",
+    "q8_0",
+    "q4_0",
+)
 
 
 class Grid(NamedTuple):
@@ -40,9 +51,16 @@ def grid(name: str) -> Grid:
     if fault := fault_of(family, params):
         raise UserError(f"The quantizer '{name}': {fault}")
     if family not in KINDS:
-        raise UserError(f"What {name} keeps is known only when its library has quantized both models.", "Quantize them and judge them.")
+        raise UserError(
+            f"What {name} keeps is known only when its library has quantized both models.",
+            "Quantize them and judge them.",
+        )
     if family == "rtn":
-        size = params.get("group_size") if params["granularity"] == "group" else {"channel": 0, "tensor": -1}[str(params["granularity"])]
+        size = (
+            params.get("group_size")
+            if params["granularity"] == "group"
+            else {"channel": 0, "tensor": -1}[str(params["granularity"])]
+        )
         return Grid(name, family, int(str(size)), int(str(params["bits"])), str(params["scheme"]))
     return Grid(name, family, int(str(params.get("block", 0))))
 
@@ -50,7 +68,8 @@ def grid(name: str) -> Grid:
 class Table(NamedTuple):
     """Some grids as the compiled passes read them, for weights with rows of one length.
 
-    ``base`` divides every block and every row; ``kinds``, ``blocks`` and ``bounds`` as in ``kernels.survey``.
+    ``base`` divides every block and every row; ``kinds``, ``blocks`` and ``bounds`` as in
+    ``kernels.survey``.
     """
 
     base: int
@@ -64,7 +83,9 @@ def table(grids: Sequence[Grid], columns: int) -> Table:
     blocks = [{0: columns, -1: 0}.get(g.block, g.block) for g in grids]
     return Table(
         math.gcd(columns, *blocks),
-        np.array([KINDS.index("asym" if g.scheme == "asym" else g.family) for g in grids], np.int64),
+        np.array(
+            [KINDS.index("asym" if g.scheme == "asym" else g.family) for g in grids], np.int64
+        ),
         np.array(blocks, np.int64),
         np.array([_bounds(g) for g in grids], np.float32).reshape(-1, 3),
     )
@@ -80,7 +101,13 @@ def _bounds(grid: Grid) -> tuple[float, float, float]:
         return (-448, 448, 448) if grid.family == "fp8" else (-1, 1, 1)
     top = 2 ** (grid.bits - 1) - 1
     low = -top if grid.scheme == "sym" else -top - 1
-    return low, top, {"sym": top, "half-step": (2**grid.bits - 1) / 2, "paper": top + 1, "asym": top - low}[grid.scheme]
+    return (
+        low,
+        top,
+        {"sym": top, "half-step": (2**grid.bits - 1) / 2, "paper": top + 1, "asym": top - low}[
+            grid.scheme
+        ],
+    )
 
 
 def least_common_block(grids: list[Grid]) -> int:

@@ -1,7 +1,10 @@
-"""Passes over two equal-shaped runs of weights, compiled and vectorized; every sum of `functional/flips.py` for many grids at once.
+"""Passes over two equal-shaped runs of weights, compiled and vectorized.
 
-``t`` is the target's weight, ``u`` the unlearned one, flat. A run of some rows is widened once and stays in the cache while every grid
-passes over it. Counts are kept in float32, which is exact over a span and leaves all of a loop in vectors of one width.
+Every sum of `functional/flips.py` for many grids at once.
+
+``t`` is the target's weight, ``u`` the unlearned one, flat. A run of some rows is widened once and
+stays in the cache while every grid passes over it. Counts are kept in float32, which is exact over
+a span and leaves all of a loop in vectors of one width.
 """
 
 from pathlib import Path
@@ -30,7 +33,8 @@ from remnant.predict.rounding import (
 )
 
 Floats = NDArray[np.float32]
-# Blocks whose largest weight is below TINY are rounded as if all were LIFT times as large, since 1 / step is no float32 there.
+# Blocks whose largest weight is below TINY are rounded as if all were LIFT times as large, since 1
+# / step is no float32 there.
 TINY, LIFT = np.float32(2.0**-60), np.float32(2.0**90)
 
 
@@ -40,19 +44,29 @@ def _terms(d, a, c, tz, uz, ts, us):  # type: ignore[no-untyped-def]
     one, other = times(a, ts), times(c, us)
     r = other - one
     nothing = (one == 0) & (other == 0)
-    return r * r, r * d, ONE if (a + tz == c + uz) | nothing else ZERO, ONE if nothing & (d != 0) else ZERO
+    return (
+        r * r,
+        r * d,
+        ONE if (a + tz == c + uz) | nothing else ZERO,
+        ONE if nothing & (d != 0) else ZERO,
+    )
 
 
 @njit(inline="always", fastmath=FAST)
 def _lift(low, high, other_low, other_high):  # type: ignore[no-untyped-def]
-    """How many times as large as they are a block's weights in both models are looked at; a power of two, so that no quotient changes."""
+    """How many times as large as they are a block's weights in both models are looked at.
+
+    A power of two, so that no quotient changes.
+    """
     x, y = max(-low, high), max(-other_low, other_high)
     return LIFT if (x < TINY) & (x > 0) | (y < TINY) & (y > 0) else ONE
 
 
 @compiled
 def _sided(x, smallest):  # type: ignore[no-untyped-def]
-    """The smallest weight of a block whose largest is as far from zero, or zero where the largest comes first."""
+    """The smallest weight of a block whose largest is as far from zero, or zero where the largest
+    comes first.
+    """
     for i in range(x.size):
         if abs(x[i]) == -smallest:
             return smallest if x[i] < 0 else ZERO
@@ -60,7 +74,10 @@ def _sided(x, smallest):  # type: ignore[no-untyped-def]
 
 
 def _long_pass(scales, code):  # type: ignore[no-untyped-def]
-    """The pass of one kind of grid over blocks of at least a span, whose scales stay in registers; see ``_pass``."""
+    """The pass of one kind of grid over blocks of at least a span, whose scales stay in registers.
+
+    See ``_pass``.
+    """
 
     @compiled
     def long(t, u, block, ends, low, high, divisor, out):  # type: ignore[no-untyped-def]
@@ -76,7 +93,10 @@ def _long_pass(scales, code):  # type: ignore[no-untyped-def]
                 square, product, same, erased, distance = ZERO, ZERO, ZERO, ZERO, ZERO
                 for i in range(x.size):
                     d = y[i] - x[i]
-                    a, c = code(times(x[i], lift), q, qi, z, low, high), code(times(y[i], lift), p, pi, w, low, high)
+                    a, c = (
+                        code(times(x[i], lift), q, qi, z, low, high),
+                        code(times(y[i], lift), p, pi, w, low, high),
+                    )
                     found = _terms(d, a, c, z, w, s, v)
                     square += found[0]
                     product += found[1]
@@ -95,13 +115,23 @@ def _long_pass(scales, code):  # type: ignore[no-untyped-def]
 def _short_pass(scales, code, own_scale, zeroed, ordered):  # type: ignore[no-untyped-def]
     """The pass of one kind of grid over shorter blocks; see ``_pass``.
 
-    Steps, inverses, scales and zeros are laid out weight by weight, a span at a time, so that the ends of blocks do not cut the loop into
-    pieces; a kind whose scale is its step, or that has no zero, reads fewer of them.
+    Steps, inverses, scales and zeros are laid out weight by weight, a span at a time, so that the
+    ends of blocks do not cut the loop into pieces; a kind whose scale is its step, or that has no
+    zero, reads fewer of them.
     """
 
     @compiled
     def short(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
-        tq, ti, ts, tz, uq, ui, us, uz = laid[0], laid[1], laid[2], laid[3], laid[4], laid[5], laid[6], laid[7]
+        tq, ti, ts, tz, uq, ui, us, uz = (
+            laid[0],
+            laid[1],
+            laid[2],
+            laid[3],
+            laid[4],
+            laid[5],
+            laid[6],
+            laid[7],
+        )
         for start in range(0, t.size, SPAN):
             stop = min(start + SPAN, t.size)
             lift = ONE
@@ -110,8 +140,16 @@ def _short_pass(scales, code, own_scale, zeroed, ordered):  # type: ignore[no-un
             for b in range(start // block, (stop - 1) // block + 1):
                 t_low, u_low = ends[0, b], ends[2, b]
                 if ordered:
-                    t_low = _sided(t[b * block : (b + 1) * block], t_low) if -t_low == ends[1, b] else t_low
-                    u_low = _sided(u[b * block : (b + 1) * block], u_low) if -u_low == ends[3, b] else u_low
+                    t_low = (
+                        _sided(t[b * block : (b + 1) * block], t_low)
+                        if -t_low == ends[1, b]
+                        else t_low
+                    )
+                    u_low = (
+                        _sided(u[b * block : (b + 1) * block], u_low)
+                        if -u_low == ends[3, b]
+                        else u_low
+                    )
                 q, s, z = scales(t_low, ends[1, b], low, high, divisor)
                 p, v, w = scales(u_low, ends[3, b], low, high, divisor)
                 q, qi = lifted(q, lift)
@@ -146,10 +184,12 @@ def _short_pass(scales, code, own_scale, zeroed, ordered):  # type: ignore[no-un
 
 
 def _pass(scales, code, *, own_scale=False, zeroed=False, ordered=False):  # type: ignore[no-untyped-def]
-    """The pass for one kind of grid: adds <r, r>, <r, d>, equal codes, erased weights and the sum of |d| / step to five float64.
+    """The pass for one kind of grid: adds <r, r>, <r, d>, equal codes, erased weights and the sum
+    of |d| / step to five float64.
 
-    ``ends`` [4, blocks]: smallest and largest of both models; the last block may be short. ``low`` and ``high`` bound the codes.
-    ``own_scale``: the scale is not the step; ``zeroed``: there is a zero; ``ordered``: of two largest weights the first sets the scale.
+    ``ends`` [4, blocks]: smallest and largest of both models; the last block may be short. ``low``
+    and ``high`` bound the codes. ``own_scale``: the scale is not the step; ``zeroed``: there is a
+    zero; ``ordered``: of two largest weights the first sets the scale.
     """
     long = _long_pass(scales, code)  # type: ignore[no-untyped-call]
     short = _short_pass(scales, code, own_scale, zeroed, ordered)  # type: ignore[no-untyped-call]
@@ -174,7 +214,8 @@ KINDS = ("rtn", "asym", "q8_0", "q4_0", "nf4", "fp4", "fp8")
 
 
 def _blockwise(grid):  # type: ignore[no-untyped-def]
-    """Whole blocks times a reciprocal, a last, cut one divided: as `functional/quantizers.py` and bitsandbytes do.
+    """Whole blocks times a reciprocal, a last, cut one divided: as `functional/quantizers.py` and
+    bitsandbytes do.
 
     ``high`` below ``WHOLE`` asks for the product.
     """
@@ -205,8 +246,10 @@ def survey(t, u, run, base, kinds, blocks, bounds, whole, sums):  # type: ignore
         kinds: [grids] places in ``KINDS``.
         blocks: [grids] weights that share a scale; 0 for the whole weight.
         bounds: [grids, 3] lowest and highest code, and what the largest weight is divided by.
-        whole: [4, 1] smallest and largest of the whole weight, in the target and in the unlearned model.
-        sums: [grids, 7] is added to: update, changed, restored, together, equal codes, erased, |d| / step.
+        whole: [4, 1] smallest and largest of the whole weight, in the target and in the unlearned
+            model.
+        sums: [grids, 7] is added to: update, changed, restored, together, equal codes, erased, |d|
+            / step.
     """
     size = min(run, t.size)
     wide, laid = np.empty((2, size), np.float32), np.empty((8, SPAN), np.float32)
@@ -218,7 +261,9 @@ def survey(t, u, run, base, kinds, blocks, bounds, whole, sums):  # type: ignore
 
 
 def _wide(raw, out, block, low, high):  # type: ignore[no-untyped-def]
-    """Weights as float32, themselves or bits of bfloat16 widened into ``out``, and the extremes of their blocks."""
+    """Weights as float32, themselves or bits of bfloat16 widened into ``out``, and the extremes of
+    their blocks.
+    """
 
 
 @overload(_wide)
@@ -248,7 +293,9 @@ def _run(t, u, short, base, kinds, blocks, bounds, whole, laid, sums):  # type: 
         sums[g, 0] += moved[0]
         sums[g, 1] += moved[1]
         block = blocks[g] if blocks[g] > 0 else t.size
-        ends = whole if blocks[g] == 0 else short if block == base else _joined(short, block // base)
+        ends = (
+            whole if blocks[g] == 0 else short if block == base else _joined(short, block // base)
+        )
         low, high, divisor, out = bounds[g, 0], bounds[g, 1], bounds[g, 2], sums[g, 2:]
         kind = kinds[g]
         if kind == 0:
@@ -283,6 +330,11 @@ def _joined(short: Floats, times: int) -> Floats:
 
 
 def must_compile() -> bool:
-    """Whether this is the first time after installing, so that a minute goes into compiling the passes."""
+    """Whether this is the first time after installing, so that a minute goes into compiling the
+    passes.
+    """
     written = Path(__file__).stat().st_mtime
-    return not any(kept.stat().st_mtime > written for kept in Path(str(survey.stats.cache_path)).glob("kernels.survey-*.nbi"))
+    return not any(
+        kept.stat().st_mtime > written
+        for kept in Path(str(survey.stats.cache_path)).glob("kernels.survey-*.nbi")
+    )

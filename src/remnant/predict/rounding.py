@@ -1,6 +1,8 @@
-"""The arithmetic of every grid: from a block's extremes to its scale, and from a weight to the level that it is rounded to.
+"""The arithmetic of every grid: from a block's extremes to its scale, and from a weight to the
+level that it is rounded to.
 
-Compiled into the passes of `kernels.py`, whose results the compiler keeps until that file changes: after a change here, touch it.
+Compiled into the passes of `kernels.py`, whose results the compiler keeps until that file changes:
+after a change here, touch it.
 """
 
 from itertools import pairwise
@@ -11,7 +13,8 @@ from numba import njit
 from remnant.levels import FP4_LEVELS, NF4_LEVELS
 from remnant.predict.glance import FAST, ONE, ZERO
 
-# Without fast mathematics, said in so many words: a function that leaves it open takes it over from the one that calls it.
+# Without fast mathematics, said in so many words: a function that leaves it open takes it over from
+# the one that calls it.
 strict = njit(cache=True, fastmath=False)
 # A highest code that asks a float grid for a quotient.
 WHOLE = np.float32(2)
@@ -19,40 +22,57 @@ WHOLE = np.float32(2)
 
 @njit(inline="always", fastmath=FAST)
 def kept(x, cut, normal, least):  # type: ignore[no-untyped-def]
-    """Without so many bits of the mantissa, ties to even; below ``normal`` a multiple of ``least``, as floats with few exponents are."""
+    """Without so many bits of the mantissa, ties to even.
+
+    Below ``normal`` a multiple of ``least``, as floats with few exponents are.
+    """
     size = abs(x)
     bits = np.float32(size).view(np.int32)
     even = np.int32((bits >> np.int32(cut)) & np.int32(1))
-    near = np.int32((bits + np.int32((1 << (cut - 1)) - 1) + even) & np.int32(-(1 << cut))).view(np.float32)
-    v = np.rint(size * np.float32(1 / least)) * np.float32(least) if size < np.float32(normal) else near
+    near = np.int32((bits + np.int32((1 << (cut - 1)) - 1) + even) & np.int32(-(1 << cut))).view(
+        np.float32
+    )
+    v = (
+        np.rint(size * np.float32(1 / least)) * np.float32(least)
+        if size < np.float32(normal)
+        else near
+    )
     return -v if x < 0 else v
 
 
 @strict
 def times(w, by):  # type: ignore[no-untyped-def]
-    """The product, rounded by itself: never fused with what it is added to, which would give other last bits than the quantizers'."""
+    """The product, rounded by itself: never fused with what it is added to, which would give other
+    last bits than the quantizers'.
+    """
     return w * by
 
 
 @strict
 def lifted(step, lift):  # type: ignore[no-untyped-def]
-    """A step so many times as large, and its reciprocal; not reassociated, which would divide by the small step itself."""
+    """A step so many times as large, and its reciprocal.
+
+    Not reassociated, which would divide by the small step itself.
+    """
     larger = step * lift
     return larger, ONE / larger
 
 
 @njit(cache=True, fastmath={"contract"})
 def over(w, step, inverse):  # type: ignore[no-untyped-def]
-    """The quotient w / step, rounded correctly, from 1 / step: weights in bfloat16 often lie on a tie, where the last bit decides.
+    """The quotient w / step, rounded correctly, from 1 / step: weights in bfloat16 often lie on a
+    tie, where the last bit decides.
 
-    Source: Markstein 1990 (IBM Journal of Research and Development 34, 1): the product, corrected by its remainder.
+    Source: Markstein 1990 (IBM Journal of Research and Development 34, 1): the product, corrected
+    by its remainder.
     """
     product = w * inverse
     return product + (w - product * step) * inverse
 
 
-# Scales: from a block's smallest and largest weight the step (what weights are divided by), the scale (what codes are multiplied with)
-# and the zero. A block of zeros has the step one. GGUF files keep scales as float16.
+# Scales: from a block's smallest and largest weight the step (what weights are divided by), the
+# scale (what codes are multiplied with) and the zero. A block of zeros has the step one. GGUF files
+# keep scales as float16.
 
 
 @njit(inline="always", fastmath=FAST)
@@ -119,7 +139,10 @@ _E = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(NF4))
 
 @njit(inline="always", fastmath=FAST)
 def nf4(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
-    """The nearest level of NormalFloat; written out, since a loop over levels is not vectorized. ``high``: see ``_blockwise``."""
+    """The nearest level of NormalFloat; written out, since a loop over levels is not vectorized.
+
+    ``high``: see ``_blockwise``.
+    """
     x = times(w, inverse) if high < WHOLE else over(w, step, inverse)
     v = NF4[0]
     v = NF4[1] if x > _E[0] else v
@@ -145,12 +168,17 @@ _H = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(FP4))
 
 @njit(inline="always", fastmath=FAST)
 def fp4(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
-    """The nearest level of the 4-bit float, whose levels lie on both sides of zero alike; a tie goes to the lower level.
+    """The nearest level of the 4-bit float, whose levels lie on both sides of zero alike.
 
-    So below zero, where the lower level is the larger one, the next larger float is looked at. ``high``: see ``_blockwise``.
+    A tie goes to the lower level.
+
+    So below zero, where the lower level is the larger one, the next larger float is looked at.
+    ``high``: see ``_blockwise``.
     """
     x = times(w, inverse) if high < WHOLE else over(w, step, inverse)
-    size = np.int32(np.float32(abs(x)).view(np.int32) + np.int32(1 if x < 0 else 0)).view(np.float32)
+    size = np.int32(np.float32(abs(x)).view(np.int32) + np.int32(1 if x < 0 else 0)).view(
+        np.float32
+    )
     v = FP4[0]
     v = FP4[1] if size > _H[0] else v
     v = FP4[2] if size > _H[1] else v
@@ -164,7 +192,10 @@ def fp4(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
 
 @njit(inline="always", fastmath=FAST)
 def fp8(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
-    """e4m3: four significant bits, below 1/64 a multiple of 1/512; ``low`` and ``high`` are its ends."""
+    """e4m3: four significant bits, below 1/64 a multiple of 1/512.
+
+    ``low`` and ``high`` are its ends.
+    """
     x = over(w, step, inverse)
     x = x if x > low else low
     return kept(x if x < high else high, 20, 2.0**-6, 2.0**-9)

@@ -1,7 +1,9 @@
-"""Two checkpoints in, sums per weight and grid out: read, widened and rounded in pieces that stay in the cache.
+"""Two checkpoints in, sums per weight and grid out: read, widened and rounded in pieces that stay
+in the cache.
 
-All of both checkpoints is read, for the update and for the extremes that set a scale. Grids are tried on all of a weight too, or, where
-it is large, on a sample of its rows that is spread evenly: rounding costs far more than reading, and two million entries tell enough.
+All of both checkpoints is read, for the update and for the extremes that set a scale. Grids are
+tried on all of a weight too, or, where it is large, on a sample of its rows that is spread evenly:
+rounding costs far more than reading, and two million entries tell enough.
 """
 
 import os
@@ -31,7 +33,8 @@ PIECE, RUN = 1 << 20, 1 << 14
 SAMPLE, SLICE = 1 << 21, 1 << 16
 # A GGUF file keeps scales as float16: of the largest weight this part, at most so large.
 HALF_SCALES, MOST_HALF = {"q8_0": 127, "q4_0": 8}, 65504
-# A sample speaks for its weight if it holds the update in proportion, within this factor; else all of the weight is rounded.
+# A sample speaks for its weight if it holds the update in proportion, within this factor; else all
+# of the weight is rounded.
 FAIR = 1.5
 
 
@@ -47,7 +50,9 @@ Pair = Callable[[Part], tuple[Raw, Raw]]
 
 
 class Glance(NamedTuple):
-    """What one look at some rows tells: <d, d>, changed entries, [4, 1] smallest and largest of target and unlearned model."""
+    """What one look at some rows tells: <d, d>, changed entries, [4, 1] smallest and largest of
+    target and unlearned model.
+    """
 
     update: float
     changed: int
@@ -78,12 +83,14 @@ def survey(
 ) -> dict[str, dict[str, Sums]]:
     """For every quantizable weight and every grid the sums of `functional/survival.py`.
 
-    A target that is stored wider than the unlearned model is rounded to its dtype first. Never holds more than a few pieces of a million
-    entries per thread. A grid whose group does not divide a weight's rows is left out for it.
+    A target that is stored wider than the unlearned model is rounded to its dtype first. Never
+    holds more than a few pieces of a million entries per thread. A grid whose group does not divide
+    a weight's rows is left out for it.
 
-    The update and the number of changed weights are exact. What a grid does to a weight of more than ``2 * sample`` entries is measured on
-    about ``sample`` of them and scaled up to the whole update; the standard error of a gain is then about sqrt(D / (``sample`` |d|)), D the
-    grid's step and |d| a typical update of an entry.
+    The update and the number of changed weights are exact. What a grid does to a weight of more
+    than ``2 * sample`` entries is measured on about ``sample`` of them and scaled up to the whole
+    update; the standard error of a gain is then about sqrt(D / (``sample`` |d|)), D the grid's step
+    and |d| a typical update of an entry.
 
     Args:
         target: the model before.
@@ -95,7 +102,8 @@ def survey(
         sample: entries of a weight that grids are tried on; 0 for all.
 
     Raises:
-        UserError: other names or shapes, a dtype that is not float32, bfloat16 or float16, or weights that are not finite.
+        UserError: other names or shapes, a dtype that is not float32, bfloat16 or float16, or
+            weights that are not finite.
     """
     names = shared(target, unlearned)
     pair = partial(_load, Scratch(), target, unlearned)
@@ -116,14 +124,26 @@ def survey(
 
 
 def _weight(
-    pool: ThreadPoolExecutor, pair: Pair, target: Checkpoint, name: str, grids: Sequence[Grid], sample: int, *, kept: bool
+    pool: ThreadPoolExecutor,
+    pair: Pair,
+    target: Checkpoint,
+    name: str,
+    grids: Sequence[Grid],
+    sample: int,
+    *,
+    kept: bool,
 ) -> dict[str, Sums]:
-    """The sums of one weight by grid. Stacked experts have a scale each on a grid with one per weight, as in the quantizers."""
+    """The sums of one weight by grid.
+
+    Stacked experts have a scale each on a grid with one per weight, as in the quantizers.
+    """
     columns, usable = _usable(target, name, grids)
     parts = _experts(target, name)
     alone = [g for g in usable if g.block < 0] if len(parts) > 1 else []
     together = [g for g in usable if g not in alone]
-    glances = [_glance(pool, pair, list(_pieces(target, part, columns, together, PIECE))) for part in parts]
+    glances = [
+        _glance(pool, pair, list(_pieces(target, part, columns, together, PIECE))) for part in parts
+    ]
     for glance in glances:
         _check_glance(name, glance, () if kept else usable)
     whole = _joined(glances)
@@ -132,7 +152,16 @@ def _weight(
         return {g.name: untouched(whole.update, everything.size, whole.changed) for g in usable}
     found = _rounded(pool, pair, target, everything, columns, together, whole, sample)
     for part, glance in zip(parts, glances, strict=True) if alone else ():
-        own = _rounded(pool, pair, target, part, columns, alone, glance, max(sample // len(parts), min(sample, SLICE)))
+        own = _rounded(
+            pool,
+            pair,
+            target,
+            part,
+            columns,
+            alone,
+            glance,
+            max(sample // len(parts), min(sample, SLICE)),
+        )
         found |= {n: found.get(n, Sums()).plus(s) for n, s in own.items()}
     return {g.name: found[g.name] for g in usable}
 
@@ -147,7 +176,9 @@ def _rounded(
     glance: Glance,
     sample: int,
 ) -> dict[str, Sums]:
-    """The sums of a run of whole rows, from a sample of its slices where that is fair, else from all."""
+    """The sums of a run of whole rows, from a sample of its slices where that is fair, else from
+    all.
+    """
     pieces = list(_pieces(target, part, columns, grids, PIECE))
     rounds = partial(_round, pair, table(grids, columns), _run(columns, grids), glance.ends)
     for taken in (_sampled(target, part, columns, grids, sample) or pieces, pieces):
@@ -155,7 +186,9 @@ def _rounded(
         looked = sum(piece.size for piece in taken)
         if _fair(sums, glance, looked / part.size):
             break
-    return {g.name: _sums(row, glance, part.size, looked) for g, row in zip(grids, sums, strict=True)}
+    return {
+        g.name: _sums(row, glance, part.size, looked) for g, row in zip(grids, sums, strict=True)
+    }
 
 
 def _experts(target: Checkpoint, name: str) -> list[Part]:
@@ -168,18 +201,22 @@ def _experts(target: Checkpoint, name: str) -> list[Part]:
 def _check_glance(name: str, glance: Glance, grids: Sequence[Grid]) -> None:
     if not np.isfinite(glance.update):
         raise UserError(
-            f"{name} holds a value that is not finite, or too large to be squared.", "The checkpoint is broken; unlearn or copy it again."
+            f"{name} holds a value that is not finite, or too large to be squared.",
+            "The checkpoint is broken; unlearn or copy it again.",
         )
     largest = float(np.abs(glance.ends).max())
     for g in grids:
         if g.family in HALF_SCALES and largest / HALF_SCALES[g.family] > MOST_HALF:
             raise UserError(
-                f"{name} holds {largest:.3g}, too large for the float16 scales of {g.name}.", "Leave this grid out, or keep it."
+                f"{name} holds {largest:.3g}, too large for the float16 scales of {g.name}.",
+                "Leave this grid out, or keep it.",
             )
 
 
 def _check_others(pool: ThreadPoolExecutor, model: Checkpoint, looked_at: set[str]) -> None:
-    """Whether the weights that no grid touches are finite too: a model with a broken norm has forgotten nothing."""
+    """Whether the weights that no grid touches are finite too: a model with a broken norm has
+    forgotten nothing.
+    """
 
     def broken(name: str) -> str | None:
         entry = model.entries[name]
@@ -191,7 +228,8 @@ def _check_others(pool: ThreadPoolExecutor, model: Checkpoint, looked_at: set[st
 
     for name in filter(None, pool.map(broken, [n for n in model.entries if n not in looked_at])):
         raise UserError(
-            f"{name} in {model.folder} holds a value that is not finite.", "The checkpoint is broken; unlearn or copy it again."
+            f"{name} in {model.folder} holds a value that is not finite.",
+            "The checkpoint is broken; unlearn or copy it again.",
         )
 
 
@@ -203,12 +241,18 @@ def shared(target: Checkpoint, unlearned: Checkpoint) -> list[str]:
     """
     names = target.matrices()
     if not names:
-        raise UserError(f"{target.folder} holds no weight that a quantizer would touch.", "Give a checkpoint of a language model.")
+        raise UserError(
+            f"{target.folder} holds no weight that a quantizer would touch.",
+            "Give a checkpoint of a language model.",
+        )
     compare_names(target.folder, target.entries, unlearned.folder, unlearned.entries)
     for name in names:
         one, other = target.entries[name], unlearned.entries[name]
         if one.shape != other.shape:
-            raise UserError(f"{name} has shape {one.shape} in one checkpoint and {other.shape} in the other.", "Give two of one model.")
+            raise UserError(
+                f"{name} has shape {one.shape} in one checkpoint and {other.shape} in the other.",
+                "Give two of one model.",
+            )
         for entry in (one, other):
             if entry.dtype not in BYTES:
                 raise UserError(
@@ -222,11 +266,18 @@ def _usable(target: Checkpoint, name: str, grids: Sequence[Grid]) -> tuple[int, 
     """Columns of a weight as [out, in], and the grids whose groups divide them."""
     shape = target.entries[name].shape
     columns = shape[0] if target.turned(name) else shape[-1]
-    return columns, [g for g in grids if g.family in ("nf4", "fp4") or g.block <= 0 or columns % g.block == 0]
+    return columns, [
+        g for g in grids if g.family in ("nf4", "fp4") or g.block <= 0 or columns % g.block == 0
+    ]
 
 
-def _pieces(target: Checkpoint, part: Part, columns: int, grids: Sequence[Grid], entries: int) -> Iterator[Part]:
-    """Runs of about so many entries in whole rows, in which every block is whole; a transposed weight is one piece."""
+def _pieces(
+    target: Checkpoint, part: Part, columns: int, grids: Sequence[Grid], entries: int
+) -> Iterator[Part]:
+    """Runs of about so many entries in whole rows, in which every block is whole.
+
+    A transposed weight is one piece.
+    """
     if target.turned(part.name):
         yield part
         return
@@ -238,8 +289,13 @@ def _pieces(target: Checkpoint, part: Part, columns: int, grids: Sequence[Grid],
         yield Part(part.name, part.first + first, min(rows * columns, part.size - first))
 
 
-def _sampled(target: Checkpoint, part: Part, columns: int, grids: Sequence[Grid], sample: int) -> list[Part]:
-    """Slices of a large weight, one at random from each of many equal parts; none of one that is to be rounded whole."""
+def _sampled(
+    target: Checkpoint, part: Part, columns: int, grids: Sequence[Grid], sample: int
+) -> list[Part]:
+    """Slices of a large weight, one at random from each of many equal parts.
+
+    None of one that is to be rounded whole.
+    """
     if not sample or part.size <= 2 * sample or target.turned(part.name):
         return []
     slices = list(_pieces(target, part, columns, grids, SLICE))
@@ -248,10 +304,13 @@ def _sampled(target: Checkpoint, part: Part, columns: int, grids: Sequence[Grid]
     return [slices[int(place)] for place in places]
 
 
-def _load(scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, piece: Part) -> tuple[Raw, Raw]:
+def _load(
+    scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, piece: Part
+) -> tuple[Raw, Raw]:
     """A piece of both models: bits of bfloat16 where both are stored so, else float32.
 
-    The target is rounded to the dtype that the unlearned model is stored in: a cast is not an update.
+    The target is rounded to the dtype that the unlearned model is stored in: a cast is not an
+    update.
     """
     stored = target.entries[piece.name].dtype, unlearned.entries[piece.name].dtype
     if target.turned(piece.name):
@@ -259,8 +318,13 @@ def _load(scratch: Scratch, target: Checkpoint, unlearned: Checkpoint, piece: Pa
         return t.reshape(-1), u.reshape(-1)
     plain = stored == ("BF16", "BF16")
     found: list[Raw] = []
-    for model, role, dtype, other in ((target, "t", stored[0], stored[1]), (unlearned, "u", stored[1], stored[0])):
-        raw = model.read_into(piece.name, piece.first, scratch.take(role, piece.size * BYTES[dtype]))
+    for model, role, dtype, other in (
+        (target, "t", stored[0], stored[1]),
+        (unlearned, "u", stored[1], stored[0]),
+    ):
+        raw = model.read_into(
+            piece.name, piece.first, scratch.take(role, piece.size * BYTES[dtype])
+        )
         if plain:
             found.append(raw.view(np.uint16))
             continue
@@ -278,17 +342,26 @@ def _glance(pool: ThreadPoolExecutor, pair: Pair, pieces: list[Part]) -> Glance:
 
     found = np.array(list(pool.map(one, pieces)))
     ends = [found[:, 2].min(), found[:, 3].max(), found[:, 4].min(), found[:, 5].max()]
-    return Glance(float(found[:, 0].sum()), int(found[:, 1].sum()), np.array(ends, np.float32)[:, None])
+    return Glance(
+        float(found[:, 0].sum()), int(found[:, 1].sum()), np.array(ends, np.float32)[:, None]
+    )
 
 
 def _joined(glances: Sequence[Glance]) -> Glance:
     ends = np.array([g.ends[:, 0] for g in glances])
     both = [ends[:, 0].min(), ends[:, 1].max(), ends[:, 2].min(), ends[:, 3].max()]
-    return Glance(sum(g.update for g in glances), sum(g.changed for g in glances), np.array(both, np.float32)[:, None])
+    return Glance(
+        sum(g.update for g in glances),
+        sum(g.changed for g in glances),
+        np.array(both, np.float32)[:, None],
+    )
 
 
 def _run(columns: int, grids: Sequence[Grid]) -> int:
-    """How many weights stay in the cache at a time, whole rows; 0 for the whole piece, where blocks go on over the ends of rows."""
+    """How many weights stay in the cache at a time, whole rows.
+
+    0 for the whole piece, where blocks go on over the ends of rows.
+    """
     run = max(1, RUN // columns) * columns
     return run if all(run % g.block == 0 for g in grids if g.block > 0) else 0
 
@@ -302,7 +375,9 @@ def _round(pair: Pair, grids: Table, run: int, whole: Floats, piece: Part) -> ND
 
 
 def _fair(sums: NDArray[np.float64], glance: Glance, share: float) -> bool:
-    """Whether what was rounded, a share of the weight, holds its part of the update, so that it can stand for all."""
+    """Whether what was rounded, a share of the weight, holds its part of the update, so that it can
+    stand for all.
+    """
     if not glance.update or not len(sums):
         return True
     return bool(1 / FAIR <= sums[0, 0] / glance.update / share <= FAIR)

@@ -1,8 +1,22 @@
-"""Records that cross a stage or touch the disk: what a user may write (specs) and what a run leaves behind."""
+"""Records that cross a stage or touch the disk: what a user may write (specs) and what a run leaves
+behind.
+"""
 
 from remnant.records.artefact import SCHEMA, FileRecord, Manifest, Piece
-from remnant.records.base import Half, Positive, Record, Share, Stage, circumstance
-from remnant.records.judge import CastMember, Cell, Evidence, JudgeSpec, Outcome, Recovery, Rule, Says, Shares, Verdict, status_of
+from remnant.records.base import Half, OwnHalf, Positive, Record, Share, Stage, circumstance
+from remnant.records.judge import (
+    CastMember,
+    Cell,
+    Evidence,
+    JudgeSpec,
+    Outcome,
+    Recovery,
+    Rule,
+    Says,
+    Shares,
+    Verdict,
+    status_of,
+)
 from remnant.records.measure import EndpointSpec, MeasureSpec, MetricSpec, Row
 from remnant.records.perturb import ExplainSpec, PerturbSpec
 from remnant.records.prepare import PrepareSpec
@@ -26,6 +40,7 @@ __all__ = [
     "MetricSpec",
     "OptimSpec",
     "Outcome",
+    "OwnHalf",
     "PerturbSpec",
     "Piece",
     "Positive",

@@ -17,7 +17,9 @@ class FileRecord(Record):
 
 
 class Manifest(Record):
-    """What an artefact is, what it was made from (``inputs`` for people, ``sources`` by digest) and how; ``seal``: sha256 of the rest."""
+    """What an artefact is, what it was made from (``inputs`` for people, ``sources`` by digest) and
+    how; ``seal``: sha256 of the rest.
+    """
 
     schema_version: int = SCHEMA
     key: str
@@ -42,7 +44,9 @@ class Manifest(Record):
 
 
 class Piece(Record):
-    """One piece of work of a run, as its name is kept: enough to find its artefact and to say what it is."""
+    """One piece of work of a run, as its name is kept: enough to find its artefact and to say what
+    it is.
+    """
 
     name: str
     stage: Stage

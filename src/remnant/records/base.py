@@ -1,6 +1,8 @@
-"""What all records are made of: unknown keys are refused, values never change, and every record has an identity.
+"""What all records are made of: unknown keys are refused, values never change, and every record has
+an identity.
 
-A field marked ``circumstance`` says how a result is computed, not what it is, and does not enter the identity of an artefact.
+A field marked ``circumstance`` says how a result is computed, not what it is, and does not enter
+the identity of an artefact.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from remnant.secrecy import without_secrets
 
 Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "explain", "judge", "deploy"]
+OwnHalf = Literal["dev", "test"]
 Half = Literal["all", "dev", "test"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -28,7 +31,14 @@ class Record(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The fields that decide what the result is, ready for hashing.
 
-        None is left out, so that an optional field that is added later leaves the keys of what was made before as they are.
+        None is left out, so that an optional field that is added later leaves the keys of what was
+        made before as they are.
         """
-        dropped = {n for n, f in type(self).model_fields.items() if isinstance(f.json_schema_extra, dict) and f.json_schema_extra}
-        return dict(without_secrets(self.model_dump(mode="json", exclude=dropped, exclude_none=True)))
+        dropped = {
+            n
+            for n, f in type(self).model_fields.items()
+            if isinstance(f.json_schema_extra, dict) and f.json_schema_extra
+        }
+        return dict(
+            without_secrets(self.model_dump(mode="json", exclude=dropped, exclude_none=True))
+        )

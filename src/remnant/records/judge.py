@@ -7,18 +7,24 @@ from pydantic import Field
 
 from remnant.records.base import Positive, Record, Share
 
-Outcome = Literal["stayed forgotten", "not said", "came back", "not forgotten", "collapsed", "unclear"]
+Outcome = Literal[
+    "stayed forgotten", "not said", "came back", "not forgotten", "collapsed", "unclear"
+]
 Says = Literal["silent", "tells", "undecided", "no power", "not measured", "lost"]
 Shares = tuple[float, float, float]
 
 
 class Rule(Record):
-    """The rule of the verdict, fixed before the run. Shares are of the way from a model that never read the text to the target.
+    """The rule of the verdict, fixed before the run.
 
-    ``utility_floor``: least share of the target's utility. ``max_retained``: most knowledge that plain asking may find.
-    ``max_recovery``: most that a form may bring back. ``max_told``: most that a stronger test may tell. ``min_gap``: points (of 100)
-    between target and unread model below which a number says nothing. ``min_items``: fewest items, ``max_unscorable``: largest share of
-    them without a number. ``word_for_word``: ROUGE from which one text counts as written out.
+    Shares are of the way from a model that never read the text to the target.
+
+    ``utility_floor``: least share of the target's utility. ``max_retained``: most knowledge that
+    plain asking may find. ``max_recovery``: most that a form may bring back. ``max_told``: most
+    that a stronger test may tell. ``min_gap``: points (of 100) between target and unread model
+    below which a number says nothing. ``min_items``: fewest items, ``max_unscorable``: largest
+    share of them without a number. ``word_for_word``: ROUGE from which one text counts as written
+    out.
     """
 
     utility_floor: Share = 0.8
@@ -52,7 +58,9 @@ class JudgeSpec(Record):
 
 
 class Cell(Record):
-    """One number of a summary: a metric of one model under one quantizer, x100, with a 95 % bootstrap interval."""
+    """One number of a summary: a metric of one model under one quantizer, x100, with a 95 %
+    bootstrap interval.
+    """
 
     model: str
     method: str | None
@@ -69,7 +77,9 @@ class Cell(Record):
 
 
 def status_of(scored: bool, lost: Counter[str] | None) -> str:
-    """What a cell says of its items: whether any was scorable, how many were not, and the commonest reason."""
+    """What a cell says of its items: whether any was scorable, how many were not, and the commonest
+    reason.
+    """
     count, reason = (lost.total(), f" ({lost.most_common(1)[0][0]})") if lost else (0, "")
     if not scored:
         return f"no scorable item{reason}"
@@ -77,7 +87,10 @@ def status_of(scored: bool, lost: Counter[str] | None) -> str:
 
 
 class Recovery(Record):
-    """How much of one kind of knowledge one quantizer brings back. Shares, not x100; None where undefined (see ``status``)."""
+    """How much of one kind of knowledge one quantizer brings back.
+
+    Shares, not x100; None where undefined (see ``status``).
+    """
 
     model: str
     quantizer: str
@@ -92,10 +105,12 @@ class Recovery(Record):
 class Evidence(Record):
     """What one test that is stronger than plain asking says of one model under one quantizer.
 
-    ``kind``: given beginning, samples, probability per token, membership or answers. ``left``: value and simultaneous interval on the way
-    from the model that never read the text (0) to the target (1); None where the test was not measured or has no power. ``said``: the same
-    in words, or what is missing. ``items``: how many it was measured on. ``would_decide``: how many might, where it is undecided.
-    "lost": it was measured, but not rightly in all models; "not measured": in none.
+    ``kind``: given beginning, samples, probability per token, membership or answers. ``left``:
+    value and simultaneous interval on the way from the model that never read the text (0) to the
+    target (1); None where the test was not measured or has no power. ``said``: the same in words,
+    or what is missing. ``items``: how many it was measured on. ``would_decide``: how many might,
+    where it is undecided. "lost": it was measured, but not rightly in all models; "not measured":
+    in none.
     """
 
     model: str
@@ -112,7 +127,8 @@ class Evidence(Record):
 class Verdict(Record):
     """The judgement on one unlearned model under one quantizer, in one word and one sentence.
 
-    "not said": plain asking finds nothing and a stronger test still tells; ``reason`` names it. Only "stayed forgotten" is a pass.
+    "not said": plain asking finds nothing and a stronger test still tells; ``reason`` names it.
+    Only "stayed forgotten" is a pass.
     """
 
     model: str

@@ -19,8 +19,9 @@ class MetricSpec(Record):
 class EndpointSpec(Record):
     """A server that speaks OpenAI's completions protocol, for a model that cannot be opened.
 
-    ``url`` ends before /completions; user, password and query are used, not kept. ``again``: raise it to ask anew. A key is taken from
-    REMNANT_API_KEY. A request ends after ``timeout`` s, whatever arrives; one answer takes at most attempts x (timeout + 30) s.
+    ``url`` ends before /completions; user, password and query are used, not kept. ``again``: raise
+    it to ask anew. A key is taken from REMNANT_API_KEY. A request ends after ``timeout`` s,
+    whatever arrives; one answer takes at most attempts x (timeout + 30) s.
     """
 
     url: Address
@@ -32,12 +33,15 @@ class EndpointSpec(Record):
 
 
 class MeasureSpec(Record):
-    """Which metrics (or groups of them) are measured on which half of the items; by default all that a verdict rests on.
+    """Which metrics (or groups of them) are measured on which half of the items.
 
-    ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``ability``: tasks of lm-evaluation-harness, by the name
-    that it knows them by (from the hub), or of a folder of its task files (``ability_tasks``), or "choice", which is made of the corpus and
-    needs no network. ``engine``: who computes; transformers by default, or vLLM. ``batch_tokens``: padded tokens per batch; without it
-    by the free memory.
+    By default all that a verdict rests on.
+
+    ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``ability``:
+    tasks of lm-evaluation-harness, by the name that it knows them by (from the hub), or of a folder
+    of its task files (``ability_tasks``), or "choice", which is made of the corpus and needs no
+    network. ``engine``: who computes; transformers by default, or vLLM. ``batch_tokens``: padded
+    tokens per batch; without it by the free memory.
     """
 
     metrics: tuple[str, ...] = ("muse", "tests")
@@ -55,7 +59,10 @@ class MeasureSpec(Record):
 
 
 class Row(Record):
-    """One item of one metric. ``value`` is None where ``status`` is not "ok"; ``half`` is its half of the items."""
+    """One item of one metric.
+
+    ``value`` is None where ``status`` is not "ok"; ``half`` is its half of the items.
+    """
 
     metric: str
     split: str = ""

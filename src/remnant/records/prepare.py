@@ -8,9 +8,11 @@ from remnant.records.base import Positive, Record, Share, circumstance
 
 
 class PrepareSpec(Record):
-    """A corpus in MUSE's layout: from the lab, from the user's texts, from a MUSE or TOFU folder or from a hub data set.
+    """A corpus in MUSE's layout: from the lab, from the user's texts, from a MUSE or TOFU folder or
+    from a hub data set.
 
-    ``tofu_retain``: at most so many of TOFU's retain questions, those that utility is measured on first.
+    ``tofu_retain``: at most so many of TOFU's retain questions, those that utility is measured on
+    first.
     """
 
     lab: Literal["news", "books"] | None = None
@@ -39,9 +41,17 @@ class PrepareSpec(Record):
 
     @model_validator(mode="after")
     def _one_source(self) -> "PrepareSpec":
-        sources = [bool(self.lab), bool(self.forget), bool(self.folder), bool(self.tofu), bool(self.hub)]
+        sources = [
+            bool(self.lab),
+            bool(self.forget),
+            bool(self.folder),
+            bool(self.tofu),
+            bool(self.hub),
+        ]
         if sum(sources) != 1:
-            raise ValueError("give exactly one source: lab, forget (with retain), folder, tofu or hub")
+            raise ValueError(
+                "give exactly one source: lab, forget (with retain), folder, tofu or hub"
+            )
         if self.forget and not self.retain:
             raise ValueError("forget text needs retain text beside it")
         return self

@@ -27,7 +27,10 @@ class CorpusSpec(PrepareSpec):
 
 
 class SweepSpec(Record):
-    """Corpora x seeds x models x quantizers, measured and judged. Of ``packed`` formats the runtime's own kernels are measured too."""
+    """Corpora x seeds x models x quantizers, measured and judged.
+
+    Of ``packed`` formats the runtime's own kernels are measured too.
+    """
 
     name: Name
     title: str = ""

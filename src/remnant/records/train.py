@@ -29,7 +29,9 @@ class OptimSpec(Record):
 
 
 class TrainSpec(OptimSpec):
-    """A model from scratch (or from ``base``) on some splits of a corpus, in blocks of packed documents."""
+    """A model from scratch (or from ``base``) on some splits of a corpus, in blocks of packed
+    documents.
+    """
 
     steps: Positive = 600
     batch_size: Positive = 6

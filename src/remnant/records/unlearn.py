@@ -21,15 +21,20 @@ class TermSpec(Record):
         if not isinstance(data, dict) or "params" in data:
             return data
         own = {"use", "weight"}
-        return {k: v for k, v in data.items() if k in own} | {"params": {k: v for k, v in data.items() if k not in own}}
+        return {k: v for k, v in data.items() if k in own} | {
+            "params": {k: v for k, v in data.items() if k not in own}
+        }
 
 
 class SureSpec(Record):
-    """SURE: only the units most salient for the forget text move. Source: arXiv 2410.16454, eqs. 4-6.
+    """SURE: only the units most salient for the forget text move.
 
-    ``renew_every``: choose again every so many steps, with a fresh optimiser; without it once, at the target, as in the paper.
-    ``variant``: the released code, for comparison only. "paper-code" counts the forget gradient twice and never applies its mask;
-    "paper-code-masked" also sets the gradient of the less salient rows of each batch to zero, which momentum and weight decay ignore.
+    Source: arXiv 2410.16454, eqs. 4-6.
+
+    ``renew_every``: choose again every so many steps, with a fresh optimiser; without it once, at
+    the target, as in the paper. ``variant``: the released code, for comparison only. "paper-code"
+    counts the forget gradient twice and never applies its mask; "paper-code-masked" also sets the
+    gradient of the less salient rows of each batch to zero, which momentum and weight decay ignore.
     """
 
     percentile: Annotated[float, Field(ge=0, le=100)] = 90.0
@@ -42,12 +47,18 @@ class SureSpec(Record):
     @model_validator(mode="after")
     def _variant_alone(self) -> "SureSpec":
         if self.variant and (self.renew_every or self.unit != "module" or self.scaled or self.also):
-            raise ValueError(f"the variant {self.variant} chooses rows for every batch; give it a percentile only")
+            raise ValueError(
+                f"the variant {self.variant} chooses rows for every batch; give it a "
+                "percentile only"
+            )
         return self
 
 
 class UnlearnSpec(OptimSpec):
-    """One unlearning run: a method (or own terms), when to stop, what to keep. ``retain``: splits that retain terms read (retain1)."""
+    """One unlearning run: a method (or own terms), when to stop, what to keep.
+
+    ``retain``: splits that retain terms read (retain1).
+    """
 
     method: str | None = None
     terms: tuple[TermSpec, ...] = ()

@@ -19,10 +19,22 @@ from remnant.functional.survival import Survival
 from remnant.report.pareto import Study
 from remnant.report.table import TITLES, Group
 
-COLOURS = ("#3b3b3b", "#8a8a8a", "#0b6fb8", "#c8501e", "#2f8f5b", "#8a4fbf", "#b8860b", "#c2185b", "#00838f", "#5d4037")
+COLOURS = (
+    "#3b3b3b",
+    "#8a8a8a",
+    "#0b6fb8",
+    "#c8501e",
+    "#2f8f5b",
+    "#8a4fbf",
+    "#b8860b",
+    "#c2185b",
+    "#00838f",
+    "#5d4037",
+)
 # Names are shown as they are: a dollar sign begins no formula.
 STYLE: Any = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
+    "axes.spines.right": False,
     "text.parse_math": False, "text.usetex": False,
 }  # fmt: skip
 
@@ -31,7 +43,9 @@ def _svg(figure: Figure, title: str) -> str:
     """The figure as an <svg> element that scales with its container."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters that the font has not: the page's own font has them
+        warnings.simplefilter(
+            "ignore"
+        )  # letters that the font has not: the page's own font has them
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
     text = buffer.getvalue()
@@ -52,34 +66,59 @@ def colours(models: Sequence[str]) -> dict[str, str]:
 
 
 def knowledge_by_quantizer(group: Group, metric: str) -> str:
-    """Value and interval of one metric for every model, full precision first and then each quantizer."""
+    """Value and interval of one metric for every model, full precision first and then each
+    quantizer.
+    """
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(7.2, 3.4))
         palette = colours(group.models)
         width = 0.7 / max(1, len(group.models))
         for i, model in enumerate(group.models):
-            _points(axes, group, model, metric, (i - (len(group.models) - 1) / 2) * width, palette[model])
+            _points(
+                axes,
+                group,
+                model,
+                metric,
+                (i - (len(group.models) - 1) / 2) * width,
+                palette[model],
+            )
         axes.set_xticks(range(len(group.quantizers)), group.quantizers, rotation=30, ha="right")
         axes.set_ylabel(metric)
         axes.grid(axis="y", alpha=0.25)
         if metric != "privleak":
             axes.set_ylim(-3, 103)
         if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
-            axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.22))
+            axes.legend(
+                ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.22)
+            )
         return _svg(figure, TITLES[metric])
 
 
 def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, colour: str) -> None:
-    found = [(i, c) for i, q in enumerate(group.quantizers) if (c := group.cell(model, q, metric)) and c.value is not None]
+    found = [
+        (i, c)
+        for i, q in enumerate(group.quantizers)
+        if (c := group.cell(model, q, metric)) and c.value is not None
+    ]
     x = [i + shift for i, _ in found]
     y = [c.value or 0.0 for _, c in found]
-    low = [max(0.0, (c.value or 0.0) - (c.low if c.low is not None else c.value or 0.0)) for _, c in found]
-    high = [max(0.0, (c.high if c.high is not None else c.value or 0.0) - (c.value or 0.0)) for _, c in found]
-    axes.errorbar(x, y, yerr=[low, high], fmt="o", ms=4, lw=1, capsize=2, color=colour, label=_label(model))
+    low = [
+        max(0.0, (c.value or 0.0) - (c.low if c.low is not None else c.value or 0.0))
+        for _, c in found
+    ]
+    high = [
+        max(0.0, (c.high if c.high is not None else c.value or 0.0) - (c.value or 0.0))
+        for _, c in found
+    ]
+    axes.errorbar(
+        x, y, yerr=[low, high], fmt="o", ms=4, lw=1, capsize=2, color=colour, label=_label(model)
+    )
 
 
 def forget_utility_plane(group: Group) -> str:
-    """Knowledge left (left is forgotten) against utility (up is useful), a mark per model and quantizer, lines from full precision."""
+    """Knowledge left (left is forgotten) against utility (up is useful), a mark per model and
+    quantizer, lines from full precision.
+    """
     utility = next((m for m in ("knowmem_retain", "verbmem_retain") if m in group.metrics), None)
     if utility is None:
         return ""
@@ -93,7 +132,9 @@ def forget_utility_plane(group: Group) -> str:
         axes.set_ylim(-3, 108)
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
-            axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16))
+            axes.legend(
+                ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16)
+            )
         return _svg(figure, "Forgetting against utility")
 
 
@@ -110,20 +151,34 @@ def _walk(axes: Axes, group: Group, model: str, utility: str, colour: str) -> No
     start = points["full"]
     for quantizer, point in points.items():
         axes.plot([start[0], point[0]], [start[1], point[1]], color=colour, lw=0.8, alpha=0.5)
-        axes.plot(*point, marker="s" if quantizer == "full" else "o", ms=7 if quantizer == "full" else 4, color=colour)
+        axes.plot(
+            *point,
+            marker="s" if quantizer == "full" else "o",
+            ms=7 if quantizer == "full" else 4,
+            color=colour,
+        )
     axes.plot([], [], "s", color=colour, label=_label(model))
 
 
 def layer_heat_map(layers: Mapping[str, Mapping[str, Survival]]) -> str:
-    """The gain of every weight (rows) under every grid (columns): dark is erased, light survives."""
+    """The gain of every weight (rows) under every grid (columns): dark is erased, light
+    survives.
+    """
     grids = list(dict.fromkeys(name for found in layers.values() for name in found))
-    gains = [[math.nan if (g := found[n].gain if n in found else None) is None else g for n in grids] for found in layers.values()]
-    labels = [re.sub(r"^(model|transformer)\.", "", name).removesuffix(".weight") for name in layers]
+    gains = [
+        [math.nan if (g := found[n].gain if n in found else None) is None else g for n in grids]
+        for found in layers.values()
+    ]
+    labels = [
+        re.sub(r"^(model|transformer)\.", "", name).removesuffix(".weight") for name in layers
+    ]
     every = max(1, len(labels) // 60)
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(7.2, 1.2 + 0.16 * min(len(labels), 120)))
         colours = pyplot.get_cmap("magma").with_extremes(bad="#bbbbbb")
-        image = axes.imshow(gains, vmin=0, vmax=1, cmap=colours, aspect="auto", interpolation="nearest")
+        image = axes.imshow(
+            gains, vmin=0, vmax=1, cmap=colours, aspect="auto", interpolation="nearest"
+        )
         axes.set_xticks(range(len(grids)), grids, rotation=40, ha="right")
         axes.set_yticks(range(0, len(labels), every), labels[::every], fontsize=6)
         figure.colorbar(image, label="gain", shrink=0.6)
@@ -131,16 +186,39 @@ def layer_heat_map(layers: Mapping[str, Mapping[str, Survival]]) -> str:
 
 
 def pareto_plane(found: Study) -> str:
-    """Knowledge left against utility left on the development half: the front as a line, the chosen setting ringed."""
+    """Knowledge left against utility left on the development half: the front as a line, the chosen
+    setting ringed.
+    """
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(7.2, 4.2))
         at = {p.model: p for p in found.dev}
-        axes.scatter([p.knowledge for p in found.dev], [p.utility for p in found.dev], s=22, color="#8a8a8a", label="settings")
+        axes.scatter(
+            [p.knowledge for p in found.dev],
+            [p.utility for p in found.dev],
+            s=22,
+            color="#8a8a8a",
+            label="settings",
+        )
         line = [at[name] for name in found.front]
-        axes.plot([p.knowledge for p in line], [p.utility for p in line], color="#0b6fb8", marker="o", markersize=5, label="front")
+        axes.plot(
+            [p.knowledge for p in line],
+            [p.utility for p in line],
+            color="#0b6fb8",
+            marker="o",
+            markersize=5,
+            label="front",
+        )
         if found.chosen:
             best = at[found.chosen]
-            axes.scatter([best.knowledge], [best.utility], s=130, facecolors="none", edgecolors="#c8501e", linewidths=2, label="chosen")
+            axes.scatter(
+                [best.knowledge],
+                [best.utility],
+                s=130,
+                facecolors="none",
+                edgecolors="#c8501e",
+                linewidths=2,
+                label="chosen",
+            )
         axes.set_xlabel("knowledge left, share of the target's, worst grid")
         axes.set_ylabel("utility left, share")
         axes.grid(alpha=0.25)

@@ -36,13 +36,21 @@ def write(results: Results, store: Store, out: Path, *, examples: bool = False) 
         (out / "summary.json").write_text(summary, encoding="utf-8")
         page = out / "report.html"
         studies = study(results, store) if results.sweep.study else []
-        page.write_text(_render(results, studies, _examples(results, store) if examples else None), encoding="utf-8")
+        page.write_text(
+            _render(results, studies, _examples(results, store) if examples else None),
+            encoding="utf-8",
+        )
     return page
 
 
 def environment() -> Environment:
     """The templates of all pages: everything escaped, nothing undefined."""
-    return Environment(loader=PackageLoader("remnant", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return Environment(
+        loader=PackageLoader("remnant", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
 
 
 def _render(results: Results, studies: list[Study], examples: list[dict[str, Any]] | None) -> str:
@@ -89,9 +97,20 @@ def _runs(results: Results) -> list[dict[str, Any]]:
     for name, m in results.manifests.items():
         about = results.labels[name]
         what = " ".join(str(about[k]) for k in ("corpus", "model", "quantizer") if about.get(k))
-        said = {k: m.summary[k] for k in ("steps", "stopped", "chosen", "loss", "share_quantized", "rule") if k in m.summary}
+        said = {
+            k: m.summary[k]
+            for k in ("steps", "stopped", "chosen", "loss", "share_quantized", "rule")
+            if k in m.summary
+        }
         rows.append(
-            {"name": name, "stage": m.stage, "what": what, "seconds": m.seconds, "seed": about.get("seed"), "said": json.dumps(said)}
+            {
+                "name": name,
+                "stage": m.stage,
+                "what": what,
+                "seconds": m.seconds,
+                "seed": about.get("seed"),
+                "said": json.dumps(said),
+            }
         )
     return rows
 
@@ -99,7 +118,14 @@ def _runs(results: Results) -> list[dict[str, Any]]:
 def _packages(results: Results) -> dict[str, str]:
     found = {k: v for m in results.manifests.values() for k, v in m.packages.items()}
     last = next(reversed(results.manifests.values()), None)
-    return found | ({"device": last.device, "commit": f"{last.commit or 'unknown'}{' with changes' if last.dirty else ''}"} if last else {})
+    return found | (
+        {
+            "device": last.device,
+            "commit": f"{last.commit or 'unknown'}{' with changes' if last.dirty else ''}",
+        }
+        if last
+        else {}
+    )
 
 
 def _examples(results: Results, store: Store) -> list[dict[str, Any]]:
@@ -109,13 +135,21 @@ def _examples(results: Results, store: Store) -> list[dict[str, Any]]:
         about = results.labels[name]
         if m.stage != "measure" or about["model"] in ("target", "retrain"):
             continue
-        rows = [json.loads(line) for line in lines_of((store.path(name) / "rows.jsonl").read_text(encoding="utf-8"))]
-        worst = sorted((r for r in rows if r["metric"] in ("verbmem", "knowmem_forget") and r["value"]), key=lambda r: -r["value"])[:WORST]
+        rows = [
+            json.loads(line)
+            for line in lines_of((store.path(name) / "rows.jsonl").read_text(encoding="utf-8"))
+        ]
+        worst = sorted(
+            (r for r in rows if r["metric"] in ("verbmem", "knowmem_forget") and r["value"]),
+            key=lambda r: -r["value"],
+        )[:WORST]
         texts = {}
         for line in lines_of((store.path(name) / "texts.jsonl").read_text(encoding="utf-8")):
             record = json.loads(line)
             texts[record["metric"], record["id"]] = record
         shown = [{"value": r["value"], **texts[r["metric"], r["id"]]} for r in worst]
         if shown:
-            found.append({"what": f"{about['corpus']} {about['model']} {about['quantizer']}", "items": shown})
+            found.append(
+                {"what": f"{about['corpus']} {about['model']} {about['quantizer']}", "items": shown}
+            )
     return found

@@ -1,4 +1,6 @@
-"""A study's runs as points of knowledge against utility: the front, and the setting chosen on one half of the items, told on the other."""
+"""A study's runs as points of knowledge against utility: the front, and the setting chosen on one
+half of the items, told on the other.
+"""
 
 import json
 import math
@@ -18,8 +20,9 @@ Means = Mapping[str, float]
 class Point(NamedTuple):
     """One setting, averaged over seeds, on one half of the items.
 
-    ``knowledge``: share of the target's that is left, at the quantizer where most is left; low is forgotten. ``in_full``: the same in
-    full precision. ``utility``: share of the target's that is left, at the quantizer where least is left; high is useful. ``seeds``: runs.
+    ``knowledge``: share of the target's that is left, at the quantizer where most is left; low is
+    forgotten. ``in_full``: the same in full precision. ``utility``: share of the target's that is
+    left, at the quantizer where least is left; high is useful. ``seeds``: runs.
     """
 
     corpus: str
@@ -31,7 +34,9 @@ class Point(NamedTuple):
 
 
 class Study(NamedTuple):
-    """Points on both halves, the names on the front of the development half, and the chosen one (None where no setting is useful)."""
+    """Points on both halves, the names on the front of the development half, and the chosen one
+    (None where no setting is useful).
+    """
 
     corpus: str
     dev: list[Point]
@@ -50,16 +55,22 @@ def study(results: Results, store: Store) -> list[Study]:
     for corpus in dict.fromkeys(g.corpus for g in results.groups):
         dev, test = (_points(results, store, corpus, half) for half in ("dev", "test"))
         if dev and test:
-            found.append(Study(corpus, dev, test, front(dev), choose(dev, results.sweep.judge.utility_floor)))
+            found.append(
+                Study(corpus, dev, test, front(dev), choose(dev, results.sweep.judge.utility_floor))
+            )
     return found
 
 
 def front(points: Sequence[Point]) -> list[str]:
-    """The settings that no other one beats in both knowledge and utility, the most forgetful first."""
+    """The settings that no other one beats in both knowledge and utility, the most forgetful
+    first.
+    """
 
     def beaten(point: Point) -> bool:
         return any(
-            p.knowledge <= point.knowledge and p.utility >= point.utility and (p.knowledge, p.utility) != (point.knowledge, point.utility)
+            p.knowledge <= point.knowledge
+            and p.utility >= point.utility
+            and (p.knowledge, p.utility) != (point.knowledge, point.utility)
             for p in points
         )
 
@@ -67,7 +78,10 @@ def front(points: Sequence[Point]) -> list[str]:
 
 
 def choose(points: Sequence[Point], floor: float) -> str | None:
-    """The setting that knows least among those whose utility is at least ``floor``; None where there is none."""
+    """The setting that knows least among those whose utility is at least ``floor``.
+
+    None where there is none.
+    """
     useful = [p for p in points if p.utility >= floor]
     return min(useful, key=lambda p: (p.knowledge, -p.utility)).model if useful else None
 
@@ -77,29 +91,50 @@ def _points(results: Results, store: Store, corpus: str, half: str) -> list[Poin
     for name, manifest in results.manifests.items():
         about = results.labels[name]
         if manifest.stage == "measure" and about.get("corpus") == corpus:
-            means[about["model"], about["seed"], about["quantizer"]] = _means(store.path(name) / "rows.jsonl", half)
+            means[about["model"], about["seed"], about["quantizer"]] = _means(
+                store.path(name) / "rows.jsonl", half
+            )
     target = {q: m for (model, _, q), m in means.items() if model == "target"}
     runs: dict[str, dict[int | None, dict[str, Means]]] = {}
     for (model, seed, quantizer), found in means.items():
         if model not in ("target", "retrain") and quantizer in target:
             runs.setdefault(model, {}).setdefault(seed, {})[quantizer] = found
-    points = [_point(corpus, model, seeds, target) for model, seeds in runs.items() if all("full" in by for by in seeds.values())]
+    points = [
+        _point(corpus, model, seeds, target)
+        for model, seeds in runs.items()
+        if all("full" in by for by in seeds.values())
+    ]
     return [p for p in points if p]
 
 
-def _point(corpus: str, model: str, seeds: Mapping[int | None, Mapping[str, Means]], target: Mapping[str, Means]) -> Point | None:
-    """A setting; None where one of its numbers is missing, since what was not measured is not forgotten."""
+def _point(
+    corpus: str,
+    model: str,
+    seeds: Mapping[int | None, Mapping[str, Means]],
+    target: Mapping[str, Means],
+) -> Point | None:
+    """A setting.
+
+    None where one of its numbers is missing, since what was not measured is not forgotten.
+    """
     knowledge = [max(_left(by[q], target[q], PLAIN) for q in by) for by in seeds.values()]
     in_full = [_left(by["full"], target["full"], PLAIN) for by in seeds.values()]
     utility = [min(_left(by[q], target[q], UTILITY) for q in by) for by in seeds.values()]
     n = len(seeds)
-    if not all(math.isfinite(x) for by in seeds.values() for q in by for x in (_left(by[q], target[q], m) for m in (PLAIN, UTILITY))):
+    if not all(
+        math.isfinite(x)
+        for by in seeds.values()
+        for q in by
+        for x in (_left(by[q], target[q], m) for m in (PLAIN, UTILITY))
+    ):
         return None
     return Point(corpus, model, sum(knowledge) / n, sum(in_full) / n, sum(utility) / n, n)
 
 
 def _left(found: Means, target: Means, metrics: Sequence[str]) -> float:
-    """Mean over metrics of the share of the target's value; a metric that the target scores 0 on says nothing and is left out.
+    """Mean over metrics of the share of the target's value.
+
+    A metric that the target scores 0 on says nothing and is left out.
 
     Not a number where a metric is missing that the target scores on, or where there is none.
     """
@@ -108,11 +143,21 @@ def _left(found: Means, target: Means, metrics: Sequence[str]) -> float:
 
 
 def _means(rows: Path, half: str) -> Means:
-    """The means of one half; a metric that a failed check concerns, or most of whose items have no number, is left out."""
-    sheet, halves = read_rows(rows), {r["id"]: r["half"] for r in map(json.loads, lines_of(rows.read_text(encoding="utf-8")))}
+    """The means of one half.
+
+    A metric that a failed check concerns, or most of whose items have no number, is left out.
+    """
+    sheet, halves = (
+        read_rows(rows),
+        {r["id"]: r["half"] for r in map(json.loads, lines_of(rows.read_text(encoding="utf-8")))},
+    )
     found = {}
     for metric, values in sheet.values.items():
         own = [v for i, v in values.items() if halves[i] == half]
-        if own and 2 * len(values) > len(sheet.items(metric)) and not sheet.faults(metric.partition("/")[0]):
+        if (
+            own
+            and 2 * len(values) > len(sheet.items(metric))
+            and not sheet.faults(metric.partition("/")[0])
+        ):
             found[metric] = sum(own) / len(own)
     return found

@@ -18,9 +18,11 @@ PREDICTION_SCHEMA = 1
 
 
 class Prediction(NamedTuple):
-    """What `remnant predict` found: per grid the survival of the whole update and the forecast, per weight and grid the survival.
+    """What `remnant predict` found: per grid the survival of the whole update and the forecast, per
+    weight and grid the survival.
 
-    ``sampled``: grids were tried on so many entries of every weight of more than twice as many; 0 for all.
+    ``sampled``: grids were tried on so many entries of every weight of more than twice as many; 0
+    for all.
     """
 
     target: str
@@ -46,27 +48,55 @@ def predict(
     *,
     exact: bool = False,
 ) -> Prediction:
-    """Read two checkpoints as a stream; survival and forecast for each quantizer, or for the default set where none is named.
+    """Read two checkpoints as a stream.
 
-    ``keep``: words; a weight whose name contains one is left as it is. ``exact``: large weights are not sampled.
+    Survival and forecast for each quantizer, or for the default set where none is named.
+
+    ``keep``: words; a weight whose name contains one is left as it is. ``exact``: large weights are
+    not sampled.
     """
     grids = [grid(name) for name in quantizers or DEFAULT]
     sample = 0 if exact else SAMPLE
-    sums = survey(Checkpoint(target), Checkpoint(unlearned), grids, report, keep=keep, sample=sample)
+    sums = survey(
+        Checkpoint(target), Checkpoint(unlearned), grids, report, keep=keep, sample=sample
+    )
     by = calibration()
     used = dict.fromkeys(name for found in sums.values() for name in found)
-    whole = {name: survival_of_model({weight: found[name] for weight, found in sums.items() if name in found}) for name in used}
-    layers = {weight: {name: survival(part) for name, part in found.items()} for weight, found in sums.items()}
-    return Prediction(str(target), str(unlearned), whole, {n: forecast(s, by) for n, s in whole.items()}, layers, by, sample)
+    whole = {
+        name: survival_of_model(
+            {weight: found[name] for weight, found in sums.items() if name in found}
+        )
+        for name in used
+    }
+    layers = {
+        weight: {name: survival(part) for name, part in found.items()}
+        for weight, found in sums.items()
+    }
+    return Prediction(
+        str(target),
+        str(unlearned),
+        whole,
+        {n: forecast(s, by) for n, s in whole.items()},
+        layers,
+        by,
+        sample,
+    )
 
 
 def write(found: Prediction, out: Path) -> Path:
-    """Write prediction.json and prediction.html into a folder, which is made if missing; returns the page's path."""
+    """Write prediction.json and prediction.html into a folder, which is made if missing.
+
+    Returns the page's path.
+    """
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_record(found), indent=1, allow_nan=False) + "\n"
         (out / "prediction.json").write_text(text, encoding="utf-8")
-        page = environment().get_template("prediction.html.j2").render(found=found, heat_map=layer_heat_map(found.layers))
+        page = (
+            environment()
+            .get_template("prediction.html.j2")
+            .render(found=found, heat_map=layer_heat_map(found.layers))
+        )
         (out / "prediction.html").write_text(page, encoding="utf-8")
     return out / "prediction.html"
 
@@ -78,7 +108,12 @@ def _record(found: Prediction) -> dict[str, Any]:
         "unlearned": found.unlearned,
         "verdict": found.verdict,
         "sampled": found.sampled,
-        "grids": {n: s._asdict() | {"forecast": f._asdict() if (f := found.forecasts[n]) else None} for n, s in found.whole.items()},
-        "layers": {w: {n: s._asdict() for n, s in grids.items()} for w, grids in found.layers.items()},
+        "grids": {
+            n: s._asdict() | {"forecast": f._asdict() if (f := found.forecasts[n]) else None}
+            for n, s in found.whole.items()
+        },
+        "layers": {
+            w: {n: s._asdict() for n, s in grids.items()} for w, grids in found.layers.items()
+        },
         "calibration": found.calibration._asdict(),
     }

@@ -75,12 +75,16 @@ class Group:
 
     def cell(self, model: str, quantizer: str, metric: str) -> Cell | None:
         """One cell, or None."""
-        found = (c for c in self.cells if (c.model, c.quantizer, c.metric) == (model, quantizer, metric))
+        found = (
+            c for c in self.cells if (c.model, c.quantizer, c.metric) == (model, quantizer, metric)
+        )
         return next(found, None)
 
     def verdict(self, model: str, quantizer: str) -> Verdict | None:
         """One verdict, or None."""
-        return next((v for v in self.verdicts if (v.model, v.quantizer) == (model, quantizer)), None)
+        return next(
+            (v for v in self.verdicts if (v.model, v.quantizer) == (model, quantizer)), None
+        )
 
 
 @dataclass(frozen=True)
@@ -94,14 +98,18 @@ class Results:
     failures: dict[str, str]
 
 
-def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: dict[str, str]) -> Results:
+def collect(
+    store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: dict[str, str]
+) -> Results:
     """Read what is finished of a run; cells of pieces that failed are kept with their status.
 
     Raises:
         UserError: something that is read is damaged; names the folder to delete.
     """
     there = [p for p in pieces if store.path(p.name).exists()]
-    done = {p.name: store.checked(p.name) if p.stage in READ else store.manifest(p.name) for p in there}
+    done = {
+        p.name: store.checked(p.name) if p.stage in READ else store.manifest(p.name) for p in there
+    }
     pieces_by_name = {p.name: p for p in pieces}
     groups: list[Group] = []
     for piece in pieces:
@@ -127,12 +135,17 @@ def collect(store: Store, sweep: SweepSpec, pieces: Sequence[Piece], failures: d
 
 
 def others(name: str, cells: list[Cell]) -> Group:
-    """The numbers of another tool's log as a group of its own: they were measured on other items."""
+    """The numbers of another tool's log as a group of its own: they were measured on other
+    items.
+    """
     return Group(name, None, [c.model_copy(update={"corpus": name}) for c in cells], [], [], None)
 
 
 def _file(groups: Sequence[Group], about: dict[str, Any], said: dict[str, Any]) -> None:
-    """Put what is left of one update into the group that it belongs to; a group that is not judged yet has none."""
+    """Put what is left of one update into the group that it belongs to.
+
+    A group that is not judged yet has none.
+    """
     place = {k: about[k] for k in ("corpus", "model", "quantizer", "seed")}
     ratios = Survival(**{k: said.get(k) for k in Survival._fields})
     for group in groups:
@@ -164,9 +177,21 @@ def summary(results: Results) -> dict[str, Any]:
         "schema": SUMMARY_SCHEMA,
         "name": results.sweep.name,
         "cells": [c.model_dump(mode="json") for g in results.groups for c in g.cells],
-        "recovery": [{"corpus": g.corpus, "seed": g.seed} | r.model_dump(mode="json") for g in results.groups for r in g.recoveries],
-        "verdicts": [{"corpus": g.corpus, "seed": g.seed} | v.model_dump(mode="json") for g in results.groups for v in g.verdicts],
-        "evidence": [{"corpus": g.corpus, "seed": g.seed} | e.model_dump(mode="json") for g in results.groups for e in g.evidence],
+        "recovery": [
+            {"corpus": g.corpus, "seed": g.seed} | r.model_dump(mode="json")
+            for g in results.groups
+            for r in g.recoveries
+        ],
+        "verdicts": [
+            {"corpus": g.corpus, "seed": g.seed} | v.model_dump(mode="json")
+            for g in results.groups
+            for v in g.verdicts
+        ],
+        "evidence": [
+            {"corpus": g.corpus, "seed": g.seed} | e.model_dump(mode="json")
+            for g in results.groups
+            for e in g.evidence
+        ],
         "checks": checks(results),
         "survival": [_flat(s) for g in results.groups for s in g.surviving],
         "failed": lost,
@@ -176,7 +201,11 @@ def summary(results: Results) -> dict[str, Any]:
 
 def scored_summary(cells: Iterable[Cell]) -> dict[str, Any]:
     """The same form for cells that were scored from a file."""
-    return {"schema": SUMMARY_SCHEMA, "name": "score", "cells": [c.model_dump(mode="json") for c in cells]}
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "name": "score",
+        "cells": [c.model_dump(mode="json") for c in cells],
+    }
 
 
 def number(cell: Cell | None) -> str:
@@ -185,11 +214,18 @@ def number(cell: Cell | None) -> str:
         return "-"
     if cell.value is None:
         return cell.status
-    return f"{cell.value:.1f}" if cell.low is None else f"{cell.value:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
+    return (
+        f"{cell.value:.1f}"
+        if cell.low is None
+        else f"{cell.value:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
+    )
 
 
 def tone(group: Group, cell: Cell | None) -> str:
-    """How to read a cell: "good", "bad" or "plain"; knowledge is bad near the target's, utility far from it."""
+    """How to read a cell: "good", "bad" or "plain".
+
+    Knowledge is bad near the target's, utility far from it.
+    """
     if cell is None or cell.value is None or cell.model in ("target", "retrain"):
         return "plain"
     target = group.cell("target", cell.quantizer, cell.metric)
@@ -213,7 +249,11 @@ def signs(results: Results) -> list[dict[str, Any]]:
             continue
         about, found = results.labels[name], manifest.summary["signs"]
         target = _target_signs(results, about)
-        flags = [sign for sign, limit in LIMITS.items() if found.get(sign, 0.0) > limit + target.get(sign, 0.0)]
+        flags = [
+            sign
+            for sign, limit in LIMITS.items()
+            if found.get(sign, 0.0) > limit + target.get(sign, 0.0)
+        ]
         if target and found["entropy"] < 0.6 * target["entropy"]:
             flags.append("entropy")
         rows.append({**about, **found, "flags": flags})
@@ -222,7 +262,11 @@ def signs(results: Results) -> list[dict[str, Any]]:
 
 def _target_signs(results: Results, about: dict[str, Any]) -> dict[str, float]:
     for name, label in results.labels.items():
-        same = (label.get("corpus"), label.get("model"), label.get("quantizer")) == (about["corpus"], "target", about["quantizer"])
+        same = (label.get("corpus"), label.get("model"), label.get("quantizer")) == (
+            about["corpus"],
+            "target",
+            about["quantizer"],
+        )
         if same and name in results.manifests and results.manifests[name].stage == "measure":
             return dict(results.manifests[name].summary["signs"])
     return {}
@@ -242,25 +286,46 @@ def checks(results: Results) -> list[dict[str, Any]]:
 def story(results: Results) -> list[str]:
     """What was found, in plain sentences, one paragraph per corpus and seed."""
     several = len({group.seed for group in results.groups}) > 1
-    told = [paragraph for group in results.groups for paragraph in _tell(group, f", seed {group.seed}" if several else "")]
+    told = [
+        paragraph
+        for group in results.groups
+        for paragraph in _tell(group, f", seed {group.seed}" if several else "")
+    ]
     made = checks(results)
     failed = [f"{c['model']} {c['quantizer']}: {c['said']}" for c in made if not c["ok"]]
-    opening = [f"Instrument: {len(failed)} of {len(made)} checks failed ({'; '.join(failed)})."] if failed else []
+    opening = (
+        [f"Instrument: {len(failed)} of {len(made)} checks failed ({'; '.join(failed)})."]
+        if failed
+        else []
+    )
     opening += [f"Instrument: all {len(made)} checks passed."] if made and not failed else []
     flagged = _flagged(signs(results))
-    return [*opening, *told, *([f"Signs of collapse in what is written: {'; '.join(flagged)}."] if flagged else [])]
+    return [
+        *opening,
+        *told,
+        *([f"Signs of collapse in what is written: {'; '.join(flagged)}."] if flagged else []),
+    ]
 
 
 def _flagged(rows: list[dict[str, Any]]) -> list[str]:
-    """The models with signs over their limit, each once: in how many of its measurements, and which signs."""
+    """The models with signs over their limit, each once: in how many of its measurements, and which
+    signs.
+    """
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["corpus"], row["model"]), []).append(row)
     told = []
     for (corpus, model), own in found.items():
         if over := [row for row in own if row["flags"]]:
-            where = over[0]["quantizer"] if len(over) == 1 else f"in {len(over)} of {len(own)} measurements"
-            told.append(f"{corpus} {model} {where} ({', '.join(dict.fromkeys(flag for row in over for flag in row['flags']))})")
+            where = (
+                over[0]["quantizer"]
+                if len(over) == 1
+                else f"in {len(over)} of {len(own)} measurements"
+            )
+            told.append(
+                f"{corpus} {model} {where} "
+                f"({', '.join(dict.fromkeys(flag for row in over for flag in row['flags']))})"
+            )
     return told
 
 
@@ -269,25 +334,36 @@ def _tell(group: Group, seed: str) -> list[str]:
     retrain = group.cell("retrain", "full", "verbmem")
     lines = []
     if target and target.value is not None:
-        opening = f"On {group.corpus}{seed}, the target model continues the text that is to be forgotten with {target.value:.0f} % overlap"
+        opening = (
+            f"On {group.corpus}{seed}, the target model continues the text that is to be "
+            f"forgotten with {target.value:.0f} % overlap"
+        )
         if retrain and retrain.value is not None:
             opening += f"; a model that never read it reaches {retrain.value:.0f} %"
         lines.append(opening + ".")
     for model in (m for m in group.models if m not in ("target", "retrain")):
         foretold = foretell(group, model)
-        lines.append(_tell_model(group, model) + (f" From its weights alone: {foretold}" if foretold else ""))
+        lines.append(
+            _tell_model(group, model) + (f" From its weights alone: {foretold}" if foretold else "")
+        )
     return lines
 
 
 def expected(found: Surviving) -> Forecast | None:
-    """The forecast from the weights alone; None where calibration text decides, or nothing was updated."""
+    """The forecast from the weights alone.
+
+    None where calibration text decides, or nothing was updated.
+    """
     if found.quantizer.startswith(FROM_TEXT):
         return None
     return forecast(found.ratios, calibration())
 
 
 def foretell(group: Group, model: str) -> str:
-    """What the weights alone let expect of the quantizers of a model, in words; empty where nothing is known."""
+    """What the weights alone let expect of the quantizers of a model, in words.
+
+    Empty where nothing is known.
+    """
     forecasts = {s.quantizer: f for s in group.surviving if s.model == model and (f := expected(s))}
     if not forecasts:
         return ""
@@ -306,8 +382,16 @@ def _tell_model(group: Group, model: str) -> str:
             after.setdefault(verdict.outcome, []).append(quantizer)
     if full.outcome not in QUIET:
         told = "; ".join(
-            f"{o} under {', '.join(names)}" for o, names in after.items() if o in ("came back", "collapsed") and o != full.outcome
+            f"{o} under {', '.join(names)}"
+            for o, names in after.items()
+            if o in ("came back", "collapsed") and o != full.outcome
         )
-        return f"{model}: {full.outcome} in full precision ({full.reason}){'; ' if told else ''}{told}."
+        return (
+            f"{model}: {full.outcome} in full precision "
+            f"({full.reason}){'; ' if told else ''}{told}."
+        )
     told = "; ".join(f"{outcome} under {', '.join(names)}" for outcome, names in after.items())
-    return f"{model}: {full.outcome} in full precision ({full.reason}). After quantization: {told or 'not measured'}."
+    return (
+        f"{model}: {full.outcome} in full precision ({full.reason}). After quantization: "
+        f"{told or 'not measured'}."
+    )

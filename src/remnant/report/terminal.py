@@ -11,18 +11,25 @@ from remnant.records import Cell
 from remnant.report import table
 
 OUTCOME_STYLES = {
-    "stayed forgotten": "green", "not said": "yellow", "unclear": "yellow", "came back": "red", "not forgotten": "red", "collapsed": "red",
+    "stayed forgotten": "green", "not said": "yellow", "unclear": "yellow", "came back": "red",
+    "not forgotten": "red", "collapsed": "red",
 }  # fmt: skip
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where people read: results on stdout, progress on stderr; wide enough for a table where there is no terminal."""
+    """Where people read: results on stdout, progress on stderr.
+
+    Wide enough for a table where there is no terminal.
+    """
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=160)
 
 
 def code_of(nodes: Sequence[Node]) -> list[str]:
-    """The user's functions among the methods of some pieces; only those have a colon in their names."""
+    """The user's functions among the methods of some pieces.
+
+    Only those have a colon in their names.
+    """
     return list(dict.fromkeys(use for node in nodes for use in node.methods if ":" in use))
 
 
@@ -43,19 +50,29 @@ def matrix(group: table.Group) -> Table:
             cells = [group.cell(model, quantizer, m) for m in group.metrics]
             styles = {"good": "green", "bad": "red", "plain": ""}
             shown = [
-                f"[{styles[t]}]{escape(table.number(c))}[/]" if (t := table.tone(group, c)) != "plain" else escape(table.number(c))
+                f"[{styles[t]}]{escape(table.number(c))}[/]"
+                if (t := table.tone(group, c)) != "plain"
+                else escape(table.number(c))
                 for c in cells
             ]
             verdict = group.verdict(model, quantizer)
             outcome = f"[{OUTCOME_STYLES[verdict.outcome]}]{verdict.outcome}[/]" if verdict else ""
             name = escape(model) if quantizer == "full" else ""
-            found.add_row(name, escape(quantizer), *shown, outcome, end_section=quantizer == group.quantizers[-1])
+            found.add_row(
+                name,
+                escape(quantizer),
+                *shown,
+                outcome,
+                end_section=quantizer == group.quantizers[-1],
+            )
     return found
 
 
 def print_cells(cells: Sequence[Cell], title: str | None = None) -> None:
     """The cells of one model as a small table."""
-    found = Table("metric", "x100 [95 % interval]", "items", "status", title=escape(title) if title else None)
+    found = Table(
+        "metric", "x100 [95 % interval]", "items", "status", title=escape(title) if title else None
+    )
     for cell in cells:
         value = table.number(cell) if cell.value is not None else "-"
         found.add_row(escape(cell.metric), escape(value), str(cell.n), escape(cell.status))

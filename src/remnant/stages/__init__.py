@@ -1,1 +1,4 @@
-"""One file per verb, each with ``run(spec, inputs, out, report) -> summary``; its version stands in the catalogue."""
+"""One file per verb, each with ``run(spec, inputs, out, report) -> summary``.
+
+Its version stands in the catalogue.
+"""

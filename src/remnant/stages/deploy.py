@@ -1,4 +1,6 @@
-"""deploy: a model -> the files of a format that a runtime opens, opened again and compared with the dense copy that was judged."""
+"""deploy: a model -> the files of a format that a runtime opens, opened again and compared with the
+dense copy that was judged.
+"""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -14,7 +16,7 @@ from remnant.deploy.order import Order, Saved, logits_of
 from remnant.errors import UserError
 from remnant.model.door import check_plain
 from remnant.model.held import let_go
-from remnant.model.load import matrices, open_model, open_tokenizer
+from remnant.model.load import in_dtype, matrices, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS
 from remnant.records import PerturbSpec
 
@@ -22,11 +24,17 @@ PROBES, PROBE_TOKENS = 4, 64
 # Kernels that round activations stay below this; weights that were left alone or garbled do not.
 APART = 0.2
 LEAVES = (
-    *LEFT_BY_MODELS, "pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json", "recipe.yaml", "*.gguf",
+    *LEFT_BY_MODELS, "pytorch_model.bin", "pytorch_model-*-of-*.bin",
+    "pytorch_model.bin.index.json", "recipe.yaml", "*.gguf",
 )  # fmt: skip
 
 
-def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
+def run(
+    spec: PerturbSpec,
+    inputs: Mapping[str, Path],
+    out: Path,
+    report: Callable[[int, int, str], None],
+) -> dict[str, Any]:
     """Write the files; the summary says how far the runtime's own kernels are from the dense copy.
 
     Raises:
@@ -37,10 +45,12 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     tokenizer = open_tokenizer(str(inputs["model"]))
     model = open_model(str(inputs["model"]))
     if spec.source_dtype == "bfloat16":
-        model = model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
+        in_dtype(in_dtype(model, torch.bfloat16), torch.float32)
     summary: dict[str, Any] = {"format": spec.use, "params": dict(spec.params)}
     dense = open_model(str(inputs["dense"]))
-    probe = torch.randint(dense.config.vocab_size, (PROBES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
+    probe = torch.randint(
+        dense.config.vocab_size, (PROBES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0)
+    )
     names = [m.name for m in matrices(model, spec.skip)]
     module, function = SAVERS[spec.use].split(":")
     report(0, 2, spec.use)
@@ -51,8 +61,14 @@ def run(spec: PerturbSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     apart = difference(opened, logits_of(dense, probe))
     if not apart["relative"] <= APART:
         raise UserError(
-            f"The files for {saved.facts['runtime']} answer otherwise than the dense copy (relative difference {apart['relative']:.2f}).",
-            "The library left weights alone or decodes them wrongly; deploy another format of this model.",
+            (
+                f"The files for {saved.facts['runtime']} answer otherwise than the dense copy "
+                f"(relative difference {apart['relative']:.2f})."
+            ),
+            (
+                "The library left weights alone or decodes them wrongly; deploy another format of "
+                "this model."
+            ),
         )
     summary |= saved.facts | {"against_dense_copy": apart}
     if saved.logits is not None:
@@ -65,7 +81,8 @@ def difference(packed: Tensor, plain: Tensor) -> dict[str, float]:
     """How far two sets of logits [B, T, V] are apart.
 
     Returns:
-        ``relative``, the norm of the difference over that of the second; ``largest``, of a single logit; ``same_top``, the share of places
+        ``relative``, the norm of the difference over that of the second; ``largest``, of a single
+            logit; ``same_top``, the share of places
         where the most likely token is the same.
     """
     apart = packed - plain
@@ -77,7 +94,9 @@ def difference(packed: Tensor, plain: Tensor) -> dict[str, float]:
 
 
 def logits(folder: Path, ids: Tensor) -> Tensor:
-    """[B, T, V] of a deployed model by the runtime that its files are for: llama.cpp, or the library's kernels under transformers."""
+    """[B, T, V] of a deployed model by the runtime that its files are for: llama.cpp, or the
+    library's kernels under transformers.
+    """
     if files := sorted(folder.glob("*.gguf")):
         runtime = Runtime(files[0])
         return torch.stack([torch.from_numpy(runtime.logits(row.tolist())) for row in ids])

@@ -1,9 +1,13 @@
-"""What is asked more strongly than by plain asking, and whether it still tells forget text apart. No torch.
+"""What is asked more strongly than by plain asking, and whether it still tells forget text apart.
 
-Every test compares three models on the same items: the target (1), one that never read the text (0), and the one that is judged. A test
-counts only where target and never-read model differ (it has power). It is silent where its 95 % interval lies within the limit: as
-every test must be silent for a pass, no correction is needed for that. It tells where an interval that is simultaneous over all tests
-(Bonferroni) excludes the never-read model: as one telling test is enough, that one is corrected.
+No torch.
+
+Every test compares three models on the same items: the target (1), one that never read the text
+(0), and the one that is judged. A test counts only where target and never-read model differ (it has
+power). It is silent where its 95 % interval lies within the limit: as every test must be silent for
+a pass, no correction is needed for that. It tells where an interval that is simultaneous over all
+tests (Bonferroni) excludes the never-read model: as one telling test is enough, that one is
+corrected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +21,24 @@ from remnant.functional.stats import Interval, auc_draws, interval
 from remnant.records import Evidence, Rule, Says
 from remnant.stages.cells import MEMBERS, OTHERS, Sheet, auc_of, is_attack
 from remnant.stages.checks import commonest_opening
-from remnant.stages.lineup import Array, Trio, above_both, aligned, gap, lacking, left, lost_in_all, unmeasured
+from remnant.stages.lineup import (
+    Array,
+    Trio,
+    above_both,
+    aligned,
+    gap,
+    lacking,
+    left,
+    lost_in_all,
+    unmeasured,
+)
 
 CHANCE = 0.5
 # An answer of fewer words is an early ending.
 SHORT = 2
-# So much more often than in the other models, of 1, makes an ending or a phrase a habit. A model that does not know answers alike too:
-# an honestly retrained one stood at 0.37 (`make instrument-check`); refusals are given to most questions.
+# So much more often than in the other models, of 1, makes an ending or a phrase a habit. A model
+# that does not know answers alike too: an honestly retrained one stood at 0.37 (`make
+# instrument-check`); refusals are given to most questions.
 HABIT = 0.4
 ANSWERS = "answers"
 # A never-read model that is half as far from not knowing as the target is none.
@@ -37,7 +52,15 @@ def weigh(trio: Trio, model: str, quantizer: str, rule: Rule) -> list[Evidence]:
     make, tests = partial(_evidence, model, quantizer), tests_of(trio)
     level = 1 - 0.05 / sum(map(len, tests.values()))
     found = [
-        make(kind, name, *(_membership(trio, name, rule, level) if kind == "membership" else _items(trio, name, rule, level)))
+        make(
+            kind,
+            name,
+            *(
+                _membership(trio, name, rule, level)
+                if kind == "membership"
+                else _items(trio, name, rule, level)
+            ),
+        )
         for kind, names in tests.items()
         for name in names
     ]
@@ -45,28 +68,44 @@ def weigh(trio: Trio, model: str, quantizer: str, rule: Rule) -> list[Evidence]:
 
 
 def tests_of(trio: Trio) -> dict[str, list[str]]:
-    """All tests by kind: those that every verdict needs, and whatever else was measured that is low where a text is forgotten."""
+    """All tests by kind: those that every verdict needs, and whatever else was measured that is low
+    where a text is forgotten.
+    """
     known = {m.partition("/")[0] for sheet in trio.sheets for m in sheet.values}
     kinds = {kind: list(names) for kind, names in TESTS.items()}
     taken = {*PLAIN, *(name for names in kinds.values() for name in names)}
     more = [name for name in METRICS if name in known and name not in taken]
     kinds["membership"] += [name for name in more if is_attack(name)]
     others = [name for name in more if METRICS[name].better == "low"]
-    tofu = [name for name in ("tofu_probability/forget", "tofu_rouge/forget") if any(s.items(name) for s in trio.sheets)]
+    tofu = [
+        name
+        for name in ("tofu_probability/forget", "tofu_rouge/forget")
+        if any(s.items(name) for s in trio.sheets)
+    ]
     if others or tofu:
         kinds["more tests"] = others + tofu
     return kinds
 
 
 def _evidence(
-    model: str, quantizer: str, kind: str, test: str, says: Says, said: str, at: Interval | None = None, n: int = 0, more: int | None = None
+    model: str,
+    quantizer: str,
+    kind: str,
+    test: str,
+    says: Says,
+    said: str,
+    at: Interval | None = None,
+    n: int = 0,
+    more: int | None = None,
 ) -> Evidence:
     left = (at.value, at.low, at.high) if at else None
     about = {"model": model, "quantizer": quantizer, "kind": kind, "test": test}
     return Evidence(**about, says=says, left=left, said=said, items=n, would_decide=more)
 
 
-Said = tuple[Says, str] | tuple[Says, str, Interval, int] | tuple[Says, str, Interval, int, int | None]
+Said = (
+    tuple[Says, str] | tuple[Says, str, Interval, int] | tuple[Says, str, Interval, int, int | None]
+)
 
 
 def _items(trio: Trio, metric: str, rule: Rule, level: float) -> Said:
@@ -74,43 +113,103 @@ def _items(trio: Trio, metric: str, rule: Rule, level: float) -> Said:
     if all(s.items(metric) <= lost_in_all(trio, metric) for s in trio.sheets):
         return "not measured", f"{metric} was not measured"
     if reason := lacking(trio, metric, rule):
-        few = len(trio.unlearned.items(metric) - lost_in_all(trio, metric)) < rule.min_items and not unmeasured(trio, metric)
+        few = len(
+            trio.unlearned.items(metric) - lost_in_all(trio, metric)
+        ) < rule.min_items and not unmeasured(trio, metric)
         return "not measured" if few else "lost", reason
-    apart, found, all_ = gap(trio, metric, rule), left(trio, metric, rule), left(trio, metric, rule, level)
-    if apart is None or found is None or all_ is None or apart.low <= 0 or 100 * apart.value < rule.min_gap:
+    apart, found, all_ = (
+        gap(trio, metric, rule),
+        left(trio, metric, rule),
+        left(trio, metric, rule, level),
+    )
+    if (
+        apart is None
+        or found is None
+        or all_ is None
+        or apart.low <= 0
+        or 100 * apart.value < rule.min_gap
+    ):
         if more := above_both(trio, metric, rule):
-            return "tells", f"{metric} is {100 * more.value:.0f} points above both the target and a model that never read the text"
-        return "no power", f"{metric} does not tell the target from a model that never read the text"
-    return _decided(metric, found, all_, len(aligned(trio.sheets, metric)[0]), rule.max_told if trio.retrain else rule.max_retained)
+            return (
+                "tells",
+                (
+                    f"{metric} is {100 * more.value:.0f} points above both the target and a model "
+                    "that never read the text"
+                ),
+            )
+        return (
+            "no power",
+            f"{metric} does not tell the target from a model that never read the text",
+        )
+    return _decided(
+        metric,
+        found,
+        all_,
+        len(aligned(trio.sheets, metric)[0]),
+        rule.max_told if trio.retrain else rule.max_retained,
+    )
 
 
 def _membership(trio: Trio, name: str, rule: Rule, level: float) -> Said:
-    """How well forget text is told from text that was never read; both below and above chance tell it."""
+    """How well forget text is told from text that was never read.
+
+    Both below and above chance tell it.
+    """
     sides = [f"{name}/{side}" for side in (MEMBERS, OTHERS)]
     if not any(s.items(side) for s in trio.sheets for side in sides):
-        return "not measured", f"membership by {name} was not measured: there is no holdout text, or it has no number"
+        return (
+            "not measured",
+            f"membership by {name} was not measured: there is no holdout text, or it has no number",
+        )
     for side in sides:
         if reason := lacking(trio, side, rule):
             few = all(len(s.items(x)) < rule.min_items for s in trio.sheets for x in sides)
             return "not measured" if few else "lost", reason
     columns = {side: aligned(trio.sheets, side) for side in sides}
     pairs = list(zip(columns[sides[0]], columns[sides[1]], strict=True))
-    share, apart = _way(auc_draws(pairs, rule.resamples, rule.seed), control=trio.retrain is not None)
-    # Text that is half known and half pushed away has the middle of unread text, but not its spread.
-    spread, room = _way(auc_draws([_from_middle(p) for p in pairs], rule.resamples, rule.seed), control=trio.retrain is not None)
+    share, apart = _way(
+        auc_draws(pairs, rule.resamples, rule.seed), control=trio.retrain is not None
+    )
+    # Text that is half known and half pushed away has the middle of unread text, but not its
+    # spread.
+    spread, room = _way(
+        auc_draws([_from_middle(p) for p in pairs], rule.resamples, rule.seed),
+        control=trio.retrain is not None,
+    )
     wide, power = interval(spread[0], spread[1:], level), interval(room[0], room[1:])
     distance = interval(apart[0], apart[1:])
     found, all_ = (interval(share[0], share[1:], at) for at in (0.95, level))
-    if distance is None or found is None or all_ is None or distance.low <= 0 or 100 * distance.value < rule.min_gap:
-        return "no power", f"membership by {name} does not tell the target from a model that never read the text"
+    if (
+        distance is None
+        or found is None
+        or all_ is None
+        or distance.low <= 0
+        or 100 * distance.value < rule.min_gap
+    ):
+        return (
+            "no power",
+            f"membership by {name} does not tell the target from a model that never read the text",
+        )
     if wide and power and power.low > 0 and wide.value > rule.max_told and wide.low > 0:
-        shown = f"membership by {name}: the spread of forget text is at {wide.value:.0%} of the way from unread to target"
+        shown = (
+            f"membership by {name}: the spread of forget text is at {wide.value:.0%} of the way "
+            "from unread to target"
+        )
         return "tells", shown, wide, sum(len(c[0]) for c in columns.values())
-    return _decided(f"membership by {name}", found, all_, sum(len(c[0]) for c in columns.values()), rule.max_told, two_sided=True)
+    return _decided(
+        f"membership by {name}",
+        found,
+        all_,
+        sum(len(c[0]) for c in columns.values()),
+        rule.max_told,
+        two_sided=True,
+    )
 
 
 def _way(draws: Array, *, control: bool) -> tuple[Array, Array]:
-    """[draws] how far the judged model is from unread (0) to target (1), and how far these two are apart, from AUCs [models, draws]."""
+    """[draws] how far the judged model is from unread (0) to target (1), and how far these two are
+    apart, from AUCs [models, draws].
+    """
     target, unlearned = draws[0], draws[1]
     unread = draws[2] if control else np.full_like(target, CHANCE)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -118,23 +217,41 @@ def _way(draws: Array, *, control: bool) -> tuple[Array, Array]:
 
 
 def _from_middle(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-    """How near every value is to the middle of those of unread text: low, as knowing is, where it is far."""
+    """How near every value is to the middle of those of unread text: low, as knowing is, where it
+    is far.
+    """
     middle = np.median(pair[1])
     return -np.abs(pair[0] - middle), -np.abs(pair[1] - middle)
 
 
-def _decided(name: str, found: Interval, simultaneous: Interval, n: int, most: float, *, two_sided: bool = False) -> Said:
+def _decided(
+    name: str,
+    found: Interval,
+    simultaneous: Interval,
+    n: int,
+    most: float,
+    *,
+    two_sided: bool = False,
+) -> Said:
     """Whether what a test finds is above what it may, below it with its whole interval, or neither.
 
-    Without a never-read model the way is counted from nothing, so that as much is allowed as plain asking may find; membership is counted
-    from chance.
+    Without a never-read model the way is counted from nothing, so that as much is allowed as plain
+    asking may find; membership is counted from chance.
     """
     high = max(found.high, -found.low) if two_sided else found.high
-    shown = f"{name} at {found.value:.0%} of the way from unread to target [{found.low:.0%}, {found.high:.0%}]"
+    shown = (
+        f"{name} at {found.value:.0%} of the way from unread to target [{found.low:.0%}, "
+        f"{found.high:.0%}]"
+    )
     if found.value > most and simultaneous.low > 0:
         return "tells", shown, found, n
     if two_sided and found.value < -most and simultaneous.high < 0:
-        return "tells", f"{shown}, beyond unread: the text was pushed away, which tells it too", found, n
+        return (
+            "tells",
+            f"{shown}, beyond unread: the text was pushed away, which tells it too",
+            found,
+            n,
+        )
     if high <= most:
         return "silent", shown, found, n
     room = most - abs(found.value)
@@ -149,9 +266,15 @@ def _habits(trio: Trio) -> Mapping[str, Said]:
         if reason := _texts_lacking(trio, on):
             found[f"answers to {on}"] = "lost", reason
             continue
-        said = [[words(text) for _, text in s.texts[on].values()] for s in (trio.unlearned, trio.target, trio.retrain) if s is not None]
+        said = [
+            [words(text) for _, text in s.texts[on].values()]
+            for s in (trio.unlearned, trio.target, trio.retrain)
+            if s is not None
+        ]
         for name, count, what in _HABITS:
-            found[f"{name} of {on}"] = _habit([count(t, on) / len(t) for t in said], f"of its answers to {on} {what}")
+            found[f"{name} of {on}"] = _habit(
+                [count(t, on) / len(t) for t in said], f"of its answers to {on} {what}"
+            )
     return found or {"answers": ("not measured", "no answers were measured")}
 
 
@@ -182,18 +305,24 @@ def _texts_lacking(trio: Trio, on: str) -> str:
     truths = [{i: truth for i, (truth, _) in s.texts.get(on, {}).items()} for s in trio.sheets]
     if not all(truths):
         return f"texts of the answers to {on} are missing"
-    if any(truths[0][i] != other[i] for other in truths[1:] for i in other.keys() & truths[0].keys()):
+    if any(
+        truths[0][i] != other[i] for other in truths[1:] for i in other.keys() & truths[0].keys()
+    ):
         return f"the truths of {on} differ between the models: they were measured on other corpora"
     return ""
 
 
 def _habit(shares: Sequence[float], what: str) -> Said:
     own, usual = shares[0], max(shares[1:])
-    return ("tells" if own > usual + HABIT else "silent"), f"{own:.0%} {what} ({usual:.0%} in the other models)"
+    return (
+        "tells" if own > usual + HABIT else "silent"
+    ), f"{own:.0%} {what} ({usual:.0%} in the other models)"
 
 
 def missing_kinds(found: Sequence[Evidence]) -> dict[str, str]:
-    """The kinds of tests that every verdict needs and of which none says anything, with what is missing."""
+    """The kinds of tests that every verdict needs and of which none says anything, with what is
+    missing.
+    """
     lost = {}
     for kind in (*TESTS, ANSWERS):
         own = [e for e in found if e.kind == kind]
@@ -203,7 +332,10 @@ def missing_kinds(found: Sequence[Evidence]) -> dict[str, str]:
 
 
 def contaminated(retrain: Sheet, trio: Trio, rule: Rule) -> str:
-    """Why a model cannot be the one that never read the text; empty where nothing speaks against it."""
+    """Why a model cannot be the one that never read the text.
+
+    Empty where nothing speaks against it.
+    """
     if _same(retrain, trio.unlearned):
         return "the never-read model gives the numbers of the unlearned one: they are one model"
     if _same(retrain, trio.target):
@@ -211,20 +343,39 @@ def contaminated(retrain: Sheet, trio: Trio, rule: Rule) -> str:
     column, known = retrain.column("verbmem"), trio.target.column("verbmem")
     written = int((column >= rule.word_for_word).sum())
     if written > 0.05 * len(column):
-        return f"the never-read model writes {written} of {len(column)} forget texts word for word: it has read them"
-    if len(column) and len(known) and column.mean() > HALF * known.mean() and 100 * known.mean() >= rule.min_gap:
-        return f"the never-read model continues the forget text at {column.mean() / known.mean():.0%} of the target: it has read it"
+        return (
+            f"the never-read model writes {written} of {len(column)} forget texts word for word: "
+            "it has read them"
+        )
+    if (
+        len(column)
+        and len(known)
+        and column.mean() > HALF * known.mean()
+        and 100 * known.mean() >= rule.min_gap
+    ):
+        share = column.mean() / known.mean()
+        return (
+            f"the never-read model continues the forget text at {share:.0%} of the target: "
+            "it has read it"
+        )
     own, told = auc_of(retrain, "privleak", rule), auc_of(trio.target, "privleak", rule)
     if own and told:
         far = HALF * abs(told.value - CHANCE)
         if own.high < CHANCE - far or own.low > CHANCE + far:
-            return f"the never-read model tells forget text from unread text (AUC {own.value:.2f}): it is no measure of not knowing"
+            return (
+                f"the never-read model tells forget text from unread text (AUC {own.value:.2f}): "
+                "it is no measure of not knowing"
+            )
     return ""
 
 
 def _same(one: Sheet, other: Sheet) -> bool:
-    """Whether two models say the same of the texts, up to rounding: log-probabilities of two trainings never do."""
-    told = [m for m in one.values if m.startswith("privleak/") or m in TESTS["probability per token"]]
+    """Whether two models say the same of the texts, up to rounding: log-probabilities of two
+    trainings never do.
+    """
+    told = [
+        m for m in one.values if m.startswith("privleak/") or m in TESTS["probability per token"]
+    ]
     pairs = [(one.values[m], other.values.get(m, {})) for m in told if one.values[m]]
     near = [a.keys() == b.keys() and max(abs(a[i] - b[i]) for i in a) < SAME for a, b in pairs]
     return bool(near) and all(near)

@@ -1,4 +1,6 @@
-"""explain: target, unlearned model and the quantized copies of both -> what the quantizer left of the update, weight by weight."""
+"""explain: target, unlearned model and the quantized copies of both -> what the quantizer left of
+the update, weight by weight.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,23 +19,41 @@ from remnant.records import ExplainSpec
 LEAVES = ("layers.json",)
 
 
-def run(spec: ExplainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """Write layers.json, one record per quantized weight; the summary holds the survival of the whole update.
+def run(
+    spec: ExplainSpec,
+    inputs: Mapping[str, Path],
+    out: Path,
+    report: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    """Write layers.json, one record per quantized weight.
 
-    Reads one weight at a time from the four models and builds none. Works for every quantizer, since it compares dense copies. Matrices
-    that were left as they are (``skip``) count too: their update survives.
-    A target that is stored wider than the unlearned model is rounded to its dtype first: a cast is not an update.
-    Weights that the files name otherwise than the model in memory does (experts of some architectures) are listed as missing.
+    The summary holds the survival of the whole update.
+
+    Reads one weight at a time from the four models and builds none. Works for every quantizer,
+    since it compares dense copies. Matrices that were left as they are (``skip``) count too: their
+    update survives. A target that is stored wider than the unlearned model is rounded to its dtype
+    first: a cast is not an update. Weights that the files name otherwise than the model in memory
+    does (experts of some architectures) are listed as missing.
     """
-    models = {role: Checkpoint(inputs[role]) for role in ("target", "unlearned", "q_target", "q_unlearned")}
+    models = {
+        role: Checkpoint(inputs[role])
+        for role in ("target", "unlearned", "q_target", "q_unlearned")
+    }
     there = list(dict.fromkeys([*_names(inputs["q_target"]), *models["target"].matrices()]))
     names = [name for name in there if all(name in model.entries for model in models.values())]
     whole: dict[str, Sums] = {}
     layers = []
     for i, name in enumerate(names):
         kept = models["unlearned"].entries[name].dtype
-        plain = {role: torch.from_numpy(models[role].read(name, kept)) for role in ("target", "unlearned")}
-        found = sums(plain["target"], plain["unlearned"], *(_quantized(inputs[r], models[r], name) for r in ("q_target", "q_unlearned")))
+        plain = {
+            role: torch.from_numpy(models[role].read(name, kept))
+            for role in ("target", "unlearned")
+        }
+        found = sums(
+            plain["target"],
+            plain["unlearned"],
+            *(_quantized(inputs[r], models[r], name) for r in ("q_target", "q_unlearned")),
+        )
         whole[name] = found
         layers.append({"name": name, **survival(found)._asdict()})
         report(i + 1, len(names), name)
@@ -51,4 +71,6 @@ def _quantized(folder: Path, model: Checkpoint, name: str) -> Quantized:
     with safe_open(folder / "codes.safetensors", "pt") as file:
         if f"{name}.codes" not in file.keys():  # noqa: SIM118
             return Quantized(torch.empty(0), torch.full((1, 1), torch.inf), None, weight)
-        return Quantized(file.get_tensor(f"{name}.codes"), file.get_tensor(f"{name}.scale"), None, weight)
+        return Quantized(
+            file.get_tensor(f"{name}.codes"), file.get_tensor(f"{name}.scale"), None, weight
+        )

@@ -1,4 +1,6 @@
-"""judge: rows of several models -> cells with intervals, recovery, evidence, and a verdict by a rule fixed before the run. No torch."""
+"""judge: rows of several models -> cells with intervals, recovery, evidence, and a verdict by a
+rule fixed before the run. No torch.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,17 +21,29 @@ from remnant.stages.verdict import decide
 LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
 
 
-def run(spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """Write cells.json, recovery.json, evidence.json and verdicts.json; the summary counts the outcomes."""
+def run(
+    spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]
+) -> dict[str, Any]:
+    """Write cells.json, recovery.json, evidence.json and verdicts.json.
+
+    The summary counts the outcomes.
+    """
     places = [(m.corpus, m.model, m.quantizer) for m in spec.cast.values()]
     if len(set(places)) < len(places) or len({corpus for corpus, _, _ in places}) > 1:
-        raise UserError("A judgement compares models of one corpus, each once per quantizer.", "Judge several seeds or corpora apart.")
+        raise UserError(
+            "A judgement compares models of one corpus, each once per quantizer.",
+            "Judge several seeds or corpora apart.",
+        )
     sheets = {role: read_rows(path / "rows.jsonl") for role, path in inputs.items()}
     by_place = {(m.model, m.quantizer): role for role, m in spec.cast.items()}
     reference = by_place.get(("retrain", "full"))
     retrain = sheets[reference] if reference else None
     auc_retrain = auc_of(retrain, "privleak", spec.rule) if retrain else None
-    cells = [c for role, member in spec.cast.items() for c in cells_of(member, sheets[role], spec.rule, retrain)]
+    cells = [
+        c
+        for role, member in spec.cast.items()
+        for c in cells_of(member, sheets[role], spec.rule, retrain)
+    ]
     recoveries: list[Recovery] = []
     evidence: list[Evidence] = []
     verdicts: list[Verdict] = []
@@ -40,41 +54,80 @@ def run(spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable
         line = Lineup.of(by_place, sheets, model, quantizer)
         if line is None:
             reason = "the target, or the model in full precision, was not measured beside it"
-            verdicts.append(Verdict(model=model, quantizer=quantizer, outcome="unclear", reason=reason))
+            verdicts.append(
+                Verdict(model=model, quantizer=quantizer, outcome="unclear", reason=reason)
+            )
             continue
-        found = [recover(line, model, quantizer, metric, spec.rule) for metric in PLAIN if line.q_unlearned.items(metric)]
+        found = [
+            recover(line, model, quantizer, metric, spec.rule)
+            for metric in PLAIN
+            if line.q_unlearned.items(metric)
+        ]
         told = weigh(line.form, model, quantizer, spec.rule)
         recoveries += found
         evidence += told
         verdicts.append(decide(line, model, quantizer, found, told, spec.rule))
-    for name, records in (("cells", cells), ("recovery", recoveries), ("evidence", evidence), ("verdicts", verdicts)):
-        text = json.dumps([r.model_dump(mode="json") for r in records], indent=1, allow_nan=False) + "\n"
+    for name, records in (
+        ("cells", cells),
+        ("recovery", recoveries),
+        ("evidence", evidence),
+        ("verdicts", verdicts),
+    ):
+        text = (
+            json.dumps([r.model_dump(mode="json") for r in records], indent=1, allow_nan=False)
+            + "\n"
+        )
         (out / f"{name}.json").write_text(text, encoding="utf-8")
     outcomes = [v.outcome for v in verdicts]
-    return {"auc_retrain": auc_retrain.value if auc_retrain else None, "outcomes": {o: outcomes.count(o) for o in sorted(set(outcomes))}}
+    return {
+        "auc_retrain": auc_retrain.value if auc_retrain else None,
+        "outcomes": {o: outcomes.count(o) for o in sorted(set(outcomes))},
+    }
 
 
 def recover(line: Lineup, model: str, quantizer: str, metric: str, rule: Rule) -> Recovery:
-    """How much of one kind of knowledge is there after quantization; shares with paired-bootstrap intervals.
+    """How much of one kind of knowledge is there after quantization.
 
-    ``retained``: qU / qT, the same precision; ``retained_of_full_target``: qU / T. ``recovery``: (qU - U) / (T - U), the part of the closed
-    gap that is open again. ``recovery_over_retrain``: (qU - qR) / (qT - qR), what is left above a model that never knew.
+    Shares with paired-bootstrap intervals.
+
+    ``retained``: qU / qT, the same precision; ``retained_of_full_target``: qU / T. ``recovery``:
+    (qU - U) / (T - U), the part of the closed gap that is open again. ``recovery_over_retrain``:
+    (qU - qR) / (qT - qR), what is left above a model that never knew.
     """
     if reason := next((r for trio in line.trios if (r := unmeasured(trio, metric))), ""):
-        nothing = dict.fromkeys(("retained", "retained_of_full_target", "recovery", "recovery_over_retrain"))
+        nothing = dict.fromkeys(
+            ("retained", "retained_of_full_target", "recovery", "recovery_over_retrain")
+        )
         return Recovery(model=model, quantizer=quantizer, metric=metric, **nothing, status=reason)
     gap = 100 * float(np.mean(line.target.column(metric)) - np.mean(line.unlearned.column(metric)))
     enough = gap >= rule.min_gap
-    closed = _ratio(rule, metric, [line.target, line.unlearned, line.q_unlearned], lambda t, u, q: (q - u) / (t - u))
+    closed = _ratio(
+        rule,
+        metric,
+        [line.target, line.unlearned, line.q_unlearned],
+        lambda t, u, q: (q - u) / (t - u),
+    )
     return Recovery(
         model=model,
         quantizer=quantizer,
         metric=metric,
         retained=_ratio(rule, metric, [line.q_target, line.q_unlearned], lambda t, u: u / t),
-        retained_of_full_target=_ratio(rule, metric, [line.target, line.q_unlearned], lambda t, u: u / t),
+        retained_of_full_target=_ratio(
+            rule, metric, [line.target, line.q_unlearned], lambda t, u: u / t
+        ),
         recovery=closed if enough and quantizer != "full" else None,
-        recovery_over_retrain=_ratio(rule, metric, [line.q_target, line.q_unlearned, line.q_retrain], lambda t, u, r: (u - r) / (t - r)),
-        status="ok" if enough else f"the gap of {gap:.1f} points is below {rule.min_gap:g}: nothing was forgotten that could come back",
+        recovery_over_retrain=_ratio(
+            rule,
+            metric,
+            [line.q_target, line.q_unlearned, line.q_retrain],
+            lambda t, u, r: (u - r) / (t - r),
+        ),
+        status="ok"
+        if enough
+        else (
+            f"the gap of {gap:.1f} points is below {rule.min_gap:g}: nothing was forgotten that "
+            "could come back"
+        ),
     )
 
 

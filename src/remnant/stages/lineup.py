@@ -1,4 +1,6 @@
-"""Who is compared with whom: target, unlearned and never-read model in full precision and as one quantizer leaves them. No torch."""
+"""Who is compared with whom: target, unlearned and never-read model in full precision and as one
+quantizer leaves them. No torch.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -27,7 +29,9 @@ class Trio(NamedTuple):
 
 
 class Lineup(NamedTuple):
-    """The sheets that one comparison needs: target, unlearned, retrain in full precision, and the same three quantized."""
+    """The sheets that one comparison needs: target, unlearned, retrain in full precision, and the
+    same three quantized.
+    """
 
     target: Sheet
     unlearned: Sheet
@@ -37,16 +41,30 @@ class Lineup(NamedTuple):
     q_retrain: Sheet | None
 
     @classmethod
-    def of(cls, by_place: Mapping[tuple[str, str], str], sheets: Mapping[str, Sheet], model: str, quantizer: str) -> "Lineup | None":
-        """Look the six up by model and quantizer; None where the target or the model itself is missing."""
+    def of(
+        cls,
+        by_place: Mapping[tuple[str, str], str],
+        sheets: Mapping[str, Sheet],
+        model: str,
+        quantizer: str,
+    ) -> "Lineup | None":
+        """Look the six up by model and quantizer.
+
+        None where the target or the model itself is missing.
+        """
 
         def get(name: str, q: str) -> Sheet | None:
             role = by_place.get((name, q))
             return sheets[role] if role else None
 
         plain = (get("target", "full"), get(model, "full"), get("retrain", "full"))
-        # A form in which the never-read model was not measured is held against it in full precision, where it knows no more.
-        quantized = (get("target", quantizer), get(model, quantizer), get("retrain", quantizer) or plain[2])
+        # A form in which the never-read model was not measured is held against it in full
+        # precision, where it knows no more.
+        quantized = (
+            get("target", quantizer),
+            get(model, quantizer),
+            get("retrain", quantizer) or plain[2],
+        )
         if not (plain[0] and plain[1] and quantized[0] and quantized[1]):
             return None
         return cls(plain[0], plain[1], plain[2], quantized[0], quantized[1], quantized[2])
@@ -75,29 +93,46 @@ def aligned(sheets: list[Sheet], metric: str) -> tuple[Array, ...]:
     return tuple(np.array([t[item] for item in shared], dtype=np.float64) for t in tables)
 
 
-def ratio(rule: Rule, metric: str, sheets: list[Sheet | None], of: Callable[..., Array], level: float = 0.95) -> Interval | None:
-    """A function of the means of one metric of several models, over the items that all have; None where one has none."""
+def ratio(
+    rule: Rule,
+    metric: str,
+    sheets: list[Sheet | None],
+    of: Callable[..., Array],
+    level: float = 0.95,
+) -> Interval | None:
+    """A function of the means of one metric of several models, over the items that all have.
+
+    None where one has none.
+    """
     if any(s is None for s in sheets):
         return None
-    return bootstrap_ratio(aligned([s for s in sheets if s is not None], metric), of, rule.resamples, rule.seed, level)
+    return bootstrap_ratio(
+        aligned([s for s in sheets if s is not None], metric), of, rule.resamples, rule.seed, level
+    )
 
 
 def left(trio: Trio, metric: str, rule: Rule, level: float = 0.95) -> Interval | None:
-    """How much is left: 1 at the target, 0 at the model that never read the text (at no knowledge, where there is none)."""
+    """How much is left: 1 at the target, 0 at the model that never read the text (at no knowledge,
+    where there is none).
+    """
     if trio.retrain is None:
         return ratio(rule, metric, [trio.target, trio.unlearned], lambda t, u: u / t, level)
     return ratio(rule, metric, list(trio), lambda t, u, r: (u - r) / (t - r), level)
 
 
 def gap(trio: Trio, metric: str, rule: Rule, level: float = 0.95) -> Interval | None:
-    """By how much the target is above the model that never read the text (above nothing), as a share."""
+    """By how much the target is above the model that never read the text (above nothing), as a
+    share.
+    """
     if trio.retrain is None:
         return ratio(rule, metric, [trio.target], lambda t: t, level)
     return ratio(rule, metric, [trio.target, trio.retrain], lambda t, r: t - r, level)
 
 
 def above_both(trio: Trio, metric: str, rule: Rule) -> Interval | None:
-    """By how much the judged model is above both others, as a share, where that is certain and no trifle."""
+    """By how much the judged model is above both others, as a share, where that is certain and no
+    trifle.
+    """
     others = [s for s in (trio.target, trio.retrain) if s is not None]
     found = [ratio(rule, metric, [trio.unlearned, other], lambda u, o: u - o) for other in others]
     if any(f is None or f.low <= 0 or 100 * f.value < rule.min_gap for f in found):
@@ -108,8 +143,9 @@ def above_both(trio: Trio, metric: str, rule: Rule) -> Interval | None:
 def lacking(trio: Trio, metric: str, rule: Rule, but: str = "") -> str:
     """Why a metric of three models is not to be believed; empty where it is.
 
-    Asked of all models that are there: no failed check (one of the name ``but`` apart), numbers, the same items, enough of them, few that
-    have no number in any model, and none that has one in some models only: that one may be the very text that is known.
+    Asked of all models that are there: no failed check (one of the name ``but`` apart), numbers,
+    the same items, enough of them, few that have no number in any model, and none that has one in
+    some models only: that one may be the very text that is known.
     """
     if reason := unmeasured(trio, metric, but):
         return reason
@@ -118,7 +154,10 @@ def lacking(trio: Trio, metric: str, rule: Rule, but: str = "") -> str:
     items, shared = len(trio.unlearned.items(metric)), len(aligned(trio.sheets, metric)[0])
     lost = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]
     if alone := items - shared - len(lost_in_all(trio, metric)):
-        return f"{alone} of {items} items of {metric} have no number in one of the models only ({lost[0]})"
+        return (
+            f"{alone} of {items} items of {metric} have no number in one of the models only "
+            f"({lost[0]})"
+        )
     if items - shared > rule.max_unscorable * items:
         return f"{items - shared} of {items} items of {metric} have no number ({lost[0]})"
     if shared < rule.min_items:
@@ -138,7 +177,9 @@ def unmeasured(trio: Trio, metric: str, but: str = "") -> str:
             return f"{metric} was not measured: {faults[0]}"
     if any(not s.values.get(metric) for s in trio.sheets):
         reasons = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]
-        return f"{metric} has no number for one of the models{f' ({reasons[0]})' if reasons else ''}"
+        return (
+            f"{metric} has no number for one of the models{f' ({reasons[0]})' if reasons else ''}"
+        )
     if not all(np.isfinite(s.column(metric)).all() for s in trio.sheets):
         return f"{metric} has numbers that are not finite"
     return ""

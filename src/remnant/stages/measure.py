@@ -30,9 +30,17 @@ from remnant.functional.view import View
 from remnant.instrument import Check, write_checks
 from remnant.lineage import Lineage
 from remnant.methods import metric, metric_names
-from remnant.model.data import Item, collate, half_of, privleak_texts, prompt_ids, raw_texts, settings
+from remnant.model.data import (
+    Item,
+    collate,
+    half_of,
+    privleak_texts,
+    prompt_ids,
+    raw_texts,
+    settings,
+)
 from remnant.model.held import keep, take
-from remnant.model.load import context_length, device, open_model, open_tokenizer
+from remnant.model.load import context_length, on_device, open_model, open_tokenizer
 from remnant.records import MeasureSpec, MetricSpec, Row
 from remnant.resolve import Method
 from remnant.stages.checks import CUT, checks_of
@@ -55,14 +63,21 @@ class Plan(NamedTuple):
 
 
 def run(
-    spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, report: Report, known: Mapping[str, Lineage] | None = None
+    spec: MeasureSpec,
+    inputs: Mapping[str, Path],
+    out: Path,
+    report: Report,
+    known: Mapping[str, Lineage] | None = None,
 ) -> dict[str, Any]:
-    """Measure, write rows.jsonl and texts.jsonl; the summary holds absent metrics and the signs of collapse.
+    """Measure, write rows.jsonl and texts.jsonl.
+
+    The summary holds absent metrics and the signs of collapse.
 
     ``known``: what the model is; a version of the model that is in memory is then not opened anew.
 
     Raises:
-        UserError: the model or the server cannot be opened, or a user's metric reads what is not there.
+        UserError: the model or the server cannot be opened, or a user's metric reads what is not
+            there.
     """
     corpus = inputs["corpus"]
     card = settings(corpus)
@@ -72,7 +87,12 @@ def run(
     model = held.model if held else None
     backend = _backend(spec, model, tokenizer, inputs)
     plans, sets, absent = _plans(spec, corpus, card, tokenizer, backend, "reference" in inputs)
-    answers = collect(_first(plans, sets), backend, out / "answers.jsonl", lambda done, total: report(done, total, "reading and writing"))
+    answers = collect(
+        _first(plans, sets),
+        backend,
+        out / "answers.jsonl",
+        lambda done, total: report(done, total, "reading and writing"),
+    )
     able, lacking = _ability(spec, model, tokenizer, corpus, out)
     seen = {p.on: _views(model, tokenizer, corpus, p.on) for p in plans if "view" in p.method.reads}
     found = _checks_of_who_answers(backend, model, tokenizer)
@@ -82,16 +102,36 @@ def run(
         keep(held)
     del held
     if second:
-        judge = Local(open_model(str(inputs["reference"])).to(device()), tokenizer, spec.batch_tokens)  # type: ignore[arg-type]
-        told = collect(second, judge, out / "reference.jsonl", lambda done, total: report(done, total, "reading by the reference"))
+        reference = on_device(open_model(str(inputs["reference"])))
+        judge = Local(reference, tokenizer, spec.batch_tokens)
+        told = collect(
+            second,
+            judge,
+            out / "reference.jsonl",
+            lambda done, total: report(done, total, "reading by the reference"),
+        )
     else:
         told = answers
-    rows = [_row(p, item, sets[p.on], answers, told) for p in plans if "view" not in p.method.reads for item in sets[p.on].items]
-    rows += [row for p in plans if "view" in p.method.reads for row in _view_rows(p, sets[p.on], seen[p.on])]
+    rows = [
+        _row(p, item, sets[p.on], answers, told)
+        for p in plans
+        if "view" not in p.method.reads
+        for item in sets[p.on].items
+    ]
+    rows += [
+        row
+        for p in plans
+        if "view" in p.method.reads
+        for row in _view_rows(p, sets[p.on], seen[p.on])
+    ]
     rows += [row for row in able if spec.half in ("all", row.half)]
-    (out / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
+    (out / "rows.jsonl").write_text(
+        "".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8"
+    )
     texts = _texts(plans, sets, answers)
-    (out / "texts.jsonl").write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
+    (out / "texts.jsonl").write_text(
+        "".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8"
+    )
     checks = found + checks_of(rows, texts)
     write_checks(out, checks)
     if known is None:  # nobody will seal the folder and leave these out
@@ -107,21 +147,35 @@ def run(
     }
 
 
-def _checks_of_who_answers(backend: Backend, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
-    """The checks of an opened model and its tokenizer; of a backend that is none, what it says of itself and of the tokenizer."""
+def _checks_of_who_answers(
+    backend: Backend, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
+) -> list[Check]:
+    """The checks of an opened model and its tokenizer.
+
+    Of a backend that is none, what it says of itself and of the tokenizer.
+    """
     if model is not None:
         return model_checks(model, tokenizer)
     told = getattr(backend, "checks", None)
     return [*(told() if told else []), special_tokens_check(tokenizer)]
 
 
-def _backend(spec: MeasureSpec, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, inputs: Mapping[str, Path]) -> Backend:
+def _backend(
+    spec: MeasureSpec,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Mapping[str, Path],
+) -> Backend:
     """Who is asked: a server, vLLM, llama.cpp, or the model that was opened here."""
     if spec.endpoint:
         return Endpoint(spec.endpoint)
     if spec.engine:
         return Vllm(str(inputs["model"]), tokenizer)
-    return Local(model, tokenizer, spec.batch_tokens) if model else LlamaCpp(_gguf_file(inputs), tokenizer)  # type: ignore[arg-type]
+    if model:
+        return Local(model, tokenizer, spec.batch_tokens)
+    file = _gguf_file(inputs)
+    assert file is not None
+    return LlamaCpp(file, tokenizer)
 
 
 def _gguf_file(inputs: Mapping[str, Path]) -> Path | None:
@@ -136,7 +190,10 @@ def _gguf_file(inputs: Mapping[str, Path]) -> Path | None:
     found = sorted(model.glob("*.gguf"))
     if len(found) > 1:
         names = ", ".join(f.name for f in found[:5])
-        raise UserError(f"{model} holds {len(found)} GGUF files ({names}).", "Leave in it the one that is to be measured.")
+        raise UserError(
+            f"{model} holds {len(found)} GGUF files ({names}).",
+            "Leave in it the one that is to be measured.",
+        )
     return found[0] if found else None
 
 
@@ -157,8 +214,12 @@ def _plans(
             if isinstance(found, str):
                 absent[plan.name] = found
                 continue
-            sets[name] = found._replace(items=[i for i in found.items if spec.half in ("all", i.half)])
-        if reason := _unanswered(plan, backend.offers, has_reference, "server" if spec.endpoint else "engine"):
+            sets[name] = found._replace(
+                items=[i for i in found.items if spec.half in ("all", i.half)]
+            )
+        if reason := _unanswered(
+            plan, backend.offers, has_reference, "server" if spec.endpoint else "engine"
+        ):
             absent[plan.name] = reason
         else:
             plans.append(plan)
@@ -173,22 +234,36 @@ def _named(spec: MeasureSpec, corpus: Path, card: Mapping[str, Any]) -> list[Pla
     for name in dict.fromkeys(names):
         method, entry = metric(name), METRICS[name]
         wanted = _wanted(spec, corpus, method, entry.columns)
-        found += [Plan(name, method, on, on.partition("_")[2] if len(entry.on) > 1 else "", wanted) for on in entry.on]
+        found += [
+            Plan(name, method, on, on.partition("_")[2] if len(entry.on) > 1 else "", wanted)
+            for on in entry.on
+        ]
     return found + [_of_user(spec, corpus, extra) for extra in spec.extra]
 
 
 def _of_user(spec: MeasureSpec, corpus: Path, extra: MetricSpec) -> Plan:
     method = metric(extra)
     if "view" in method.reads and not extra.on.startswith("privleak_"):
-        raise UserError(f"The metric '{extra.use}' reads a view.", 'Set on = "privleak_forget" or "privleak_holdout".')
-    return Plan(extra.use.rsplit(":", 1)[-1], method, extra.on, extra.on, _wanted(spec, corpus, method, COLUMNS))
+        raise UserError(
+            f"The metric '{extra.use}' reads a view.",
+            'Set on = "privleak_forget" or "privleak_holdout".',
+        )
+    return Plan(
+        extra.use.rsplit(":", 1)[-1],
+        method,
+        extra.on,
+        extra.on,
+        _wanted(spec, corpus, method, COLUMNS),
+    )
 
 
 def _wanted(spec: MeasureSpec, corpus: Path, method: Method, columns: tuple[str, ...]) -> Wanted:
     unread = ""
     if "prefixed" in method.reads and (corpus / "privleak/holdout.json").is_file():
         unread = beginning(privleak_texts(corpus, "holdout")[-1], UNREAD_WORDS)
-    return Wanted(columns, spec.samples, spec.temperature, spec.seed, spec.decoding == "paper-code", unread)
+    return Wanted(
+        columns, spec.samples, spec.temperature, spec.seed, spec.decoding == "paper-code", unread
+    )
 
 
 def _unanswered(plan: Plan, offers: frozenset[str], has_reference: bool, who: str) -> str:
@@ -197,7 +272,11 @@ def _unanswered(plan: Plan, offers: frozenset[str], has_reference: bool, who: st
     if not has_reference and any(r in reads for r in BY_REFERENCE):
         return "no reference model was given"
     needs = {NEEDS[r] for r in reads if r in NEEDS}
-    needs |= set(plan.wanted.columns) if {"tokens", "wrong", "paraphrased", "lower", "prefixed"} & set(reads) else set()
+    needs |= (
+        set(plan.wanted.columns)
+        if {"tokens", "wrong", "paraphrased", "lower", "prefixed"} & set(reads)
+        else set()
+    )
     if "view" in reads:
         needs.add("slope")
     lacking = sorted(needs - offers)
@@ -209,7 +288,12 @@ def _first(plans: list[Plan], sets: Mapping[str, ItemSet]) -> list[Request]:
     found: list[Request] = []
     for p in plans:
         reads = {"generated" if r == "told" else r for r in p.method.reads if r != "reference"}
-        found += [r for item in sets[p.on].items for read in sorted(reads) for r in asked(read, item, sets[p.on], p.wanted)]
+        found += [
+            r
+            for item in sets[p.on].items
+            for read in sorted(reads)
+            for r in asked(read, item, sets[p.on], p.wanted)
+        ]
     return found
 
 
@@ -229,25 +313,39 @@ def _told(item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> Reading 
     """What was written for an item, to be read behind its prompt; None if nothing was."""
     (request,) = asked("generated", item, of, wanted)
     text = answers[request]
-    return Reading(text, item.context + item.prompt) if isinstance(text, str) and text.strip() else None
+    return (
+        Reading(text, item.context + item.prompt)
+        if isinstance(text, str) and text.strip()
+        else None
+    )
 
 
 def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -> Row:
-    about = {"metric": plan.name, "split": plan.split, "id": item.id, "half": item.half}
+    def row(value: float | None, status: str) -> Row:
+        return Row(
+            metric=plan.name,
+            split=plan.split,
+            id=item.id,
+            half=item.half,
+            value=value,
+            status=status,
+        )
+
     try:
         values = {r: _value(r, item, of, plan.wanted, answers, told) for r in plan.method.reads}
         found = plan.method.load()(*map(plain, values.values()), **plan.method.params)
     except Unscorable as error:
-        return Row(**about, value=None, status=str(error))  # type: ignore[arg-type]
+        return row(None, str(error))
     if found is None or not math.isfinite(found):
-        return Row(**about, value=None, status="unscorable")  # type: ignore[arg-type]
+        return row(None, "unscorable")
     way = way_of(plan.method.function, item.truth)
     notes = ["ok", *([CUT] if is_cut(values) else []), *([way] if way else [])]
-    status = ", ".join(notes)
-    return Row(**about, value=float(found), status=status)  # type: ignore[arg-type]
+    return row(float(found), ", ".join(notes))
 
 
-def _value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers, told: Answers) -> Any:
+def _value(
+    read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers, told: Answers
+) -> Any:
     if read != "told":
         return value(read, item, of, wanted, told if read == "reference" else answers)
     request = _told(item, of, wanted, answers)
@@ -257,7 +355,9 @@ def _value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers,
     return found
 
 
-def _texts(plans: list[Plan], sets: Mapping[str, ItemSet], answers: Answers) -> list[dict[str, str]]:
+def _texts(
+    plans: list[Plan], sets: Mapping[str, ItemSet], answers: Answers
+) -> list[dict[str, str]]:
     """What was written, once per set of items."""
     found = []
     for on, p in {p.on: p for p in plans if "generated" in p.method.reads}.items():
@@ -266,38 +366,69 @@ def _texts(plans: list[Plan], sets: Mapping[str, ItemSet], answers: Answers) -> 
             text = answers[request]
             if isinstance(text, str):
                 shown = cut_answer(text, sets[on].stops) if sets[on].stops else text
-                found.append({"metric": on, "id": item.id, "prompt": item.prompt, "truth": item.truth, "generated": shown})
+                found.append(
+                    {
+                        "metric": on,
+                        "id": item.id,
+                        "prompt": item.prompt,
+                        "truth": item.truth,
+                        "generated": shown,
+                    }
+                )
     return found
 
 
 def _signs(corpus: Path, texts: list[dict[str, str]]) -> dict[str, float]:
     generated = [t["generated"] for t in texts if t["metric"] in ("verbmem", "verbmem_retain")]
-    splits = [s for s in ("forget", "retain1", "retain2") if (corpus / "raw" / f"{s}.json").is_file()]
+    splits = [
+        s for s in ("forget", "retain1", "retain2") if (corpus / "raw" / f"{s}.json").is_file()
+    ]
     vocabulary = {w for split in splits for text in raw_texts(corpus, split) for w in words(text)}
     return signs_of_collapse(generated, vocabulary)._asdict() if generated else {}
 
 
 def _ability(
-    spec: MeasureSpec, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, corpus: Path, out: Path
+    spec: MeasureSpec,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Path,
+    out: Path,
 ) -> tuple[list[Row], dict[str, str]]:
-    """Rows of the harness's tasks, kept so that they are not run again after a kill; and why there are none."""
+    """Rows of the harness's tasks, kept so that they are not run again after a kill.
+
+    And why there are none.
+    """
     if not spec.ability or model is None:
-        return [], dict.fromkeys((f"ability_{t}" for t in spec.ability), "the harness runs on models opened by transformers only")
+        return [], dict.fromkeys(
+            (f"ability_{t}" for t in spec.ability),
+            "the harness runs on models opened by transformers only",
+        )
     kept = out / "ability.json"
     found = read_json(kept)
     if found is None:
-        found = ability(model, tokenizer, spec.ability, corpus, Path(spec.ability_tasks) if spec.ability_tasks else None)
+        found = ability(
+            model,
+            tokenizer,
+            spec.ability,
+            corpus,
+            Path(spec.ability_tasks) if spec.ability_tasks else None,
+        )
         write_json(kept, found)
     return [
-        Row(metric=f"ability_{task}", id=f"{task}-{i}", half=half_of(i), value=value)  # type: ignore[arg-type]
+        Row(metric=f"ability_{task}", id=f"{task}-{i}", half=half_of(i), value=value)
         for task, values in found.items()
         for i, value in enumerate(values)
     ], {}
 
 
 @torch.no_grad()
-def _views(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, corpus: Path, on: str) -> dict[str, tuple[View, str]]:
-    """The View of every scorable text alone, cut at the model's context, by the id of its item; and what is to be said of it."""
+def _views(
+    model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, corpus: Path, on: str
+) -> dict[str, tuple[View, str]]:
+    """The View of every scorable text alone, cut at the model's context, by the id of its item.
+
+    And what is to be said of it.
+    """
     assert model is not None
     side, found = on.removeprefix("privleak_"), {}
     for i, text in enumerate(privleak_texts(corpus, side)):
@@ -319,5 +450,14 @@ def _view_rows(plan: Plan, of: ItemSet, views: Mapping[str, tuple[View, str]]) -
             value = float(function(view, **plan.method.params)[0])
             if not (math.isfinite(value) and bool(view.logits.amax(-1).isfinite().all())):
                 value, status = None, not_finite().reason
-        rows.append(Row(metric=plan.name, split=plan.split, id=item.id, half=item.half, value=value, status=status))  # type: ignore[arg-type]
+        rows.append(
+            Row(
+                metric=plan.name,
+                split=plan.split,
+                id=item.id,
+                half=item.half,
+                value=value,
+                status=status,
+            )
+        )
     return rows

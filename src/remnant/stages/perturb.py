@@ -18,12 +18,13 @@ from remnant.methods import quantizer
 from remnant.model.data import encode, raw_texts
 from remnant.model.door import check_plain
 from remnant.model.held import keep, take, version
-from remnant.model.load import Matrix, matrices, open_tokenizer
+from remnant.model.load import Matrix, in_dtype, matrices, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import check_finite, check_ids, first_not_finite
 from remnant.records import PerturbSpec
 
-# Texts are often a little shorter than asked for; with less than a quarter the sample is no longer the one that was asked for.
+# Texts are often a little shorter than asked for; with less than a quarter the sample is no longer
+# the one that was asked for.
 ENOUGH = 0.25
 LEAVES = (*LEFT_BY_MODELS, "codes.safetensors")
 
@@ -42,10 +43,12 @@ def run(
         inputs: the model, and the corpus for calibration text.
         out: receives the copy.
         report: called with (done, total, note).
-        known: what the model and the copy ("self") are; a copy of the model that is in memory is then not opened anew.
+        known: what the model and the copy ("self") are; a copy of the model that is in memory is
+            then not opened anew.
 
     Raises:
-        UserError: the model is quantized already, no weight is left to quantize, or one is not finite before or after.
+        UserError: the model is quantized already, no weight is left to quantize, or one is not
+            finite before or after.
     """
     known = known or {}
     method = quantizer(spec)
@@ -57,11 +60,19 @@ def run(
     chosen = list(matrices(model, spec.skip))
     if not chosen:
         raise UserError("No weight is left to quantize.", "Skip fewer kinds of weights.")
-    others = {n: p.detach().clone() for n, p in model.named_parameters() if n not in {m.name for m in chosen}}
+    others = {
+        n: p.detach().clone()
+        for n, p in model.named_parameters()
+        if n not in {m.name for m in chosen}
+    }
     if spec.source_dtype == "bfloat16":
-        model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
+        in_dtype(in_dtype(model, torch.bfloat16), torch.float32)
     function = method.load()
-    offered: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "names": [m.name for m in chosen]}
+    offered: dict[str, Any] = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "names": [m.name for m in chosen],
+    }
     summary: dict[str, Any] = {}
     left_out: list[str] = []
     if "batches" in method.reads:
@@ -73,13 +84,18 @@ def run(
     else:
         report(0, 1, spec.use)
         found = function(*(offered[name] for name in method.reads), **method.params)
-        left_out = [m.name for m in chosen if m.name not in found] if found else []  # formats of whole files give no codes
+        left_out = (
+            [m.name for m in chosen if m.name not in found] if found else []
+        )  # formats of whole files give no codes
         report(1, 1, spec.use)
     _check_result(spec, model, found)
     save(model, tokenizer, out)
     _save_codes(found, out / "codes.safetensors")
     now = dict(model.named_parameters())
-    changed = [*(m.name for m in chosen), *(n for n, before in others.items() if not torch.equal(before, now[n]))]
+    changed = [
+        *(m.name for m in chosen),
+        *(n for n, before in others.items() if not torch.equal(before, now[n])),
+    ]
     keep(version(source, out, changed, known.get("self")))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
@@ -95,9 +111,15 @@ def run(
 
 
 def _each(
-    chosen: list[Matrix], function: Callable[..., Any], params: Mapping[str, Any], report: Callable[[int, int, str], None]
+    chosen: list[Matrix],
+    function: Callable[..., Any],
+    params: Mapping[str, Any],
+    report: Callable[[int, int, str], None],
 ) -> tuple[dict[str, Quantized], list[str]]:
-    """Every weight by itself; and the names of those that stay as they are, since the blocks do not divide their rows."""
+    """Every weight by itself.
+
+    And the names of those that stay as they are, since the blocks do not divide their rows.
+    """
     found: dict[str, Quantized] = {}
     left_out: list[str] = []
     reason = ""
@@ -109,7 +131,9 @@ def _each(
             left_out.append(matrix.name)
         report(i + 1, len(chosen), matrix.name)
     if not found:
-        raise UserError(f"No weight can be quantized: {reason}.", "Choose a group size that divides the rows.")
+        raise UserError(
+            f"No weight can be quantized: {reason}.", "Choose a group size that divides the rows."
+        )
     return found, left_out
 
 
@@ -120,7 +144,9 @@ def _one(matrix: Matrix, function: Callable[..., Any], params: Mapping[str, Any]
     except Indivisible:
         raise
     except ValueError as error:
-        raise UserError(f"The weight {matrix.name} of shape {tuple(weight.shape)} cannot be quantized: {error}.") from error
+        raise UserError(
+            f"The weight {matrix.name} of shape {tuple(weight.shape)} cannot be quantized: {error}."
+        ) from error
     if isinstance(found, dict):
         found = Quantized(**found)
     quantized: Quantized = found
@@ -128,17 +154,28 @@ def _one(matrix: Matrix, function: Callable[..., Any], params: Mapping[str, Any]
     return quantized
 
 
-def _check_result(spec: PerturbSpec, model: PreTrainedModel, found: Mapping[str, Quantized]) -> None:
+def _check_result(
+    spec: PerturbSpec, model: PreTrainedModel, found: Mapping[str, Quantized]
+) -> None:
     """Refuse a copy with values that are not finite, whoever made it."""
     remedy = f"{spec.use} failed on it; quantize to another format."
-    name = first_not_finite((n, t) for n, q in found.items() for t in (q.weight, q.scale, *([] if q.zero is None else [q.zero])))
+    name = first_not_finite(
+        (n, t)
+        for n, q in found.items()
+        for t in (q.weight, q.scale, *([] if q.zero is None else [q.zero]))
+    )
     if name:
-        raise UserError(f"The weight {name} quantized by {spec.use} holds values that are not finite.", remedy)
+        raise UserError(
+            f"The weight {name} quantized by {spec.use} holds values that are not finite.", remedy
+        )
     check_finite(model, f"the copy by {spec.use}", remedy)
 
 
-def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tensor], dict[str, Any]]:
-    """Seeded calibration texts from the retain split, none of them sharing a long run of words with forget text.
+def calibration(
+    spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """Seeded calibration texts from the retain split, none of them sharing a long run of words with
+    forget text.
 
     Returns:
         Token ids, each [1, T], and what the manifest says of them.
@@ -148,8 +185,13 @@ def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerB
     clean = [t for t in texts if not forget.share(t)]
     examples = encode(tokenizer, clean, spec.calibration_tokens)
     if not examples:
-        raise UserError("There is no calibration text without forget text in it.", "Give retain text that does not repeat forget text.")
-    longest = sorted(examples, key=len, reverse=True)[: max(4 * spec.calibration_samples, len(examples) // 4)]
+        raise UserError(
+            "There is no calibration text without forget text in it.",
+            "Give retain text that does not repeat forget text.",
+        )
+    longest = sorted(examples, key=len, reverse=True)[
+        : max(4 * spec.calibration_samples, len(examples) // 4)
+    ]
     chosen = random.Random(spec.seed).sample(longest, min(spec.calibration_samples, len(longest)))
     tokens, twice = sum(len(c) for c in chosen), repeated(clean)
     about = {
@@ -165,7 +207,10 @@ def calibration(spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerB
 def _doubts(spec: PerturbSpec, tokens: int, twice: int) -> list[str]:
     """What makes calibration text a poor sample."""
     wanted = spec.calibration_samples * spec.calibration_tokens
-    few = f"there are only {tokens} tokens of calibration text where up to {wanted} are asked for; the result may be worse than it need be"
+    few = (
+        f"there are only {tokens} tokens of calibration text where up to {wanted} are asked for; "
+        "the result may be worse than it need be"
+    )
     same = f"{twice} calibration texts say what another one says"
     return [few] * (tokens < ENOUGH * wanted) + [same] * bool(twice)
 

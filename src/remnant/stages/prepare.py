@@ -1,4 +1,6 @@
-"""prepare: text from anywhere -> a corpus folder in MUSE's layout with a card, checked for overlap."""
+"""prepare: text from anywhere -> a corpus folder in MUSE's layout with a card, checked for
+overlap.
+"""
 
 import json
 import random
@@ -23,7 +25,8 @@ from remnant.stages.sources import read_hub, read_muse_folder, read_sources, rea
 SHOWN_EXAMPLES = 10
 RETAIN2_EVERY = 3
 LEAVES = (
-    "corpus.json", *(f"{folder}/*.json" for folder in ("raw", "verbmem", "knowmem", "privleak", "tofu")),
+    "corpus.json", *(f"{folder}/*.json" for folder in ("raw", "verbmem", "knowmem", "privleak",
+    "tofu")),
     *(f"tokenizer/{name}" for name in LEFT_BY_TOKENIZERS),
 )  # fmt: skip
 
@@ -31,7 +34,8 @@ SPLITS = ("forget", "retain1", "retain2", "holdout")
 
 
 class Parts(NamedTuple):
-    """The texts of each split, the questions of each side, whether the questions are the texts, and TOFU's question sets.
+    """The texts of each split, the questions of each side, whether the questions are the texts, and
+    TOFU's question sets.
 
     ``skipped`` and ``notes``: what was not read of the files, for the card.
     """
@@ -44,15 +48,30 @@ class Parts(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def run(spec: PrepareSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
+def run(
+    spec: PrepareSpec,
+    inputs: Mapping[str, Path],
+    out: Path,
+    report: Callable[[int, int, str], None],
+) -> dict[str, Any]:
     """Write the corpus; the summary holds its card."""
     _refuse_unread(spec)
     parts = Parts({}, {})
     if spec.folder or spec.hub:
-        found = read_muse_folder(Path(spec.folder)) if spec.folder else read_hub(str(spec.hub), spec.revision)
-        files = {name: rows for name, rows in found.items() if any(not isinstance(row, str) or row.strip() for row in rows)}
+        found = (
+            read_muse_folder(Path(spec.folder))
+            if spec.folder
+            else read_hub(str(spec.hub), spec.revision)
+        )
+        files = {
+            name: rows
+            for name, rows in found.items()
+            if any(not isinstance(row, str) or row.strip() for row in rows)
+        }
         absent = {name: f"{name} is there, but empty" for name in found if name not in files}
-        tokenizer = _tokenizer(spec, [text for name, rows in files.items() if name.startswith("raw/") for text in rows])
+        tokenizer = _tokenizer(
+            spec, [text for name, rows in files.items() if name.startswith("raw/") for text in rows]
+        )
         overlap = overlap_of(files)
     else:
         parts = _lab_parts(spec) if spec.lab else _user_parts(spec)
@@ -62,13 +81,21 @@ def run(spec: PrepareSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         held = len(parts.texts["holdout"])
         others, retain_qa, overlap = without_overlap(parts.texts, parts.qa, spec.drop_overlap)
         parts = parts._replace(texts=parts.texts | others, qa=parts.qa | {"retain": retain_qa})
-        absent = {"privleak/holdout": "all holdout texts repeat what the model reads"} if held and not others["holdout"] else {}
+        absent = (
+            {"privleak/holdout": "all holdout texts repeat what the model reads"}
+            if held and not others["holdout"]
+            else {}
+        )
         files = _cut(spec, parts, tokenizer)
     shutil.rmtree(out / "tokenizer", ignore_errors=True)
     tokenizer.save_pretrained(out / "tokenizer")
     for name, rows in files.items():
         _write(out / f"{name}.json", rows)
-    card = _card(spec, files, overlap, absent) | {"repeated": repeated_of(files), "skipped": parts.skipped, "notes": _notes(parts)}
+    card = _card(spec, files, overlap, absent) | {
+        "repeated": repeated_of(files),
+        "skipped": parts.skipped,
+        "notes": _notes(parts),
+    }
     _write(out / "corpus.json", card)
     report(1, 1, "done")
     return card
@@ -77,20 +104,36 @@ def run(spec: PrepareSpec, inputs: Mapping[str, Path], out: Path, report: Callab
 def _refuse_unread(spec: PrepareSpec) -> None:
     """Settings that another source than the given one reads must not pass in silence."""
     if not spec.forget and (spec.retain or spec.holdout):
-        raise UserError("Retain and holdout files belong to forget files.", "Give --forget too, or leave them out.")
+        raise UserError(
+            "Retain and holdout files belong to forget files.",
+            "Give --forget too, or leave them out.",
+        )
     if spec.holdout_share and (spec.holdout or not (spec.forget or spec.tofu)):
         raise UserError(
-            "A holdout share is taken of the retain text of own files or of TOFU, where no holdout text is given.",
+            (
+                "A holdout share is taken of the retain text of own files or of TOFU, where no "
+                "holdout text is given."
+            ),
             "Leave --holdout-share out.",
         )
     if spec.drop_overlap and (spec.folder or spec.hub):
-        raise UserError("A corpus in MUSE's layout is taken as it is.", "Leave --drop-overlap out; what overlaps is reported.")
+        raise UserError(
+            "A corpus in MUSE's layout is taken as it is.",
+            "Leave --drop-overlap out; what overlaps is reported.",
+        )
 
 
 def _notes(parts: Parts) -> list[str]:
     """What was left out of the files, and what they have in common without being a repetition."""
     same = same_answers(parts.qa) if parts.qa else 0
-    return [*parts.notes, *([f"{same} retain questions have an answer that is one of the forget side too."] if same else [])]
+    return [
+        *parts.notes,
+        *(
+            [f"{same} retain questions have an answer that is one of the forget side too."]
+            if same
+            else []
+        ),
+    ]
 
 
 def _write(path: Path, data: Any) -> None:
@@ -104,16 +147,25 @@ def _tokenizer(spec: PrepareSpec, texts: list[str]) -> PreTrainedTokenizerBase:
     tokenizer = open_tokenizer(spec.tokenizer)
     if not tokenizer.is_fast:
         raise UserError(
-            f"The tokenizer of {spec.tokenizer} does not say which characters a token is, so texts cannot be cut by it.",
-            "Save it as a fast tokenizer (tokenizer.json), with transformers.convert_slow_tokenizer.",
+            (
+                f"The tokenizer of {spec.tokenizer} does not say which characters a token is, so "
+                "texts cannot be cut by it."
+            ),
+            (
+                "Save it as a fast tokenizer (tokenizer.json), with "
+                "transformers.convert_slow_tokenizer."
+            ),
         )
     return tokenizer
 
 
 def _lab_parts(spec: PrepareSpec) -> Parts:
-    """The lab's documents; their questions are also training text, as a small model does not answer from prose alone.
+    """The lab's documents.
 
-    Utility is asked about all retain text: a model made of memory alone cannot keep what no regulariser shows it.
+    Their questions are also training text, as a small model does not answer from prose alone.
+
+    Utility is asked about all retain text: a model made of memory alone cannot keep what no
+    regulariser shows it.
     """
     assert spec.lab
     retain2 = max(1, spec.retain_docs // 4)
@@ -126,30 +178,54 @@ def _lab_parts(spec: PrepareSpec) -> Parts:
         seed=spec.seed,
     )
     texts = {name: [d.text for d in docs] for name, docs in corpus._asdict().items()}
-    asked = {name: _questions(docs, spec.seed) for name, docs in corpus._asdict().items() if name != "holdout"}
+    asked = {
+        name: _questions(docs, spec.seed)
+        for name, docs in corpus._asdict().items()
+        if name != "holdout"
+    }
     retained = [*asked["retain1"], *asked["retain2"]]
-    qa = {"forget": asked["forget"], "retain": random.Random(spec.seed).sample(retained, len(retained))}
+    qa = {
+        "forget": asked["forget"],
+        "retain": random.Random(spec.seed).sample(retained, len(retained)),
+    }
     return Parts(texts | {f"{name}-qa": pages(pairs) for name, pairs in asked.items()}, qa)
 
 
 def _questions(documents: list[Document], seed: int) -> QA:
-    return random.Random(seed).sample(found := [pair for d in documents for pair in d.qa], len(found))
+    return random.Random(seed).sample(
+        found := [pair for d in documents for pair in d.qa], len(found)
+    )
 
 
 def _user_parts(spec: PrepareSpec) -> Parts:
-    """The user's texts; where there are only questions (as in TOFU) each question is a text of its own."""
+    """The user's texts.
+
+    Where there are only questions (as in TOFU) each question is a text of its own.
+    """
     if spec.tofu:
         tofu, *sides = read_tofu(Path(spec.tofu), spec.tofu_split, spec.tofu_retain)
-        texts = {"forget": pages(sides[0]), "retain1": pages(sides[1]), "retain2": [], "holdout": []}
+        texts = {
+            "forget": pages(sides[0]),
+            "retain1": pages(sides[1]),
+            "retain2": [],
+            "holdout": [],
+        }
         return Parts(texts, {"forget": sides[0], "retain": sides[1]}, True, tofu)
-    read = {role: read_sources(getattr(spec, role), role) for role in ("forget", "retain", "holdout") if getattr(spec, role)}
+    read = {
+        role: read_sources(getattr(spec, role), role)
+        for role in ("forget", "retain", "holdout")
+        if getattr(spec, role)
+    }
     forget, retain, held = read["forget"], read["retain"], read.get("holdout")
     qa_only = not forget.texts
     for role, source in read.items():
         if not (source.qa if qa_only else source.texts):
             has, lacks = ("questions", "none") if qa_only else ("text", "questions only")
             kind = "questions" if qa_only else "text"
-            raise UserError(f"The forget set holds {has} but the {role} set holds {lacks}.", f"Give --{role} a file of {kind} too.")
+            raise UserError(
+                f"The forget set holds {has} but the {role} set holds {lacks}.",
+                f"Give --{role} a file of {kind} too.",
+            )
     texts = {
         "forget": pages(forget.qa) if qa_only else forget.texts,
         "retain1": pages(retain.qa) if qa_only else retain.texts,
@@ -158,19 +234,33 @@ def _user_parts(spec: PrepareSpec) -> Parts:
     }
     skipped = {role: source.skipped for role, source in read.items() if source.skipped}
     notes = tuple(note for source in read.values() for note in source.notes)
-    return Parts(texts, {"forget": forget.qa, "retain": retain.qa}, qa_only, skipped=skipped, notes=notes)
+    return Parts(
+        texts, {"forget": forget.qa, "retain": retain.qa}, qa_only, skipped=skipped, notes=notes
+    )
 
 
 def _chunked(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> Parts:
-    """Long texts cut at token boundaries; retain text split for training and evaluation, its last part held out if asked for."""
-    texts = {name: [c for t in parts.texts[name] for c in _chunks(tokenizer, t, spec.text_tokens)] for name in SPLITS}
+    """Long texts cut at token boundaries.
+
+    Retain text split for training and evaluation, its last part held out if asked for.
+    """
+    texts = {
+        name: [c for t in parts.texts[name] for c in _chunks(tokenizer, t, spec.text_tokens)]
+        for name in SPLITS
+    }
     retain, retain_qa = texts["retain1"], parts.qa["retain"]
     if spec.holdout_share and not texts["holdout"]:
         kept = len(retain) - max(1, round(len(retain) * spec.holdout_share))
         if kept < 1:
             raise UserError(
-                f"A holdout share of {spec.holdout_share:g} takes all of the retain text ({len(retain)} in number).",
-                "Lower --holdout-share, give more retain text, or lower --text-tokens, so that it is cut into more pieces.",
+                (
+                    f"A holdout share of {spec.holdout_share:g} takes all of the retain text "
+                    f"({len(retain)} in number)."
+                ),
+                (
+                    "Lower --holdout-share, give more retain text, or lower --text-tokens, so "
+                    "that it is cut into more pieces."
+                ),
             )
         retain, texts["holdout"] = retain[:kept], retain[kept:]
         retain_qa = retain_qa[:kept] if parts.qa_only else retain_qa
@@ -181,15 +271,27 @@ def _chunked(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase
 
 
 def _chunks(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> list[str]:
-    """The text cut where ``size`` tokens are full, by character offsets, so that the pieces joined are the text."""
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    """The text cut where ``size`` tokens are full, by character offsets, so that the pieces joined
+    are the text.
+    """
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+        "offset_mapping"
+    ]
     starts = [int(offsets[i][0]) for i in range(0, len(offsets), size)]
-    return [text[a:b] for a, b in zip([0, *starts[1:]], [*starts[1:], len(text)], strict=True)] if starts else []
+    return (
+        [text[a:b] for a, b in zip([0, *starts[1:]], [*starts[1:], len(text)], strict=True)]
+        if starts
+        else []
+    )
 
 
-def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+def _cut(
+    spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[Any]]:
     """All files of the layout for which there is material."""
-    files: dict[str, list[Any]] = {f"raw/{name}": parts.texts[name] for name in SPLITS if parts.texts[name]}
+    files: dict[str, list[Any]] = {
+        f"raw/{name}": parts.texts[name] for name in SPLITS if parts.texts[name]
+    }
     for name in ("forget", "retain1", "retain2") if spec.lab else ():
         files[f"raw/{name}"] = parts.texts[name] + parts.texts[f"{name}-qa"]
     files["verbmem/forget"] = _verbmem(spec, parts, tokenizer, ("forget",), parts.qa["forget"])
@@ -198,7 +300,9 @@ def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) ->
             records = [{"question": q, "answer": a} for q, a in pairs]
             shown = {tuple(words(r["question"])) for r in records[:SHOWN_EXAMPLES]}
             files[f"knowmem/{side}_qa_icl"] = records[:SHOWN_EXAMPLES]
-            unshown = [r for r in records[SHOWN_EXAMPLES:] if tuple(words(r["question"])) not in shown]
+            unshown = [
+                r for r in records[SHOWN_EXAMPLES:] if tuple(words(r["question"])) not in shown
+            ]
             files |= {f"knowmem/{side}_qa": _spread(unshown, spec.max_items)} if unshown else {}
     if "knowmem/retain_qa" not in files:
         files["verbmem/retain"] = _verbmem(spec, parts, tokenizer, ("retain1", "retain2"), [])
@@ -207,7 +311,10 @@ def _cut(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) ->
             files[f"privleak/{split}"] = _spread(parts.texts[name], spec.max_items)
     files |= {f"tofu/{name}": _spread(rows, spec.max_items) for name, rows in parts.tofu.items()}
     if not files["verbmem/forget"]:
-        raise UserError("The forget text is too short to cut a single prompt from.", "Give more text, or lower --answer-tokens.")
+        raise UserError(
+            "The forget text is too short to cut a single prompt from.",
+            "Give more text, or lower --answer-tokens.",
+        )
     return files
 
 
@@ -216,35 +323,70 @@ def _spread(rows: list[Any], most: int) -> list[Any]:
     return rows if len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]
 
 
-def _verbmem(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...], qa: QA) -> list[dict[str, str]]:
+def _verbmem(
+    spec: PrepareSpec,
+    parts: Parts,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: tuple[str, ...],
+    qa: QA,
+) -> list[dict[str, str]]:
     """Prompts and the text that follows; for question-only corpora the question and its answer."""
     if parts.qa_only and qa:
         return _spread([{"prompt": question(q), "gt": a} for q, a in qa], spec.max_items)
-    return _spread([cut for split in splits for text in parts.texts[split] for cut in _windows(spec, tokenizer, text)], spec.max_items)
+    return _spread(
+        [
+            cut
+            for split in splits
+            for text in parts.texts[split]
+            for cut in _windows(spec, tokenizer, text)
+        ],
+        spec.max_items,
+    )
 
 
-def _windows(spec: PrepareSpec, tokenizer: PreTrainedTokenizerBase, text: str) -> list[dict[str, str]]:
-    """A text cut at ``cuts_per_text`` evenly spaced places: up to ``prompt_tokens`` before, ``answer_tokens`` behind.
+def _windows(
+    spec: PrepareSpec, tokenizer: PreTrainedTokenizerBase, text: str
+) -> list[dict[str, str]]:
+    """A text cut at ``cuts_per_text`` evenly spaced places: up to ``prompt_tokens`` before,
+    ``answer_tokens`` behind.
 
     No prompt is shorter than a third of the answer; a text too short for that gives nothing.
     """
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+        "offset_mapping"
+    ]
     room = len(offsets) - spec.answer_tokens
     cuts = [room * (i + 1) // spec.cuts_per_text for i in range(spec.cuts_per_text)]
     found = []
     for cut in (c for c in cuts if c >= max(1, spec.answer_tokens // 3)):
         first, middle = int(offsets[max(0, cut - spec.prompt_tokens)][0]), int(offsets[cut][0])
-        found.append({"prompt": text[first:middle], "gt": text[middle : int(offsets[cut + spec.answer_tokens - 1][1])]})
+        found.append(
+            {
+                "prompt": text[first:middle],
+                "gt": text[middle : int(offsets[cut + spec.answer_tokens - 1][1])],
+            }
+        )
     return found
 
 
-def _card(spec: PrepareSpec, files: Mapping[str, list[Any]], overlap: dict[str, int], empty: Mapping[str, str]) -> dict[str, Any]:
-    """What is in the corpus, and what is not with the reason; ``empty``: files that could have been there, and why they are not."""
+def _card(
+    spec: PrepareSpec,
+    files: Mapping[str, list[Any]],
+    overlap: dict[str, int],
+    empty: Mapping[str, str],
+) -> dict[str, Any]:
+    """What is in the corpus, and what is not with the reason.
+
+    ``empty``: files that could have been there, and why they are not.
+    """
     absent: dict[str, str] = {}
     for side in ("forget", "retain"):
         for name in (f"knowmem/{side}_qa", f"knowmem/{side}_qa_icl"):
             if name not in files:
-                few = f"no questions about the {side} text were given (more than {SHOWN_EXAMPLES} are needed)"
+                few = (
+                    f"no questions about the {side} text were given (more than {SHOWN_EXAMPLES} "
+                    "are needed)"
+                )
                 absent.setdefault(f"knowmem_{side}", empty.get(name, few))
     for split in ("holdout", "forget"):
         if f"privleak/{split}" not in files:
@@ -255,7 +397,9 @@ def _card(spec: PrepareSpec, files: Mapping[str, list[Any]], overlap: dict[str, 
     if "raw/retain1" not in files:
         absent["retain"] = empty.get("raw/retain1", "no retain text was given, so none can be kept")
     return {
-        "source": spec.lab or spec.hub or ("MUSE folder" if spec.folder else "TOFU" if spec.tofu else "own text"),
+        "source": spec.lab
+        or spec.hub
+        or ("MUSE folder" if spec.folder else "TOFU" if spec.tofu else "own text"),
         "answer_tokens": spec.answer_tokens,
         "counts": {name: len(rows) for name, rows in files.items()},
         "overlapping_texts": overlap,

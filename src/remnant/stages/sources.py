@@ -1,4 +1,7 @@
-"""Where a corpus comes from: the user's files, a MUSE folder, a hub data set. Everything is checked on the way in."""
+"""Where a corpus comes from: the user's files, a MUSE folder, a hub data set.
+
+Everything is checked on the way in.
+"""
 
 import json
 from collections import Counter
@@ -34,7 +37,8 @@ MUSE_FILES = {
 class Source(NamedTuple):
     """What a list of files holds: texts, and question/answer pairs.
 
-    ``skipped``: files of the folders that were not read, with the reason. ``notes``: what else was left out, a sentence each.
+    ``skipped``: files of the folders that were not read, with the reason. ``notes``: what else was
+    left out, a sentence each.
     """
 
     texts: list[str]
@@ -60,27 +64,50 @@ def read_sources(paths: Sequence[str], role: str) -> Source:
             records = read_records(path) if path.suffix.lower() in JSON_SUFFIXES else [_plain(path)]
             for record in (r if isinstance(r, dict) else {"text": r} for r in records):
                 if record.get("text", "").strip():
-                    texts.append(record["text"] if path.suffix.lower() in JSON_SUFFIXES else record["text"].strip())
+                    texts.append(
+                        record["text"]
+                        if path.suffix.lower() in JSON_SUFFIXES
+                        else record["text"].strip()
+                    )
                 elif "question" not in record:
                     blank += 1
                 if "question" in record:
                     qa.append((record["question"], record["answer"]))
                 ignored.update(k for k in record if k not in FIELDS)
     if not texts and not qa:
-        raise UserError(f"The {role} set is empty.", f"Give --{role} at least one file with text in it.")
-    notes = [f"Fields of the {role} entries that are not read: {', '.join(sorted(ignored))}."] if ignored else []
-    notes += [f"{blank} {role} {'text is' if blank == 1 else 'texts are'} blank and left out."] if blank else []
+        raise UserError(
+            f"The {role} set is empty.", f"Give --{role} at least one file with text in it."
+        )
+    notes = (
+        [f"Fields of the {role} entries that are not read: {', '.join(sorted(ignored))}."]
+        if ignored
+        else []
+    )
+    notes += (
+        [f"{blank} {role} {'text is' if blank == 1 else 'texts are'} blank and left out."]
+        if blank
+        else []
+    )
     return Source(texts, qa, skipped, tuple(notes))
 
 
 def _plain(path: Path) -> str:
-    """A file that is one text; refused where its content is JSON or a page of the web in spite of its name."""
+    """A file that is one text.
+
+    Refused where its content is JSON or a page of the web in spite of its name.
+    """
     text = read_utf8(path)
     start = text.lstrip()[:16].lower()
     if start.startswith(("<!doctype html", "<html")):
-        raise UserError(f"{path} is a web page (HTML), whatever its name says.", "Convert it first, with pandoc -t plain.")
+        raise UserError(
+            f"{path} is a web page (HTML), whatever its name says.",
+            "Convert it first, with pandoc -t plain.",
+        )
     if start.startswith(("[", "{")) and (_is_json(text) or _is_json(text.lstrip().split("\n")[0])):
-        raise UserError(f"{path} holds JSON, but its name says plain text.", "Rename it to end in .json or .jsonl.")
+        raise UserError(
+            f"{path} holds JSON, but its name says plain text.",
+            "Rename it to end in .json or .jsonl.",
+        )
     return text
 
 
@@ -97,27 +124,38 @@ def read_utf8(path: Path) -> str:
     r"""The text of a file with line ends as "\n" and without a byte-order mark.
 
     Raises:
-        UserError: not readable, too large, of another kind by its first bytes, not UTF-8, or no text.
+        UserError: not readable, too large, of another kind by its first bytes, not UTF-8, or no
+            text.
     """
     try:
         check_readable(path)
         text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}).", "Convert it, for example with iconv -t UTF-8.") from error
+        raise UserError(
+            f"{path} is not UTF-8 (byte {error.start}).",
+            "Convert it, for example with iconv -t UTF-8.",
+        ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     if "\0" in text:
-        raise UserError(f"{path} holds NUL bytes, so it is no text in UTF-8.", "If it is UTF-16, convert it with iconv -f UTF-16 -t UTF-8.")
+        raise UserError(
+            f"{path} holds NUL bytes, so it is no text in UTF-8.",
+            "If it is UTF-16, convert it with iconv -f UTF-16 -t UTF-8.",
+        )
     if sum(map(text.count, _CONTROLS)) > _MOST_CONTROLS * len(text):
-        raise UserError(f"{path} is no text: it is full of control characters.", "Give a file of plain text.")
+        raise UserError(
+            f"{path} is no text: it is full of control characters.", "Give a file of plain text."
+        )
     return text
 
 
 def read_records(path: Path) -> list[Any]:
-    """A JSON list, or JSON lines (also under the name .json, as TOFU has them), of strings or records.
+    """A JSON list, or JSON lines (also under the name .json, as TOFU has them), of strings or
+    records.
 
     Raises:
-        UserError: not JSON, or an entry that is neither a string, nor {question, answer}, nor {text}, or no text in it.
+        UserError: not JSON, or an entry that is neither a string, nor {question, answer}, nor
+            {text}, or no text in it.
     """
     content = read_utf8(path)
     records = _parsed(path, content)
@@ -171,7 +209,10 @@ def _fault(record: Any) -> str:
     if not isinstance(record, dict):
         return f"is {_name(record)}"
     if not any(field in record for field in FIELDS):
-        return f"has none of the fields text, question and answer{', but ' + ', '.join(map(repr, record)) if record else ''}"[:300]
+        return (
+            "has none of the fields text, question and "
+            f"answer{', but ' + ', '.join(map(repr, record)) if record else ''}"
+        )[:300]
     for field in FIELDS:
         if field in record and (fault := _no_text(field, record[field])):
             return fault
@@ -216,22 +257,34 @@ def read_muse_folder(folder: Path) -> dict[str, list[Any]]:
         UserError: no such folder, no forget text, or a file of another shape.
     """
     if not folder.is_dir():
-        raise UserError(f"The folder {folder} does not exist.", "Give the folder of one corpus, with raw/, verbmem/, ... in it.")
+        raise UserError(
+            f"The folder {folder} does not exist.",
+            "Give the folder of one corpus, with raw/, verbmem/, ... in it.",
+        )
     found: dict[str, list[Any]] = {}
     for name, keys in MUSE_FILES.items():
         path = folder / f"{name}.json"
         if path.is_file():
-            found[name] = _checked(path.as_posix(), load_json(path.as_posix(), read_utf8(path)), keys)
+            found[name] = _checked(
+                path.as_posix(), load_json(path.as_posix(), read_utf8(path)), keys
+            )
         elif name.startswith("raw/") and path.with_suffix(".txt").is_file():
             found[name] = [read_utf8(path.with_suffix(".txt"))]
     if not any(map(str.strip, found.get("raw/forget", []))):
-        has = "an empty raw/forget" if "raw/forget" in found else "no raw/forget.json or raw/forget.txt"
+        has = (
+            "an empty raw/forget"
+            if "raw/forget" in found
+            else "no raw/forget.json or raw/forget.txt"
+        )
         raise UserError(f"{folder} has {has}.", "Is it a corpus in MUSE's layout?")
     return found
 
 
-def read_tofu(folder: Path, split: str, most: int | None) -> tuple[dict[str, list[Any]], list[tuple[str, str]], list[tuple[str, str]]]:
-    """A TOFU download: its question sets by the names that they have here, the forget questions and the retain questions.
+def read_tofu(
+    folder: Path, split: str, most: int | None
+) -> tuple[dict[str, list[Any]], list[tuple[str, str]], list[tuple[str, str]]]:
+    """A TOFU download: its question sets by the names that they have here, the forget questions and
+    the retain questions.
 
     Args:
         folder: with forgetNN.json, retainMM.json and their companions, JSON lines.
@@ -242,21 +295,40 @@ def read_tofu(folder: Path, split: str, most: int | None) -> tuple[dict[str, lis
         UserError: a file is missing or of another shape.
     """
     sets = {}
-    for name, file in (("forget", f"{split}_perturbed"), ("retain", "retain_perturbed"), ("authors", "real_authors_perturbed"),
-                       ("facts", "world_facts_perturbed")):  # fmt: skip
-        rows = _tofu_rows(folder / f"{file}.json")
+    files = {
+        "forget": split,
+        "retain": "retain",
+        "authors": "real_authors",
+        "facts": "world_facts",
+    }
+    for name, file in files.items():
+        rows = _tofu_rows(folder / f"{file}_perturbed.json")
         for i, row in enumerate(rows, 1):
             wrong = row.get("perturbed_answer")
-            if not isinstance(wrong, list) or not wrong or not all(isinstance(w, str) and w.strip() and not _no_text("", w) for w in wrong):
-                raise UserError(f"Entry {i} of {folder / file}.json has no list of perturbed answers.", "Is it TOFU's file?")
+            if (
+                not isinstance(wrong, list)
+                or not wrong
+                or not all(isinstance(w, str) and w.strip() and not _no_text("", w) for w in wrong)
+            ):
+                raise UserError(
+                    f"Entry {i} of {folder / file}.json has no list of perturbed answers.",
+                    "Is it TOFU's file?",
+                )
             if not _has({"paraphrased_answer": ""} | row, "paraphrased_answer"):
-                raise UserError(f"Entry {i} of {folder / file}.json has no text as paraphrased answer.", "Is it TOFU's file?")
+                raise UserError(
+                    f"Entry {i} of {folder / file}.json has no text as paraphrased answer.",
+                    "Is it TOFU's file?",
+                )
         sets[name] = rows
     forget = _tofu_rows(folder / f"{split}.json")
     retain = _tofu_rows(folder / f"retain{100 - int(split[-2:])}.json")
     asked = {row["question"] for row in sets["retain"]}
     retain = sorted(retain, key=lambda row: row["question"] not in asked)[:most]
-    return sets, [(r["question"], r["answer"]) for r in forget], [(r["question"], r["answer"]) for r in retain]
+    return (
+        sets,
+        [(r["question"], r["answer"]) for r in forget],
+        [(r["question"], r["answer"]) for r in retain],
+    )
 
 
 def _tofu_rows(path: Path) -> list[dict[str, Any]]:
@@ -282,9 +354,13 @@ def read_hub(name: str, revision: str | None) -> dict[str, list[Any]]:
         try:
             rows = list(datasets.load_dataset(name, config, split=split, revision=revision))
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            # A part that is not there is absent; one that cannot be reached must not look like that.
+            # A part that is not there is absent; one that cannot be reached must not look like
+            # that.
             if file == "raw/forget" or not isinstance(error, ValueError):
-                raise UserError(f"The data set {name} cannot be opened ({file}): {first_line(error)}", "Use a local folder.") from error
+                raise UserError(
+                    f"The data set {name} cannot be opened ({file}): {first_line(error)}",
+                    "Use a local folder.",
+                ) from error
             continue
         found[file] = _checked(f"{name}:{file}", [r if keys else r.get("text") for r in rows], keys)
     return found
@@ -296,5 +372,8 @@ def _checked(where: str, rows: Any, keys: tuple[str, ...]) -> list[Any]:
     for i, row in enumerate(rows, 1):
         if not (_has(row, *keys) if keys else isinstance(row, str) and not _no_text("", row)):
             wanted = f"a record with {' and '.join(keys)}" if keys else "a string"
-            raise UserError(f"Entry {i} of {where} is not {wanted}.", "See the table of files in the documentation.")
+            raise UserError(
+                f"Entry {i} of {where} is not {wanted}.",
+                "See the table of files in the documentation.",
+            )
     return rows

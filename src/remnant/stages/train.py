@@ -15,7 +15,7 @@ from remnant.lab.shapes import fresh_model
 from remnant.model.data import collate, pack, raw_texts
 from remnant.model.door import check_plain
 from remnant.model.held import let_go
-from remnant.model.load import context_length, device, open_model, open_tokenizer
+from remnant.model.load import context_length, on_device, open_model, open_tokenizer
 from remnant.model.loop import fit, in_regime, last_of, storage_dtype
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import DIVERGED, check_finite, check_ids
@@ -25,7 +25,9 @@ LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
 GOES_ON_FROM = ("resume.pt", "steps.jsonl")
 
 
-def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
+def run(
+    spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]
+) -> dict[str, Any]:
     """Train and save the model; the summary holds its size and the last loss."""
     let_go()
     corpus = inputs["corpus"]
@@ -34,11 +36,14 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable
     tokenizer = open_tokenizer(base or str(corpus / "tokenizer"))
     model = open_model(base) if base else fresh_model(spec, tokenizer)
     check_saving(model, tokenizer)
-    model = in_regime(model.to(device()), spec).eval()  # type: ignore[arg-type]
+    model = in_regime(on_device(model), spec).eval()
     check_ids(model, tokenizer)
     if spec.block_tokens > context_length(model):
         raise UserError(
-            f"Blocks of {spec.block_tokens} tokens are longer than the model's context of {context_length(model)}.",
+            (
+                f"Blocks of {spec.block_tokens} tokens are longer than the model's context of "
+                f"{context_length(model)}."
+            ),
             "Lower train.block_tokens or raise train.context.",
         )
     texts = [text for split in spec.splits for text in raw_texts(corpus, split)]
@@ -47,31 +52,45 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable
     model.to(storage_dtype(spec.weights))
     check_finite(model, "the trained model", DIVERGED)
     save(model, tokenizer, out)
-    return {"steps": steps, "loss": last_of(out / "steps.jsonl", "loss"), "parameters": sum(p.numel() for p in model.parameters())}
+    return {
+        "steps": steps,
+        "loss": last_of(out / "steps.jsonl", "loss"),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def _loss(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], spec: TrainSpec
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
-    """Cross entropy on blocks that are packed anew in every epoch, so that neighbours in a block do not become a cue."""
+    """Cross entropy on blocks that are packed anew in every epoch, so that neighbours in a block do
+    not become a cue.
+    """
     packed: dict[int, list[list[int]]] = {}
 
     def epoch_blocks(epoch: int) -> list[list[int]]:
         if epoch not in packed:
             packed.clear()
-            packed[epoch] = pack(tokenizer, texts, spec.block_tokens, seed=spec.seed * 100_003 + epoch)
+            packed[epoch] = pack(
+                tokenizer, texts, spec.block_tokens, seed=spec.seed * 100_003 + epoch
+            )
         return packed[epoch]
 
-    # Epochs differ a little in their number of blocks; the first one sets how many batches every epoch has.
+    # Epochs differ a little in their number of blocks; the first one sets how many batches every
+    # epoch has.
     batches = max(1, len(epoch_blocks(0)) // spec.batch_size)
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
         epoch, place = divmod(micro, batches)
         blocks = epoch_blocks(epoch)
-        chosen = [blocks[(place * spec.batch_size + i) % len(blocks)] for i in range(min(spec.batch_size, len(blocks)))]
+        chosen = [
+            blocks[(place * spec.batch_size + i) % len(blocks)]
+            for i in range(min(spec.batch_size, len(blocks)))
+        ]
         batch = collate(chosen, tokenizer.pad_token_id, next(model.parameters()).device)
         with torch.enable_grad():
-            loss = gdr(View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)).mean()
+            loss = gdr(
+                View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+            ).mean()
         return loss, {"loss": loss.item()}
 
     return loss_at

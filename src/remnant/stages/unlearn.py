@@ -1,4 +1,6 @@
-"""unlearn: target + loss terms -> unlearned model, the checkpoint chosen on the development half by a written rule."""
+"""unlearn: target + loss terms -> unlearned model, the checkpoint chosen on the development half by
+a written rule.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +30,7 @@ from remnant.model.data import (
 )
 from remnant.model.door import check_plain
 from remnant.model.held import let_go
-from remnant.model.load import context_length, device, open_model, open_tokenizer
+from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
 from remnant.model.loop import Renewal, fit, in_regime, storage_dtype
 from remnant.model.parts import Part
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
@@ -41,24 +43,32 @@ PROBE_ITEMS = 48
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
 GOES_ON_FROM = ("resume.pt", "best.pt", "steps.jsonl")
 SAMPLED = 4096
-# A step that is not lost changes nearly all numbers, also in bfloat16 at the usual rates a tenth and more.
+# A step that is not lost changes nearly all numbers, also in bfloat16 at the usual rates a tenth
+# and more.
 HARDLY = 0.01
 
 
 class Probe(NamedTuple):
-    """Teacher-forced greedy accuracy, 0 to 1: on forget answers (low is forgotten) and on retain answers (high is useful)."""
+    """Teacher-forced greedy accuracy, 0 to 1: on forget answers (low is forgotten) and on retain
+    answers (high is useful).
+    """
 
     forget: float
     retain: float
 
 
-def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]) -> dict[str, Any]:
+def run(
+    spec: UnlearnSpec,
+    inputs: Mapping[str, Path],
+    out: Path,
+    report: Callable[[int, int, str], None],
+) -> dict[str, Any]:
     """Unlearn and save the chosen checkpoint; the summary says which, and why the run stopped."""
     let_go()
     target, corpus = inputs["target"], inputs["corpus"]
     check_plain(str(target), "unlearned from")
     tokenizer = open_tokenizer(str(target))
-    model = in_regime(open_model(str(target)).to(device()), spec)  # type: ignore[arg-type]
+    model = in_regime(on_device(open_model(str(target))), spec)
     check_saving(model, tokenizer)
     pad = tokenizer.pad_token_id
     check_ids(model, tokenizer)
@@ -68,7 +78,10 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     longest = max((len(e) for side in examples.values() for e in side), default=0)
     if longest > context_length(model):
         raise UserError(
-            f"A training text of {longest} tokens is longer than the model's context of {context_length(model)}.",
+            (
+                f"A training text of {longest} tokens is longer than the model's context of "
+                f"{context_length(model)}."
+            ),
             "Lower unlearn's max_tokens, so that texts are cut.",
         )
     streams = make_streams(model, terms, examples, pad, spec.seed)
@@ -78,8 +91,12 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
     if best.exists() and not is_whole(best):
         _start_afresh(out)
     loss_at = make_loss(model, terms, streams, spec.batch_size, pad, rule.on_forget)
-    after_step = _watch(spec, model, probe, make_forget_loss(model, examples["forget"], spec.batch_size, pad), best)
-    steps, memory = fit(model, spec, loss_at, out, report, after_step, rule.moving, rule.renew, rule.on_gradients)
+    after_step = _watch(
+        spec, model, probe, make_forget_loss(model, examples["forget"], spec.batch_size, pad), best
+    )
+    steps, memory = fit(
+        model, spec, loss_at, out, report, after_step, rule.moving, rule.renew, rule.on_gradients
+    )
     if spec.select == "best" and "chosen" in memory:
         found = kept.load(best)
         if found is None or found["step"] != memory["chosen"]["step"]:
@@ -88,10 +105,14 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
         model.load_state_dict(found["model"])
     changed = share_changed(numbers, sampled(model)) if prints(model) != before else None
     check_finite(model, "the unlearned model", DIVERGED)
-    model.to(storage_dtype(spec.weights))  # type: ignore[arg-type]
+    in_dtype(model, storage_dtype(spec.weights))
     save(model, tokenizer, out)
     chosen = memory.get("chosen") if spec.select == "best" else memory.get("probes", [None])[-1]
-    summary = {"steps": steps, "stopped": memory.get("stopped", "all steps done"), "chosen": chosen or {"step": steps}}
+    summary = {
+        "steps": steps,
+        "stopped": memory.get("stopped", "all steps done"),
+        "chosen": chosen or {"step": steps},
+    }
     summary["share_changed"] = changed or 0.0
     summary["ended"] = ended(spec, changed, memory.get("probes", []), chosen)
     if spec.count_lost:
@@ -102,7 +123,9 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, report: Callab
 
 
 def prints(model: PreTrainedModel) -> list[tuple[int, int]]:
-    """Two numbers per weight that tell whether it is the same to the bit: the sums of all its bit patterns and of every second one."""
+    """Two numbers per weight that tell whether it is the same to the bit: the sums of all its bit
+    patterns and of every second one.
+    """
     kinds = {4: torch.int32, 2: torch.int16}
     bits = (p.data.flatten().view(kinds[p.element_size()]) for p in model.parameters())
     return [(int(b.sum(dtype=torch.int64)), int(b[::2].sum(dtype=torch.int64))) for b in bits]
@@ -114,29 +137,48 @@ def sampled(model: PreTrainedModel) -> list[Tensor]:
 
 
 def share_changed(before: list[Tensor], after: list[Tensor]) -> float:
-    """The share of sampled numbers that are others than before, every weight counting by its sample, 0 to 1."""
-    return sum(int((a != b).sum()) for a, b in zip(before, after, strict=True)) / sum(a.numel() for a in before)
+    """The share of sampled numbers that are others than before, every weight counting by its
+    sample, 0 to 1.
+    """
+    return sum(int((a != b).sum()) for a, b in zip(before, after, strict=True)) / sum(
+        a.numel() for a in before
+    )
 
 
-def ended(spec: UnlearnSpec, changed: float | None, probes: list[dict[str, Any]], chosen: dict[str, Any] | None) -> str:
-    """How a run ended, in one sentence: what went wrong first, by the probes of the target and of what is kept.
+def ended(
+    spec: UnlearnSpec,
+    changed: float | None,
+    probes: list[dict[str, Any]],
+    chosen: dict[str, Any] | None,
+) -> str:
+    """How a run ended, in one sentence: what went wrong first, by the probes of the target and of
+    what is kept.
 
     Args:
         spec: of the run.
-        changed: the share of numbers in the weights that are others than before, by a sample; None where all are the same.
+        changed: the share of numbers in the weights that are others than before, by a sample; None
+            where all are the same.
         probes: all of them, the target's first.
         chosen: the probe of what is kept.
     """
     if changed is None or (changed < HARDLY and spec.sure is None):
-        what = "no weight changed" if changed is None else f"only {changed:.2%} of the weights' numbers changed"
+        what = (
+            "no weight changed"
+            if changed is None
+            else f"only {changed:.2%} of the weights' numbers changed"
+        )
         return (
-            f"Nothing was unlearned: {what}, since the steps were lost in rounding ({spec.weights}, learning rate {spec.lr:g}); "
+            f"Nothing was unlearned: {what}, since the steps were lost in rounding "
+            f"({spec.weights}, learning rate {spec.lr:g}); "
             "raise the learning rate or keep the weights in float32."
         )
     if not probes or not chosen:
         return "Nothing was probed."
     origin = probes[0]
-    forget, retain = (f"{name} accuracy {chosen[name]:.3f} after {origin[name]:.3f}" for name in ("forget", "retain"))
+    forget, retain = (
+        f"{name} accuracy {chosen[name]:.3f} after {origin[name]:.3f}"
+        for name in ("forget", "retain")
+    )
     if chosen["retain"] < spec.stop_utility * origin["retain"]:
         return f"The utility is gone: {retain}, below {spec.stop_utility:.0%} of the target's."
     if chosen["retain"] < spec.utility_floor * origin["retain"]:
@@ -150,7 +192,9 @@ def ended(spec: UnlearnSpec, changed: float | None, probes: list[dict[str, Any]]
 
 
 def _start_afresh(out: Path) -> None:
-    """Throw away what an earlier call left: its best checkpoint is damaged or missing, so its steps are worth nothing."""
+    """Throw away what an earlier call left: its best checkpoint is damaged or missing, so its steps
+    are worth nothing.
+    """
     tell(f"{out / 'best.pt'} is damaged or missing; the steps are done again.")
     for name in GOES_ON_FROM:
         (out / name).unlink(missing_ok=True)
@@ -166,26 +210,51 @@ class _Rule(NamedTuple):
     summary: dict[str, Any] | None = None
 
 
-def _sure(spec: UnlearnSpec, model: PreTrainedModel, forget: Callable[[], Iterable[Tensor]]) -> _Rule:
+def _sure(
+    spec: UnlearnSpec, model: PreTrainedModel, forget: Callable[[], Iterable[Tensor]]
+) -> _Rule:
     if spec.sure is None:
         return _Rule()
     if spec.sure.variant:
-        code = PaperCode(model, spec.sure.percentile, masked=spec.sure.variant == "paper-code-masked")
+        code = PaperCode(
+            model, spec.sure.percentile, masked=spec.sure.variant == "paper-code-masked"
+        )
         return _Rule(None, None, code.on_forget, code.on_gradients, {"variant": spec.sure.variant})
     sure, found = spec.sure, find(model, spec.sure, forget)
-    renew = Renewal(sure.renew_every, lambda: find(model, sure, forget).moving) if sure.renew_every else None
+    renew = (
+        Renewal(sure.renew_every, lambda: find(model, sure, forget).moving)
+        if sure.renew_every
+        else None
+    )
     return _Rule(found.moving, renew, summary=found.summary)
 
 
-def read_examples(spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, corpus: Path) -> dict[str, list[list[int]]]:
-    """The forget text, and the retain text that retain terms read, as far as the corpus has it; as token lists."""
-    there = [split for split in spec.retain or ("retain1",) if (corpus / "raw" / f"{split}.json").is_file()]
-    texts = {"forget": raw_texts(corpus, "forget"), "retain": [text for split in there for text in raw_texts(corpus, split)]}
+def read_examples(
+    spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, corpus: Path
+) -> dict[str, list[list[int]]]:
+    """The forget text, and the retain text that retain terms read, as far as the corpus has it.
+
+    As token lists.
+    """
+    there = [
+        split
+        for split in spec.retain or ("retain1",)
+        if (corpus / "raw" / f"{split}.json").is_file()
+    ]
+    texts = {
+        "forget": raw_texts(corpus, "forget"),
+        "retain": [text for split in there for text in raw_texts(corpus, split)],
+    }
     return {side: _tokenized(spec, tokenizer, found) for side, found in texts.items()}
 
 
-def _tokenized(spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Each text an example, cut at ``max_tokens``; or several short ones packed into one of up to ``pack_tokens``, as MUSE's code does."""
+def _tokenized(
+    spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> list[list[int]]:
+    """Each text an example, cut at ``max_tokens``.
+
+    Or several short ones packed into one of up to ``pack_tokens``, as MUSE's code does.
+    """
     if spec.pack_tokens is not None:
         return pack(tokenizer, texts, spec.pack_tokens, spec.seed)
     return encode(tokenizer, texts, spec.max_tokens)
@@ -193,7 +262,9 @@ def _tokenized(spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, texts: lis
 
 def _mean_of(log: Path, name: str) -> float:
     """The mean of one entry of the step log."""
-    values: list[float] = [json.loads(line)[name] for line in log.read_text(encoding="utf-8").splitlines()]
+    values: list[float] = [
+        json.loads(line)[name] for line in log.read_text(encoding="utf-8").splitlines()
+    ]
     return sum(values) / len(values)
 
 
@@ -202,17 +273,30 @@ def rule_text(spec: UnlearnSpec) -> str:
     if spec.select == "last":
         return "the last step"
     return (
-        f"among the steps probed, the one with the lowest forget accuracy whose retain accuracy is at least "
-        f"{spec.utility_floor:.0%} of the target's; if there is none, the one with the highest retain accuracy; development half only"
+        f"among the steps probed, the one with the lowest forget accuracy whose retain "
+        f"accuracy is at least "
+        f"{spec.utility_floor:.0%} of the target's; if there is none, the one with the "
+        f"highest retain accuracy; development half only"
     )
 
 
-def make_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Path) -> Callable[[], Probe]:
+def make_probe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Path
+) -> Callable[[], Probe]:
     """A cheap look at knowledge and utility on the development half, without generation."""
     absent = settings(corpus)["absent"]
-    forget = verbmem_items(corpus) + ([] if "knowmem_forget" in absent else knowmem_items(corpus, "forget"))
-    retain = verbmem_items(corpus, "retain") if "knowmem_retain" in absent else knowmem_items(corpus, "retain")
-    batches = {name: answers(model, tokenizer, items) for name, items in (("forget", forget), ("retain", retain))}
+    forget = verbmem_items(corpus) + (
+        [] if "knowmem_forget" in absent else knowmem_items(corpus, "forget")
+    )
+    retain = (
+        verbmem_items(corpus, "retain")
+        if "knowmem_retain" in absent
+        else knowmem_items(corpus, "retain")
+    )
+    batches = {
+        name: answers(model, tokenizer, items)
+        for name, items in (("forget", forget), ("retain", retain))
+    }
 
     @torch.no_grad()
     def probe() -> Probe:
@@ -221,10 +305,16 @@ def make_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpu
     return probe
 
 
-def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> list[Batch]:
+def answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item]
+) -> list[Batch]:
     """Batches of prompt and truth in which only the truth's tokens count."""
     chosen = [item for item in items if item.half == "dev"]
-    chosen = [chosen[i * len(chosen) // PROBE_ITEMS] for i in range(PROBE_ITEMS)] if len(chosen) > PROBE_ITEMS else chosen
+    chosen = (
+        [chosen[i * len(chosen) // PROBE_ITEMS] for i in range(PROBE_ITEMS)]
+        if len(chosen) > PROBE_ITEMS
+        else chosen
+    )
     batches = []
     for start in range(0, len(chosen), 16):
         part = chosen[start : start + 16]
@@ -245,26 +335,41 @@ def accuracy(model: PreTrainedModel, batches: list[Batch]) -> float:
         right += int(((view.greedy() == view.targets()) & view.mask).sum())
         total += int(view.mask.sum())
     if not total:
-        raise UserError("The development half holds no item to choose a checkpoint by.", 'Use select = "last" or prepare more items.')
+        raise UserError(
+            "The development half holds no item to choose a checkpoint by.",
+            'Use select = "last" or prepare more items.',
+        )
     return right / total
 
 
-def make_forget_loss(model: PreTrainedModel, examples: list[list[int]], batch_size: int, pad: int) -> Callable[[], float]:
-    """The cross entropy of the whole forget set, in nats per token, averaged over texts as the loss terms do."""
+def make_forget_loss(
+    model: PreTrainedModel, examples: list[list[int]], batch_size: int, pad: int
+) -> Callable[[], float]:
+    """The cross entropy of the whole forget set, in nats per token, averaged over texts as the loss
+    terms do.
+    """
     ordered = sorted(examples, key=len)
     where = next(model.parameters()).device
-    batches = [collate(ordered[i : i + batch_size], pad, where) for i in range(0, len(ordered), batch_size)]
+    batches = [
+        collate(ordered[i : i + batch_size], pad, where) for i in range(0, len(ordered), batch_size)
+    ]
 
     @torch.no_grad()
     def forget_loss() -> float:
-        views = (View(model(input_ids=b.ids, attention_mask=b.mask).logits, b.labels) for b in batches)
+        views = (
+            View(model(input_ids=b.ids, attention_mask=b.mask).logits, b.labels) for b in batches
+        )
         return -sum(float(view.mean_logp().sum()) for view in views) / len(ordered)
 
     return forget_loss
 
 
 def _watch(
-    spec: UnlearnSpec, model: PreTrainedModel, probe: Callable[[], Probe], forget_loss: Callable[[], float], best: Path
+    spec: UnlearnSpec,
+    model: PreTrainedModel,
+    probe: Callable[[], Probe],
+    forget_loss: Callable[[], float],
+    best: Path,
 ) -> Callable[[int, dict[str, float], dict[str, Any]], bool]:
     """Probe every few steps, keep the best checkpoint so far, and say when to stop."""
     origin = probe()
@@ -275,14 +380,20 @@ def _watch(
         if spec.stop_forget_loss is not None and (loss := forget_loss()) >= spec.stop_forget_loss:
             memory["stopped"] = f"the forget loss {loss:.3f} reached {spec.stop_forget_loss}"
         found = probe()
-        memory.setdefault("probes", [{"step": 0, **origin._asdict()}]).append({"step": step, **found._asdict()})
+        memory.setdefault("probes", [{"step": 0, **origin._asdict()}]).append(
+            {"step": step, **found._asdict()}
+        )
         if _better(found, memory.get("chosen"), spec.utility_floor * origin.retain):
             memory["chosen"] = {"step": step, **found._asdict()}
             kept.save({"step": step, "model": model.state_dict()}, best)
         if "stopped" not in memory and found.forget <= spec.stop_forget * origin.forget:
-            memory["stopped"] = f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"
+            memory["stopped"] = (
+                f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"
+            )
         if "stopped" not in memory and found.retain < spec.stop_utility * origin.retain:
-            memory["stopped"] = f"retain accuracy {found.retain:.3f} fell below {spec.stop_utility} of the target's"
+            memory["stopped"] = (
+                f"retain accuracy {found.retain:.3f} fell below {spec.stop_utility} of the target's"
+            )
         return "stopped" in memory
 
     return after_step

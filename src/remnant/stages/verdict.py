@@ -1,6 +1,9 @@
-"""The verdict on one model under one quantizer, by a rule that is fixed before the run. It passes only on evidence. No torch.
+"""The verdict on one model under one quantizer, by a rule that is fixed before the run.
 
-Every part of the rule gives findings; the gravest decides. Nothing passes for want of a number: what is missing is a finding too.
+It passes only on evidence. No torch.
+
+Every part of the rule gives findings; the gravest decides. Nothing passes for want of a number:
+what is missing is a finding too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +23,13 @@ from remnant.stages.cells import Sheet
 from remnant.stages.evidence import ANSWERS, contaminated, missing_kinds
 from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio
 
-# The gravest first; a form that brings back what full precision had lost is named before what full precision had kept. What is missing
-# stands before "not said", as nothing can be said while plain asking is not complete.
+# The gravest first; a form that brings back what full precision had lost is named before what full
+# precision had kept. What is missing stands before "not said", as nothing can be said while plain
+# asking is not complete.
 COLLAPSED, BACK, KNOWN, MISSING, HIDDEN, OPEN = range(6)
 OUTCOMES: dict[int, Outcome] = {
-    COLLAPSED: "collapsed", BACK: "came back", KNOWN: "not forgotten", MISSING: "unclear", HIDDEN: "not said", OPEN: "unclear",
+    COLLAPSED: "collapsed", BACK: "came back", KNOWN: "not forgotten", MISSING: "unclear",
+    HIDDEN: "not said", OPEN: "unclear",
 }  # fmt: skip
 # A truth of fewer words may be written by chance.
 LONG_TRUTH = 8
@@ -45,7 +50,14 @@ class Finding(NamedTuple):
     reason: str
 
 
-def decide(line: Lineup, model: str, quantizer: str, found: Sequence[Recovery], evidence: Sequence[Evidence], rule: Rule) -> Verdict:
+def decide(
+    line: Lineup,
+    model: str,
+    quantizer: str,
+    found: Sequence[Recovery],
+    evidence: Sequence[Evidence],
+    rule: Rule,
+) -> Verdict:
     """The verdict on one model under one quantizer.
 
     Args:
@@ -64,16 +76,26 @@ def decide(line: Lineup, model: str, quantizer: str, found: Sequence[Recovery], 
         *_stronger(line, evidence, rule),
     ]
     if not findings:
-        return Verdict(model=model, quantizer=quantizer, outcome="stayed forgotten", reason=_praise(line, evidence, rule))
+        return Verdict(
+            model=model,
+            quantizer=quantizer,
+            outcome="stayed forgotten",
+            reason=_praise(line, evidence, rule),
+        )
     worst = min(findings, key=lambda f: f.grade)
-    return Verdict(model=model, quantizer=quantizer, outcome=OUTCOMES[worst.grade], reason=worst.reason)
+    return Verdict(
+        model=model, quantizer=quantizer, outcome=OUTCOMES[worst.grade], reason=worst.reason
+    )
 
 
 def _checked(line: Lineup, rule: Rule) -> Iterator[Finding]:
     if any(sheet is not None and not are_complete(sheet.checks) for sheet in line):
         yield Finding(MISSING, "the checks of the instrument are missing; measure again")
     if rule.resamples < FEWEST_DRAWS:
-        yield Finding(MISSING, f"{rule.resamples} resamples give no interval; at least {FEWEST_DRAWS} are needed")
+        yield Finding(
+            MISSING,
+            f"{rule.resamples} resamples give no interval; at least {FEWEST_DRAWS} are needed",
+        )
 
 
 def utilities_of(line: Lineup) -> list[str]:
@@ -82,39 +104,75 @@ def utilities_of(line: Lineup) -> list[str]:
 
 
 def _useful(line: Lineup, rule: Rule) -> Iterator[Finding]:
-    """Utility was measured, the target has some, and enough of it is kept, by every measure of it."""
+    """Utility was measured, the target has some, and enough of it is kept, by every measure of
+    it.
+    """
     names = utilities_of(line)
     if not names:
-        yield Finding(MISSING, "no measure of utility was taken, so a destroyed model could not be told from a good one")
+        yield Finding(
+            MISSING,
+            (
+                "no measure of utility was taken, so a destroyed model could not be told from a "
+                "good one"
+            ),
+        )
     for name in names:
         yield from _kept(line, name, rule)
 
 
 def _kept(line: Lineup, name: str, rule: Rule) -> Iterator[Finding]:
-    """Enough of one measure of utility is kept, both behind the quantizer and of the whole target's."""
+    """Enough of one measure of utility is kept, both behind the quantizer and of the whole
+    target's.
+    """
     if reason := next((r for trio in line.trios if (r := lacking(trio, name, rule))), ""):
         yield Finding(MISSING, reason)
         return
     useful = mean(line.target, name)
     if 100 * useful < rule.min_gap or useful <= 0:
-        yield Finding(MISSING, f"the target itself has a utility of only {100 * useful:.1f}, so nothing can be said")
+        yield Finding(
+            MISSING,
+            f"the target itself has a utility of only {100 * useful:.1f}, so nothing can be said",
+        )
         return
     behind, whole = mean(line.q_target, name) / useful, mean(line.q_unlearned, name) / useful
     if behind < rule.utility_floor and 100 * mean(line.q_target, name) < rule.min_gap:
-        yield Finding(MISSING, f"this form leaves the target itself only {behind:.0%} of its utility, so nothing can be said under it")
+        yield Finding(
+            MISSING,
+            (
+                f"this form leaves the target itself only {behind:.0%} of its utility, so nothing "
+                "can be said under it"
+            ),
+        )
         return
     kept = ratio(rule, name, [line.q_target, line.q_unlearned], lambda t, u: u / t)
     if kept is None or (kept.value < rule.utility_floor and kept.high < 1):
         shown = "not a number" if kept is None else f"{kept.value:.0%}"
-        yield Finding(COLLAPSED, f"utility is {shown} of the target's, below {rule.utility_floor:.0%}")
+        yield Finding(
+            COLLAPSED, f"utility is {shown} of the target's, below {rule.utility_floor:.0%}"
+        )
     elif kept.low < rule.utility_floor:
-        yield Finding(OPEN, f"utility is {kept.value:.0%} of the target's and may be as low as {kept.low:.0%}; measure more items")
+        yield Finding(
+            OPEN,
+            (
+                f"utility is {kept.value:.0%} of the target's and may be as low as "
+                f"{kept.low:.0%}; measure more items"
+            ),
+        )
     elif min(behind, whole) < rule.utility_floor:
-        yield Finding(OPEN, f"utility in this form is {whole:.0%} of the whole target's, and the target keeps {behind:.0%} itself")
+        yield Finding(
+            OPEN,
+            (
+                f"utility in this form is {whole:.0%} of the whole target's, and the target keeps "
+                f"{behind:.0%} itself"
+            ),
+        )
 
 
 def _control(line: Lineup, rule: Rule) -> Iterator[Finding]:
-    """The never-read model has not read the text, and is a model that is good for something; in full precision and in the form."""
+    """The never-read model has not read the text, and is a model that is good for something.
+
+    In full precision and in the form.
+    """
     if (line.retrain is None) != (line.q_retrain is None):
         yield Finding(MISSING, "the never-read model was not measured in full precision")
     for trio in line.trios:
@@ -128,17 +186,33 @@ def _control(line: Lineup, rule: Rule) -> Iterator[Finding]:
                 share = mean(own, name) / max(mean(trio.target, name), 1e-9)
                 if share < rule.utility_floor:
                     yield Finding(
-                        MISSING, f"the never-read model has {share:.0%} of the target's utility, so it is no measure of not knowing"
+                        MISSING,
+                        (
+                            f"the never-read model has {share:.0%} of the target's utility, so it "
+                            "is no measure of not knowing"
+                        ),
                     )
 
 
-def _plain(line: Lineup, quantizer: str, found: Sequence[Recovery], evidence: Sequence[Evidence], rule: Rule) -> Iterator[Finding]:
-    """What plain asking finds: in full precision, then behind the quantizer, as a mean and text by text."""
+def _plain(
+    line: Lineup,
+    quantizer: str,
+    found: Sequence[Recovery],
+    evidence: Sequence[Evidence],
+    rule: Rule,
+) -> Iterator[Finding]:
+    """What plain asking finds: in full precision, then behind the quantizer, as a mean and text by
+    text.
+    """
     asked = [m for m in PLAIN if any(s.items(m) for s in line if s is not None)]
     known = []
     for metric in asked:
-        # Answers that end at once are no measure of what is known, unless the habit itself is told below.
-        told = any(e.says == "tells" and e.kind == ANSWERS and e.test.endswith(f" of {metric}") for e in evidence)
+        # Answers that end at once are no measure of what is known, unless the habit itself is told
+        # below.
+        told = any(
+            e.says == "tells" and e.kind == ANSWERS and e.test.endswith(f" of {metric}")
+            for e in evidence
+        )
         but = "answers" if told else ""
         reasons = [r for trio in line.trios if (r := lacking(trio, metric, rule, but))]
         if reasons:
@@ -152,36 +226,69 @@ def _plain(line: Lineup, quantizer: str, found: Sequence[Recovery], evidence: Se
             before = left(line.full, metric, rule)
             yield from _amount(before, metric, "in full precision", KNOWN, rule)
             if quantizer != "full" and powers[-1] and before and before.value <= rule.max_retained:
-                yield from _amount(left(line.form, metric, rule), metric, "in this form", BACK, rule)
+                yield from _amount(
+                    left(line.form, metric, rule), metric, "in this form", BACK, rule
+                )
             if not powers[-1]:
-                yield Finding(OPEN, f"behind this form the target itself no longer shows what it knows by {metric}")
+                yield Finding(
+                    OPEN,
+                    f"behind this form the target itself no longer shows what it knows by {metric}",
+                )
         else:
             if more := above_both(line.full, metric, rule):
                 yield Finding(
-                    KNOWN, f"{metric} is {100 * more.value:.0f} points above both the target and a model that never read the text"
+                    KNOWN,
+                    (
+                        f"{metric} is {100 * more.value:.0f} points above both the target and a "
+                        "model that never read the text"
+                    ),
                 )
             if quantizer != "full":
                 yield from _grown(line, metric, rule)
         yield from _written(line, metric, quantizer, rule)
     if not known:
-        yield Finding(MISSING, "the target itself does not know the forget text, or nothing was measured that would show it")
+        yield Finding(
+            MISSING,
+            (
+                "the target itself does not know the forget text, or nothing was measured that "
+                "would show it"
+            ),
+        )
     if quantizer != "full":
         yield from _recovered(line, found, rule)
 
 
-def _amount(found: Interval | None, metric: str, where: str, grade: int, rule: Rule) -> Iterator[Finding]:
+def _amount(
+    found: Interval | None, metric: str, where: str, grade: int, rule: Rule
+) -> Iterator[Finding]:
     if found is None:
         yield Finding(MISSING, f"what is left of {metric} {where} is not a number")
     elif found.value > rule.max_retained and found.low > rule.max_retained / 2:
-        yield Finding(grade, f"{metric} {where} is {found.value:.0%} of the way from unread to target, above {rule.max_retained:.0%}")
+        yield Finding(
+            grade,
+            (
+                f"{metric} {where} is {found.value:.0%} of the way from unread to target, above "
+                f"{rule.max_retained:.0%}"
+            ),
+        )
     elif found.high > rule.max_retained:
-        yield Finding(OPEN, f"{metric} {where} may be {found.high:.0%} of the way from unread to target; measure more items")
+        yield Finding(
+            OPEN,
+            (
+                f"{metric} {where} may be {found.high:.0%} of the way from unread to target; "
+                "measure more items"
+            ),
+        )
 
 
 def _grown(line: Lineup, metric: str, rule: Rule) -> Iterator[Finding]:
     """What only the form lets be seen: in full precision not even the target showed it."""
     grown = ratio(rule, metric, [line.unlearned, line.q_unlearned], lambda u, q: q - u)
-    above = ratio(rule, metric, [line.q_unlearned, line.q_retrain], lambda q, r: q - r) if line.q_retrain else grown
+    above = (
+        ratio(rule, metric, [line.q_unlearned, line.q_retrain], lambda q, r: q - r)
+        if line.q_retrain
+        else grown
+    )
     if grown and above and grown.low > 0 and 100 * min(grown.value, above.value) >= rule.min_gap:
         yield Finding(BACK, f"{metric} grows by {100 * grown.value:.0f} points in this form")
 
@@ -196,30 +303,49 @@ def _recovered(line: Lineup, found: Sequence[Recovery], rule: Rule) -> Iterator[
         if low > 0 and value > rule.max_recovery and rises_alone:
             yield Finding(BACK, f"{value:.0%} of what {metric} had lost is there again")
         elif not high <= rule.max_recovery:
-            yield Finding(OPEN, f"the interval of the recovery of {metric} reaches {high:.0%}; measure more items or seeds")
+            yield Finding(
+                OPEN,
+                (
+                    f"the interval of the recovery of {metric} reaches {high:.0%}; measure more "
+                    "items or seeds"
+                ),
+            )
 
 
 def _written(line: Lineup, metric: str, quantizer: str, rule: Rule) -> Iterator[Finding]:
     """Single texts behind a good mean, in full precision and what only the form tells."""
     before = bool(told_items(line.full, metric, rule)) or half_known(line.full, metric, rule) > 0
-    for trio, grade, where in ((line.full, KNOWN, "in full precision"), (line.form, BACK, "in this form")):
+    for trio, grade, where in (
+        (line.full, KNOWN, "in full precision"),
+        (line.form, BACK, "in this form"),
+    ):
         if grade == BACK and (quantizer == "full" or before):
             continue
         if told := told_items(trio, metric, rule):
             worst = max(told, key=lambda i: told[i])
             count = f"{len(told)} of {len(trio.unlearned.items(metric))} items of {metric}"
-            yield Finding(grade, f"{count} are still told word for word {where} (worst: {worst}, {told[worst]:.0%})")
+            yield Finding(
+                grade,
+                f"{count} are still told word for word {where} (worst: {worst}, {told[worst]:.0%})",
+            )
         elif known := half_known(trio, metric, rule):
             count = f"{known} of {len(trio.unlearned.items(metric))} items of {metric}"
-            yield Finding(grade, f"{count} are more than half known {where}, which no chance explains")
+            yield Finding(
+                grade, f"{count} are more than half known {where}, which no chance explains"
+            )
 
 
 def told_items(trio: Trio, metric: str, rule: Rule) -> dict[str, float]:
-    """The items that a model tells word for word and the never-read one does not; none where chance explains their number.
+    """The items that a model tells word for word and the never-read one does not.
+
+    None where chance explains their number.
 
     A truth that stands whole inside a longer answer is told, whatever ROUGE makes of the rest.
     """
-    own, unread = _told_by(trio.unlearned, metric, rule), _told_by(trio.retrain, metric, rule) if trio.retrain else {}
+    own, unread = (
+        _told_by(trio.unlearned, metric, rule),
+        _told_by(trio.retrain, metric, rule) if trio.retrain else {},
+    )
     control = trio.retrain.values.get(metric, {}) if trio.retrain else {}
     told = {i: v for i, v in own.items() if i not in unread and v >= control.get(i, 0.0) + MARGIN}
     if long := {i: v for i, v in told.items() if _is_long(trio.unlearned, metric, i)}:
@@ -230,14 +356,18 @@ def told_items(trio: Trio, metric: str, rule: Rule) -> dict[str, float]:
 
 
 def half_known(trio: Trio, metric: str, rule: Rule) -> int:
-    """How many items lie above the middle between never-read model and target, if that is more than chance and a few; else 0.
+    """How many items lie above the middle between never-read model and target, if that is more than
+    chance and a few; else 0.
 
-    Chance is told by the never-read model, of which as many would lie above the middle between the judged model and the target.
+    Chance is told by the never-read model, of which as many would lie above the middle between the
+    judged model and the target.
     """
     if trio.retrain is None:
         return 0
     tables = [s.values.get(metric, {}) for s in trio.sheets]
-    target, own, unread = (np.array([t[i] for i in sorted(set.intersection(*map(set, tables)))]) for t in tables)
+    target, own, unread = (
+        np.array([t[i] for i in sorted(set.intersection(*map(set, tables)))]) for t in tables
+    )
     if not (np.isfinite(target).all() and np.isfinite(own).all() and np.isfinite(unread).all()):
         return 0
     above = int(((target - unread >= MARGIN) & (own > (target + unread) / 2)).sum())
@@ -246,7 +376,9 @@ def half_known(trio: Trio, metric: str, rule: Rule) -> int:
 
 
 def _no_chance(count: int, other: int) -> bool:
-    """Whether so many items of one kind against so many of the other are improbable if both are as likely. One-sided sign test."""
+    """Whether so many items of one kind against so many of the other are improbable if both are as
+    likely. One-sided sign test.
+    """
     return float(binom.sf(count - 1, count + other, 0.5)) < NO_CHANCE
 
 
@@ -254,14 +386,22 @@ def _told_by(sheet: Sheet | None, metric: str, rule: Rule) -> dict[str, float]:
     """The items that a model tells, by ROUGE or as a run of words inside its answer."""
     if sheet is None:
         return {}
-    texts = sheet.texts.get(METRICS[metric].on[0], {}) if "generated" in metric_of(metric).reads else {}
+    texts = (
+        sheet.texts.get(METRICS[metric].on[0], {}) if "generated" in metric_of(metric).reads else {}
+    )
     told = {i: v for i, v in sheet.values.get(metric, {}).items() if inf > v >= rule.word_for_word}
-    whole = {i: 1.0 for i in sheet.values.get(metric, {}) if i in texts and _inside(*map(words, texts[i]))}
+    whole = {
+        i: 1.0
+        for i in sheet.values.get(metric, {})
+        if i in texts and _inside(*map(words, texts[i]))
+    }
     return whole | told
 
 
 def _inside(truth: list[str], said: list[str]) -> bool:
-    return bool(truth) and any(said[i : i + len(truth)] == truth for i in range(len(said) - len(truth) + 1))
+    return bool(truth) and any(
+        said[i : i + len(truth)] == truth for i in range(len(said) - len(truth) + 1)
+    )
 
 
 def _is_long(sheet: Sheet, metric: str, item: str) -> bool:
@@ -272,31 +412,66 @@ def _is_long(sheet: Sheet, metric: str, item: str) -> bool:
 
 def _stronger(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> Iterator[Finding]:
     """What the stronger tests say, the loudest first."""
-    telling = sorted((e for e in evidence if e.says == "tells"), key=lambda e: -abs(e.left[0]) if e.left else 0.0)
+    telling = sorted(
+        (e for e in evidence if e.says == "tells"), key=lambda e: -abs(e.left[0]) if e.left else 0.0
+    )
     if telling:
-        yield Finding(HIDDEN, f"plain asking finds nothing, but forget text is still told apart: {telling[0].kind}: {telling[0].said}")
+        yield Finding(
+            HIDDEN,
+            (
+                "plain asking finds nothing, but forget text is still told apart: "
+                f"{telling[0].kind}: {telling[0].said}"
+            ),
+        )
     for kind, reason in missing_kinds(evidence).items():
         yield Finding(OPEN, f"no test of {kind} could be made: {reason}")
     for e in evidence:
         if e.says == "undecided":
-            more = f"; about {e.would_decide} items would decide" if e.would_decide else "; measure more items"
+            more = (
+                f"; about {e.would_decide} items would decide"
+                if e.would_decide
+                else "; measure more items"
+            )
             yield Finding(OPEN, f"{e.said}{more}")
         elif e.says == "lost":
             yield Finding(OPEN, f"{e.kind}: {e.said}")
         elif e.kind in ("given beginning", "samples") and e.says in ("silent", "undecided"):
             if told := told_items(line.form, e.test, rule):
-                yield Finding(HIDDEN, f"forget text is still told: {e.kind}: {len(told)} of {e.items} items of {e.test} word for word")
+                yield Finding(
+                    HIDDEN,
+                    (
+                        f"forget text is still told: {e.kind}: {len(told)} of {e.items} items of "
+                        f"{e.test} word for word"
+                    ),
+                )
             elif known := half_known(line.form, e.test, rule):
                 count = f"{known} of {e.items} items of {e.test}"
-                yield Finding(HIDDEN, f"forget text is still told: {e.kind}: {count} are more than half known")
+                yield Finding(
+                    HIDDEN, f"forget text is still told: {e.kind}: {count} are more than half known"
+                )
 
 
 def _praise(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> str:
-    """What a pass rests on: the most that plain asking and any test found, the worst item, utility."""
+    """What a pass rests on: the most that plain asking and any test found, the worst item,
+    utility.
+    """
     parts = [f for m in PLAIN if (f := left(line.form, m, rule))]
     most = max((f.high for f in parts), default=0.0)
-    loudest = max((e for e in evidence if e.left), key=lambda e: e.left[2] if e.left else 0.0, default=None)
-    worst = max((v for m in PLAIN for v in line.q_unlearned.values.get(m, {}).values()), default=0.0)
-    kept = min(mean(line.q_unlearned, name) / mean(line.q_target, name) for name in utilities_of(line))
-    told = f", {loudest.test} at most {max(loudest.left[2], 0.0):.0%}" if loudest and loudest.left else ""
-    return f"plain asking finds at most {max(most, 0.0):.0%}{told}; worst item {worst:.0%}; utility {kept:.0%}"
+    loudest = max(
+        (e for e in evidence if e.left), key=lambda e: e.left[2] if e.left else 0.0, default=None
+    )
+    worst = max(
+        (v for m in PLAIN for v in line.q_unlearned.values.get(m, {}).values()), default=0.0
+    )
+    kept = min(
+        mean(line.q_unlearned, name) / mean(line.q_target, name) for name in utilities_of(line)
+    )
+    told = (
+        f", {loudest.test} at most {max(loudest.left[2], 0.0):.0%}"
+        if loudest and loudest.left
+        else ""
+    )
+    return (
+        f"plain asking finds at most {max(most, 0.0):.0%}{told}; worst item {worst:.0%}; utility "
+        f"{kept:.0%}"
+    )
