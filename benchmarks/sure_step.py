@@ -94,8 +94,8 @@ def main() -> None:
     for kind, seconds in middle.items():
         print(f"{kind:6} {seconds:.3f} s a step")
     print(
-        f"mask: {found.summary['moving_units']} of {found.summary['units']} modules, "
-        f"{found.summary['share_of_weights']:.1%} of the weights"
+        f"mask: {found.result.moving_units} of {found.result.units} modules, "
+        f"{found.result.share_of_weights:.1%} of the weights"
     )
     print(
         json.dumps(

@@ -39,7 +39,6 @@ from remnant.evaluate.requests import Reading, Refused, Request, Slope, Steep, W
 from remnant.evaluate.trial import model_checks
 from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED
-from remnant.instrument import Check
 from remnant.model.data import (
     Item,
     context_tokens,
@@ -52,7 +51,7 @@ from remnant.model.data import (
     without_end,
 )
 from remnant.model.load import save_model
-from remnant.records import MeasureSpec, MetricSpec
+from remnant.records import Check, MeasureSpec, MetricSpec
 from remnant.stages import measure
 from remnant.stages.unlearn import answers
 from remnant.testing import tiny_model

@@ -20,7 +20,7 @@ from remnant.functional.touched import LEFT_ALONE
 from remnant.methods import quantizer_spec
 from remnant.model import loop
 from remnant.model.load import matrices, open_model
-from remnant.records import PerturbSpec, SureSpec, UnlearnSpec
+from remnant.records import PerturbSpec, SureSpec, UnlearnResult, UnlearnSpec
 from remnant.stages import perturb, unlearn
 from remnant.testing import tiny_model
 from tests.conftest import silent
@@ -110,7 +110,7 @@ def test_layers_that_a_group_does_not_divide_stay_as_they_are_and_are_named(
         (tmp_path / name).mkdir()
         said = perturb.run(quantizer_spec(name), {"model": folder}, tmp_path / name, silent)
         left = [f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)]
-        assert said["left_out"] == left
+        assert list(said.left_out) == left
         before, after = (
             open_model(str(folder)).state_dict(),
             open_model(str(tmp_path / name)).state_dict(),
@@ -120,7 +120,7 @@ def test_layers_that_a_group_does_not_divide_stay_as_they_are_and_are_named(
         assert not set(left) & {
             key.removesuffix(".codes") for key in load_file(tmp_path / name / "codes.safetensors")
         }
-        assert not set(left) & set(said["changed"])
+        assert not set(left) & set(said.changed)
 
 
 def test_what_nobody_quantizes_is_left_alone_by_default_and_can_be_asked_for(
@@ -178,7 +178,7 @@ def falling(step: int) -> unlearn.Probe:
     return unlearn.Probe(0.5 - step / 100, 0.5 - step / 1000)
 
 
-def unlearned(target: Path, corpus: Path, out: Path, **more: Any) -> dict[str, Any]:
+def unlearned(target: Path, corpus: Path, out: Path, **more: Any) -> UnlearnResult:
     out.mkdir()
     given: dict[str, Any] = {
         "method": "ga",
@@ -197,13 +197,13 @@ def test_a_rate_too_small_for_the_dtype_is_said_to_have_changed_nothing(
         lr: unlearned(target, corpus, tmp_path / f"{lr}", lr=lr, weights="bf16")
         for lr in (1e-20, 1e-8, 1e-3)
     }
-    assert said[1e-20]["ended"].startswith("Nothing was unlearned: no weight changed")
-    assert "(bf16, learning rate 1e-20)" in said[1e-20]["ended"]
-    assert said[1e-20]["share_changed"] == 0.0
-    assert said[1e-8]["ended"].startswith("Nothing was unlearned: only 0.0")
-    assert 0 < said[1e-8]["share_changed"] < 0.01
-    assert "changed" not in said[1e-3]["ended"]
-    assert said[1e-3]["share_changed"] > 0.5
+    assert said[1e-20].ended.startswith("Nothing was unlearned: no weight changed")
+    assert "(bf16, learning rate 1e-20)" in said[1e-20].ended
+    assert said[1e-20].share_changed == 0.0
+    assert said[1e-8].ended.startswith("Nothing was unlearned: only 0.0")
+    assert 0 < said[1e-8].share_changed < 0.01
+    assert "changed" not in said[1e-3].ended
+    assert said[1e-3].share_changed > 0.5
 
 
 @pytest.mark.usefixtures("_knowing")
@@ -211,10 +211,11 @@ def test_with_the_last_step_chosen_the_summary_names_the_step_that_is_saved(
     target: Path, corpus: Path, tmp_path: Path
 ) -> None:
     said = unlearned(target, corpus, tmp_path / "a", select="last", steps=3)
-    assert said["chosen"] == said["probes"][-1]
-    assert said["chosen"]["step"] == said["steps"] == 3
+    assert said.chosen
+    assert said.chosen == said.probes[-1]
+    assert said.chosen.step == said.steps == 3
     best = unlearned(target, corpus, tmp_path / "b", select="best", steps=3)
-    assert best["chosen"] in best["probes"][1:]
+    assert best.chosen in best.probes[1:]
 
 
 def test_how_a_run_ended_is_told_by_its_probes() -> None:
@@ -265,7 +266,7 @@ def test_the_score_of_a_norms_weight_is_its_gradient_whatever_the_vectors_length
     def loss() -> Any:
         yield model(input_ids=ids, labels=ids).loss
 
-    whole = find(model, spec, loss).summary["moving_units"]
+    whole = find(model, spec, loss).result.moving_units
     # Second implementation: every row's norm over the square root of its own length.
     model.zero_grad()
     for parameter in model.parameters():

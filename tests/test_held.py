@@ -55,7 +55,7 @@ def quantized(store: Path, bits: int, source: str = BASE, **more: Any) -> Path:
         lambda *a: None,
         known,
     )
-    COPIES[out.name] = Lineage(out.name, source, frozenset(summary["changed"]))
+    COPIES[out.name] = Lineage(out.name, source, frozenset(summary.changed))
     return out
 
 

@@ -174,7 +174,8 @@ def test_a_saved_copy_opens_as_a_plain_model(
             out,
             silent,
         )
-        assert said["calibration"]["samples"] > 0
+        assert said.calibration
+        assert said.calibration.samples > 0
         text = torch.arange(10)[None]
         with torch.no_grad():
             assert bool(open_model(str(out))(input_ids=text).logits.isfinite().all())
@@ -209,9 +210,9 @@ def test_layers_that_the_groups_do_not_divide_are_left_out_and_named(
     said = perturb.run(
         quantizer_spec("gptq4-g64", {"calibration_samples": 2}), inputs, tmp_path / "q", silent
     )
-    assert said["left_out"] == [f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)]
+    assert list(said.left_out) == [f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)]
     copied = open_model(str(tmp_path / "q")).state_dict()
-    assert torch.equal(copied[said["left_out"][0]], odd.state_dict()[said["left_out"][0]])
+    assert torch.equal(copied[said.left_out[0]], odd.state_dict()[said.left_out[0]])
     (tmp_path / "r").mkdir()
     with pytest.raises(UserError, match="Groups of 128 divide the columns of no layer"):
         perturb.run(quantizer_spec("ct-w4a16"), inputs, tmp_path / "r", silent)

@@ -15,7 +15,7 @@ from remnant.flow.place import Outside
 from remnant.flow.plan import Node, measure_node
 from remnant.flow.store import Store
 from remnant.parsing import parse
-from remnant.records import EndpointSpec, MeasureSpec, MetricSpec, PerturbSpec, SweepSpec
+from remnant.records import EndpointSpec, MeasureSpec, MetricSpec, PerturbSpec, Record, SweepSpec
 
 SECRET = "hunter2-hunter2"
 
@@ -143,6 +143,12 @@ def found_in(folder: Path) -> list[str]:
     return [str(p) for p in folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
 
 
+class Said(Record):
+    """What a stage that talks too much returns."""
+
+    said: str
+
+
 def test_nothing_that_a_run_leaves_behind_holds_a_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,9 +163,9 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
         {
             "LEAVES": (),
             "run": staticmethod(
-                lambda spec, *rest, **more: {
-                    "said": f"asked http://u:{SECRET}@h with {spec.params['api_key']}"
-                }
+                lambda spec, *rest, **more: Said(
+                    said=f"asked http://u:{SECRET}@h with {spec.params['api_key']}"
+                )
             ),
         },
     )

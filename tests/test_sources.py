@@ -16,7 +16,7 @@ from remnant.errors import UserError
 from remnant.flow import texts as files_of
 from remnant.model.load import open_tokenizer
 from remnant.parsing import lines_of
-from remnant.records import PerturbSpec, PrepareSpec
+from remnant.records import PerturbSpec, PrepareResult, PrepareSpec
 from remnant.stages import perturb, prepare
 from remnant.stages.cells import read_rows
 from remnant.stages.sources import read_muse_folder, read_records, read_sources, read_tofu
@@ -440,7 +440,7 @@ def test_a_line_ends_at_a_line_end_only(mark: str, tmp_path: Path) -> None:
     assert set(read_rows(tmp_path / "rows.jsonl").values["verbmem"]) == {f"a{mark}b", "c"}
 
 
-def prepared(folder: Path, *options: str, **roles: Any) -> tuple[dict[str, Any], Path]:
+def prepared(folder: Path, *options: str, **roles: Any) -> tuple[PrepareResult, Path]:
     """A corpus of records given by role."""
     out = folder / "out"
     out.mkdir(parents=True)
@@ -467,7 +467,7 @@ def test_the_same_short_questions_on_both_sides_are_said_and_dropped(tmp_path: P
     ]
     roles = {"forget": SHORT, "retain": pairs(0, 20) + shared}
     card, _ = prepared(tmp_path / "a", **roles)
-    assert card["overlapping_texts"] == {"retain1": 2, "retain2": 1, "holdout": 0, "questions": 3}
+    assert card.overlapping_texts == {"retain1": 2, "retain2": 1, "holdout": 0, "questions": 3}
     card, out = prepared(tmp_path / "b", "drop_overlap=true", **roles)
     kept = json.dumps([json.loads(p.read_text()) for p in out.glob("*/retain*.json")])
     assert "OLD WRITER" not in kept
@@ -499,10 +499,10 @@ def test_an_answer_on_both_sides_and_repeated_items_are_said(tmp_path: Path) -> 
         forget=forget,
         retain=[*pairs(0, 12), {"question": "Where do they live?", **answer}],
     )
-    assert card["notes"] == [
+    assert list(card.notes) == [
         "1 retain questions have an answer that is one of the forget side too."
     ]
-    assert card["repeated"] == {"forget texts": 1}
+    assert card.repeated == {"forget texts": 1}
     shown = [r["question"] for r in json.loads((out / "knowmem/forget_qa_icl.json").read_text())]
     assert not set(shown) & {
         r["question"] for r in json.loads((out / "knowmem/forget_qa.json").read_text())
@@ -512,13 +512,13 @@ def test_an_answer_on_both_sides_and_repeated_items_are_said(tmp_path: Path) -> 
 def test_too_little_or_repeated_calibration_text_is_said(tmp_path: Path) -> None:
     _, out = prepared(tmp_path, forget=[story(0)], retain=[*[story(1000, 3)] * 3, story(2000)])
     tokenizer = open_tokenizer(str(out / "tokenizer"))
-    few, same = perturb.calibration(PerturbSpec(use="gptq"), out, tokenizer)[1]["warnings"]
+    few, same = perturb.calibration(PerturbSpec(use="gptq"), out, tokenizer)[1].warnings
     assert "tokens of calibration text where up to 8192 are asked for" in few
     assert same.endswith("calibration texts say what another one says")
     enough = perturb.calibration(
         PerturbSpec(use="gptq", calibration_samples=4, calibration_tokens=32), out, tokenizer
     )[1]
-    assert enough["warnings"] == [same]
+    assert enough.warnings == (same,)
 
 
 def test_holdout_text_that_is_all_dropped_is_absent_with_the_reason(tmp_path: Path) -> None:
@@ -529,7 +529,7 @@ def test_holdout_text_that_is_all_dropped_is_absent_with_the_reason(tmp_path: Pa
         retain=[story(1000)],
         holdout=[story(1000)],
     )
-    assert card["absent"]["privleak"] == "all holdout texts repeat what the model reads"
+    assert card.absent["privleak"] == "all holdout texts repeat what the model reads"
 
 
 def test_japanese_text_overlaps_in_twenty_six_characters(tmp_path: Path) -> None:

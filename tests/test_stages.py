@@ -82,7 +82,7 @@ def test_every_architecture_goes_through_unlearn_quantize_measure(
         not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
     said = perturb.run(quantizer_spec("int4"), {"model": unlearned}, quantized, silent)
-    assert said["quantized_weights"] > 0
+    assert said.quantized_weights > 0
     dense, codes = open_model(str(quantized)), load_file(quantized / "codes.safetensors")
     for own, plain in zip(matrices(dense), matrices(after), strict=True):
         rebuilt = codes[f"{own.name}.codes"].float().flatten(0, -2) * codes[f"{own.name}.scale"]
@@ -241,7 +241,7 @@ def test_skipping_nothing_quantizes_everything(
         out_of(tmp_path, "q"),
         silent,
     )
-    assert said["share_quantized"] == 1.0
+    assert said.share_quantized == 1.0
 
 
 def test_a_group_that_does_not_fit_is_a_sentence(
@@ -271,8 +271,8 @@ def test_question_files_in_tofus_form(tmp_path: Path) -> None:
         vocab_size=300,
     )
     card = prepare.run(spec, {}, out, silent)
-    assert card["absent"] == {}
-    assert card["counts"] == {
+    assert card.absent == {}
+    assert card.counts == {
         "raw/forget": 60, "raw/retain1": 32, "raw/retain2": 16, "raw/holdout": 12,
         "verbmem/forget": 60, "knowmem/forget_qa_icl": 10,
         "knowmem/forget_qa": 50, "knowmem/retain_qa_icl": 10, "knowmem/retain_qa": 38,
@@ -305,8 +305,8 @@ def test_muse_raw_text_may_come_as_txt_only(corpus: Path, tmp_path: Path) -> Non
     card = prepare.run(
         PrepareSpec(folder=str(tmp_path / "m"), vocab_size=300), {}, out_of(tmp_path, "c"), silent
     )
-    assert card["counts"] == {"raw/forget": 1}
-    assert {"verbmem", "knowmem_forget", "knowmem_retain", "privleak"} <= set(card["absent"])
+    assert card.counts == {"raw/forget": 1}
+    assert {"verbmem", "knowmem_forget", "knowmem_retain", "privleak"} <= set(card.absent)
 
 
 def test_a_hub_data_set_goes_through_the_same_door(
@@ -472,8 +472,8 @@ def test_what_is_explained_equals_what_is_predicted(
         assert {k: v if v is None else pytest.approx(v, rel=1e-4) for k, v in known.items()} == {
             k: v for k, v in layer.items() if k != "name"
         }
-    assert 0 < said["gain"] < 3
-    assert said["missing"] == []
+    assert 0 < (said.survival["gain"] or 0.0) < 3
+    assert said.missing == ()
 
 
 def test_the_forget_loss_that_stops_a_run_is_that_of_the_whole_forget_set(
@@ -500,9 +500,9 @@ def test_the_forget_loss_that_stops_a_run_is_that_of_the_whole_forget_set(
     said = unlearn.run(
         spec, {"target": target, "corpus": corpus}, out_of(tmp_path, "unlearned"), silent
     )
-    assert said["steps"] == 1
-    assert said["stopped"].startswith("the forget loss")
-    assert float(said["stopped"].split()[3]) == pytest.approx(known, rel=1e-3)
+    assert said.steps == 1
+    assert said.stopped.startswith("the forget loss")
+    assert float(said.stopped.split()[3]) == pytest.approx(known, rel=1e-3)
 
 
 def test_retain_terms_read_the_splits_that_they_are_given(

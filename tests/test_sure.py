@@ -91,14 +91,14 @@ def test_module_saliency_equals_a_slow_reference(
         expected |= {
             k: float(g.norm() / (g.numel() ** 0.5 if scaled else 1)) for k, g in heads.items()
         }
-    assert found.summary["units"] == len(expected) == 2 * (4 + 2 + 2 + 4 + 3)
+    assert found.result.units == len(expected) == 2 * (4 + 2 + 2 + 4 + 3)
     best = sorted(expected.items(), key=lambda pair: -pair[1])[:10]
-    assert [name for name, _ in found.summary["most_salient"]] == [name for name, _ in best]
-    assert [s for _, s in found.summary["most_salient"]] == pytest.approx(
+    assert [name for name, _ in found.result.most_salient] == [name for name, _ in best]
+    assert [s for _, s in found.result.most_salient] == pytest.approx(
         [s for _, s in best], rel=1e-4
     )
     chosen = at_least_percentile(torch.tensor(list(expected.values())), 80)
-    assert found.summary["moving_units"] == int(chosen.sum())
+    assert found.result.moving_units == int(chosen.sum())
     assert all(p.grad is None for p in model.parameters())
     assert at_once is not None
 
@@ -189,7 +189,7 @@ def test_outside_the_mask_nothing_moves_in_200_steps(
     for part in found.moving:
         own = changed[names[id(part.parameter)]][... if part.index is None else part.index]
         assert float(own.float().mean()) > (0.95 if weights == "fp32" else 0.5)
-    assert sum(int(i.sum()) for i in inside.values()) == found.summary["moving_weights"]
+    assert sum(int(i.sum()) for i in inside.values()) == found.result.moving_weights
 
 
 def test_no_optimiser_state_exists_outside_the_mask(
@@ -210,7 +210,7 @@ def test_no_optimiser_state_exists_outside_the_mask(
     held = sum(
         t.numel() for s in stepper.optimizer.state.values() for t in s.values() if t.numel() > 1
     )
-    assert held == 2 * found.summary["moving_weights"]
+    assert held == 2 * found.result.moving_weights
 
 
 def test_fused_attention_has_no_heads_to_slice(

@@ -161,7 +161,7 @@ def test_every_aggregate_equals_a_slow_second_implementation(tofu: Path, tmp_pat
             tmp_path / f"{name}-out",
             lambda *a: None,
         )
-        assert summary["absent"] == {}
+        assert summary.absent == {}
         rows[name] = cells.read_rows(tmp_path / f"{name}-out/rows.jsonl")
         slow[name] = slowly(model, tokenizer, tofu)
     member = CastMember(

@@ -12,8 +12,8 @@ import pytest
 from remnant.catalog import PLAIN, TESTS
 from remnant.errors import UserError
 from remnant.evaluate.items import ItemSet, items_of
-from remnant.instrument import Check, write_checks
-from remnant.records import CastMember, JudgeSpec, Row, Rule, Verdict
+from remnant.instrument import write_checks
+from remnant.records import CastMember, Check, JudgeSpec, Row, Rule, Verdict
 from remnant.stages import judge
 from remnant.stages.cells import Sheet, cells_of, read_rows
 from remnant.stages.checks import checks_of

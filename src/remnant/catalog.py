@@ -16,10 +16,10 @@ from remnant.formats import CT_SCHEMES, GGUF_TYPES
 STAGE_VERSIONS: Mapping[str, int] = {
     "prepare": 2,
     "train": 2,
-    "unlearn": 2,
+    "unlearn": 3,
     "perturb": 2,
-    "measure": 3,
-    "explain": 5,
+    "measure": 4,
+    "explain": 6,
     "judge": 3,
     "deploy": 3,
 }

@@ -6,39 +6,11 @@ A check that failed makes the numbers that depend on it "not measured"; it never
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Literal
 
 from remnant.errors import UserError
-from remnant.records import Record
+from remnant.records import Check
 
 FILE = "checks.json"
-CheckName = Literal[
-    "loaded whole",
-    "weights",
-    "logits",
-    "ids",
-    "special tokens",
-    "end tokens",
-    "texts",
-    "answers",
-    "server",
-]
-
-
-class Check(Record):
-    """One check of a measurement.
-
-    ``said``: what was found, one sentence, with the remedy where it failed. ``metrics``: the
-    metrics that a failure concerns; none means all. ``count`` of ``total``: how often it was found,
-    where that can be counted (texts cut, answers empty).
-    """
-
-    name: CheckName
-    ok: bool
-    said: str
-    metrics: tuple[str, ...] = ()
-    count: int = 0
-    total: int = 0
 
 
 def write_checks(folder: Path, checks: Iterable[Check]) -> None:

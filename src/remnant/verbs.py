@@ -37,12 +37,17 @@ from remnant.methods import quantizer_spec
 from remnant.parsing import parse
 from remnant.records import (
     CastMember,
+    DeployResult,
+    MeasureResult,
     MeasureSpec,
+    PerturbResult,
     Piece,
+    PrepareResult,
     PrepareSpec,
     Rule,
     SweepSpec,
     TrainSpec,
+    UnlearnResult,
     UnlearnSpec,
 )
 from remnant.report import table, terminal
@@ -78,37 +83,37 @@ def prepare(store: Store, settings: Sequence[str], **options: Any) -> None:
     spec = parse(PrepareSpec, overlaid(settings, **options), "prepare")
     node = planning.prepare_node(spec)
     make_here(store, [node])
-    card = store.manifest(node.name).summary
-    print("  ".join(f"{name} {count}" for name, count in card["counts"].items()))
+    card = store.manifest(node.name).of(PrepareResult)
+    print("  ".join(f"{name} {count}" for name, count in card.counts.items()))
     for line in _warnings(card):
         print(line)
-    for name, reason in card["absent"].items():
+    for name, reason in card.absent.items():
         print(f"Absent: {name}, because {reason}.")
 
 
-def _warnings(card: dict[str, Any]) -> list[str]:
+def _warnings(card: PrepareResult) -> list[str]:
     """What the card of a corpus says that a user should look at."""
     lines = [
         (
             f"Warning: {count} {name} texts share a long run of words with the forget text, or "
             "are short and the same."
         )
-        for name, count in card["overlapping_texts"].items()
+        for name, count in card.overlapping_texts.items()
         if count and name != "questions"
     ]
-    if count := card["overlapping_texts"].get("questions"):
+    if count := card.overlapping_texts.get("questions"):
         lines.append(
             f"Warning: {count} retain questions are asked about the forget text too, or repeat it."
         )
     lines += [
         f"Warning: {count} {name} say what another one says."
-        for name, count in card["repeated"].items()
+        for name, count in card.repeated.items()
     ]
     lines += [
         f"Not read for {role}: {len(files)} files: {said_of(files)}."
-        for role, files in card["skipped"].items()
+        for role, files in card.skipped.items()
     ]
-    return lines + [f"Note: {note}" for note in card["notes"]]
+    return lines + [f"Note: {note}" for note in card.notes]
 
 
 def train(store: Store, corpus: str, settings: Sequence[str], retrain: bool) -> None:
@@ -125,10 +130,9 @@ def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **opt
     corpus = given(store, data, "prepare")
     node = planning.unlearn_node(spec, given(store, target, MODELS), corpus)
     make_here(store, [node])
-    said = store.manifest(node.name).summary
+    said = store.manifest(node.name).of(UnlearnResult)
     print(
-        f"Stopped after step {said['steps']}: {said['stopped']}. Kept step "
-        f"{said['chosen']['step']}. {said['ended']}"
+        f"Stopped after step {said.steps}: {said.stopped}. Kept step {said.kept_step}. {said.ended}"
     )
 
 
@@ -140,7 +144,8 @@ def perturb(
     spec = quantizer_spec(quantizer, overlaid(settings))
     node = planning.perturb_node(spec, given(store, model, MODELS), corpus)
     make_here(store, [node])
-    for doubt in store.manifest(node.name).summary.get("calibration", {}).get("warnings", ()):
+    sample = store.manifest(node.name).of(PerturbResult).calibration
+    for doubt in sample.warnings if sample else ():
         print(f"Warning: {doubt}.")
 
 
@@ -168,13 +173,13 @@ def deploy(
             manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
         )
         os.replace(scratch, out)
-    apart = manifest.summary["against_dense_copy"]
+    said = manifest.of(DeployResult)
     print(
-        f"{out}: for {manifest.summary['runtime']}; most likely token as in the dense copy at "
-        f"{100 * apart['same_top']:.1f} % of places."
+        f"{out}: for {said.runtime}; most likely token as in the dense copy at "
+        f"{100 * said.against_dense_copy.same_top:.1f} % of places."
     )
-    if "tokenizer" in manifest.summary:
-        print(f"Tokenizer: {manifest.summary['tokenizer']}.")
+    if said.tokenizer:
+        print(f"Tokenizer: {said.tokenizer}.")
 
 
 def measure(
@@ -208,11 +213,11 @@ def measure(
         )
     cells = importlib.import_module("remnant.stages.cells")
     terminal.print_cells(cells.cells_of(about, cells.read_rows(path / "rows.jsonl"), Rule(), None))
-    summary = store.manifest(node.name).summary
-    for check in summary["checks"]:
-        if not check["ok"] or check["metrics"]:
-            print(f"{'Check' if check['ok'] else 'Failed check'}: {check['said']}.")
-    for name, reason in summary["absent"].items():
+    said = store.manifest(node.name).of(MeasureResult)
+    for check in said.checks:
+        if not check.ok or check.metrics:
+            print(f"{'Check' if check.ok else 'Failed check'}: {check.said}.")
+    for name, reason in said.absent.items():
         print(f"Absent: {name}, because {reason}.")
 
 

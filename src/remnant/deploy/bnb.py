@@ -109,7 +109,7 @@ def save(order: Order, out: Path) -> Saved:
         if four
         else BitsAndBytesConfig(load_in_8bit=True)
     )
-    return Saved({"runtime": "transformers with bitsandbytes"}, repack(order, config, out))
+    return Saved("transformers with bitsandbytes", repack(order, config, out))
 
 
 def _library() -> Any:

@@ -118,7 +118,7 @@ def save(order: Order, out: Path) -> Saved:
         if same == len(PROBES)
         else f"llama.cpp cuts {len(PROBES) - same} of {len(PROBES)} texts otherwise; give it ids"
     )
-    return Saved({"runtime": "llama.cpp", "tokenizer": alike}, None)
+    return Saved("llama.cpp", None, alike)
 
 
 def quantize_file(source: Path, out: Path, type: str) -> None:

@@ -161,7 +161,7 @@ def save(order: Order, out: Path) -> Saved:
         before = logits_of(packed, order.probe)
         packed.save_pretrained(out, save_compressed=True)
     order.tokenizer.save_pretrained(out)
-    return Saved({"runtime": "transformers or vLLM with compressed-tensors"}, before)
+    return Saved("transformers or vLLM with compressed-tensors", before)
 
 
 @torch.no_grad()

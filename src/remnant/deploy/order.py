@@ -31,14 +31,15 @@ class Order(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a library has written: facts for the record, the runtime among them.
+    """What a library has written, for which runtime.
 
     ``logits`` [B, T, V]: of the packed model in memory on the order's probe; None where the file is
-    all there is.
+    all there is. ``tokenizer``: what was seen of the runtime's own, where it has one.
     """
 
-    facts: dict[str, Any]
+    runtime: str
     logits: Tensor | None
+    tokenizer: str | None = None
 
 
 def check_linear(model: PreTrainedModel, names: Sequence[str], library: str) -> None:

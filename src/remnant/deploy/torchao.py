@@ -120,7 +120,7 @@ def save(order: Order, out: Path) -> Saved:
         else config(**order.params)
     )
     settings = TorchAoConfig(own)
-    return Saved({"runtime": "transformers with torchao"}, repack(order, settings, out))
+    return Saved("transformers with torchao", repack(order, settings, out))
 
 
 def _library() -> dict[str, Any]:

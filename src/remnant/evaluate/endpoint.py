@@ -35,8 +35,7 @@ from remnant.evaluate.served import (
 )
 from remnant.evaluate.wire import Line, Reply, Unanswered
 from remnant.functional.tokens import Tokens
-from remnant.instrument import Check
-from remnant.records import EndpointSpec
+from remnant.records import Check, EndpointSpec
 from remnant.secrecy import full_address, scrubbed
 
 KEY = "REMNANT_API_KEY"

@@ -6,9 +6,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.evaluate.ends import end_ids, named_ends
-from remnant.instrument import Check
 from remnant.model.data import frame
 from remnant.model.whole import first_not_finite, ids_outside
+from remnant.records import Check
 
 # Tokens of the trial text.
 LENGTH = 8

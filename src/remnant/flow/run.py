@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from remnant.catalog import STAGE_VERSIONS
 from remnant.durable import tell
@@ -30,7 +30,7 @@ from remnant.flow.place import Outside, check_hub
 from remnant.flow.plan import Input, Node, plan
 from remnant.flow.store import FAILURE, Store, digest_path, disk_errors, write_progress
 from remnant.lineage import Lineage
-from remnant.records import Manifest, Piece, SweepSpec
+from remnant.records import Manifest, PerturbResult, Piece, Record, SweepSpec
 from remnant.secrecy import redacted, scrubbed, scrubbed_command
 
 Report = Callable[[int, int, str], None]
@@ -95,11 +95,11 @@ def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path
         )
         started = time.monotonic()
         report(0, 0, "starting")
-        summary = stage.run(node.spec, inputs, scratch, report, **more)
+        result = stage.run(node.spec, inputs, scratch, report, **more)
         _unchanged(node)
         return store.seal(
             node.name,
-            _manifest(node, summary, time.monotonic() - started),
+            _manifest(node, result, time.monotonic() - started),
             stage.LEAVES,
             goes_on_from,
         )
@@ -133,8 +133,8 @@ def _lineage(store: Store, source: Input, report: Report) -> Lineage:
         make(store, source, report)
     manifest = store.checked(source.name)
     origin = manifest.sources.get("model")
-    if "changed" in manifest.summary and origin:
-        return Lineage(manifest.digest, origin, frozenset(manifest.summary["changed"]))
+    if manifest.stage == "perturb" and origin:
+        return Lineage(manifest.digest, origin, frozenset(manifest.of(PerturbResult).changed))
     return Lineage(manifest.digest, manifest.digest)
 
 
@@ -154,7 +154,7 @@ def _unchanged(node: Node) -> None:
             )
 
 
-def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
+def _manifest(node: Node, result: Record, seconds: float) -> Manifest:
     commit, dirty = _revision()
     return Manifest(
         key=node.digest[:16],
@@ -169,7 +169,7 @@ def _manifest(node: Node, summary: dict[str, Any], seconds: float) -> Manifest:
         sources={role: source.digest for role, source in node.inputs.items()},
         methods=dict(node.methods),
         files={},
-        summary=redacted(summary),
+        summary=redacted(result.model_dump(mode="json")),
         seconds=round(seconds, 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=os.environ.get(COMMAND, _command()),

@@ -22,7 +22,7 @@ from remnant.functional.touched import LEFT_ALONE
 from remnant.functional.weights import at_least_percentile
 from remnant.model.load import Matrix, matrices
 from remnant.model.parts import Part
-from remnant.records import SureSpec
+from remnant.records import SureResult, SureSpec
 
 _ROWS = re.compile(r"\.(q_proj|k_proj|v_proj)\.weight$")
 _COLUMNS = re.compile(r"\.o_proj\.weight$")
@@ -42,7 +42,7 @@ class Saliency(NamedTuple):
     """Which parts may move, and what the choice was made from."""
 
     moving: list[Part]
-    summary: dict[str, Any]
+    result: SureResult
 
 
 def find(
@@ -98,9 +98,8 @@ def _coarse(model: PreTrainedModel, chosen: list[Matrix], spec: SureSpec) -> Sal
         for part in members[name]
     ]
     top = sorted(zip(squares, scores.tolist(), strict=True), key=lambda pair: -pair[1])[:10]
-    return Saliency(
-        moving, _summary(spec, len(scores), int(mask.sum()), moving, chosen) | {"most_salient": top}
-    )
+    result = _result(spec, len(scores), int(mask.sum()), moving, chosen)
+    return Saliency(moving, result.model_copy(update={"most_salient": tuple(top)}))
 
 
 def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
@@ -125,7 +124,7 @@ def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
                     (slice(None), own) if matrix.transposed and spec.unit == "row" else (index,),
                 )
             )
-    return Saliency(moving, _summary(spec, mask.numel(), int(mask.sum()), moving, chosen))
+    return Saliency(moving, _result(spec, mask.numel(), int(mask.sum()), moving, chosen))
 
 
 def _gradient(matrix: Matrix) -> Tensor:
@@ -140,17 +139,18 @@ def _row_norms(matrix: Matrix) -> Tensor:
     return gradient.abs() if gradient.ndim == 1 else gradient.norm(dim=-1)
 
 
-def _summary(
+def _result(
     spec: SureSpec, units: int, masked: int, moving: list[Part], chosen: list[Matrix]
-) -> dict[str, Any]:
+) -> SureResult:
     weights = sum(p.read().numel() for p in moving)
-    return {
-        "unit": spec.unit,
-        "units": units,
-        "moving_units": masked,
-        "moving_weights": weights,
-        "share_of_weights": weights / sum(m.parameter.numel() for m in chosen),
-    }
+    return SureResult(
+        unit=spec.unit,
+        percentile=spec.percentile,
+        units=units,
+        moving_units=masked,
+        moving_weights=weights,
+        share_of_weights=weights / sum(m.parameter.numel() for m in chosen),
+    )
 
 
 def units_of(model: PreTrainedModel, matrix: Matrix, unit: str) -> Iterator[Unit]:

@@ -2,12 +2,13 @@
 behind.
 """
 
-from remnant.records.artefact import SCHEMA, FileRecord, Manifest, Piece
+from remnant.records.artefact import SCHEMA, FileRecord, Manifest, Piece, Result
 from remnant.records.base import Half, OwnHalf, Positive, Record, Share, Stage, circumstance
 from remnant.records.judge import (
     CastMember,
     Cell,
     Evidence,
+    JudgeResult,
     JudgeSpec,
     Outcome,
     Recovery,
@@ -17,36 +18,71 @@ from remnant.records.judge import (
     Verdict,
     status_of,
 )
-from remnant.records.measure import EndpointSpec, MeasureSpec, MetricSpec, Row
-from remnant.records.perturb import ExplainSpec, PerturbSpec
-from remnant.records.prepare import PrepareSpec
+from remnant.records.measure import (
+    Check,
+    CheckName,
+    EndpointSpec,
+    MeasureResult,
+    MeasureSpec,
+    MetricSpec,
+    Row,
+)
+from remnant.records.perturb import (
+    Calibration,
+    DeployResult,
+    Difference,
+    ExplainResult,
+    ExplainSpec,
+    PerturbResult,
+    PerturbSpec,
+)
+from remnant.records.prepare import PrepareResult, PrepareSpec
 from remnant.records.sweep import CorpusSpec, RunSpec, SweepSpec
-from remnant.records.train import OptimSpec, TrainSpec, Weights
-from remnant.records.unlearn import SureSpec, TermSpec, UnlearnSpec
+from remnant.records.train import OptimSpec, TrainResult, TrainSpec, Weights
+from remnant.records.unlearn import (
+    Probed,
+    SureResult,
+    SureSpec,
+    TermSpec,
+    UnlearnResult,
+    UnlearnSpec,
+)
 
 __all__ = [
     "SCHEMA",
+    "Calibration",
     "CastMember",
     "Cell",
+    "Check",
+    "CheckName",
     "CorpusSpec",
+    "DeployResult",
+    "Difference",
     "EndpointSpec",
     "Evidence",
+    "ExplainResult",
     "ExplainSpec",
     "FileRecord",
     "Half",
+    "JudgeResult",
     "JudgeSpec",
     "Manifest",
+    "MeasureResult",
     "MeasureSpec",
     "MetricSpec",
     "OptimSpec",
     "Outcome",
     "OwnHalf",
+    "PerturbResult",
     "PerturbSpec",
     "Piece",
     "Positive",
+    "PrepareResult",
     "PrepareSpec",
+    "Probed",
     "Record",
     "Recovery",
+    "Result",
     "Row",
     "Rule",
     "RunSpec",
@@ -54,10 +90,13 @@ __all__ = [
     "Share",
     "Shares",
     "Stage",
+    "SureResult",
     "SureSpec",
     "SweepSpec",
     "TermSpec",
+    "TrainResult",
     "TrainSpec",
+    "UnlearnResult",
     "UnlearnSpec",
     "Verdict",
     "Weights",

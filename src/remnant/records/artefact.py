@@ -1,12 +1,13 @@
 """What a run leaves behind, beside the files themselves."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
 from remnant.records.base import Record, Stage
 
 SCHEMA = 1
+Result = TypeVar("Result", bound=Record)
 
 
 class FileRecord(Record):
@@ -18,7 +19,7 @@ class FileRecord(Record):
 
 class Manifest(Record):
     """What an artefact is, what it was made from (``inputs`` for people, ``sources`` by digest) and
-    how; ``seal``: sha256 of the rest.
+    how; ``summary``: the result of its stage as JSON; ``seal``: sha256 of the rest.
     """
 
     schema_version: int = SCHEMA
@@ -41,6 +42,10 @@ class Manifest(Record):
     device: str
     peak_memory_mb: float
     seal: str = ""
+
+    def of(self, kind: type[Result]) -> Result:
+        """What the stage returned, as the record that it returned."""
+        return kind.model_validate(self.summary)
 
 
 class Piece(Record):

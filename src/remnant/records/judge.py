@@ -135,3 +135,10 @@ class Verdict(Record):
     quantizer: str
     outcome: Outcome
     reason: str
+
+
+class JudgeResult(Record):
+    """What a judgement came to: the retrain model's raw AUC, and how often each outcome."""
+
+    auc_retrain: float | None
+    outcomes: dict[Outcome, int]

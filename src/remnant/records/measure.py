@@ -7,6 +7,18 @@ from pydantic import Field
 from remnant.records.base import Half, Positive, Record, circumstance
 from remnant.secrecy import Address
 
+CheckName = Literal[
+    "loaded whole",
+    "weights",
+    "logits",
+    "ids",
+    "special tokens",
+    "end tokens",
+    "texts",
+    "answers",
+    "server",
+]
+
 
 class MetricSpec(Record):
     """One metric of the user's: a function and the set of items it is measured on."""
@@ -70,3 +82,34 @@ class Row(Record):
     half: Literal["dev", "test"]
     value: float | None
     status: str = "ok"
+
+
+class Check(Record):
+    """One check of a measurement.
+
+    ``said``: what was found, one sentence, with the remedy where it failed. ``metrics``: the
+    metrics that a failure concerns; none means all. ``count`` of ``total``: how often it was found,
+    where that can be counted (texts cut, answers empty).
+    """
+
+    name: CheckName
+    ok: bool
+    said: str
+    metrics: tuple[str, ...] = ()
+    count: int = 0
+    total: int = 0
+
+
+class MeasureResult(Record):
+    """What a measurement came to, beside its rows.
+
+    ``absent``: metric -> why it was not measured. ``signs``: of collapse, as
+    ``functional.text.Signs`` defines them; None where nothing was written.
+    """
+
+    absent: dict[str, str]
+    rows: int
+    signs: dict[str, float] | None
+    half: Half
+    decoding: str
+    checks: tuple[Check, ...]

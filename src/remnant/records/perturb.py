@@ -21,3 +21,65 @@ class PerturbSpec(Record):
 
 class ExplainSpec(Record):
     """What a quantizer left of an update: nothing to choose."""
+
+
+class Calibration(Record):
+    """The text that a quantizer looked at, and what makes it a poor sample (``warnings``)."""
+
+    split: str
+    samples: int
+    tokens: int
+    texts_left_out_for_overlap: int
+    warnings: tuple[str, ...]
+
+
+class PerturbResult(Record):
+    """What was quantized. ``changed``: names of weights that differ from the source's.
+
+    ``left_out``: weights that stay as they are, since the blocks do not divide their rows.
+    """
+
+    quantizer: str
+    params: dict[str, Any]
+    quantized_weights: int
+    parameters: int
+    share_quantized: float
+    changed: tuple[str, ...]
+    left_out: tuple[str, ...]
+    calibration: Calibration | None = None
+
+
+class Difference(Record):
+    """How far two sets of logits are apart.
+
+    ``relative``: the norm of the difference over that of the second. ``largest``: of one logit.
+    ``same_top``: share of places where the most likely token is the same, 0 to 1.
+    """
+
+    relative: float
+    largest: float
+    same_top: float
+
+
+class DeployResult(Record):
+    """What was written for which runtime, and how far its answers are from the dense copy's.
+
+    ``against_before_saving``: from the packed model in memory; None where the file is all there is.
+    """
+
+    format: str
+    params: dict[str, Any]
+    runtime: str
+    tokenizer: str | None = None
+    against_dense_copy: Difference
+    against_before_saving: Difference | None = None
+
+
+class ExplainResult(Record):
+    """What a quantizer left of a whole update: the fields of ``functional.survival.Survival``.
+
+    ``missing``: weights that not all models have.
+    """
+
+    survival: dict[str, float | None]
+    missing: tuple[str, ...]

@@ -55,3 +55,20 @@ class PrepareSpec(Record):
         if self.forget and not self.retain:
             raise ValueError("forget text needs retain text beside it")
         return self
+
+
+class PrepareResult(Record):
+    """The card of a corpus, kept as its corpus.json too.
+
+    ``counts``: texts or questions by file. ``absent``: what it lacks, and why. ``repeated``: texts
+    that say what another one says. ``skipped``: side -> file -> why it was not read.
+    """
+
+    source: str
+    answer_tokens: Positive
+    counts: dict[str, int]
+    overlapping_texts: dict[str, int]
+    absent: dict[str, str]
+    repeated: dict[str, int]
+    skipped: dict[str, dict[str, str]]
+    notes: tuple[str, ...]

@@ -51,3 +51,11 @@ class TrainSpec(OptimSpec):
     intermediate: Positive = 384
     context: Positive = 512
     init_std: Annotated[float, Field(gt=0)] | None = None
+
+
+class TrainResult(Record):
+    """What training came to. ``loss``: of the last step, nats per token; None without a step."""
+
+    steps: int
+    loss: float | None
+    parameters: int

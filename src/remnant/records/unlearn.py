@@ -80,3 +80,51 @@ class UnlearnSpec(OptimSpec):
         if bool(self.method) == bool(self.terms):
             raise ValueError("give either a method or a list of terms")
         return self
+
+
+class Probed(Record):
+    """A look at a model while it unlearns: shares of right greedy tokens on the development half.
+
+    ``forget``: low is forgotten. ``retain``: high is useful. Both 0 to 1.
+    """
+
+    step: int
+    forget: float
+    retain: float
+
+
+class SureResult(Record):
+    """Which units move. ``percentile`` of the units' saliencies is the ``threshold``.
+
+    ``most_salient``: names and saliencies, the largest first; none where units are single weights.
+    """
+
+    unit: str
+    percentile: float
+    units: int
+    moving_units: int
+    moving_weights: int
+    share_of_weights: float
+    most_salient: tuple[tuple[str, float], ...] = ()
+
+
+class UnlearnResult(Record):
+    """What unlearning came to.
+
+    ``kept_step``: the step whose weights are kept. ``chosen``: its probe; None where nothing was
+    probed. ``share_changed``: of the
+    numbers in the weights, by a sample, 0 to 1. ``ended``: how it went, in a sentence.
+    ``lost_updates``: share of the updates that rounding lost; None where they were not counted.
+    ``rule``: how the checkpoint was chosen.
+    """
+
+    steps: int
+    stopped: str
+    kept_step: int
+    chosen: Probed | None
+    share_changed: float
+    ended: str
+    rule: str
+    probes: tuple[Probed, ...]
+    lost_updates: float | None = None
+    sure: SureResult | None = None

@@ -10,7 +10,17 @@ from remnant.catalog import METRICS
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
 from remnant.predict.forecast import FROM_TEXT, Forecast, calibration, forecast, verdict
-from remnant.records import Cell, Evidence, Manifest, Piece, Recovery, SweepSpec, Verdict
+from remnant.records import (
+    Cell,
+    Evidence,
+    ExplainResult,
+    JudgeResult,
+    Manifest,
+    Piece,
+    Recovery,
+    SweepSpec,
+    Verdict,
+)
 
 SUMMARY_SCHEMA = 1
 # Stages whose files the report reads.
@@ -124,13 +134,13 @@ def collect(
                 cells=cells,
                 recoveries=[Recovery.model_validate(r) for r in _read(folder / "recovery.json")],
                 verdicts=[Verdict.model_validate(v) for v in _read(folder / "verdicts.json")],
-                auc_retrain=done[piece.name].summary.get("auc_retrain"),
+                auc_retrain=done[piece.name].of(JudgeResult).auc_retrain,
                 evidence=[Evidence.model_validate(e) for e in _read(folder / "evidence.json")],
             )
         )
     for name, manifest in done.items():
         if manifest.stage == "explain":
-            _file(groups, pieces_by_name[name].label, manifest.summary)
+            _file(groups, pieces_by_name[name].label, manifest.of(ExplainResult))
     return Results(sweep, groups, done, {p.name: p.label for p in pieces}, failures)
 
 
@@ -141,13 +151,13 @@ def others(name: str, cells: list[Cell]) -> Group:
     return Group(name, None, [c.model_copy(update={"corpus": name}) for c in cells], [], [], None)
 
 
-def _file(groups: Sequence[Group], about: dict[str, Any], said: dict[str, Any]) -> None:
+def _file(groups: Sequence[Group], about: dict[str, Any], said: ExplainResult) -> None:
     """Put what is left of one update into the group that it belongs to.
 
     A group that is not judged yet has none.
     """
     place = {k: about[k] for k in ("corpus", "model", "quantizer", "seed")}
-    ratios = Survival(**{k: said.get(k) for k in Survival._fields})
+    ratios = Survival(**said.survival)
     for group in groups:
         if (group.corpus, group.seed) == (about["corpus"], about["seed"]):
             group.surviving.append(Surviving(**place, ratios=ratios))

@@ -27,9 +27,9 @@ from remnant.functional.tofu import (
     model_utility,
     useful_truth,
 )
-from remnant.instrument import Check, faults_of, read_checks
+from remnant.instrument import faults_of, read_checks
 from remnant.parsing import lines_of
-from remnant.records import CastMember, Cell, Record, Row, Rule, status_of
+from remnant.records import CastMember, Cell, Check, Record, Row, Rule, status_of
 
 Array = NDArray[np.float64]
 MEMBERS, OTHERS = "forget", "holdout"

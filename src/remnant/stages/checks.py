@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from remnant.catalog import METRICS
 from remnant.functional.segments import words
-from remnant.instrument import Check
 from remnant.methods import metric
-from remnant.records import Row
+from remnant.records import Check, Row
 
 # A metric most of whose items have no number, or were cut, is not measured; the verdict is stricter
 # (rule.max_unscorable).

@@ -5,7 +5,6 @@ dense copy that was judged.
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import in_dtype, matrices, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS
-from remnant.records import PerturbSpec
+from remnant.records import DeployResult, Difference, PerturbSpec
 
 PROBES, PROBE_TOKENS = 4, 64
 # Kernels that round activations stay below this; weights that were left alone or garbled do not.
@@ -34,8 +33,8 @@ def run(
     inputs: Mapping[str, Path],
     out: Path,
     report: Callable[[int, int, str], None],
-) -> dict[str, Any]:
-    """Write the files; the summary says how far the runtime's own kernels are from the dense copy.
+) -> DeployResult:
+    """Write the files and see how far the runtime's own kernels are from the dense copy.
 
     Raises:
         UserError: the library is missing, or would do in silence what is not what was asked for.
@@ -46,7 +45,6 @@ def run(
     model = open_model(str(inputs["model"]))
     if spec.source_dtype == "bfloat16":
         in_dtype(in_dtype(model, torch.bfloat16), torch.float32)
-    summary: dict[str, Any] = {"format": spec.use, "params": dict(spec.params)}
     dense = open_model(str(inputs["dense"]))
     probe = torch.randint(
         dense.config.vocab_size, (PROBES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0)
@@ -59,38 +57,37 @@ def run(
     report(1, 2, "opened again")
     opened = logits(out, probe)
     apart = difference(opened, logits_of(dense, probe))
-    if not apart["relative"] <= APART:
+    if not apart.relative <= APART:
         raise UserError(
             (
-                f"The files for {saved.facts['runtime']} answer otherwise than the dense copy "
-                f"(relative difference {apart['relative']:.2f})."
+                f"The files for {saved.runtime} answer otherwise than the dense copy "
+                f"(relative difference {apart.relative:.2f})."
             ),
             (
                 "The library left weights alone or decodes them wrongly; deploy another format of "
                 "this model."
             ),
         )
-    summary |= saved.facts | {"against_dense_copy": apart}
-    if saved.logits is not None:
-        summary["against_before_saving"] = difference(opened, saved.logits)
+    before = None if saved.logits is None else difference(opened, saved.logits)
     report(2, 2, "opened again")
-    return summary
+    return DeployResult(
+        format=spec.use,
+        params=dict(spec.params),
+        runtime=saved.runtime,
+        tokenizer=saved.tokenizer,
+        against_dense_copy=apart,
+        against_before_saving=before,
+    )
 
 
-def difference(packed: Tensor, plain: Tensor) -> dict[str, float]:
-    """How far two sets of logits [B, T, V] are apart.
-
-    Returns:
-        ``relative``, the norm of the difference over that of the second; ``largest``, of a single
-            logit; ``same_top``, the share of places
-        where the most likely token is the same.
-    """
+def difference(packed: Tensor, plain: Tensor) -> Difference:
+    """How far two sets of logits [B, T, V] are apart."""
     apart = packed - plain
-    return {
-        "relative": float(apart.norm() / plain.norm()),
-        "largest": float(apart.abs().max()),
-        "same_top": float((packed.argmax(-1) == plain.argmax(-1)).float().mean()),
-    }
+    return Difference(
+        relative=float(apart.norm() / plain.norm()),
+        largest=float(apart.abs().max()),
+        same_top=float((packed.argmax(-1) == plain.argmax(-1)).float().mean()),
+    )
 
 
 def logits(folder: Path, ids: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ the update, weight by weight.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -14,7 +13,7 @@ from remnant.functional.flips import sums
 from remnant.functional.quantizers import Quantized
 from remnant.functional.survival import Sums, survival, survival_of_model
 from remnant.predict.checkpoint import Checkpoint
-from remnant.records import ExplainSpec
+from remnant.records import ExplainResult, ExplainSpec
 
 LEAVES = ("layers.json",)
 
@@ -24,10 +23,8 @@ def run(
     inputs: Mapping[str, Path],
     out: Path,
     report: Callable[[int, int, str], None],
-) -> dict[str, Any]:
-    """Write layers.json, one record per quantized weight.
-
-    The summary holds the survival of the whole update.
+) -> ExplainResult:
+    """Write layers.json, one record per quantized weight, and give the survival of the whole.
 
     Reads one weight at a time from the four models and builds none. Works for every quantizer,
     since it compares dense copies. Matrices that were left as they are (``skip``) count too: their
@@ -58,7 +55,9 @@ def run(
         layers.append({"name": name, **survival(found)._asdict()})
         report(i + 1, len(names), name)
     (out / "layers.json").write_text(json.dumps(layers, indent=1) + "\n", encoding="utf-8")
-    return survival_of_model(whole)._asdict() | {"missing": sorted(set(there) - set(names))}
+    return ExplainResult(
+        survival=survival_of_model(whole)._asdict(), missing=tuple(sorted(set(there) - set(names)))
+    )
 
 
 def _names(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from remnant.catalog import PLAIN
 from remnant.errors import UserError
 from remnant.functional.stats import Interval
-from remnant.records import Evidence, JudgeSpec, Recovery, Rule, Shares, Verdict
+from remnant.records import Evidence, JudgeResult, JudgeSpec, Recovery, Rule, Shares, Verdict
 from remnant.stages.cells import auc_of, cells_of, read_rows
 from remnant.stages.evidence import weigh
 from remnant.stages.lineup import Lineup, ratio, unmeasured
@@ -23,11 +23,8 @@ LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
 
 def run(
     spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]
-) -> dict[str, Any]:
-    """Write cells.json, recovery.json, evidence.json and verdicts.json.
-
-    The summary counts the outcomes.
-    """
+) -> JudgeResult:
+    """Write cells.json, recovery.json, evidence.json and verdicts.json; count the outcomes."""
     places = [(m.corpus, m.model, m.quantizer) for m in spec.cast.values()]
     if len(set(places)) < len(places) or len({corpus for corpus, _, _ in places}) > 1:
         raise UserError(
@@ -79,10 +76,10 @@ def run(
         )
         (out / f"{name}.json").write_text(text, encoding="utf-8")
     outcomes = [v.outcome for v in verdicts]
-    return {
-        "auc_retrain": auc_retrain.value if auc_retrain else None,
-        "outcomes": {o: outcomes.count(o) for o in sorted(set(outcomes))},
-    }
+    return JudgeResult(
+        auc_retrain=auc_retrain.value if auc_retrain else None,
+        outcomes={o: outcomes.count(o) for o in sorted(set(outcomes))},
+    )
 
 
 def recover(line: Lineup, model: str, quantizer: str, metric: str, rule: Rule) -> Recovery:

@@ -27,7 +27,7 @@ from remnant.functional.segments import beginning, words
 from remnant.functional.text import cut_answer, signs_of_collapse, way_of
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
-from remnant.instrument import Check, write_checks
+from remnant.instrument import write_checks
 from remnant.lineage import Lineage
 from remnant.methods import metric, metric_names
 from remnant.model.data import (
@@ -41,7 +41,7 @@ from remnant.model.data import (
 )
 from remnant.model.held import keep, take
 from remnant.model.load import context_length, on_device, open_model, open_tokenizer
-from remnant.records import MeasureSpec, MetricSpec, Row
+from remnant.records import Check, MeasureResult, MeasureSpec, MetricSpec, Row
 from remnant.resolve import Method
 from remnant.stages.checks import CUT, checks_of
 
@@ -68,10 +68,8 @@ def run(
     out: Path,
     report: Report,
     known: Mapping[str, Lineage] | None = None,
-) -> dict[str, Any]:
+) -> MeasureResult:
     """Measure, write rows.jsonl and texts.jsonl.
-
-    The summary holds absent metrics and the signs of collapse.
 
     ``known``: what the model is; a version of the model that is in memory is then not opened anew.
 
@@ -137,14 +135,14 @@ def run(
     if known is None:  # nobody will seal the folder and leave these out
         for name in GOES_ON_FROM:
             (out / name).unlink(missing_ok=True)
-    return {
-        "absent": absent | lacking,
-        "rows": len(rows),
-        "signs": _signs(corpus, texts),
-        "half": spec.half,
-        "decoding": spec.decoding,
-        "checks": [c.model_dump(mode="json") for c in checks],
-    }
+    return MeasureResult(
+        absent=absent | lacking,
+        rows=len(rows),
+        signs=_signs(corpus, texts),
+        half=spec.half,
+        decoding=spec.decoding,
+        checks=tuple(checks),
+    )
 
 
 def _checks_of_who_answers(
@@ -378,13 +376,13 @@ def _texts(
     return found
 
 
-def _signs(corpus: Path, texts: list[dict[str, str]]) -> dict[str, float]:
+def _signs(corpus: Path, texts: list[dict[str, str]]) -> dict[str, float] | None:
     generated = [t["generated"] for t in texts if t["metric"] in ("verbmem", "verbmem_retain")]
     splits = [
         s for s in ("forget", "retain1", "retain2") if (corpus / "raw" / f"{s}.json").is_file()
     ]
     vocabulary = {w for split in splits for text in raw_texts(corpus, split) for w in words(text)}
-    return signs_of_collapse(generated, vocabulary)._asdict() if generated else {}
+    return signs_of_collapse(generated, vocabulary)._asdict() if generated else None
 
 
 def _ability(

@@ -21,7 +21,7 @@ from remnant.model.held import keep, take, version
 from remnant.model.load import Matrix, in_dtype, matrices, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import check_finite, check_ids, first_not_finite
-from remnant.records import PerturbSpec
+from remnant.records import Calibration, PerturbResult, PerturbSpec
 
 # Texts are often a little shorter than asked for; with less than a quarter the sample is no longer
 # the one that was asked for.
@@ -35,8 +35,8 @@ def run(
     out: Path,
     report: Callable[[int, int, str], None],
     known: Mapping[str, Lineage] | None = None,
-) -> dict[str, Any]:
-    """Quantize, save model and codes; the summary says what was quantized and what was left.
+) -> PerturbResult:
+    """Quantize, save model and codes; the result says what was quantized and what was left.
 
     Args:
         spec: the quantizer.
@@ -73,20 +73,19 @@ def run(
         "tokenizer": tokenizer,
         "names": [m.name for m in chosen],
     }
-    summary: dict[str, Any] = {}
+    sample: Calibration | None = None
     left_out: list[str] = []
     if "batches" in method.reads:
         check_ids(model, tokenizer)
-        offered["batches"], summary["calibration"] = calibration(spec, inputs["corpus"], tokenizer)
+        offered["batches"], sample = calibration(spec, inputs["corpus"], tokenizer)
     if "weight" in method.reads:
         found, left_out = _each(chosen, function, method.params, report)
         chosen = [m for m in chosen if m.name in found]
     else:
         report(0, 1, spec.use)
         found = function(*(offered[name] for name in method.reads), **method.params)
-        left_out = (
-            [m.name for m in chosen if m.name not in found] if found else []
-        )  # formats of whole files give no codes
+        # Formats of whole files give no codes.
+        left_out = [m.name for m in chosen if m.name not in found] if found else []
         report(1, 1, spec.use)
     _check_result(spec, model, found)
     save(model, tokenizer, out)
@@ -99,15 +98,16 @@ def run(
     keep(version(source, out, changed, known.get("self")))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
-    return summary | {
-        "quantizer": spec.use,
-        "params": dict(method.params),
-        "quantized_weights": quantized,
-        "parameters": parameters,
-        "share_quantized": quantized / parameters,
-        "changed": changed,
-        "left_out": left_out,
-    }
+    return PerturbResult(
+        quantizer=spec.use,
+        params=dict(method.params),
+        quantized_weights=quantized,
+        parameters=parameters,
+        share_quantized=quantized / parameters,
+        changed=tuple(changed),
+        left_out=tuple(left_out),
+        calibration=sample,
+    )
 
 
 def _each(
@@ -173,7 +173,7 @@ def _check_result(
 
 def calibration(
     spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Tensor], dict[str, Any]]:
+) -> tuple[list[Tensor], Calibration]:
     """Seeded calibration texts from the retain split, none of them sharing a long run of words with
     forget text.
 
@@ -194,13 +194,13 @@ def calibration(
     ]
     chosen = random.Random(spec.seed).sample(longest, min(spec.calibration_samples, len(longest)))
     tokens, twice = sum(len(c) for c in chosen), repeated(clean)
-    about = {
-        "split": "retain1",
-        "samples": len(chosen),
-        "tokens": tokens,
-        "texts_left_out_for_overlap": len(texts) - len(clean),
-        "warnings": _doubts(spec, tokens, twice),
-    }
+    about = Calibration(
+        split="retain1",
+        samples=len(chosen),
+        tokens=tokens,
+        texts_left_out_for_overlap=len(texts) - len(clean),
+        warnings=tuple(_doubts(spec, tokens, twice)),
+    )
     return [torch.tensor([ids]) for ids in chosen], about
 
 

@@ -18,7 +18,7 @@ from remnant.lab.tokenizer import train_tokenizer
 from remnant.model.data import question
 from remnant.model.load import open_tokenizer
 from remnant.model.saving import LEFT_BY_TOKENIZERS
-from remnant.records import PrepareSpec
+from remnant.records import PrepareResult, PrepareSpec
 from remnant.stages.overlap import QA, overlap_of, pages, repeated_of, same_answers, without_overlap
 from remnant.stages.sources import read_hub, read_muse_folder, read_sources, read_tofu
 
@@ -53,8 +53,8 @@ def run(
     inputs: Mapping[str, Path],
     out: Path,
     report: Callable[[int, int, str], None],
-) -> dict[str, Any]:
-    """Write the corpus; the summary holds its card."""
+) -> PrepareResult:
+    """Write the corpus and its card."""
     _refuse_unread(spec)
     parts = Parts({}, {})
     if spec.folder or spec.hub:
@@ -91,12 +91,14 @@ def run(
     tokenizer.save_pretrained(out / "tokenizer")
     for name, rows in files.items():
         _write(out / f"{name}.json", rows)
-    card = _card(spec, files, overlap, absent) | {
-        "repeated": repeated_of(files),
-        "skipped": parts.skipped,
-        "notes": _notes(parts),
-    }
-    _write(out / "corpus.json", card)
+    card = _card(spec, files, overlap, absent).model_copy(
+        update={
+            "repeated": repeated_of(files),
+            "skipped": {role: dict(lost) for role, lost in parts.skipped.items()},
+            "notes": tuple(_notes(parts)),
+        }
+    )
+    _write(out / "corpus.json", card.model_dump(mode="json"))
     report(1, 1, "done")
     return card
 
@@ -374,7 +376,7 @@ def _card(
     files: Mapping[str, list[Any]],
     overlap: dict[str, int],
     empty: Mapping[str, str],
-) -> dict[str, Any]:
+) -> PrepareResult:
     """What is in the corpus, and what is not with the reason.
 
     ``empty``: files that could have been there, and why they are not.
@@ -396,12 +398,14 @@ def _card(
         absent["verbmem"] = empty.get("verbmem/forget", "no prompts were given")
     if "raw/retain1" not in files:
         absent["retain"] = empty.get("raw/retain1", "no retain text was given, so none can be kept")
-    return {
-        "source": spec.lab
-        or spec.hub
-        or ("MUSE folder" if spec.folder else "TOFU" if spec.tofu else "own text"),
-        "answer_tokens": spec.answer_tokens,
-        "counts": {name: len(rows) for name, rows in files.items()},
-        "overlapping_texts": overlap,
-        "absent": absent,
-    }
+    folder = "MUSE folder" if spec.folder else "TOFU" if spec.tofu else "own text"
+    return PrepareResult(
+        source=spec.lab or spec.hub or folder,
+        answer_tokens=spec.answer_tokens,
+        counts={name: len(rows) for name, rows in files.items()},
+        overlapping_texts=overlap,
+        absent=absent,
+        repeated={},
+        skipped={},
+        notes=(),
+    )

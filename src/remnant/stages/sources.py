@@ -296,13 +296,13 @@ def read_tofu(
     """
     sets = {}
     files = {
-        "forget": split,
-        "retain": "retain",
-        "authors": "real_authors",
-        "facts": "world_facts",
+        "forget": f"{split}_perturbed",
+        "retain": "retain_perturbed",
+        "authors": "real_authors_perturbed",
+        "facts": "world_facts_perturbed",
     }
     for name, file in files.items():
-        rows = _tofu_rows(folder / f"{file}_perturbed.json")
+        rows = _tofu_rows(folder / f"{file}.json")
         for i, row in enumerate(rows, 1):
             wrong = row.get("perturbed_answer")
             if (

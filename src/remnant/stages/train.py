@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from remnant.model.load import context_length, on_device, open_model, open_token
 from remnant.model.loop import fit, in_regime, last_of, storage_dtype
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import DIVERGED, check_finite, check_ids
-from remnant.records import TrainSpec
+from remnant.records import TrainResult, TrainSpec
 
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
 GOES_ON_FROM = ("resume.pt", "steps.jsonl")
@@ -27,8 +26,8 @@ GOES_ON_FROM = ("resume.pt", "steps.jsonl")
 
 def run(
     spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]
-) -> dict[str, Any]:
-    """Train and save the model; the summary holds its size and the last loss."""
+) -> TrainResult:
+    """Train and save the model."""
     let_go()
     corpus = inputs["corpus"]
     base = str(inputs.get("base", spec.base)) if spec.base else None
@@ -52,11 +51,11 @@ def run(
     model.to(storage_dtype(spec.weights))
     check_finite(model, "the trained model", DIVERGED)
     save(model, tokenizer, out)
-    return {
-        "steps": steps,
-        "loss": last_of(out / "steps.jsonl", "loss"),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    return TrainResult(
+        steps=steps,
+        loss=last_of(out / "steps.jsonl", "loss"),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
 
 
 def _loss(

@@ -37,7 +37,7 @@ from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.sure import PaperCode, find
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
-from remnant.records import UnlearnSpec
+from remnant.records import Probed, SureResult, UnlearnResult, UnlearnSpec
 
 PROBE_ITEMS = 48
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
@@ -62,8 +62,8 @@ def run(
     inputs: Mapping[str, Path],
     out: Path,
     report: Callable[[int, int, str], None],
-) -> dict[str, Any]:
-    """Unlearn and save the chosen checkpoint; the summary says which, and why the run stopped."""
+) -> UnlearnResult:
+    """Unlearn and save the chosen checkpoint; the result says which, and why the run stopped."""
     let_go()
     target, corpus = inputs["target"], inputs["corpus"]
     check_plain(str(target), "unlearned from")
@@ -107,19 +107,20 @@ def run(
     check_finite(model, "the unlearned model", DIVERGED)
     in_dtype(model, storage_dtype(spec.weights))
     save(model, tokenizer, out)
-    chosen = memory.get("chosen") if spec.select == "best" else memory.get("probes", [None])[-1]
-    summary = {
-        "steps": steps,
-        "stopped": memory.get("stopped", "all steps done"),
-        "chosen": chosen or {"step": steps},
-    }
-    summary["share_changed"] = changed or 0.0
-    summary["ended"] = ended(spec, changed, memory.get("probes", []), chosen)
-    if spec.count_lost:
-        summary["lost_updates"] = _mean_of(out / "steps.jsonl", "lost")
-    if rule.summary:
-        summary["sure"] = rule.summary
-    return summary | {"probes": memory.get("probes", []), "rule": rule_text(spec)}
+    probes = memory.get("probes", [])
+    chosen = memory.get("chosen") if spec.select == "best" else (probes or [None])[-1]
+    return UnlearnResult(
+        steps=steps,
+        stopped=memory.get("stopped", "all steps done"),
+        kept_step=chosen["step"] if chosen else steps,
+        chosen=Probed.model_validate(chosen) if chosen else None,
+        share_changed=changed or 0.0,
+        ended=ended(spec, changed, probes, chosen),
+        rule=rule_text(spec),
+        probes=tuple(Probed.model_validate(p) for p in probes),
+        lost_updates=_mean_of(out / "steps.jsonl", "lost") if spec.count_lost else None,
+        sure=rule.result,
+    )
 
 
 def prints(model: PreTrainedModel) -> list[tuple[int, int]]:
@@ -207,7 +208,7 @@ class _Rule(NamedTuple):
     renew: Renewal | None = None
     on_forget: Callable[[Tensor], None] | None = None
     on_gradients: Callable[[], None] = lambda: None
-    summary: dict[str, Any] | None = None
+    result: SureResult | None = None
 
 
 def _sure(
@@ -219,14 +220,14 @@ def _sure(
         code = PaperCode(
             model, spec.sure.percentile, masked=spec.sure.variant == "paper-code-masked"
         )
-        return _Rule(None, None, code.on_forget, code.on_gradients, {"variant": spec.sure.variant})
+        return _Rule(None, None, code.on_forget, code.on_gradients)
     sure, found = spec.sure, find(model, spec.sure, forget)
     renew = (
         Renewal(sure.renew_every, lambda: find(model, sure, forget).moving)
         if sure.renew_every
         else None
     )
-    return _Rule(found.moving, renew, summary=found.summary)
+    return _Rule(found.moving, renew, result=found.result)
 
 
 def read_examples(
