@@ -432,7 +432,7 @@ def test_a_credential_is_used_and_is_in_no_message(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, corpus: Path, tmp_path: Path
 ) -> None:
     secret = "hunter2-hunter2"
-    monkeypatch.setenv(secrecy.VAULT, "{}")
+    monkeypatch.setattr(secrecy, "_given", {})
     refuses: list[bool] = []
     served = serve(
         lambda n, body: (401, {"error": f"wrong key {secret}"}, {}) if refuses else said("nothing")

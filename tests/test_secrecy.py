@@ -3,6 +3,7 @@ artefact's key."""
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,7 @@ SECRET = "hunter2-hunter2"
 def empty(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (secrecy.VAULT, *secrecy.VARIABLES):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(
-        secrecy.VAULT, "{}"
-    )  # so that what a test puts there is taken away behind it
+    monkeypatch.setattr(secrecy, "_given", {})
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
             ),
         },
     )
-    monkeypatch.setattr("importlib.import_module", lambda name: stage)
+    monkeypatch.setitem(sys.modules, "remnant.stages.perturb", stage)
     spec = PerturbSpec(use="f", params={"api_key": SECRET, "bits": 4})
     node = Node("perturb", spec)
     running.make(store, node, lambda *a: None)

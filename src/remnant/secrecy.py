@@ -16,7 +16,10 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 from pydantic import AfterValidator
 
 HIDDEN = "***"
+# How worker processes are told the addresses in full.
 VAULT = "REMNANT_ADDRESSES"
+# Addresses that were given to this process: as they are kept -> in full.
+_given: dict[str, str] = {}
 VARIABLES = ("REMNANT_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
 # Parts of a query that say which protocol is spoken; all others may be keys, whatever their names
 # are.
@@ -76,7 +79,7 @@ def kept_address(address: str) -> str:
     place = parts.netloc.rpartition("@")[2]
     kept = urlunsplit((parts.scheme, place, parts.path, urlencode(harmless), ""))
     if kept != address.strip():
-        os.environ[VAULT] = json.dumps(_vault() | {kept: address.strip()})
+        _given[kept] = address.strip()
     return kept
 
 
@@ -96,8 +99,13 @@ def _vault() -> dict[str, str]:
     try:
         found = json.loads(os.environ.get(VAULT, "{}"))
     except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        found = {}
+    return (found if isinstance(found, dict) else {}) | _given
+
+
+def for_workers() -> dict[str, str]:
+    """The variables by which a worker process learns the addresses that this one knows."""
+    return {VAULT: json.dumps(_vault())}
 
 
 def known() -> list[str]:

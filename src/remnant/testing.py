@@ -397,5 +397,8 @@ def tiny_model(
         "head_dim": 16,
     }
     config = AutoConfig.for_model(architecture, **(sizes | shape))
-    torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-any-return]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.eval()
+    return model

@@ -5,7 +5,6 @@ library's own codes.
 import contextlib
 import copy
 import io
-import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from remnant.errors import UserError, first_line
 from remnant.formats import CT_SCHEMES
 from remnant.functional.quantizers import Quantized
 from remnant.model.load import open_model
+from remnant.quiet import hush
 
 # Columns of a group in the presets W4A16 and W8A16. Source: compressed-tensors 0.19,
 # quant_scheme.py.
@@ -273,8 +273,7 @@ def _library() -> Iterator[dict[str, Any]]:
             "GPTQ, AWQ and AutoRound need llm-compressor, which is not installed.", INSTALL
         ) from error
     logger.remove()
-    for name in ("compressed_tensors", "autoround"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    hush()
     if not torch.cuda.is_available():
         setattr(cache.IntermediatesCache, "pin_memory", lambda self, *args, **kwargs: None)  # noqa: B010
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):

@@ -4,7 +4,6 @@ own codes.
 
 import contextlib
 import io
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers import TorchAoConfig
 from remnant.deploy.order import Order, Saved, check_linear, repack
 from remnant.errors import UserError
 from remnant.functional.quantizers import Quantized
+from remnant.quiet import hush
 
 INSTALL = "Install it with: pip install 'remnant[torchao]'"
 
@@ -124,8 +124,7 @@ def save(order: Order, out: Path) -> Saved:
 
 
 def _library() -> dict[str, Any]:
-    logging.getLogger("torchao").setLevel(logging.ERROR)
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    hush()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             from torchao.quantization import (

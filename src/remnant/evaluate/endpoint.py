@@ -3,7 +3,6 @@ vLLM, or a hosted model. No torch.
 """
 
 import json
-import logging
 import math
 import os
 import threading
@@ -35,6 +34,7 @@ from remnant.evaluate.served import (
 )
 from remnant.evaluate.wire import Line, Reply, Unanswered
 from remnant.functional.tokens import Tokens
+from remnant.quiet import hush
 from remnant.records import Check, EndpointSpec
 from remnant.secrecy import full_address, scrubbed
 
@@ -68,8 +68,7 @@ class Endpoint:
         self._refused: Counter[str] = Counter()
         self._models: set[str] = set()
         self._lock = threading.Lock()
-        # Its messages name the whole address.
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        hush()  # messages of httpx name the whole address
         self._line = _line(spec)
         self._probe()
         self.offers = frozenset({"writing", "logp"}) if self._echoes() else frozenset({"writing"})

@@ -5,7 +5,6 @@ the corpus.
 import contextlib
 import io
 import json
-import logging
 import random
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError, first_line
 from remnant.model.data import records, without_end
+from remnant.quiet import hush
 
 INSTALL = "Install it with: pip install 'remnant[harness]'"
 CHOICE, CHOICES = "choice", 4
@@ -135,6 +135,5 @@ def _library() -> dict[str, Any]:
         raise UserError(
             "General ability needs lm-evaluation-harness, which is not installed.", INSTALL
         ) from error
-    for name in ("lm_eval", "lm-eval", "datasets"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    hush()
     return {"simple_evaluate": simple_evaluate, "HFLM": HFLM, "TaskManager": TaskManager}

@@ -30,8 +30,9 @@ from remnant.flow.place import Outside, check_hub
 from remnant.flow.plan import Input, Node, plan
 from remnant.flow.store import FAILURE, Store, digest_path, disk_errors, write_progress
 from remnant.lineage import Lineage
+from remnant.quiet import hush, unchanged
 from remnant.records import Manifest, PerturbResult, Piece, Record, SweepSpec
-from remnant.secrecy import redacted, scrubbed, scrubbed_command
+from remnant.secrecy import for_workers, redacted, scrubbed, scrubbed_command
 
 Report = Callable[[int, int, str], None]
 PACKAGES = (
@@ -73,36 +74,35 @@ def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path
     """
     if store.sound(node.name):
         return store.path(node.name)
-    with disk_errors(store.root), store.lock(node.name, wait=wait) as held:
+    with unchanged(), disk_errors(store.root), store.lock(node.name, wait=wait) as held:
         if not held:
             return None
         if store.sound(node.name):
             return store.path(node.name)
         if store.path(node.name).exists():
             store.set_aside(node.name)
-        stage = importlib.import_module(f"remnant.stages.{node.stage}")
-        goes_on_from = getattr(stage, "GOES_ON_FROM", ())
-        scratch = _tidied(store.scratch(node.name), goes_on_from)
-        known = {role: _lineage(store, source, report) for role, source in node.inputs.items()}
-        inputs = {
-            r: Path(s.source) if isinstance(s, Outside) else store.path(s.name)
-            for r, s in node.inputs.items()
-        }
-        more = (
-            {"known": known | {"self": Lineage(node.digest, node.digest)}}
-            if node.stage in HOLDING
-            else {}
-        )
-        started = time.monotonic()
-        report(0, 0, "starting")
-        result = stage.run(node.spec, inputs, scratch, report, **more)
-        _unchanged(node)
-        return store.seal(
-            node.name,
-            _manifest(node, result, time.monotonic() - started),
-            stage.LEAVES,
-            goes_on_from,
-        )
+        return _made(store, node, report)
+
+
+def _made(store: Store, node: Node, report: Report) -> Path:
+    """Run the stage of an artefact in its scratch folder, and seal what comes of it."""
+    stage = importlib.import_module(f"remnant.stages.{node.stage}")
+    hush()
+    goes_on_from = getattr(stage, "GOES_ON_FROM", ())
+    scratch = _tidied(store.scratch(node.name), goes_on_from)
+    known = {role: _lineage(store, source, report) for role, source in node.inputs.items()}
+    inputs = {
+        role: Path(s.source) if isinstance(s, Outside) else store.path(s.name)
+        for role, s in node.inputs.items()
+    }
+    own = {"self": Lineage(node.digest, node.digest)}
+    more = {"known": known | own} if node.stage in HOLDING else {}
+    started = time.monotonic()
+    report(0, 0, "starting")
+    result = stage.run(node.spec, inputs, scratch, report, **more)
+    _unchanged(node)
+    manifest = _manifest(node, result, time.monotonic() - started)
+    return store.seal(node.name, manifest, stage.LEAVES, goes_on_from)
 
 
 def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
@@ -335,6 +335,7 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
     threads = threads_of_each(count)
     environment = os.environ | {
         COMMAND: _command(),
+        **for_workers(),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",

@@ -37,8 +37,9 @@ def fresh_model(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrain
         if hasattr(AutoConfig.for_model(spec.architecture), "n_inner"):  # GPT-2's name for it
             shape["n_inner"] = spec.intermediate
         config = AutoConfig.for_model(spec.architecture, **shape)
-        torch.manual_seed(spec.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with torch.random.fork_rng():
+            torch.manual_seed(spec.seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError) as error:
         raise UserError(
             f"No model of architecture '{spec.architecture}' with this shape: {error}."

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -19,17 +18,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as transformers_logging
 
 from remnant.errors import UserError
 from remnant.functional.touched import KINDS, LEFT_ALONE, kind_of
 from remnant.model.door import check_folder, check_size, packed_by
 from remnant.model.sizes import longest_text
 from remnant.model.whole import check_finite, check_whole
-
-transformers_logging.disable_progress_bar()
-transformers_logging.set_verbosity_error()
-logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -8,11 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("svg")
-
-from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from remnant.functional.survival import Survival
@@ -39,15 +36,20 @@ STYLE: Any = {
 }  # fmt: skip
 
 
+def _drawing(inches: tuple[float, float]) -> tuple[Figure, Axes]:
+    """An empty drawing of its own, without a window and without matplotlib's list of figures."""
+    figure = Figure(figsize=inches)
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
 def _svg(figure: Figure, title: str) -> str:
     """The figure as an <svg> element that scales with its container."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # letters that the font has not: the page's own font has them
+        # Letters that the font has not: the page's own font has them.
+        warnings.simplefilter("ignore")
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    pyplot.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
@@ -69,8 +71,8 @@ def knowledge_by_quantizer(group: Group, metric: str) -> str:
     """Value and interval of one metric for every model, full precision first and then each
     quantizer.
     """
-    with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(7.2, 3.4))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _drawing((7.2, 3.4))
         palette = colours(group.models)
         width = 0.7 / max(1, len(group.models))
         for i, model in enumerate(group.models):
@@ -122,8 +124,8 @@ def forget_utility_plane(group: Group) -> str:
     utility = next((m for m in ("knowmem_retain", "verbmem_retain") if m in group.metrics), None)
     if utility is None:
         return ""
-    with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(7.2, 4.2))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _drawing((7.2, 4.2))
         for model, colour in colours(group.models).items():
             _walk(axes, group, model, utility, colour)
         axes.set_xlabel("knowledge of forget text (mean of VerMem and KnowMem)")
@@ -173,9 +175,9 @@ def layer_heat_map(layers: Mapping[str, Mapping[str, Survival]]) -> str:
         re.sub(r"^(model|transformer)\.", "", name).removesuffix(".weight") for name in layers
     ]
     every = max(1, len(labels) // 60)
-    with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(7.2, 1.2 + 0.16 * min(len(labels), 120)))
-        colours = pyplot.get_cmap("magma").with_extremes(bad="#bbbbbb")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _drawing((7.2, 1.2 + 0.16 * min(len(labels), 120)))
+        colours = matplotlib.colormaps["magma"].with_extremes(bad="#bbbbbb")
         image = axes.imshow(
             gains, vmin=0, vmax=1, cmap=colours, aspect="auto", interpolation="nearest"
         )
@@ -189,8 +191,8 @@ def pareto_plane(found: Study) -> str:
     """Knowledge left against utility left on the development half: the front as a line, the chosen
     setting ringed.
     """
-    with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(7.2, 4.2))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _drawing((7.2, 4.2))
         at = {p.model: p for p in found.dev}
         axes.scatter(
             [p.knowledge for p in found.dev],

@@ -1,0 +1,75 @@
+"""The caller's process as it was: libraries are quiet, and what they change is put back.
+
+Libraries lower and raise the voices of loggers, set variables of the environment and seed global
+random numbers, some of them when they are imported. Nobody who calls Remnant wants that.
+"""
+
+import logging
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+# Loggers that say at a level of warnings or below what no user of Remnant can act on.
+LOUD = (
+    "transformers", "huggingface_hub", "torchao", "torch.utils._pytree", "compressed_tensors",
+    "autoround", "lm_eval", "lm-eval", "datasets", "httpx",
+)  # fmt: skip
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Keep libraries quiet; then put back levels, environment and random numbers."""
+    bars = _bars()
+    levels = {name: logging.getLogger(name).level for name in LOUD}
+    environment, drawn = dict(os.environ), _random_states()
+    new = _transformers() is None
+    hush()
+    try:
+        yield
+    finally:
+        if new and (came := _transformers()):
+            levels["transformers"] = came._default_log_level
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if (bars or new) and (there := _transformers()):
+            there.enable_progress_bar()
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
+        _put_back(drawn)
+
+
+def hush() -> None:
+    """Lower the voices of the libraries that are there by now."""
+    for name in LOUD:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if (there := _transformers()) and _bars():
+        there.disable_progress_bar()
+
+
+def _transformers() -> Any:
+    """The module by which transformers says things, if it is imported by now."""
+    return sys.modules.get("transformers.utils.logging")
+
+
+def _bars() -> bool:
+    """Whether transformers, where it is imported, draws bars of progress."""
+    there = _transformers()
+    return bool(there and there.is_progress_bar_enabled())
+
+
+def _random_states() -> tuple[Any, ...]:
+    torch = sys.modules.get("torch")
+    return random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None
+
+
+def _put_back(states: tuple[Any, ...]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    if states[2] is not None:
+        sys.modules["torch"].set_rng_state(states[2])
