@@ -17,8 +17,8 @@ RANKS = {
     "weightfiles": 1, "usercode": 1, "instrument": 2, "resolve": 2, "methods": 3, "functional": 4,
     "predict": 5, "model": 5,
     "flow": 5, "deploy": 6, "lab": 6, "evaluate": 7, "testing": 8, "stages": 8, "foreign": 8,
-    "score": 9, "report": 9, "verbs": 10,
-    "cli": 11, "__main__": 12,
+    "score": 9, "report": 9, "handles": 10, "api": 11,
+    "verbs": 12, "cli": 13, "__main__": 14,
 }  # fmt: skip
 # What a reader takes in at a sitting: some five screens of the 100 columns that a line may have.
 MOST_LINES = 600

@@ -1,3 +1,48 @@
-"""Remnant: make a language model forget, and prove that it stays forgotten after quantization."""
+"""Remnant: make a language model forget, and prove that it stays forgotten after quantization.
+
+Importing this is light: nothing but this file is read until something is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from remnant.api import (
+        audit,
+        deploy,
+        measure,
+        predict,
+        prepare,
+        repeats,
+        train,
+        transform,
+        unlearn,
+    )
+    from remnant.errors import UserError
+    from remnant.handles import Audit, Corpus, Model, Scores
+
+_HOMES = {
+    "remnant.api": (
+        "audit", "deploy", "measure", "predict", "prepare", "repeats", "train", "transform",
+        "unlearn",
+    ),
+    "remnant.handles": ("Audit", "Corpus", "Model", "Scores"),
+    "remnant.errors": ("UserError",),
+}  # fmt: skip
+__all__ = [
+    "Audit", "Corpus", "Model", "Scores", "UserError", "audit", "deploy", "measure", "predict",
+    "prepare", "repeats", "train", "transform", "unlearn",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module 'remnant' has no attribute '{name}'")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

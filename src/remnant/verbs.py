@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,18 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from remnant import api
 from remnant import score as scoring
 from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
 from remnant.flow import plan as planning
-from remnant.flow.place import Made, Outside, given
+from remnant.flow.place import given
 from remnant.flow.plan import Input, Node
-from remnant.flow.progress import clock, counting, describe, one_by_one, telling, watch
+from remnant.flow.progress import clock, counting, describe, telling, watch
 from remnant.flow.run import (
     clean_up,
     failures,
     forget_failures,
-    make,
     missing,
     repair,
     start_workers,
@@ -36,7 +35,6 @@ from remnant.flow.texts import said_of
 from remnant.methods import quantizer_spec
 from remnant.parsing import parse
 from remnant.records import (
-    CastMember,
     DeployResult,
     MeasureResult,
     MeasureSpec,
@@ -60,11 +58,7 @@ MODELS = ("train", "unlearn", "perturb")
 
 def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     """Make some pieces in this process, in order; returns the folder of the last."""
-    screen = terminal.console(stderr=True)
-    terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
-    with one_by_one(screen) as report_for:
-        for node in nodes:
-            make(store, node, report_for(node))
+    api.done(store, nodes, progress=True)
     path = store.path(nodes[-1].name)
     print(path)
     return path
@@ -161,18 +155,9 @@ def deploy(
     node = planning.deploy_node(
         quantizer_spec(name, overlaid(settings)), given(store, model, MODELS), corpus
     )
-    dense = node.inputs["dense"]
-    assert isinstance(dense, Node)
-    made = make_here(store, [dense, node])
+    made = make_here(store, planning.ordered([node]))
     manifest = store.manifest(node.name)
-    scratch = out.with_name(f".{out.name}.tmp")
-    with disk_errors(out.parent):
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
-        (scratch / "remnant.json").write_text(
-            manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
-        )
-        os.replace(scratch, out)
+    api.copied(made, manifest, out)
     said = manifest.of(DeployResult)
     print(
         f"{out}: for {said.runtime}; most likely token as in the dense copy at "
@@ -197,9 +182,7 @@ def measure(
         settled["endpoint"] = {"url": model} | settled.get("endpoint", {})
     spec = parse(MeasureSpec, settled, "measure")
     shown = spec.endpoint.url if spec.endpoint else model
-    about = CastMember(
-        corpus=data, model=Path(shown).name, method=None, weights=None, quantizer="full", seed=None
-    )
+    about = api.alone(data, Path(shown).name)
     corpus = given(store, data, "prepare")
     source = None if served else given(store, model, MODELS)
     judge = given(store, reference, MODELS) if reference else None
@@ -241,15 +224,9 @@ def judge(
         models["retrain"] = given(store, retrain, MODELS)
     models["unlearned"] = given(store, unlearned, MODELS)
     rule = parse(Rule, overlaid(settings), "judge")
-    nodes = _audit(models, corpus, data, quantizers, rule)
-    screen = terminal.console(stderr=True)
-    terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
-    with one_by_one(screen) as report_for:
-        for node in nodes:
-            make(store, node, report_for(node))
-    results = table.collect(store, _sweep_of_audit(quantizers, rule), [n.piece for n in nodes], {})
-    _finish(results, store, out, examples=False)
-    return exit_code({v.outcome for g in results.groups for v in g.verdicts})
+    found = api.audited(store, models, (corpus, data), quantizers, rule, progress=True)
+    _finish(found.results, store, out, examples=False)
+    return exit_code({v.outcome for v in found.verdicts})
 
 
 def predict(
@@ -305,41 +282,6 @@ def exit_code(outcomes: set[str]) -> int:
     if outcomes == {"stayed forgotten"}:
         return STAYED
     return UNCLEAR if outcomes <= {"stayed forgotten", "not said", "unclear"} else NOT
-
-
-def _audit(
-    models: dict[str, Input],
-    corpus: Made | Outside,
-    name: str,
-    quantizers: Sequence[str],
-    rule: Rule,
-) -> list[Node]:
-    measured: dict[str, Node] = {}
-    for model, source in models.items():
-        for use in ("full", *quantizers):
-            label = {
-                "corpus": name,
-                "model": model,
-                "method": None,
-                "weights": None,
-                "quantizer": use,
-                "seed": None,
-            }
-            measured[f"{model}/{use}"] = planning.measure_node(
-                MeasureSpec(), planning.perturbed(use, source, corpus, label), corpus, label
-            )
-    return planning.ordered([planning.judge_node(rule, measured)])
-
-
-def _sweep_of_audit(quantizers: Sequence[str], rule: Rule) -> SweepSpec:
-    return SweepSpec(
-        name="judge",
-        title="Did it stay forgotten?",
-        corpus=(),
-        unlearn=(),
-        quantizers=tuple(quantizers),
-        judge=rule,
-    )
 
 
 def sweep_path(name: str) -> Path:

@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from remnant.catalog import METRICS
 from remnant.flow.store import Store, disk_errors
 from remnant.parsing import lines_of
 from remnant.report import table
 from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer, pareto_plane
+from remnant.report.notebook import environment
 from remnant.report.pareto import Study, study
 from remnant.report.table import Group, Results
 from remnant.secrecy import redacted
@@ -41,16 +40,6 @@ def write(results: Results, store: Store, out: Path, *, examples: bool = False) 
             encoding="utf-8",
         )
     return page
-
-
-def environment() -> Environment:
-    """The templates of all pages: everything escaped, nothing undefined."""
-    return Environment(
-        loader=PackageLoader("remnant", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
 
 
 def _render(results: Results, studies: list[Study], examples: list[dict[str, Any]] | None) -> str:

@@ -11,8 +11,8 @@ from remnant.predict.checkpoint import Checkpoint
 from remnant.predict.forecast import Calibration, Forecast, calibration, forecast, verdict
 from remnant.predict.grids import DEFAULT, grid
 from remnant.predict.stream import SAMPLE, survey
+from remnant.report import notebook
 from remnant.report.charts import layer_heat_map
-from remnant.report.page import environment
 
 PREDICTION_SCHEMA = 1
 
@@ -37,6 +37,9 @@ class Prediction(NamedTuple):
     def verdict(self) -> str:
         """One sentence."""
         return verdict(self.forecasts)
+
+    def _repr_html_(self) -> str:
+        return notebook.forecast(self.verdict, self.whole, self.forecasts)
 
 
 def predict(
@@ -93,7 +96,7 @@ def write(found: Prediction, out: Path) -> Path:
         text = json.dumps(_record(found), indent=1, allow_nan=False) + "\n"
         (out / "prediction.json").write_text(text, encoding="utf-8")
         page = (
-            environment()
+            notebook.environment()
             .get_template("prediction.html.j2")
             .render(found=found, heat_map=layer_heat_map(found.layers))
         )

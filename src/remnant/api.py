@@ -1,0 +1,468 @@
+"""The Python interface: what the commands do, on paths or live objects, with typed results.
+
+Everything that is made lies in a store, so the same call a second time is answered at once. A model
+is named by a folder, a hub id or an artefact of the store, by what another call returned, or given
+as ``(model, tokenizer)``. No torch until something has to be made.
+"""
+
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remnant.durable import digest_of, write_text
+from remnant.errors import UserError
+from remnant.flow import plan as planning
+from remnant.flow.place import MODEL_STAGES, Outside, given
+from remnant.flow.plan import Input, Node
+from remnant.flow.progress import one_by_one
+from remnant.flow.run import make, missing
+from remnant.flow.store import Store, digest_path, disk_errors
+from remnant.functional.segments import Known
+from remnant.handles import Audit, Corpus, Model, Scores
+from remnant.methods import quantizer_spec
+from remnant.parsing import parse
+from remnant.records import (
+    CastMember,
+    DeployResult,
+    Manifest,
+    MeasureResult,
+    MeasureSpec,
+    PerturbResult,
+    PrepareResult,
+    PrepareSpec,
+    Rule,
+    SweepSpec,
+    TrainResult,
+    TrainSpec,
+    UnlearnResult,
+    UnlearnSpec,
+)
+from remnant.report import table, terminal
+from remnant.stages.cells import cells_of, read_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from remnant.report.prediction import Prediction
+
+    Live = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+else:
+    Live = tuple
+
+FORMS = ("int8", "int4", "nf4")
+Texts = str | Path | Sequence[str] | Sequence[Path] | Sequence[Mapping[str, str]]
+AnyCorpus = str | Path | Corpus
+AnyModel = str | Path | Model | Live
+AnyStore = str | Path | Store
+
+
+def prepare(
+    *,
+    forget: Texts = (),
+    retain: Texts = (),
+    holdout: Texts = (),
+    store: AnyStore = "runs",
+    progress: bool = False,
+    **settings: Any,
+) -> Corpus:
+    """A corpus from texts, checked for overlap.
+
+    Args:
+        forget: what is to be forgotten: files or folders as paths (``str`` alone, or ``Path``), or
+            texts themselves as a list of ``str``, or questions as a list of mappings with
+            "question" and "answer".
+        retain: what must be kept, as ``forget``.
+        holdout: text like the forget text that the model never read, as ``forget``.
+        store: where artefacts are kept.
+        progress: show on stderr how far it is.
+        settings: fields of ``PrepareSpec``; ``lab="news"`` instead of texts makes a fictional one.
+
+    Raises:
+        UserError: a file cannot be read, or a setting is wrong.
+    """
+    kept = opened(store)
+    texts = {"forget": forget, "retain": retain, "holdout": holdout}
+    paths = {role: _files(kept, given) for role, given in texts.items() if given}
+    spec = parse(PrepareSpec, paths | settings, "prepare")
+    manifest = done(kept, [planning.prepare_node(spec)], progress)
+    return Corpus(kept.path(_name(manifest)), manifest.of(PrepareResult))
+
+
+def train(
+    corpus: AnyCorpus,
+    *,
+    retrain: bool = False,
+    store: AnyStore = "runs",
+    progress: bool = False,
+    **settings: Any,
+) -> Model:
+    """A model trained on a corpus; with ``retrain`` one that never reads the forget text.
+
+    Args:
+        corpus: a prepared one.
+        retrain: leave the forget text out.
+        store: where artefacts are kept.
+        progress: show on stderr how far it is.
+        settings: fields of ``TrainSpec``.
+
+    Raises:
+        UserError: a setting is wrong, or the loss is not finite.
+    """
+    kept = opened(store)
+    spec = parse(TrainSpec, settings, "train")
+    if retrain:
+        spec = spec.model_copy(update={"splits": tuple(s for s in spec.splits if s != "forget")})
+    return model_of(kept, planning.train_node(spec, corpus_of(kept, corpus)), progress)
+
+
+def unlearn(
+    target: AnyModel,
+    corpus: AnyCorpus,
+    *,
+    store: AnyStore = "runs",
+    progress: bool = False,
+    **settings: Any,
+) -> Model:
+    """A target without the forget text of a corpus.
+
+    Args:
+        target: the model that knows it.
+        corpus: a prepared one.
+        store: where artefacts are kept.
+        progress: show on stderr how far it is.
+        settings: fields of ``UnlearnSpec``: ``method``, ``lr``, ``steps`` and so on.
+
+    Raises:
+        UserError: a setting is wrong, or the loss is not finite.
+    """
+    kept = opened(store)
+    spec = parse(UnlearnSpec, settings, "unlearn")
+    node = planning.unlearn_node(spec, source_of(kept, target), corpus_of(kept, corpus))
+    return model_of(kept, node, progress)
+
+
+def transform(
+    model: AnyModel,
+    use: str,
+    *,
+    corpus: AnyCorpus | None = None,
+    store: AnyStore = "runs",
+    progress: bool = False,
+    **settings: Any,
+) -> Model:
+    """What becomes of a model: quantized to a format, as a dense copy with its codes beside it.
+
+    Args:
+        model: the source.
+        use: "int4", "nf4", "gptq4-g128" and so on, or "mine.py:function".
+        corpus: a prepared one, for formats that want calibration text.
+        store: where artefacts are kept.
+        progress: show on stderr how far it is.
+        settings: fields of the format's spec, such as ``skip``.
+
+    Raises:
+        UserError: unknown format or setting, or a result that is not finite.
+    """
+    kept = opened(store)
+    text = corpus_of(kept, corpus) if corpus else None
+    node = planning.perturb_node(quantizer_spec(use, settings), source_of(kept, model), text)
+    return model_of(kept, node, progress)
+
+
+def deploy(
+    model: AnyModel,
+    form: str,
+    out: str | Path,
+    *,
+    corpus: AnyCorpus | None = None,
+    store: AnyStore = "runs",
+    progress: bool = False,
+    **settings: Any,
+) -> DeployResult:
+    """Write the files of a format that a runtime opens, and remnant.json beside them.
+
+    Args:
+        model: the source.
+        form: "gguf-q4_k_m", "ct-w4a16", "bnb-nf4" and so on.
+        out: a new folder.
+        corpus: a prepared one, for formats that want calibration text.
+        store: where artefacts are kept.
+        progress: show on stderr how far it is.
+        settings: as for ``transform``.
+
+    Raises:
+        UserError: the folder is there already, or the files answer otherwise than the dense copy.
+    """
+    if Path(out).exists():
+        raise UserError(f"{out} exists already.", "Name a new folder.")
+    kept = opened(store)
+    text = corpus_of(kept, corpus) if corpus else None
+    node = planning.deploy_node(quantizer_spec(form, settings), source_of(kept, model), text)
+    manifest = done(kept, planning.ordered([node]), progress)
+    copied(kept.path(node.name), manifest, Path(out))
+    return manifest.of(DeployResult)
+
+
+def measure(
+    model: AnyModel,
+    corpus: AnyCorpus,
+    *,
+    reference: AnyModel | None = None,
+    store: AnyStore = "runs",
+    progress: bool = False,
+    **settings: Any,
+) -> Scores:
+    """What a model knows.
+
+    Args:
+        model: any, or the address of a server that speaks OpenAI's completions.
+        corpus: a prepared one.
+        reference: the target, for metrics that compare with it.
+        store: where artefacts are kept.
+        progress: show on stderr how far it is.
+        settings: fields of ``MeasureSpec``: ``metrics``, ``half`` and so on.
+
+    Raises:
+        UserError: unknown metric, or the model or server cannot be asked.
+    """
+    kept = opened(store)
+    served = isinstance(model, str) and model.startswith(("http://", "https://"))
+    if served and isinstance(settings.get("endpoint", {}), dict):
+        settings = settings | {"endpoint": {"url": model} | settings.get("endpoint", {})}
+    spec = parse(MeasureSpec, settings, "measure")
+    shown = spec.endpoint.url if spec.endpoint else _shown(model)
+    about = alone(str(corpus), Path(shown).name)
+    node = planning.measure_node(
+        spec,
+        None if served else source_of(kept, model),
+        corpus_of(kept, corpus),
+        about.model_dump(),
+        source_of(kept, reference) if reference else None,
+    )
+    manifest = done(kept, [node], progress)
+    path = kept.path(node.name)
+    cells = cells_of(about, read_rows(path / "rows.jsonl"), Rule(), None)
+    return Scores(path, tuple(cells), manifest.of(MeasureResult))
+
+
+def audit(
+    target: AnyModel,
+    unlearned: AnyModel,
+    corpus: AnyCorpus,
+    *,
+    retrain: AnyModel | None = None,
+    forms: Sequence[str] = FORMS,
+    store: AnyStore = "runs",
+    progress: bool = False,
+    **rule: Any,
+) -> Audit:
+    """Did it stay forgotten, in full precision and in every form?
+
+    Args:
+        target: the model before unlearning.
+        unlearned: the model that is judged.
+        corpus: a prepared one.
+        retrain: a model that never read the forget text; without it less can be said.
+        forms: formats that the model may be deployed in.
+        store: where artefacts are kept.
+        progress: show on stderr how far it is.
+        rule: fields of ``Rule``, the limits of the verdict.
+
+    Raises:
+        UserError: unknown format, or a model that cannot be opened.
+    """
+    kept = opened(store)
+    models: dict[str, Input] = {"target": source_of(kept, target)}
+    if retrain is not None:
+        models["retrain"] = source_of(kept, retrain)
+    models["unlearned"] = source_of(kept, unlearned)
+    limits, text = parse(Rule, rule, "judge"), corpus_of(kept, corpus)
+    return audited(kept, models, (text, _shown(corpus)), forms, limits, progress)
+
+
+def predict(
+    target: AnyModel,
+    unlearned: AnyModel,
+    grids: Sequence[str] = (),
+    *,
+    keep: Sequence[str] = (),
+    exact: bool = False,
+    store: AnyStore = "runs",
+) -> "Prediction":
+    """Which grids will bring back what was unlearned, from the two checkpoints alone.
+
+    Args:
+        target: the model before unlearning.
+        unlearned: the model after it.
+        grids: short names; without them the usual ones.
+        keep: leave weights as they are whose name contains one of these.
+        exact: try the grids on all entries of large weights, not on a sample.
+        store: where live models are kept.
+
+    Raises:
+        UserError: unknown grid, or checkpoints that do not belong together.
+    """
+    prediction = importlib.import_module("remnant.report.prediction")  # brings a compiler
+    kept = opened(store)
+    folders = [_folder(kept, source_of(kept, model)) for model in (target, unlearned)]
+    found: Prediction = prediction.predict(*folders, grids, keep, _silent, exact=exact)
+    return found
+
+
+def repeats(forget: Sequence[str], others: Sequence[str]) -> list[int]:
+    """Places of the texts that share a long run of words with some forget text.
+
+    They are no retain text: whoever trains on them teaches again what was to be forgotten.
+    """
+    known = Known(list(forget))
+    return [place for place, text in enumerate(others) if known.share(text)]
+
+
+def opened(store: AnyStore) -> Store:
+    """A store by its folder, made if it is not there."""
+    return store if isinstance(store, Store) else Store(Path(store)).open()
+
+
+def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
+    """Make what is missing of some pieces of work; the manifest of the last."""
+    screen = terminal.console(stderr=True)
+    if progress:
+        terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
+    with one_by_one(screen) if progress else nullcontext(lambda node: _silent) as report_for:
+        for node in nodes:
+            make(store, node, report_for(node))
+    return store.manifest(nodes[-1].name)
+
+
+def model_of(store: Store, node: Node, progress: bool) -> Model:
+    """The model that a piece of work makes."""
+    manifest = done(store, [node], progress)
+    return Model(store.path(node.name), manifest.of(_MADE_BY[node.stage]))
+
+
+def corpus_of(store: Store, corpus: AnyCorpus) -> Input:
+    """A corpus as an input of a piece of work."""
+    return given(store, str(corpus.path if isinstance(corpus, Corpus) else corpus), "prepare")
+
+
+def source_of(store: Store, model: AnyModel) -> Input:
+    """A model as an input of a piece of work; a live one is saved first."""
+    if isinstance(model, tuple):
+        return given(store, str(_saved(store, *model)), MODEL_STAGES)
+    return given(store, str(model.path if isinstance(model, Model) else model), MODEL_STAGES)
+
+
+def alone(corpus: str, model: str, form: str = "full") -> CastMember:
+    """What is known of a model that stands in no sweep."""
+    return CastMember(
+        corpus=corpus, model=model, method=None, weights=None, quantizer=form, seed=None
+    )
+
+
+def audited(
+    store: Store,
+    models: Mapping[str, Input],
+    corpus: tuple[Input, str],
+    forms: Sequence[str],
+    rule: Rule,
+    progress: bool,
+) -> Audit:
+    """The judgement on a model beside others.
+
+    Args:
+        store: where artefacts are kept.
+        models: target, unlearned and, where there is one, retrain.
+        corpus: and its name in tables.
+        forms: formats, besides full precision.
+        rule: the limits.
+        progress: show on stderr how far it is.
+    """
+    text, name = corpus
+    measured: dict[str, Node] = {}
+    for model, source in models.items():
+        for form in ("full", *forms):
+            label = alone(name, model, form).model_dump()
+            copy = planning.perturbed(form, source, text, label)
+            measured[f"{model}/{form}"] = planning.measure_node(MeasureSpec(), copy, text, label)
+    nodes = planning.ordered([planning.judge_node(rule, measured)])
+    done(store, nodes, progress)
+    title = "Did it stay forgotten?"
+    sweep = SweepSpec(
+        name="judge", title=title, corpus=(), unlearn=(), quantizers=tuple(forms), judge=rule
+    )
+    return Audit(table.collect(store, sweep, [n.piece for n in nodes], {}), store)
+
+
+_MADE_BY: Mapping[str, type[TrainResult | UnlearnResult | PerturbResult]] = {
+    "train": TrainResult,
+    "unlearn": UnlearnResult,
+    "perturb": PerturbResult,
+}
+
+
+def _files(store: Store, texts: Texts) -> tuple[str, ...]:
+    """Texts as files: paths as they are, live texts in a file of the store."""
+    if isinstance(texts, str | Path):
+        return (str(texts),)
+    if all(isinstance(text, Path) for text in texts):
+        return tuple(map(str, texts))
+    rows = [dict(text) if isinstance(text, Mapping) else text for text in texts]
+    path = store.root / "given" / f"{digest_of(rows)[:16]}.json"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, json.dumps(rows, ensure_ascii=False))
+    return (str(path),)
+
+
+def _saved(store: Store, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Path:
+    """The folder of a live model, named by its content."""
+    scratch = store.root / "given" / "model"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    importlib.import_module("remnant.model.saving").save(model, tokenizer, scratch)
+    final = scratch.with_name(digest_path(scratch)[:16])
+    if final.exists():
+        shutil.rmtree(scratch)
+    else:
+        scratch.rename(final)
+    return final
+
+
+def _folder(store: Store, source: Input) -> Path:
+    """Where the files of a model lie."""
+    if not isinstance(source, Outside):
+        return store.path(source.name)
+    if not Path(source.source).exists():
+        raise UserError(f"'{source.source}' is on the hub.", "Download it, and name its folder.")
+    return Path(source.source)
+
+
+def copied(made: Path, manifest: Manifest, out: Path) -> None:
+    """The files of an artefact in a folder of the user's, with its record as remnant.json."""
+    scratch = out.with_name(f".{out.name}.tmp")
+    with disk_errors(out.parent):
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
+        record = manifest.model_dump_json(indent=1) + "\n"
+        (scratch / "remnant.json").write_text(record, encoding="utf-8")
+        os.replace(scratch, out)
+
+
+def _shown(thing: AnyModel | AnyCorpus) -> str:
+    """How tables name a model or a corpus."""
+    if isinstance(thing, tuple):
+        return "live model"
+    return str(getattr(thing, "path", thing))
+
+
+def _name(manifest: Manifest) -> str:
+    return f"{manifest.stage}-{manifest.key}"
+
+
+def _silent(done: int, total: int, note: str) -> None:
+    """A progress report that nobody reads."""
