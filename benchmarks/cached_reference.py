@@ -81,14 +81,15 @@ def side(name: str, steps: int) -> None:
     """Run one side in this process and print what it cost."""
     import torch
 
-    from remnant.model.loop import Stepper, everything
     from remnant.records import OptimSpec
+    from remnant.train.stepper import Stepper
+    from remnant.trainable.layers import everything
 
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     loss_at, policy = build(name)
     built = time.perf_counter() - started
-    stepper = Stepper(everything(policy, "all"), OptimSpec(lr=1e-4))
+    stepper = Stepper(everything(policy).parts, OptimSpec(lr=1e-4))
     seconds, losses = [], []
     for step in range(steps + 1):
         started = time.perf_counter()

@@ -23,10 +23,12 @@ from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import read_sweep
 from remnant.functional import quantizers
-from remnant.model.loop import fit, in_regime
-from remnant.model.sure import find
 from remnant.records import OptimSpec, SureSpec
 from remnant.testing import tiny_model
+from remnant.train.loop import fit
+from remnant.train.stepper import in_regime
+from remnant.trainable.layers import everything
+from remnant.trainable.sure import salient
 
 SWEEP = Path(__file__).parent / "gpu_check.toml"
 STEPS = 10
@@ -64,7 +66,8 @@ def _trained(model: PreTrainedModel, place: str) -> PreTrainedModel:
     ids = torch.randint(0, 256, (4, 64), generator=torch.Generator().manual_seed(0)).to(place)
     model = model.to(place)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        fit(model, OptimSpec(steps=10, lr=1e-3), _loss(model, ids), Path(folder), lambda *_: None)
+        moving, spec = everything(model), OptimSpec(steps=10, lr=1e-3)
+        fit(moving, spec, _loss(model, ids), Path(folder), lambda *_: None)
     return model
 
 
@@ -85,13 +88,13 @@ def step_seconds(device: str, hidden: int, layers: int) -> dict[str, float]:
         own = in_regime(copy.deepcopy(model).to(device), spec)  # type: ignore[arg-type]
         loss_at = _loss(own, ids)
         moving = (
-            find(own, SureSpec(percentile=90), lambda loss_at=loss_at: [loss_at(0)[0]]).moving
+            salient(own, SureSpec(percentile=90), lambda loss_at=loss_at: [loss_at(0)[0]])
             if name == "sure"
-            else None
+            else everything(own)
         )
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            fit(own, spec, loss_at, Path(folder), lambda *_: None, moving=moving)
+            fit(moving, spec, loss_at, Path(folder), lambda *_: None)
         found[f"{name}_step_seconds"] = (time.perf_counter() - begin) / STEPS
     return found
 

@@ -14,11 +14,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from remnant.model.loop import Stepper, everything
-from remnant.model.sure import find
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
-from remnant.records import UnlearnSpec
+from remnant.records import SureSpec, UnlearnSpec
 from remnant.testing import tiny_model
+from remnant.train.stepper import Stepper
+from remnant.trainable.layers import everything
+from remnant.trainable.sure import find
 from shape import SHAPE
 
 ROUNDS = 3
@@ -52,22 +53,21 @@ def main() -> None:
         s: torch.randint(4, 1024, (EXAMPLES, LENGTH), generator=generator).tolist()
         for s in ("forget", "retain")
     }
-    spec = UnlearnSpec.model_validate(
-        {"method": "npo_klr", "lr": 1e-5, "batch_size": BATCH, "sure": {"percentile": 90}}
-    )
-    assert spec.sure
+    spec = UnlearnSpec(method="npo_klr", lr=1e-5, batch_size=BATCH)
     terms = terms_of(spec)
     streams = make_streams(model, terms, texts, 0, 0)
     loss_at = make_loss(model, terms, streams, BATCH, 0)
     started = time.perf_counter()
-    found = find(model, spec.sure, lambda: forget_losses(model, terms, streams, BATCH, 0))
+    found = find(
+        model, SureSpec(percentile=90), lambda: forget_losses(model, terms, streams, BATCH, 0)
+    )
     saliency_seconds = time.perf_counter() - started
     gradients = sum(
         p.numel()
         for n, p in model.named_parameters()
         if p.ndim == 2 and "embed" not in n and "lm_head" not in n
     )
-    plain, sure = Stepper(everything(model, "all"), spec), Stepper(found.moving, spec)
+    plain, sure = Stepper(everything(model).parts, spec), Stepper(found.moving, spec)
     moving = {id(p.parameter) for p in found.moving}
 
     def allow(which: Callable[[torch.nn.Parameter], bool]) -> None:

@@ -30,10 +30,12 @@ from remnant.functional.survival import Sums, survival
 from remnant.methods import quantizer, quantizer_spec
 from remnant.model.data import knowmem_items, verbmem_items
 from remnant.model.load import matrices, open_model, open_tokenizer
-from remnant.model.loop import fit, in_regime
-from remnant.model.terms import make_loss, make_streams, terms_of
+from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
 from remnant.stages.unlearn import accuracy, answers, read_examples
+from remnant.train.loop import fit
+from remnant.train.stepper import in_regime
+from remnant.trainable.attach import attach
 
 
 def main() -> None:
@@ -92,14 +94,11 @@ def follow(spec: UnlearnSpec, target: Path, corpus: Path, grids: list[str], ever
         return False
 
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            model,
-            spec,
-            make_loss(model, terms, streams, spec.batch_size, pad),
-            Path(folder),
-            lambda *_: None,
-            after_step,
+        loss_at = make_loss(model, terms, streams, spec.batch_size, pad)
+        moving = attach(
+            model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)
         )
+        fit(moving, spec, loss_at, Path(folder), lambda *_: None, after_step)
 
 
 def _looker(

@@ -18,11 +18,13 @@ from remnant.errors import UserError
 from remnant.functional import quantizers
 from remnant.functional.touched import LEFT_ALONE
 from remnant.methods import quantizer_spec
-from remnant.model import loop
 from remnant.model.load import matrices, open_model
 from remnant.records import PerturbSpec, SureSpec, UnlearnResult, UnlearnSpec
 from remnant.stages import perturb, unlearn
 from remnant.testing import tiny_model
+from remnant.train import loop
+from remnant.trainable.sure import find
+from remnant.trainable.trainable import Trainable
 from tests.conftest import silent
 
 Save = Callable[[PreTrainedModel, str], Path]
@@ -243,9 +245,9 @@ def test_weights_that_diverged_in_the_last_step_are_not_saved(
 ) -> None:
     fit = loop.fit
 
-    def diverging(model: PreTrainedModel, *rest: Any) -> Any:
-        found = fit(model, *rest)
-        next(model.parameters()).data[0] = float("nan")
+    def diverging(moving: Trainable, *rest: Any) -> Any:
+        found = fit(moving, *rest)
+        next(moving.model.parameters()).data[0] = float("nan")
         return found
 
     monkeypatch.setattr(unlearn, "fit", diverging)
@@ -257,8 +259,6 @@ def test_weights_that_diverged_in_the_last_step_are_not_saved(
 def test_the_score_of_a_norms_weight_is_its_gradient_whatever_the_vectors_length() -> None:
     """One row of a vector is one number: with all matrices silent, the loss's slope at it is the
     score."""
-    from remnant.model.sure import find
-
     model = tiny_model()
     ids = torch.arange(12)[None]
     spec = SureSpec(unit="row", percentile=0.0, scaled=True, also=("norm",))

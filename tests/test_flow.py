@@ -391,9 +391,9 @@ def test_parse_finds_all_faults_at_once() -> None:
 
 def test_a_grid_of_settings_becomes_one_run_per_combination() -> None:
     table = {
-        "name": "{method} p {sure.percentile}",
+        "name": "{method} p {train.sure.percentile}",
         "lr": 1e-3,
-        "grid": {"method": ["ga", "npo"], "sure.percentile": [50, 90], "steps": 7},
+        "grid": {"method": ["ga", "npo"], "train.sure.percentile": [50, 90], "steps": 7},
     }
     runs = expanded(table)
     assert [r["name"] for r in runs] == [
@@ -403,7 +403,7 @@ def test_a_grid_of_settings_becomes_one_run_per_combination() -> None:
         "name": "ga p 90 steps 7",
         "lr": 1e-3,
         "method": "ga",
-        "sure": {"percentile": 90},
+        "train": {"sure": {"percentile": 90}},
         "steps": 7,
     }
     assert expanded({"method": "ga"}) == [{"method": "ga"}]

@@ -2,7 +2,7 @@
 whatever the optimiser does."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from remnant.errors import Interrupted, UserError
 from remnant.functional.weights import at_least_percentile
 from remnant.model.data import encode, raw_texts
 from remnant.model.load import matrices
-from remnant.model.loop import Renewal, fit, storage_dtype
-from remnant.model.parts import Part
-from remnant.model.sure import PaperCode, find, units_of
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
-from remnant.records import SureSpec, UnlearnSpec
+from remnant.records import SureResult, SureSpec, UnlearnSpec
 from remnant.testing import tiny_model
+from remnant.train.loop import fit
+from remnant.train.stepper import Stepper, storage_dtype
+from remnant.trainable.parts import Part
+from remnant.trainable.sure import find, salient, units_of
 from tests.conftest import silent
 
 
@@ -30,7 +31,6 @@ def setting(
     tokenizer: PreTrainedTokenizerBase,
     spec: UnlearnSpec,
     batch: int = 4,
-    on_forget: Callable[[Tensor], None] | None = None,
 ) -> tuple[Any, Any]:
     """The loss of a micro-step, and the loss over the whole forget set in parts."""
     pad, terms = tokenizer.pad_token_id, terms_of(spec)
@@ -42,7 +42,7 @@ def setting(
     def whole() -> Iterator[Tensor]:
         return forget_losses(model, terms, streams, batch, pad)
 
-    return make_loss(model, terms, streams, spec.batch_size, pad, on_forget), whole
+    return make_loss(model, terms, streams, spec.batch_size, pad), whole
 
 
 def test_percentiles_agree_with_numpy_and_hold_at_the_ends() -> None:
@@ -62,16 +62,13 @@ def test_module_saliency_equals_a_slow_reference(
     method: str, scaled: bool, corpus: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     model = tiny_model(vocab=len(tokenizer))
-    spec = UnlearnSpec.model_validate(
-        {"method": method, "sure": {"percentile": 80, "scaled": scaled}}
-    )
-    assert spec.sure
+    spec, sure = UnlearnSpec(method=method), SureSpec(percentile=80, scaled=scaled)
     _, whole = setting(model, corpus, tokenizer, spec)
     _, at_once = setting(model, corpus, tokenizer, spec, batch=99)
     slow = copy.deepcopy(model).requires_grad_(True)
     (loss,) = setting(slow, corpus, tokenizer, spec, batch=99)[1]()
     loss.backward()
-    found = find(model, spec.sure, whole)
+    found = find(model, sure, whole)
     expected: dict[str, float] = {}
     for name, parameter in slow.named_parameters():
         grad = parameter.grad
@@ -172,44 +169,39 @@ def test_outside_the_mask_nothing_moves_in_200_steps(
             "batch_size": 2,
             "weight_decay": 0.1,
             "weights": weights,
-            "sure": {"unit": unit, "percentile": 70},
         }
     )
-    assert spec.sure
+    sure = SureSpec.model_validate({"unit": unit, "percentile": 70})
     loss_at, whole = setting(model, corpus, tokenizer, spec)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    found = find(model, spec.sure, whole)
+    found = salient(model, sure, whole)
     inside = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in model.named_parameters()}
     names = {id(p): n for n, p in model.named_parameters()}
-    for part in found.moving:
+    for part in found.parts:
         inside[names[id(part.parameter)]][... if part.index is None else part.index] = True
-    fit(model, spec, loss_at, tmp_path, silent, moving=found.moving)
+    fit(found, spec, loss_at, tmp_path, silent)
     changed = {n: p.detach() != before[n] for n, p in model.named_parameters()}
     assert not any(bool((changed[n] & ~inside[n]).any()) for n in changed)
-    for part in found.moving:
+    for part in found.parts:
         own = changed[names[id(part.parameter)]][... if part.index is None else part.index]
         assert float(own.float().mean()) > (0.95 if weights == "fp32" else 0.5)
+    assert isinstance(found.result, SureResult)
     assert sum(int(i.sum()) for i in inside.values()) == found.result.moving_weights
 
 
 def test_no_optimiser_state_exists_outside_the_mask(
     corpus: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    from remnant.model.loop import Stepper
-
-    model = tiny_model(vocab=len(tokenizer))
-    spec = UnlearnSpec.model_validate({"method": "ga", "sure": {"percentile": 90}})
-    assert spec.sure
+    model, spec = tiny_model(vocab=len(tokenizer)), UnlearnSpec(method="ga")
     loss_at, whole = setting(model, corpus, tokenizer, spec)
-    found = find(model, spec.sure, whole)
-    for part in found.moving:
-        part.parameter.requires_grad_(True)
-    stepper = Stepper(found.moving, spec)
+    found = salient(model, SureSpec(percentile=90), whole)
+    stepper = Stepper(found.parts, spec)
     loss_at(0)[0].backward()
     stepper.step(1e-3)
     held = sum(
         t.numel() for s in stepper.optimizer.state.values() for t in s.values() if t.numel() > 1
     )
+    assert isinstance(found.result, SureResult)
     assert held == 2 * found.result.moving_weights
 
 
@@ -217,88 +209,31 @@ def test_fused_attention_has_no_heads_to_slice(
     corpus: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     model = tiny_model("gpt2", vocab=len(tokenizer))
-    spec = UnlearnSpec.model_validate({"method": "ga", "sure": {}})
-    assert spec.sure
+    spec = UnlearnSpec(method="ga")
     with pytest.raises(UserError, match="fuses query, key and value"):
-        find(model, spec.sure, setting(model, corpus, tokenizer, spec)[1])
+        find(model, SureSpec(), setting(model, corpus, tokenizer, spec)[1])
     rows = find(model, SureSpec(unit="row"), setting(model, corpus, tokenizer, spec)[1])
     assert rows.moving
-
-
-def gradients_after(
-    model: PreTrainedModel, loss_at: Any, code: PaperCode | None = None
-) -> dict[str, Tensor]:
-    loss_at(0)[0].backward()
-    if code:
-        code.on_gradients()
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-def test_the_released_code_counts_the_forget_gradient_twice(
-    corpus: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    model = tiny_model(vocab=len(tokenizer))
-    spec = UnlearnSpec(method="ga_gdr", alpha=2.0)
-    doubled = UnlearnSpec.model_validate(
-        {"terms": [{"use": "ga", "weight": 2.0}, {"use": "gdr", "weight": 2.0}]}
-    )
-    code = PaperCode(model, 90, masked=False)
-    found = gradients_after(
-        model, setting(model, corpus, tokenizer, spec, on_forget=code.on_forget)[0], code
-    )
-    model.zero_grad()
-    expected = gradients_after(model, setting(model, corpus, tokenizer, doubled)[0])
-    for name, gradient in expected.items():
-        assert torch.allclose(found[name], gradient, atol=1e-6), name
-
-
-def test_the_released_codes_mask_stops_gradients_but_not_the_optimiser(
-    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
-    model = tiny_model(vocab=len(tokenizer))
-    spec = UnlearnSpec.model_validate(
-        {"method": "ga_gdr", "steps": 6, "lr": 1e-3, "batch_size": 2, "weight_decay": 0.1}
-    )
-    code = PaperCode(model, 90, masked=True)
-    loss_at = setting(model, corpus, tokenizer, spec, on_forget=code.on_forget)[0]
-    found = gradients_after(model, loss_at, code)
-    rows = {n: (g != 0).flatten(1).any(-1) if g.ndim > 1 else g != 0 for n, g in found.items()}
-    share = sum(int(r.sum()) for r in rows.values()) / sum(r.numel() for r in rows.values())
-    assert 0 < share <= 0.11
-    model.zero_grad()
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    fit(model, spec, loss_at, tmp_path, silent, on_gradients=code.on_gradients)
-    assert all(
-        bool((p.detach() != before[n]).float().mean() > 0.9)
-        for n, p in model.named_parameters()
-        if p.ndim > 1
-    )
 
 
 def test_a_renewed_mask_moves_other_modules_and_resumes_from_its_last_choice(
     corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    spec = UnlearnSpec.model_validate(
-        {
-            "method": "npo",
-            "steps": 9,
-            "lr": 2e-2,
-            "batch_size": 2,
-            "sure": {"percentile": 90, "renew_every": 3},
-        }
-    )
-    assert spec.sure
+    spec = UnlearnSpec(method="npo", steps=9, lr=2e-2, batch_size=2)
+    sure = SureSpec(percentile=90, renew_every=3)
 
     def run(folder: Path, cut: int | None) -> tuple[dict[str, Tensor], int]:
         model = tiny_model(vocab=len(tokenizer))
         loss_at, whole = setting(model, corpus, tokenizer, spec)
-        assert spec.sure
-        sure, chosen = spec.sure, find(model, spec.sure, whole).moving
         names = {id(p): n for n, p in model.named_parameters()}
-        ever = {names[id(part.parameter)] for part in chosen}
+        moving = salient(model, sure, whole)
+        renewal = moving.renewal
+        assert renewal is not None
+        assert renewal.every == 3
+        ever = {names[id(part.parameter)] for part in moving.parts}
 
         def choose() -> list[Part]:
-            found = find(model, sure, whole).moving
+            found = renewal.choose()
             ever.update(names[id(part.parameter)] for part in found)
             return found
 
@@ -307,10 +242,12 @@ def test_a_renewed_mask_moves_other_modules_and_resumes_from_its_last_choice(
                 raise KeyboardInterrupt
 
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
-        fit(model, spec, loss_at, folder, cut_off, moving=chosen, renew=Renewal(3, choose))
+        watched = moving._replace(renewal=renewal._replace(choose=choose))
+        fit(watched, spec, loss_at, folder, cut_off)
         after = {n: p.detach().clone() for n, p in model.named_parameters()}
         if folder.name == "whole":
             assert all(torch.equal(after[n], before[n]) for n in after if n not in ever)
+            assert ever <= set(moving.state()) < set(names.values())
         return after, len(ever)
 
     for name in ("whole", "cut"):

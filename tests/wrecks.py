@@ -23,8 +23,9 @@ from remnant.flow import run as running
 from remnant.flow.plan import Node, plan
 from remnant.flow.store import Store, write_progress
 from remnant.flow.sweepfile import read_sweep
-from remnant.model import held, loop
+from remnant.model import held
 from remnant.report import page
+from remnant.train import loop
 from tests.conftest import silent
 
 SWEEP = """

@@ -21,6 +21,11 @@ MOST = {
     "holdout_docs": 1_000_000, "seed": (1 << 32) - 1, "seeds": (1 << 32) - 1,
 }  # fmt: skip
 MOST_WHOLE = 1 << 53
+# Keys of before, and what is written in their place.
+REPLACED = {
+    "train_only": 'write train = "matrices" in its place',
+    "sure": "write train = {sure = {...}} in its place, train.sure.KEY in a grid",
+}
 
 
 def lines_of(text: str) -> list[str]:
@@ -78,7 +83,8 @@ def _fault(model: type[BaseModel], loc: tuple[str | int, ...], kind: str, messag
         str(part) for part in loc if not (isinstance(part, str) and part.endswith("Spec"))
     )
     if kind == "extra_forbidden":
-        fault = unknown("key", str(loc[-1]), _keys(model, loc[:-1]))
+        key = str(loc[-1])
+        fault = REPLACED.get(key) or unknown("key", key, _keys(model, loc[:-1]))
         return f"{place}: {fault}"
     text = message.removeprefix("Value error, ")
     return f"{place}: {text[0].lower()}{text[1:]}" if place else f"{text}"
@@ -87,15 +93,18 @@ def _fault(model: type[BaseModel], loc: tuple[str | int, ...], kind: str, messag
 def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """Known keys at a place inside a record, following lists and nested records."""
     current: type[BaseModel] = model
+    nested: dict[str, type[BaseModel]] = {}
     for part in loc:
         field = current.model_fields.get(part) if isinstance(part, str) else None
         if field is not None:
-            nested = [
-                a
+            nested = {
+                a.__name__: a
                 for a in _flatten(field.annotation)
                 if isinstance(a, type) and issubclass(a, BaseModel)
-            ]
-            current = nested[0] if nested else current
+            }
+            current = next(iter(nested.values()), current)
+        else:  # which of several records a field holds
+            current = nested.get(str(part), current)
     return list(current.model_fields)
 
 

@@ -79,13 +79,9 @@ def make_loss(
     streams: dict[str, Stream],
     batch_size: int,
     pad: int,
-    on_forget: Callable[[Tensor], None] | None = None,
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
     """The function that the training loop calls with a micro-step: it gives the weighted sum of the
     terms and its parts.
-
-    ``on_forget`` is shown the forget terms' sum before the whole is returned; it may back-propagate
-    it and must keep the graph.
     """
     functions = [(term, term.method.load()) for term in terms]
     wanted = {name for term in terms for name in term.method.reads}
@@ -99,16 +95,13 @@ def make_loss(
             )
             values |= _read(model, side, stream, indices, batch, wanted)
         parts: dict[str, float] = {}
-        total = forget = torch.zeros((), device=next(model.parameters()).device)
+        total = torch.zeros((), device=next(model.parameters()).device)
         for term, function in functions:
             value = function(
                 *(values[name] for name in term.method.reads), **term.method.params
             ).mean()
             total = total + term.weight * value
-            forget = forget + term.weight * value if reads_forget_only(term) else forget
             parts[term.label] = value.item()
-        if on_forget is not None:
-            on_forget(forget)
         if "forget" in values:
             parts["forget_nll"] = -values["forget"].mean_logp().mean().item()
         return total, parts

@@ -39,17 +39,12 @@ from remnant.records.perturb import (
 from remnant.records.prepare import PrepareResult, PrepareSpec
 from remnant.records.sweep import CorpusSpec, RunSpec, SweepSpec
 from remnant.records.train import OptimSpec, TrainResult, TrainSpec, Weights
-from remnant.records.unlearn import (
-    Probed,
-    SureResult,
-    SureSpec,
-    TermSpec,
-    UnlearnResult,
-    UnlearnSpec,
-)
+from remnant.records.trainable import BySureSpec, LayersResult, SureResult, SureSpec, Trains
+from remnant.records.unlearn import Probed, TermSpec, UnlearnResult, UnlearnSpec
 
 __all__ = [
     "SCHEMA",
+    "BySureSpec",
     "Calibration",
     "CastMember",
     "Cell",
@@ -66,6 +61,7 @@ __all__ = [
     "Half",
     "JudgeResult",
     "JudgeSpec",
+    "LayersResult",
     "Manifest",
     "MeasureResult",
     "MeasureSpec",
@@ -96,6 +92,7 @@ __all__ = [
     "TermSpec",
     "TrainResult",
     "TrainSpec",
+    "Trains",
     "UnlearnResult",
     "UnlearnSpec",
     "Verdict",

@@ -2,15 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from remnant.records.base import Positive, Record
+from remnant.records.trainable import BySureSpec, Trains
 
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
 
 
 class OptimSpec(Record):
-    """How weights are moved: the same fields for training and unlearning."""
+    """How weights are moved, and which: the same fields for training and unlearning."""
 
     steps: Positive = 100
     batch_size: Positive = 8
@@ -24,7 +25,7 @@ class OptimSpec(Record):
     weights: Weights = "fp32"
     compute: Literal["fp32"] | None = None
     count_lost: bool = False
-    train_only: Literal["all", "matrices"] = "all"
+    train: Trains = "all"
     seed: int = 0
 
 
@@ -51,6 +52,12 @@ class TrainSpec(OptimSpec):
     intermediate: Positive = 384
     context: Positive = 512
     init_std: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _no_forget_text(self) -> "TrainSpec":
+        if isinstance(self.train, BySureSpec):
+            raise ValueError("SURE chooses by the forget loss, which only unlearning has")
+        return self
 
 
 class TrainResult(Record):

@@ -1,4 +1,4 @@
-"""What is unlearned, by which loss terms, and which weights may move."""
+"""What is unlearned, by which loss terms, and when it stops."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from remnant.records.base import Positive, Record, Share
 from remnant.records.train import OptimSpec
+from remnant.records.trainable import LayersResult, SureResult
 
 
 class TermSpec(Record):
@@ -26,34 +27,6 @@ class TermSpec(Record):
         }
 
 
-class SureSpec(Record):
-    """SURE: only the units most salient for the forget text move.
-
-    Source: arXiv 2410.16454, eqs. 4-6.
-
-    ``renew_every``: choose again every so many steps, with a fresh optimiser; without it once, at
-    the target, as in the paper. ``variant``: the released code, for comparison only. "paper-code"
-    counts the forget gradient twice and never applies its mask; "paper-code-masked" also sets the
-    gradient of the less salient rows of each batch to zero, which momentum and weight decay ignore.
-    """
-
-    percentile: Annotated[float, Field(ge=0, le=100)] = 90.0
-    unit: Literal["module", "layer", "row", "weight"] = "module"
-    scaled: bool = False
-    also: tuple[Literal["lm_head", "embedding", "norm"], ...] = ()
-    renew_every: Positive | None = None
-    variant: Literal["paper-code", "paper-code-masked"] | None = None
-
-    @model_validator(mode="after")
-    def _variant_alone(self) -> "SureSpec":
-        if self.variant and (self.renew_every or self.unit != "module" or self.scaled or self.also):
-            raise ValueError(
-                f"the variant {self.variant} chooses rows for every batch; give it a "
-                "percentile only"
-            )
-        return self
-
-
 class UnlearnSpec(OptimSpec):
     """One unlearning run: a method (or own terms), when to stop, what to keep.
 
@@ -64,7 +37,6 @@ class UnlearnSpec(OptimSpec):
     terms: tuple[TermSpec, ...] = ()
     alpha: Annotated[float, Field(ge=0)] = 1.0
     beta: Annotated[float, Field(gt=0)] | None = None
-    sure: SureSpec | None = None
     retain: tuple[Literal["retain1", "retain2"], ...] | None = None
     max_tokens: Positive = 2048
     pack_tokens: Positive | None = None
@@ -93,21 +65,6 @@ class Probed(Record):
     retain: float
 
 
-class SureResult(Record):
-    """Which units move. ``percentile`` of the units' saliencies is the ``threshold``.
-
-    ``most_salient``: names and saliencies, the largest first; none where units are single weights.
-    """
-
-    unit: str
-    percentile: float
-    units: int
-    moving_units: int
-    moving_weights: int
-    share_of_weights: float
-    most_salient: tuple[tuple[str, float], ...] = ()
-
-
 class UnlearnResult(Record):
     """What unlearning came to.
 
@@ -115,7 +72,8 @@ class UnlearnResult(Record):
     probed. ``share_changed``: of the
     numbers in the weights, by a sample, 0 to 1. ``ended``: how it went, in a sentence.
     ``lost_updates``: share of the updates that rounding lost; None where they were not counted.
-    ``rule``: how the checkpoint was chosen.
+    ``rule``: how the checkpoint was chosen. ``moving``: which weights were chosen to move, where
+    there was a choice.
     """
 
     steps: int
@@ -127,4 +85,4 @@ class UnlearnResult(Record):
     rule: str
     probes: tuple[Probed, ...]
     lost_updates: float | None = None
-    sure: SureResult | None = None
+    moving: SureResult | LayersResult | None = None

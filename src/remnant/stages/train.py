@@ -14,11 +14,13 @@ from remnant.lab.shapes import fresh_model
 from remnant.model.data import collate, pack, raw_texts
 from remnant.model.door import check_plain
 from remnant.model.held import let_go
-from remnant.model.load import context_length, on_device, open_model, open_tokenizer
-from remnant.model.loop import fit, in_regime, last_of, storage_dtype
+from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import TrainResult, TrainSpec
+from remnant.train.loop import fit, last_of
+from remnant.train.stepper import in_regime, storage_dtype
+from remnant.trainable.attach import attach
 
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
 GOES_ON_FROM = ("resume.pt", "steps.jsonl")
@@ -47,8 +49,10 @@ def run(
         )
     texts = [text for split in spec.splits for text in raw_texts(corpus, split)]
     loss_at = _loss(model, tokenizer, texts, spec)
-    steps, _ = fit(model, spec, loss_at, out, report)
-    model.to(storage_dtype(spec.weights))
+    moving = attach(model, spec)
+    steps, _ = fit(moving, spec, loss_at, out, report)
+    model = moving.settle()
+    in_dtype(model, storage_dtype(spec.weights))
     check_finite(model, "the trained model", DIVERGED)
     save(model, tokenizer, out)
     return TrainResult(

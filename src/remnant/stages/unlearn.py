@@ -3,7 +3,7 @@ a written rule.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,20 +31,21 @@ from remnant.model.data import (
 from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
-from remnant.model.loop import Renewal, fit, in_regime, storage_dtype
-from remnant.model.parts import Part
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
-from remnant.model.sure import PaperCode, find
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
-from remnant.records import Probed, SureResult, UnlearnResult, UnlearnSpec
+from remnant.records import Probed, UnlearnResult, UnlearnSpec
+from remnant.train.loop import AfterStep, fit
+from remnant.train.stepper import in_regime, storage_dtype
+from remnant.trainable.attach import attach
+from remnant.trainable.trainable import Trainable
 
 PROBE_ITEMS = 48
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
 GOES_ON_FROM = ("resume.pt", "best.pt", "steps.jsonl")
 SAMPLED = 4096
 # A step that is not lost changes nearly all numbers, also in bfloat16 at the usual rates a tenth
-# and more.
+# and more; of chosen layers or units it may be few of all.
 HARDLY = 0.01
 
 
@@ -86,23 +87,21 @@ def run(
         )
     streams = make_streams(model, terms, examples, pad, spec.seed)
     probe = make_probe(model, tokenizer, corpus)
-    rule = _sure(spec, model, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
+    moving = attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
     best = out / "best.pt"
     if best.exists() and not is_whole(best):
         _start_afresh(out)
-    loss_at = make_loss(model, terms, streams, spec.batch_size, pad, rule.on_forget)
-    after_step = _watch(
-        spec, model, probe, make_forget_loss(model, examples["forget"], spec.batch_size, pad), best
-    )
-    steps, memory = fit(
-        model, spec, loss_at, out, report, after_step, rule.moving, rule.renew, rule.on_gradients
-    )
+    loss_at = make_loss(model, terms, streams, spec.batch_size, pad)
+    forget_loss = make_forget_loss(model, examples["forget"], spec.batch_size, pad)
+    after_step = _watch(spec, moving, probe, forget_loss, best)
+    steps, memory = fit(moving, spec, loss_at, out, report, after_step)
     if spec.select == "best" and "chosen" in memory:
         found = kept.load(best)
         if found is None or found["step"] != memory["chosen"]["step"]:
             _start_afresh(out)
             return run(spec, inputs, out, report)
-        model.load_state_dict(found["model"])
+        moving.restore(found["weights"])
+    model = moving.settle()
     changed = share_changed(numbers, sampled(model)) if prints(model) != before else None
     check_finite(model, "the unlearned model", DIVERGED)
     in_dtype(model, storage_dtype(spec.weights))
@@ -119,7 +118,7 @@ def run(
         rule=rule_text(spec),
         probes=tuple(Probed.model_validate(p) for p in probes),
         lost_updates=_mean_of(out / "steps.jsonl", "lost") if spec.count_lost else None,
-        sure=rule.result,
+        moving=moving.result,
     )
 
 
@@ -162,7 +161,7 @@ def ended(
         probes: all of them, the target's first.
         chosen: the probe of what is kept.
     """
-    if changed is None or (changed < HARDLY and spec.sure is None):
+    if changed is None or (changed < HARDLY and isinstance(spec.train, str)):
         what = (
             "no weight changed"
             if changed is None
@@ -199,35 +198,6 @@ def _start_afresh(out: Path) -> None:
     tell(f"{out / 'best.pt'} is damaged or missing; the steps are done again.")
     for name in GOES_ON_FROM:
         (out / name).unlink(missing_ok=True)
-
-
-class _Rule(NamedTuple):
-    """What SURE, or its absence, tells the training loop."""
-
-    moving: list[Part] | None = None
-    renew: Renewal | None = None
-    on_forget: Callable[[Tensor], None] | None = None
-    on_gradients: Callable[[], None] = lambda: None
-    result: SureResult | None = None
-
-
-def _sure(
-    spec: UnlearnSpec, model: PreTrainedModel, forget: Callable[[], Iterable[Tensor]]
-) -> _Rule:
-    if spec.sure is None:
-        return _Rule()
-    if spec.sure.variant:
-        code = PaperCode(
-            model, spec.sure.percentile, masked=spec.sure.variant == "paper-code-masked"
-        )
-        return _Rule(None, None, code.on_forget, code.on_gradients)
-    sure, found = spec.sure, find(model, spec.sure, forget)
-    renew = (
-        Renewal(sure.renew_every, lambda: find(model, sure, forget).moving)
-        if sure.renew_every
-        else None
-    )
-    return _Rule(found.moving, renew, result=found.result)
 
 
 def read_examples(
@@ -367,11 +337,11 @@ def make_forget_loss(
 
 def _watch(
     spec: UnlearnSpec,
-    model: PreTrainedModel,
+    moving: Trainable,
     probe: Callable[[], Probe],
     forget_loss: Callable[[], float],
     best: Path,
-) -> Callable[[int, dict[str, float], dict[str, Any]], bool]:
+) -> AfterStep:
     """Probe every few steps, keep the best checkpoint so far, and say when to stop."""
     origin = probe()
 
@@ -386,7 +356,7 @@ def _watch(
         )
         if _better(found, memory.get("chosen"), spec.utility_floor * origin.retain):
             memory["chosen"] = {"step": step, **found._asdict()}
-            kept.save({"step": step, "model": model.state_dict()}, best)
+            kept.save({"step": step, "weights": dict(moving.state())}, best)
         if "stopped" not in memory and found.forget <= spec.stop_forget * origin.forget:
             memory["stopped"] = (
                 f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"

@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant.errors import UserError
 from remnant.functional.touched import LEFT_ALONE
 from remnant.functional.weights import at_least_percentile
 from remnant.model.load import Matrix, matrices
-from remnant.model.parts import Part
 from remnant.records import SureResult, SureSpec
+from remnant.trainable.parts import Part
+from remnant.trainable.trainable import Renewal, Trainable, of_weights, release
 
 _ROWS = re.compile(r"\.(q_proj|k_proj|v_proj)\.weight$")
 _COLUMNS = re.compile(r"\.o_proj\.weight$")
@@ -45,6 +46,36 @@ class Saliency(NamedTuple):
     result: SureResult
 
 
+def salient(
+    model: PreTrainedModel, spec: SureSpec, loss_over_all: Callable[[], Iterable[Tensor]]
+) -> Trainable:
+    """The parts that SURE chooses now and, where it renews its choice, later.
+
+    A checkpoint of a choice that is renewed holds every weight that might be chosen.
+    """
+    found = find(model, spec, loss_over_all)
+    if not spec.renew_every:
+        return of_weights(model, found.moving, result=found.result)
+
+    def choose() -> list[Part]:
+        parts = find(model, spec, loss_over_all).moving
+        release(model, parts)
+        return parts
+
+    return of_weights(
+        model,
+        found.moving,
+        Renewal(spec.renew_every, choose),
+        [matrix.parameter for matrix in candidates(model, spec)],
+        found.result,
+    )
+
+
+def candidates(model: PreTrainedModel, spec: SureSpec) -> list[Matrix]:
+    """The weights that SURE chooses from."""
+    return list(matrices(model, skip=tuple({*LEFT_ALONE} - {"router", *spec.also})))
+
+
 def find(
     model: PreTrainedModel, spec: SureSpec, loss_over_all: Callable[[], Iterable[Tensor]]
 ) -> Saliency:
@@ -59,11 +90,8 @@ def find(
     Raises:
         UserError: no weight of the wanted kinds, or attention that is not four projections.
     """
-    chosen = list(matrices(model, skip=tuple({*LEFT_ALONE} - {"router", *spec.also})))
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for matrix in chosen:
-        matrix.parameter.requires_grad_(True)
+    chosen = candidates(model, spec)
+    release(model, [Part(matrix.parameter) for matrix in chosen])
     for loss in loss_over_all():
         loss.backward()
     found = _fine(chosen, spec) if spec.unit in ("row", "weight") else _coarse(model, chosen, spec)
@@ -180,58 +208,8 @@ def units_of(model: PreTrainedModel, matrix: Matrix, unit: str) -> Iterator[Unit
         yield Unit(f"{matrix.name}[head {head}]", (Part(matrix.parameter, index),))
 
 
-class PaperCode:
-    """SURE as the released code runs it, for comparison: rows of the mini-batch, forget gradient
-    counted twice, a mask on gradients.
-
-    Differs from the source (arXiv 2410.16454, eqs. 4-6) in all of these; the code's mask is never
-    applied, hence ``masked`` is a choice. Rows of matrices and single entries of vectors share one
-    percentile, as there.
-    """
-
-    def __init__(self, model: PreTrainedModel, percentile: float, *, masked: bool) -> None:
-        self.parameters = list(model.parameters())
-        self.percentile = percentile
-        self.masked = masked
-        self.masks: list[Tensor | None] = []
-
-    def on_forget(self, loss: Tensor) -> None:
-        """Leave the forget gradient behind, to which the loop adds that of the whole loss.
-
-        Choose the rows by it.
-        """
-        loss.backward(retain_graph=True)
-        if not self.masked:
-            return
-        scores = [_rows(p.grad) if p.grad is not None else None for p in self.parameters]
-        chosen = at_least_percentile(
-            torch.cat([s.flatten() for s in scores if s is not None]), self.percentile
-        )
-        self.masks, start = [], 0
-        for score in scores:
-            self.masks.append(None if score is None else chosen[start : start + score.numel()])
-            start += 0 if score is None else score.numel()
-
-    def on_gradients(self) -> None:
-        """Set the gradients of all other rows to zero."""
-        for parameter, mask in zip(self.parameters, self.masks, strict=False):
-            if mask is not None and parameter.grad is not None:
-                parameter.grad[~mask] = 0
-
-
-def _rows(gradient: Tensor) -> Tensor:
-    return (
-        gradient.float().abs() if gradient.ndim == 1 else gradient.float().flatten(1).norm(dim=-1)
-    )
-
-
 def _head_size(model: PreTrainedModel) -> int:
     config: Any = model.config.get_text_config()
     return int(
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
-
-
-def parameters_of(parts: Iterable[Part]) -> list[nn.Parameter]:
-    """The parameters that some parts belong to, each once."""
-    return list({id(p.parameter): p.parameter for p in parts}.values())

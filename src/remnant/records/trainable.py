@@ -1,0 +1,112 @@
+"""What may move in a model while it is trained: one field, so that two answers cannot be given."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+
+from remnant.errors import unknown
+from remnant.records.base import Positive, Record
+
+_RANGE = re.compile(r"(\d+)-(\d+)")
+WORDS = ("all", "matrices")
+WAYS = ("sure",)
+
+
+class SureSpec(Record):
+    """SURE: only the units most salient for the forget text move.
+
+    Source: arXiv 2410.16454, eqs. 4-6.
+
+    ``renew_every``: choose again every so many steps, with a fresh optimiser; without it once, at
+    the target, as in the paper.
+    """
+
+    percentile: Annotated[float, Field(ge=0, le=100)] = 90.0
+    unit: Literal["module", "layer", "row", "weight"] = "module"
+    scaled: bool = False
+    also: tuple[Literal["lm_head", "embedding", "norm"], ...] = ()
+    renew_every: Positive | None = None
+
+
+class BySureSpec(Record):
+    """The units that SURE chooses."""
+
+    sure: SureSpec
+
+
+def _pattern(text: str) -> str:
+    if not text or not all(text.split(".")):
+        raise ValueError(f"'{text}' has an empty part between its dots")
+    for part in text.split("."):
+        found = _RANGE.fullmatch(part)
+        if found and int(found[1]) > int(found[2]):
+            raise ValueError(f"the range {part} in '{text}' runs backwards")
+    return text
+
+
+# Parts of a weight's name with globs and ranges: "layers.5-7.mlp.down_proj" (functional/patterns).
+Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
+def _one_way(value: Any) -> Any:
+    """What was written, if it is one of the ways."""
+    if isinstance(value, str) and value not in WORDS:
+        raise ValueError(
+            f"'{value}' is neither {' nor '.join(map(repr, WORDS))}; layers stand in a list: "
+            f'train = ["{value}"]'
+        )
+    if isinstance(value, list | tuple) and not value:
+        raise ValueError("the list of layers is empty, so nothing would move")
+    if not isinstance(value, dict):
+        return value
+    if surplus := [name for name in value if name not in WAYS]:
+        raise ValueError(str(unknown("way to train", str(surplus[0]), WAYS)))
+    if len(value) != 1:
+        raise ValueError(f"write one of {{{' = ...}, {'.join(WAYS)} = ...}}")
+    return value
+
+
+def _way(value: Any) -> str | None:
+    """The tag of what was written; parts of a place that end in Spec are not shown to users."""
+    if isinstance(value, str):
+        return "WordSpec"
+    if isinstance(value, list | tuple):
+        return "LayersSpec"
+    ways = value if isinstance(value, dict) else getattr(type(value), "model_fields", ())
+    return next((f"By{way.title()}Spec" for way in WAYS if way in ways), None)
+
+
+# "all": every weight; "matrices": those that a quantizer touches; a list: layers by pattern.
+Trains = Annotated[
+    Annotated[Literal["all", "matrices"], Tag("WordSpec")]
+    | Annotated[tuple[Pattern, ...], Tag("LayersSpec")]
+    | Annotated[BySureSpec, Tag("BySureSpec")],
+    Discriminator(
+        _way,
+        custom_error_type="what_trains",
+        custom_error_message='Write "all", "matrices", a list of layers or a table',
+    ),
+    BeforeValidator(_one_way),
+]
+
+
+class SureResult(Record):
+    """Which units move. ``percentile`` of the units' saliencies is the ``threshold``.
+
+    ``most_salient``: names and saliencies, the largest first; none where units are single weights.
+    """
+
+    unit: str
+    percentile: float
+    units: int
+    moving_units: int
+    moving_weights: int
+    share_of_weights: float
+    most_salient: tuple[tuple[str, float], ...] = ()
+
+
+class LayersResult(Record):
+    """How many weights the patterns name."""
+
+    weights: int

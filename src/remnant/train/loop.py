@@ -1,0 +1,202 @@
+"""The training loop: a loss per micro-step -> weights. Used to train targets and to unlearn."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from remnant.durable import digest_of, tell
+from remnant.errors import Interrupted, UserError
+from remnant.model import kept
+from remnant.records import OptimSpec
+from remnant.train.stepper import Stepper
+from remnant.trainable.trainable import Trainable
+
+Report = Callable[[int, int, str], None]
+AfterStep = Callable[[int, dict[str, float], dict[str, Any]], bool]
+SAVE_SECONDS = 30.0
+
+
+def rate(spec: OptimSpec, step: int) -> float:
+    """Learning rate of a step: linear warm-up, then constant or a cosine down to zero."""
+    if step < spec.warmup:
+        return spec.lr * (step + 1) / spec.warmup
+    if spec.schedule == "constant":
+        return spec.lr
+    progress = (step - spec.warmup) / max(1, spec.steps - spec.warmup)
+    return spec.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def fit(
+    moving: Trainable,
+    spec: OptimSpec,
+    loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
+    folder: Path,
+    report: Report,
+    after_step: AfterStep = lambda step, parts, memory: False,
+) -> tuple[int, dict[str, Any]]:
+    """Run the steps, resuming from ``folder`` where an earlier call was cut off.
+
+    Args:
+        moving: what is trained in place; its model is in the dtype of ``spec.weights``. Where its
+            parts are chosen again, the run resumes from the last choice.
+        spec: the optimiser's settings.
+        loss_at: micro-step -> (scalar loss, its parts for the log).
+        folder: receives steps.jsonl, and resume.pt, from which a call that follows goes on; also
+            behind the last step, so that a model that could not be saved costs no steps. Whoever
+            seals the folder leaves it out.
+        report: called with (steps done, steps in all, note).
+        after_step: called with the step, its parts and a JSON-like memory that is kept across
+            resumption; True stops.
+
+    Returns:
+        Steps done and the memory.
+
+    Raises:
+        UserError: the loss or a gradient is not finite; the weights keep their last finite values
+            in resume.pt.
+        Interrupted: Ctrl-C; the state is saved.
+    """
+    stepper = Stepper(moving.parts, spec)
+    resume, log = folder / "resume.pt", folder / "steps.jsonl"
+    own = _fingerprint(moving.model, spec)
+    step, memory, stopped = _load(resume, log, moving, stepper, own)
+    begun, saved = step, time.monotonic()
+    renewal = moving.renewal
+
+    def keep(stepper: Stepper | None) -> None:
+        _save(resume, log, own, moving, stepper, Done(step, memory, stopped))
+
+    try:
+        while step < spec.steps and not stopped:
+            if renewal is not None and step and step % renewal.every == 0:
+                keep(None)
+                stepper = Stepper(renewal.choose(), spec)
+            parts = _gradients(spec, loss_at, step)
+            if not _finite(parts, stepper):
+                if renewal is None:
+                    keep(stepper)
+                raise _not_finite(parts, step)
+            stepper.step(rate(spec, step))
+            step += 1
+            _append(
+                log,
+                {"step": step, "lr": rate(spec, step - 1), **parts}
+                | ({"lost": stepper.lost} if spec.count_lost else {}),
+            )
+            stopped = after_step(step, parts, memory)
+            report(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
+            if renewal is None and time.monotonic() - saved > SAVE_SECONDS:
+                keep(stepper)
+                saved = time.monotonic()
+    except KeyboardInterrupt as error:
+        if renewal is None:
+            keep(stepper)
+        raise Interrupted(
+            f"Interrupted at step {step} of {spec.steps}.", "The same command goes on from there."
+        ) from error
+    if step > begun or not resume.is_file():
+        keep(None)
+    return step, memory
+
+
+def _gradients(
+    spec: OptimSpec, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]], step: int
+) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for micro in range(spec.accumulate):
+        loss, parts = loss_at(step * spec.accumulate + micro)
+        (loss / spec.accumulate).backward()
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value / spec.accumulate
+    return sums
+
+
+def _finite(parts: dict[str, float], stepper: Stepper) -> bool:
+    return all(math.isfinite(v) for v in parts.values()) and all(
+        bool(g.isfinite().all()) for g in stepper.gradients()
+    )
+
+
+def _not_finite(parts: dict[str, float], step: int) -> UserError:
+    shown = ", ".join(f"{k} {v:.4g}" for k, v in parts.items())
+    return UserError(
+        (
+            f"The loss or its gradient is not finite at step {step + 1} ({shown}); the weights "
+            f"after step {step} are kept."
+        ),
+        "Lower the learning rate, clip the gradient or use a bounded loss.",
+    )
+
+
+def _append(log: Path, record: dict[str, Any]) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def last_of(log: Path, name: str) -> float | None:
+    """One entry of the last step in the log; None where no step was done."""
+    lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.is_file() else []
+    return float(json.loads(lines[-1])[name]) if lines else None
+
+
+def _lines(log: Path, most: int) -> bytes:
+    """The first lines of the step log."""
+    return b"".join(log.read_bytes().splitlines(keepends=True)[:most]) if log.is_file() else b""
+
+
+def _fingerprint(model: nn.Module, spec: OptimSpec) -> str:
+    """What steps belong to: the settings and the weights before the first one (sums of their bytes,
+    the same in any order).
+    """
+    sums = [
+        (name, int(p.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64)))
+        for name, p in model.named_parameters()
+    ]
+    return digest_of([spec.model_dump(mode="json"), sums])
+
+
+class Done(NamedTuple):
+    """How far a run is: steps, what ``after_step`` remembers, and whether it stopped."""
+
+    step: int
+    memory: dict[str, Any]
+    stopped: bool
+
+
+def _save(
+    resume: Path, log: Path, own: str, moving: Trainable, stepper: Stepper | None, done: Done
+) -> None:
+    """Write everything that the next step depends on; without a stepper it starts afresh."""
+    told = hashlib.sha256(_lines(log, done.step)).hexdigest()
+    state = {"weights": dict(moving.state()), "log": told, "of": own, **done._asdict()}
+    kept.save(state | (stepper.state() if stepper else {}), resume)
+
+
+def _load(resume: Path, log: Path, moving: Trainable, stepper: Stepper, own: str) -> Done:
+    """What was saved, the log cut back to it.
+
+    The beginning where nothing was, or what is there is damaged or another run's.
+    """
+    state = kept.load(resume)
+    lines = _lines(log, state["step"]) if state else b""
+    if state and state["of"] != own:
+        state = None
+    if state and hashlib.sha256(lines).hexdigest() != state["log"]:
+        tell(f"{log} is damaged; the steps are done again.")
+        state = None
+    if state is None:
+        for path in (resume, log):
+            path.unlink(missing_ok=True)
+        return Done(0, {}, False)
+    moving.restore(state["weights"])
+    if "optimizer" in state:
+        stepper.restore(state)
+    log.write_bytes(lines)
+    return Done(state["step"], state["memory"], state["stopped"])

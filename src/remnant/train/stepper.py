@@ -1,0 +1,119 @@
+"""One step of AdamW in one of three regimes of weights, moving parts of parameters."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from remnant.functional.weights import stochastic_round
+from remnant.model.load import in_dtype
+from remnant.records import OptimSpec
+from remnant.trainable.parts import Part
+
+
+@dataclass
+class Stepper:
+    """Moves parts of parameters by AdamW in one of three regimes.
+
+    Everything else stays as it is, bit for bit.
+
+    ``fp32``: weights and state are float32. ``bf16``: weights and state are bfloat16, as in the
+    paper's code; updates below half a unit in the last place are lost.
+    ``bf16-stochastic-rounding``: stored in bfloat16, each step taken in float32 from the stored
+    values and rounded stochastically.
+
+    A part that is not a whole parameter, and every part that is stepped in another dtype than its
+    parameter has, is moved as a copy and written back, so that neither optimiser state nor any
+    update exists outside the parts. With ``compute = fp32`` the parameters are float32 tensors that
+    hold bfloat16 values: the forward pass is exact, gradients are rounded, and the step is the
+    same.
+    """
+
+    parts: list[Part]
+    spec: OptimSpec
+    moved: list[nn.Parameter] = field(init=False)
+    optimizer: torch.optim.AdamW = field(init=False)
+    noise: torch.Generator = field(init=False)
+    lost: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self.moved = [
+            nn.Parameter(self._working(p)) if self._copied(p) else p.parameter for p in self.parts
+        ]
+        betas = (0.9, self.spec.beta2)
+        self.optimizer = torch.optim.AdamW(
+            self.moved, lr=self.spec.lr, weight_decay=self.spec.weight_decay, betas=betas
+        )
+        self.noise = torch.Generator(device=self.moved[0].device).manual_seed(self.spec.seed)
+
+    @property
+    def _stochastic(self) -> bool:
+        return self.spec.weights == "bf16-stochastic-rounding"
+
+    def _copied(self, part: Part) -> bool:
+        return self.spec.count_lost or part.index is not None or part.parameter.dtype != self._dtype
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The dtype in which steps are taken."""
+        return torch.bfloat16 if self.spec.weights == "bf16" else torch.float32
+
+    def _working(self, part: Part) -> Tensor:
+        return part.read().to(self._dtype, copy=True)
+
+    def step(self, lr: float) -> None:
+        """Apply the gathered gradients and clear them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        copies = [
+            (own, part)
+            for own, part in zip(self.moved, self.parts, strict=True)
+            if self._copied(part)
+        ]
+        for own, part in copies:
+            own.data.copy_(part.read())
+            grad = part.gradient()
+            own.grad = None if grad is None else grad.to(own.dtype)
+        if self.spec.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.moved, self.spec.clip)
+        self.optimizer.step()
+        stayed = due = 0
+        for own, part in copies:
+            stepped = stochastic_round(own.data, self.noise) if self._stochastic else own.data
+            if self.spec.count_lost and own.grad is not None:
+                wanted = own.grad != 0
+                due += int(wanted.sum())
+                stayed += int((wanted & (stepped == part.read())).sum())
+            part.write(stepped)
+            part.parameter.grad = own.grad = None
+        self.lost = stayed / due if due else 0.0
+        for own in self.moved:
+            own.grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients of all parts that have one."""
+        return [g for g in (p.gradient() for p in self.parts) if g is not None]
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the weights that the next step depends on."""
+        return {"optimizer": self.optimizer.state_dict(), "noise": self.noise.get_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state``."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.noise.set_state(state["noise"])
+
+
+def in_regime(model: PreTrainedModel, spec: OptimSpec) -> PreTrainedModel:
+    """The model with its weights rounded to the dtype in which they are kept, in the dtype in which
+    it computes.
+    """
+    in_dtype(model, storage_dtype(spec.weights))
+    return model.float() if spec.compute == "fp32" else model
+
+
+def storage_dtype(weights: str) -> torch.dtype:
+    """The dtype in which a regime keeps its weights."""
+    return torch.float32 if weights == "fp32" else torch.bfloat16
