@@ -49,9 +49,9 @@ def page() -> str:
     return f"""# Methods
 
 Made by `python scripts/methods_page.py` from `src/remnant/catalog.py`. The docstring behind each
-name gives formula, shapes, range and what differs from the source. Names ending in `-paper-code`
-repeat the formulas of the code released with arXiv 2410.16454, which are not those of the paper;
-they are there for comparison only, and the tests show which laws they break.
+name gives formula, shapes, range and what differs from the source. What the code released with
+arXiv 2410.16454 computes otherwise than its paper is a user's file, for comparison only:
+`reproductions/paper_code.py`. The tests show which laws it breaks.
 
 ## Unlearning methods: lists of loss terms
 

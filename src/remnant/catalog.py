@@ -79,18 +79,6 @@ LOSSES: Mapping[str, Entry] = {
         "arXiv 2410.16454, eq. 10",
         unit="nats",
     ),
-    "npo-paper-code": Entry(
-        _LOSS + "npo_paper_code",
-        1,
-        "NPO on raw logits, as released; for comparison",
-        "code of arXiv 2410.16454",
-    ),
-    "klr-paper-code": Entry(
-        _LOSS + "klr_paper_code",
-        1,
-        "KL on raw logits, as released; for comparison",
-        "code of arXiv 2410.16454",
-    ),
 }
 
 METHODS: Mapping[str, tuple[str, ...]] = {
@@ -100,10 +88,6 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "npo": ("npo",),
     "npo_gdr": ("npo", "gdr"),
     "npo_klr": ("npo", "klr"),
-    "ga_klr-paper-code": ("ga", "klr-paper-code"),
-    "npo-paper-code": ("npo-paper-code",),
-    "npo_gdr-paper-code": ("npo-paper-code", "gdr"),
-    "npo_klr-paper-code": ("npo-paper-code", "klr-paper-code"),
 }
 
 # What writes the files of a format that a runtime opens; the quantizers that are missing here are

@@ -148,9 +148,7 @@ def train(corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str
 @main.command()
 @click.argument("target")
 @click.option("--data", required=True, help="The prepared corpus.")
-@click.option(
-    "--method", help="ga, ga_gdr, ga_klr, npo, npo_gdr, npo_klr, or a -paper-code variant."
-)
+@click.option("--method", help="ga, ga_gdr, ga_klr, npo, npo_gdr or npo_klr.")
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--steps", type=int, help="Most steps.")
 @click.option(

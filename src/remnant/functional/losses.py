@@ -55,26 +55,3 @@ def klr(retain: View, ref_retain: View) -> Tensor:
     ref, own = ref_retain.log_probs(), retain.log_probs()
     per_token = (ref.exp() * (ref - own)).sum(-1) * retain.mask
     return per_token.sum(-1) / retain.num_tokens().clamp(min=1.0)
-
-
-def npo_paper_code(forget: View, ref_forget: View, *, beta: float = 0.1) -> Tensor:
-    """NPO as the released code computes it: on raw logits over the whole vocabulary, labels never
-    read. [B].
-
-    Differs from the source (arXiv 2410.16454, eq. 8) in everything but the name: not a likelihood,
-    changes when a constant is added to the logits. For comparison only.
-    """
-    ratio = forget.raw_logits() - ref_forget.raw_logits()
-    per_entry = -(2.0 / beta) * logsigmoid(-beta * ratio)
-    return per_entry.mean((-1, -2))
-
-
-def klr_paper_code(retain: View, ref_retain: View) -> Tensor:
-    """KLR as the released code computes it: exp(ref) (ref - own) on raw logits, summed over
-    positions and vocabulary. [B].
-
-    Differs from the source (arXiv 2410.16454, eq. 10): no softmax, so neither bounded below nor
-    zero-gradient at equality. For comparison only.
-    """
-    ref, own = ref_retain.raw_logits(), retain.raw_logits()
-    return (ref.exp() * (ref - own)).sum((-1, -2))

@@ -37,16 +37,10 @@ class View:
         """[B, T-1] the next tokens; 0 where masked."""
         return self.labels[:, 1:].masked_fill(~self.mask, 0)
 
-    def raw_logits(self) -> Tensor:
-        """[B, T-1, V] float32, zero where masked.
-
-        Only for formulas of other people's code: not shift-invariant.
-        """
-        return self.logits[:, :-1].float().masked_fill(~self.mask[..., None], 0.0)
-
     def log_probs(self) -> Tensor:
         """[B, T-1, V] natural-log probabilities over the vocabulary, uniform where masked."""
-        return self.raw_logits().log_softmax(-1)
+        logits = self.logits[:, :-1].float().masked_fill(~self.mask[..., None], 0.0)
+        return logits.log_softmax(-1)
 
     @cached_property
     def _token_logp(self) -> Tensor:
