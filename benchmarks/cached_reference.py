@@ -82,8 +82,8 @@ def side(name: str, steps: int) -> None:
     import torch
 
     from remnant.records import OptimSpec
-    from remnant.train.stepper import Stepper
     from remnant.trainable.layers import everything
+    from remnant.training.stepper import Stepper
 
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()

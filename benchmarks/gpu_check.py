@@ -25,10 +25,10 @@ from remnant.flow.sweepfile import read_sweep
 from remnant.functional import quantizers
 from remnant.records import OptimSpec, SureSpec
 from remnant.testing import tiny_model
-from remnant.train.loop import fit
-from remnant.train.stepper import in_regime
 from remnant.trainable.layers import everything
 from remnant.trainable.sure import salient
+from remnant.training.loop import fit
+from remnant.training.stepper import in_regime
 
 SWEEP = Path(__file__).parent / "gpu_check.toml"
 STEPS = 10

@@ -17,9 +17,9 @@ import torch
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import SureSpec, UnlearnSpec
 from remnant.testing import tiny_model
-from remnant.train.stepper import Stepper
 from remnant.trainable.layers import everything
 from remnant.trainable.sure import find
+from remnant.training.stepper import Stepper
 from shape import SHAPE
 
 ROUNDS = 3

@@ -48,7 +48,7 @@ def _raw(view: View) -> Tensor:
 
 
 def masked(model: nn.Module, whole: Loss, forget: Loss, percentile: float) -> Loss:
-    """A loss for ``remnant.train.loop.fit`` that leaves the gradients of the less salient rows out.
+    """A loss for ``remnant.training.loop.fit`` without the gradients of the less salient rows.
 
     The gradient of the forget loss is left behind for that of the whole loss to be added to, so it
     counts twice.

@@ -33,9 +33,9 @@ from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
 from remnant.stages.unlearn import accuracy, answers, read_examples
-from remnant.train.loop import fit
-from remnant.train.stepper import in_regime
 from remnant.trainable.attach import attach
+from remnant.training.loop import fit
+from remnant.training.stepper import in_regime
 
 
 def main() -> None:

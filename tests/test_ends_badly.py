@@ -22,9 +22,9 @@ from remnant.model.load import matrices, open_model
 from remnant.records import PerturbSpec, SureSpec, UnlearnResult, UnlearnSpec
 from remnant.stages import perturb, unlearn
 from remnant.testing import tiny_model
-from remnant.train import loop
 from remnant.trainable.sure import find
 from remnant.trainable.trainable import Trainable
+from remnant.training import loop
 from tests.conftest import silent
 
 Save = Callable[[PreTrainedModel, str], Path]

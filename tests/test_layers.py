@@ -35,7 +35,7 @@ RANKS = {
     "trainable": 6,
     "deploy": 6,
     "lab": 6,
-    "train": 7,
+    "training": 7,
     "evaluate": 7,
     "testing": 8,
     "stages": 8,

@@ -21,9 +21,9 @@ from remnant.model.reference import build
 from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.records import OptimSpec, UnlearnSpec
 from remnant.testing import tiny_model
-from remnant.train.loop import fit
-from remnant.train.stepper import in_regime, storage_dtype
 from remnant.trainable.layers import everything
+from remnant.training.loop import fit
+from remnant.training.stepper import in_regime, storage_dtype
 from tests.conftest import silent
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]

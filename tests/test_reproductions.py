@@ -18,8 +18,8 @@ from remnant.model.terms import make_loss, make_streams, reads_forget_only, term
 from remnant.records import UnlearnSpec
 from remnant.resolve import Method, resolve
 from remnant.testing import check_loss, readings, tiny_model
-from remnant.train.loop import fit
 from remnant.trainable.layers import everything
+from remnant.training.loop import fit
 from tests.conftest import silent
 
 FILE = Path(__file__).parent.parent / "reproductions" / "paper_code.py"

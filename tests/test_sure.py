@@ -18,10 +18,10 @@ from remnant.model.load import matrices
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import SureResult, SureSpec, UnlearnSpec
 from remnant.testing import tiny_model
-from remnant.train.loop import fit
-from remnant.train.stepper import Stepper, storage_dtype
 from remnant.trainable.parts import Part
 from remnant.trainable.sure import find, salient, units_of
+from remnant.training.loop import fit
+from remnant.training.stepper import Stepper, storage_dtype
 from tests.conftest import silent
 
 

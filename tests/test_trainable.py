@@ -18,8 +18,8 @@ from remnant.parsing import parse
 from remnant.records import LayersResult, OptimSpec, TrainSpec, UnlearnSpec
 from remnant.stages import unlearn
 from remnant.testing import tiny_model
-from remnant.train.loop import fit
 from remnant.trainable.attach import attach
+from remnant.training.loop import fit
 from tests.conftest import silent
 
 

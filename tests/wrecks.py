@@ -25,7 +25,7 @@ from remnant.flow.store import Store, write_progress
 from remnant.flow.sweepfile import read_sweep
 from remnant.model import held
 from remnant.report import page
-from remnant.train import loop
+from remnant.training import loop
 from tests.conftest import silent
 
 SWEEP = """

@@ -18,9 +18,9 @@ from remnant.model.load import context_length, in_dtype, on_device, open_model, 
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import TrainResult, TrainSpec
-from remnant.train.loop import fit, last_of
-from remnant.train.stepper import in_regime, storage_dtype
 from remnant.trainable.attach import attach
+from remnant.training.loop import fit, last_of
+from remnant.training.stepper import in_regime, storage_dtype
 
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
 GOES_ON_FROM = ("resume.pt", "steps.jsonl")

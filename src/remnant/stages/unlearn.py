@@ -35,10 +35,10 @@ from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import Probed, UnlearnResult, UnlearnSpec
-from remnant.train.loop import AfterStep, fit
-from remnant.train.stepper import in_regime, storage_dtype
 from remnant.trainable.attach import attach
 from remnant.trainable.trainable import Trainable
+from remnant.training.loop import AfterStep, fit
+from remnant.training.stepper import in_regime, storage_dtype
 
 PROBE_ITEMS = 48
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")

@@ -15,8 +15,8 @@ from remnant.durable import digest_of, tell
 from remnant.errors import Interrupted, UserError
 from remnant.model import kept
 from remnant.records import OptimSpec
-from remnant.train.stepper import Stepper
 from remnant.trainable.trainable import Trainable
+from remnant.training.stepper import Stepper
 
 Report = Callable[[int, int, str], None]
 AfterStep = Callable[[int, dict[str, float], dict[str, Any]], bool]
