@@ -6,7 +6,7 @@ STAMP := $(VENV)/.complete
 # Two busy threads on one core are slower than one; workers share the cores by themselves.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup setup-all demo demo-full test test-all lint types bench vllm-check gpu-check instrument-check clean
+.PHONY: setup setup-all demo demo-full test test-all lint types docs bench vllm-check gpu-check instrument-check clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,11 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# The documentation as a site, in site/; broken links are errors.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: setup
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/cached_reference.py
@@ -71,4 +76,4 @@ instrument-check: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/instrument_check.py
 
 clean:
-	rm -rf $(VENV) $(VLLM) runs judgement build src/*.egg-info
+	rm -rf $(VENV) $(VLLM) runs judgement build site src/*.egg-info
