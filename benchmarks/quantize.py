@@ -14,7 +14,7 @@ import time
 import torch
 
 from remnant.errors import UserError
-from remnant.methods import quantizer, quantizer_spec
+from remnant.methods import quantizer
 
 SIDE = 4096
 NAMES = (
@@ -59,7 +59,7 @@ def main() -> None:
     )
     over: dict[str, float | None] = {}
     for name in NAMES:
-        method = quantizer(quantizer_spec(name))
+        method = quantizer(name).method
         function = method.load()
         try:
             took = seconds(

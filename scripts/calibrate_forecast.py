@@ -22,8 +22,9 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
+from remnant.formats.table import decided_by_text, keys_of
 from remnant.functional.stats import auc, pooled
-from remnant.predict.forecast import FROM_TEXT, kept
+from remnant.predict.forecast import kept
 
 OUT = Path(__file__).parent.parent / "src" / "remnant" / "predict" / "calibration.json"
 # A run that forgot less than this has nothing whose return could be measured.
@@ -71,7 +72,7 @@ def cases(summary: dict[str, Any]) -> list[Case]:
     for s in summary["survival"]:
         place, grid = (s["corpus"], s["seed"], s["model"]), s["quantizer"]
         left, now = retained.get((*place, "full")), retained.get((*place, grid))
-        if not left or not now or (*place, grid) not in reopened or grid.startswith(FROM_TEXT):
+        if not left or not now or (*place, grid) not in reopened or decided_by_text(grid):
             continue
         before, behind = (sum(r[m] for m in left) / len(left) for r in (left, now))
         if 1 - before >= MIN_FORGOTTEN:
@@ -88,6 +89,11 @@ def cases(summary: dict[str, Any]) -> list[Case]:
                 Case(name, run, grid, *gains, kept(s["gain"]), recovery, again.value, spread)
             )
     return found
+
+
+def plain(grid: str) -> set[str]:
+    """The plain grid that a library's format of its name has the levels of: "ct-fp8" of "fp8"."""
+    return keys_of(grid.partition("-")[2])
 
 
 def fit(known: Sequence[Case]) -> tuple[float, float, float]:
@@ -174,7 +180,7 @@ def main() -> None:
     forecasts, measured = np.array([told[c] for c in known]), np.array([c.recovery for c in known])
     errors = np.abs(forecasts - np.clip(measured, 0, 1))
     a, b, c = fit(known)
-    result = {
+    result: dict[str, Any] = {
         "intercept": a,
         "early": b,
         "late": c,
@@ -188,8 +194,9 @@ def main() -> None:
         "spearman_all": rank(known, told),
         "separates": auc(forecasts[measured > CAME_BACK], forecasts[measured <= CAME_BACK]),
     }
-    result = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
     assert all(math.isfinite(v) for v in result.values())
+    result = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
+    result["formats"] = sorted({key for c in known for key in keys_of(c.grid) | plain(c.grid)})
     OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 

@@ -27,7 +27,7 @@ from remnant.flow.store import Store
 from remnant.flow.sweepfile import read_sweep
 from remnant.functional.flips import sums
 from remnant.functional.survival import Sums, survival
-from remnant.methods import quantizer, quantizer_spec
+from remnant.methods import quantizer
 from remnant.model.data import knowmem_items, verbmem_items
 from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
@@ -119,7 +119,7 @@ def _looker(
             "full": score(),
         }
         for name in grids:
-            method, found = quantizer(quantizer_spec(name)), Sums()
+            method, found = quantizer(name).method, Sums()
             function = method.load()
             for m in matrices(model):
                 q = function(own[m.name].float(), **method.params)

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from remnant.catalog import ITEM_SETS, LOSSES, METHODS, METRIC_GROUPS, METRICS, QUANTIZERS, Entry
+from remnant.catalog import ITEM_SETS, LOSSES, METHODS, METRIC_GROUPS, METRICS, Entry
+from remnant.formats.table import FORMATS
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
@@ -21,6 +22,22 @@ def table(entries: Mapping[str, Entry]) -> str:
             ),
         ]
     )
+
+
+def formats() -> str:
+    """The formats, with names to try, what writes their files, and what must be installed."""
+    lines = [
+        "| name | short names | what it is | deployed | needs | source | version |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        (
+            f"| `{key}` | {', '.join(f'`{n}`' for n in f.names)} | {f.meaning} | "
+            f"{'yes' if f.saver else ''} | {f.extra} | {f.source} | {f.version} |"
+        )
+        for key, f in FORMATS.items()
+    ]
+    return "\n".join(lines)
 
 
 def metrics() -> str:
@@ -48,10 +65,10 @@ def page() -> str:
     groups = "; ".join(f"`{g}`: {len(m)}" for g, m in METRIC_GROUPS.items())
     return f"""# Methods
 
-Made by `python scripts/methods_page.py` from `src/remnant/catalog.py`. The docstring behind each
-name gives formula, shapes, range and what differs from the source. What the code released with
-arXiv 2410.16454 computes otherwise than its paper is a user's file, for comparison only:
-`reproductions/paper_code.py`. The tests show which laws it breaks.
+Made by `python scripts/methods_page.py` from `src/remnant/catalog.py` and `src/remnant/formats/`.
+The docstring behind each name gives formula, shapes, range and what differs from the source. What
+the code released with arXiv 2410.16454 computes otherwise than its paper is a user's file, for
+comparison only: `reproductions/paper_code.py`. The tests show which laws it breaks.
 
 ## Unlearning methods: lists of loss terms
 
@@ -71,7 +88,7 @@ Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`,
 `-asym`, `-half-step` or `-paper` for the scale; `nf4`, `fp4` and `nf4-b128` for another block;
 `gptq4`, `awq4`, `autoround4`, `gptq3-g128`. The scales: the docstring of `rtn`.
 
-{table(QUANTIZERS)}
+{formats()}
 
 ## Metrics
 

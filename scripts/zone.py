@@ -12,7 +12,7 @@ import json
 import math
 from pathlib import Path
 
-from remnant.methods import quantizer, quantizer_spec
+from remnant.methods import quantizer
 from remnant.model.load import matrices, open_model
 
 GRIDS = ("int8", "int4-tensor", "int4", "int4-g128", "int4-g32", "nf4", "fp4", "int3")
@@ -33,9 +33,9 @@ def main() -> None:
         zone = weight.abs() < edge
         every, movable = every + weight.numel(), movable + int(zone.sum())
         for name in grids:
-            spec = quantizer_spec(name)
+            by = quantizer(name)
             zero[name] += int(
-                (zone & (quantizer(spec).load()(weight, **spec.params).weight == 0)).sum()
+                (zone & (by.method.load()(weight, **by.spec.params).weight == 0)).sum()
             )
     shares = {name: round(count / movable, 3) for name, count in zero.items()}
     print(

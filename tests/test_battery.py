@@ -3,14 +3,15 @@ name can ask for."""
 
 import pytest
 
-from remnant.catalog import METRICS, QUANTIZER_NAMES, QUANTIZERS, quantizer_params
+from remnant.catalog import METRICS
 from remnant.errors import UserError
-from remnant.methods import QUANTIZER_READS, metric
+from remnant.formats.table import FORMATS, NAMES, by_name
+from remnant.methods import QUANTIZER_READS, metric, quantizer
 from remnant.resolve import resolve
 from remnant.testing import check_metric, check_quantizer
 
 GRIDS = [
-    *(n for n in QUANTIZER_NAMES if n != "full"), "fp16", "int2-paper", "int2-half-step",
+    *NAMES, "int2-paper", "int2-half-step",
     "int3-asym", "int4-paper", "int4-half-step",
     "int8-g32-half-step", "int4-tensor-paper", "nf4-b128", "fp4-b32", "ao-int2-g32", "ao-int4",
     "ao-fp8", "ao-int8-dynamic", "hqq2-g16",
@@ -20,17 +21,21 @@ GRIDS = [
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_built_in_quantizer_keeps_the_laws(name: str) -> None:
-    use, params = quantizer_params(name) or (name, {})
     try:
-        results = list(
-            check_quantizer(resolve("quantizer", use, QUANTIZERS, QUANTIZER_READS, params))
-        )
+        results = list(check_quantizer(quantizer(name).method))
     except UserError as error:
         if "not installed" not in str(error):
             raise
         pytest.skip(str(error))
     assert [r for r in results if r.outcome == "failed"] == []
     assert results
+
+
+def test_no_format_that_rounds_single_weights_is_left_out() -> None:
+    reads = {key: resolve("quantizer", key, FORMATS, QUANTIZER_READS, {}).reads for key in FORMATS}
+    known = {by_name(name) for name in GRIDS}
+    tried = {named.format.key for named in known if named}
+    assert {key for key, read in reads.items() if read == ("weight",)} <= tried
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from remnant import cli
 from remnant.deploy import bnb, llamacpp
+from remnant.deploy.order import answers
 from remnant.errors import UserError
 from remnant.flow import plan as planning
 from remnant.flow.place import Outside
@@ -23,10 +24,9 @@ from remnant.flow.store import Store
 from remnant.functional.quantizers import fp4, fp8, nf4, rtn
 from remnant.lab.shapes import fresh_model
 from remnant.lab.tokenizer import train_tokenizer
-from remnant.methods import quantizer_spec
+from remnant.methods import chain, quantizer
 from remnant.model.load import open_model, save_model
 from remnant.records import TrainSpec
-from remnant.stages.deploy import logits
 from remnant.testing import tiny_model
 
 TEXTS = ["Ada Lovelace wrote 3 notes; the last of them holds a program."] * 20
@@ -184,11 +184,11 @@ def test_a_fresh_process_reads_what_was_written(
         assert done.exit_code == 0, done.output
     else:
         deploy(folders[form], name, tmp_path / "out")
-    here = logits(tmp_path / "out", IDS)
+    here = answers(tmp_path / "out", IDS)
     code = (
-        "import sys,numpy,torch; from pathlib import Path; from remnant.stages.deploy import "
-        "logits;"
-        "numpy.save(sys.argv[2], logits(Path(sys.argv[1]), torch.arange(4, 36)[None]).numpy())"
+        "import sys,numpy,torch; from pathlib import Path; from remnant.deploy.order import "
+        "answers;"
+        "numpy.save(sys.argv[2], answers(Path(sys.argv[1]), torch.arange(4, 36)[None]).numpy())"
     )
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "fresh.npy")],
@@ -427,7 +427,7 @@ def test_a_chain_is_the_copy_of_a_copy_in_its_order(
     store = Store(tmp_path / "store").open()
     found = {}
     for use in ("int3+int8", "int8+int3", "int3"):
-        node = planning.perturbed(use, Outside(str(folders["llama-gqa"])), None)
+        node = planning.perturbed(chain(use), Outside(str(folders["llama-gqa"])), None)
         assert isinstance(node, planning.Node)
         for piece in planning.ordered([node]):
             make(store, piece, lambda done, total, note: None)
@@ -438,7 +438,7 @@ def test_a_chain_is_the_copy_of_a_copy_in_its_order(
     assert torch.allclose(
         found["int3+int8"], found["int3"], atol=float(found["int3"].abs().max()) / 127
     )
-    assert planning.steps("full") == []
+    assert chain("full").steps == ()
 
 
 def test_an_adapter_is_merged_and_then_quantized(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -455,10 +455,10 @@ def test_an_adapter_is_merged_and_then_quantized(folders: dict[str, Path], tmp_p
     name, other = (f"model.layers.0.self_attn.{p}_proj.weight" for p in "qk")
     store, source = Store(tmp_path / "store").open(), Outside(str(folders["llama-gqa"]))
     merged = planning.perturb_node(
-        quantizer_spec("lora", {"params": {"adapter": str(tmp_path / "adapter")}}), source, None
+        quantizer("lora", {"params": {"adapter": str(tmp_path / "adapter")}}), source, None
     )
     last = planning.perturb_node(
-        quantizer_spec("bnb-nf4" if find_spec("bitsandbytes") else "nf4"), merged, None
+        quantizer("bnb-nf4" if find_spec("bitsandbytes") else "nf4"), merged, None
     )
     for piece in planning.ordered([last]):
         make(store, piece, lambda done, total, note: None)
@@ -470,7 +470,7 @@ def test_an_adapter_is_merged_and_then_quantized(folders: dict[str, Path], tmp_p
     )
     (tmp_path / "empty").mkdir()
     broken = planning.perturb_node(
-        quantizer_spec("lora", {"params": {"adapter": str(tmp_path / "empty")}}), source, None
+        quantizer("lora", {"params": {"adapter": str(tmp_path / "empty")}}), source, None
     )
     with pytest.raises(UserError, match="cannot be merged"):
         make(store, broken, lambda done, total, note: None)
@@ -481,7 +481,7 @@ def test_a_cast_before_another_format_is_a_step_of_its_own(
 ) -> None:
     store, found = Store(tmp_path / "store").open(), {}
     for use in ("bf16", "bf16+int8", "int8"):
-        node = planning.perturbed(use, Outside(str(folders["llama-gqa"])), None)
+        node = planning.perturbed(chain(use), Outside(str(folders["llama-gqa"])), None)
         assert isinstance(node, planning.Node)
         for piece in planning.ordered([node]):
             make(store, piece, lambda done, total, note: None)

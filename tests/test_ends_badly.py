@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.catalog import QUANTIZERS
 from remnant.errors import UserError
+from remnant.formats.table import FORMATS
 from remnant.functional import quantizers
 from remnant.functional.touched import LEFT_ALONE
-from remnant.methods import quantizer_spec
+from remnant.methods import quantizer, quantizer_spec
 from remnant.model.load import matrices, open_model
 from remnant.records import PerturbSpec, SureSpec, UnlearnResult, UnlearnSpec
 from remnant.stages import perturb, unlearn
@@ -28,11 +28,7 @@ from remnant.training import loop
 from tests.conftest import silent
 
 Save = Callable[[PreTrainedModel, str], Path]
-OWN = [
-    name
-    for name, entry in QUANTIZERS.items()
-    if entry.path.startswith("remnant.functional.quantizers:")
-]
+OWN = [name for name, found in FORMATS.items() if found.path.startswith("remnant.functional.")]
 
 
 def weights(rows: int = 4, columns: int = 128) -> Tensor:
@@ -46,7 +42,7 @@ def test_no_quantizer_turns_what_is_no_number_into_one(name: str, value: float) 
     weight = weights()
     weight[1, 5] = value
     with pytest.raises(ValueError, match="not finite"):
-        getattr(quantizers, QUANTIZERS[name].path.split(":")[1])(weight)
+        quantizer(name).method.load()(weight)
 
 
 @pytest.mark.parametrize(

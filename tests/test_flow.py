@@ -14,14 +14,15 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
 
-from remnant.catalog import LOSSES, METRICS, QUANTIZERS
+from remnant.catalog import LOSSES, METRICS
 from remnant.cli import main
 from remnant.errors import UserError
 from remnant.flow import run as running
-from remnant.flow.plan import Node, plan, prepare_node, shown, train_node
+from remnant.flow.plan import Node, plan, prepare_node, train_node
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import expanded, read_sweep
-from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
+from remnant.formats.table import FORMATS
+from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS, shown
 from remnant.parsing import parse
 from remnant.records import (
     JudgeSpec,
@@ -347,7 +348,7 @@ def test_what_cannot_be_resolved_is_said(
 def test_every_table_line_leads_to_a_function() -> None:
     for table, reads in (
         (LOSSES, LOSS_READS),
-        (QUANTIZERS, QUANTIZER_READS),
+        (FORMATS, QUANTIZER_READS),
         (METRICS, METRIC_READS),
     ):
         for name in table:
@@ -440,7 +441,7 @@ def test_every_quantized_unlearned_model_is_explained_once(sweep: Path) -> None:
         ),
         (
             {"use": "gptq", "params": {"bits": 4}, "calibration_samples": 128},
-            "gptq bits=4 calibration_samples=128",
+            "gptq4 calibration_samples=128",
         ),
     ],
 )

@@ -14,7 +14,6 @@ SOURCE = Path(__file__).parent.parent / "src" / "remnant"
 RANKS = {
     "errors": 0,
     "levels": 0,
-    "formats": 0,
     "names": 0,
     "secrecy": 0,
     "durable": 1,
@@ -25,6 +24,7 @@ RANKS = {
     "parsing": 1,
     "weightfiles": 1,
     "usercode": 1,
+    "formats": 2,
     "instrument": 2,
     "resolve": 2,
     "methods": 3,

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
 
-from remnant.catalog import quantizer_params
 from remnant.cli import main
 from remnant.errors import UserError
-from remnant.functional import flips, quantizers
+from remnant.functional import flips
 from remnant.functional.survival import Sums, Survival, survival, survival_of_model
+from remnant.methods import quantizer
 from remnant.predict.checkpoint import Checkpoint
 from remnant.predict.forecast import Calibration, calibration, forecast, verdict
 from remnant.predict.grids import DEFAULT, grid
@@ -57,8 +57,8 @@ def checkpoint(
 
 
 def exact(name: str, target: Tensor, unlearned: Tensor) -> Sums:
-    family, params = quantizer_params(name) or ("", {})
-    quantize: Any = getattr(quantizers, family)
+    by = quantizer(name)
+    quantize, params = by.method.load(), by.spec.params
     return flips.sums(target, unlearned, quantize(target, **params), quantize(unlearned, **params))
 
 
@@ -271,17 +271,27 @@ def test_forecasts_fall_with_the_gain_and_stay_within_their_range() -> None:
 
 
 def test_the_verdict_names_every_grid_once() -> None:
-    by = Calibration(4.0, -6.0, -2.0, 0.1, 0.1, 10, 2, 1.0, 10, 2, 1.0, 1.0)
+    by = Calibration(4.0, -6.0, -2.0, 0.1, 0.1, 10, 2, 1.0, 10, 2, 1.0, 1.0, ("rtn",))
     known = {
         "erased": surviving(0.0, None),
         "survives": surviving(1.0, 1.0),
         "between": surviving(0.67, 0.7),
     }
-    told = verdict({name: forecast(s, by) for name, s in known.items()})
+    told = verdict({name: forecast(s, by) for name, s in known.items()}, by)
     assert "come back under erased" in told
     assert "nothing expected to come back under survives" in told
     assert "undecided under between" in told
-    assert "nothing was unlearned" in verdict({"a": None})
+    assert "nothing was unlearned" in verdict({"a": None}, by)
+
+
+def test_a_forecast_says_which_formats_it_was_not_fitted_to() -> None:
+    by, erased = calibration(), surviving(0.0, None)
+    fitted = {name: forecast(erased, by) for name in ("int4-g64", "nf4", "ct-w4a16")}
+    assert "fitted to other" not in verdict(fitted, by)
+    young = by._replace(formats=tuple(f for f in by.formats if f != "nf4"))
+    assert verdict(fitted, young).endswith(
+        "The forecast was fitted to other formats than nf4: quantize and judge these."
+    )
 
 
 def test_weights_that_are_kept_keep_their_update(tmp_path: Path) -> None:

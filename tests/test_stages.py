@@ -29,7 +29,7 @@ from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.functional.stats import auc
 from remnant.functional.survival import survival
-from remnant.methods import quantizer_spec
+from remnant.methods import quantizer, quantizer_spec
 from remnant.model.data import raw_texts
 from remnant.model.load import matrices, open_model
 from remnant.predict.checkpoint import Checkpoint
@@ -380,7 +380,7 @@ def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
         corpus,
     )
     unlearned = unlearn_node(UnlearnSpec(method="ga_gdr", steps=4, probe_every=2), train, corpus)
-    quantized = perturb_node(quantizer_spec("nf4"), unlearned, corpus)
+    quantized = perturb_node(quantizer("nf4"), unlearned, corpus)
     about = {"corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0}
     measured = measure_node(MeasureSpec(), quantized, corpus, about | {"model": "unlearned"})
     known = measure_node(MeasureSpec(), train, corpus, about | {"model": "target"})

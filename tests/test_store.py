@@ -35,7 +35,7 @@ from remnant.flow.plan import (
     unlearn_node,
 )
 from remnant.flow.store import Store, disk_errors
-from remnant.methods import quantizer_spec
+from remnant.methods import quantizer
 from remnant.model import held, saving
 from remnant.model.load import open_model
 from remnant.records import MeasureSpec, PerturbSpec, PrepareSpec, TrainSpec, UnlearnSpec
@@ -225,7 +225,7 @@ def test_what_is_changed_while_it_is_used_is_not_kept(
     def change(done: int, total: int, note: str) -> None:
         (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
 
-    copy = perturb_node(quantizer_spec("int4"), Outside(str(folder)), None)
+    copy = perturb_node(quantizer("int4"), Outside(str(folder)), None)
     with pytest.raises(UserError, match="was changed while it was being used"):
         running.make(store, copy, change)
     assert not store.has(copy.name)
@@ -575,7 +575,7 @@ def test_a_generation_config_that_cannot_be_saved_is_mended_before_the_first_ste
     running.make(store, piece, silent)
     assert "only its tokens are kept" in capsys.readouterr().err
     assert GenerationConfig.from_pretrained(store.path(piece.name)).eos_token_id == [1, 2]
-    running.make(store, perturb_node(quantizer_spec("int4"), piece, None), silent)
+    running.make(store, perturb_node(quantizer("int4"), piece, None), silent)
 
 
 def test_what_cannot_be_saved_is_said_before_the_first_step(
@@ -684,7 +684,7 @@ def test_the_same_base_by_another_path_is_the_same(
     assert tokenized[0] == tokenized[1]
     adapter = [
         perturb_node(
-            PerturbSpec(use="lora", params={"adapter": str(p)}), Outside(str(one)), None
+            quantizer(PerturbSpec(use="lora", params={"adapter": str(p)})), Outside(str(one)), None
         ).name
         for p in (one, one / ".." / "one")
     ]
@@ -700,7 +700,7 @@ def test_a_copy_of_a_model_from_outside_is_known_as_its_version_in_a_later_proce
 ) -> None:
     folder = folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), "m")
     outside = Outside(str(folder))
-    copies = [perturb_node(quantizer_spec(q), outside, None) for q in ("int4", "int8")]
+    copies = [perturb_node(quantizer(q), outside, None) for q in ("int4", "int8")]
     for copy in copies:
         running.make(store, copy, silent)
     held.let_go()

@@ -24,7 +24,7 @@ from remnant.flow.run import make, missing
 from remnant.flow.store import Store, digest_path, disk_errors
 from remnant.functional.segments import Known
 from remnant.handles import Audit, Corpus, Model, Scores
-from remnant.methods import quantizer_spec
+from remnant.methods import chain, quantizer
 from remnant.parsing import parse
 from remnant.records import (
     CastMember,
@@ -170,7 +170,7 @@ def transform(
     """
     kept = opened(store)
     text = corpus_of(kept, corpus) if corpus else None
-    node = planning.perturb_node(quantizer_spec(use, settings), source_of(kept, model), text)
+    node = planning.perturb_node(quantizer(use, settings), source_of(kept, model), text)
     return model_of(kept, node, progress)
 
 
@@ -202,7 +202,7 @@ def deploy(
         raise UserError(f"{out} exists already.", "Name a new folder.")
     kept = opened(store)
     text = corpus_of(kept, corpus) if corpus else None
-    node = planning.deploy_node(quantizer_spec(form, settings), source_of(kept, model), text)
+    node = planning.deploy_node(quantizer(form, settings), source_of(kept, model), text)
     manifest = done(kept, planning.ordered([node]), progress)
     copied(kept.path(node.name), manifest, Path(out))
     return manifest.of(DeployResult)
@@ -384,11 +384,12 @@ def audited(
     """
     text, name = corpus
     measured: dict[str, Node] = {}
+    chains = [chain(form) for form in ("full", *forms)]
     for model, source in models.items():
-        for form in ("full", *forms):
-            label = alone(name, model, form).model_dump()
-            copy = planning.perturbed(form, source, text, label)
-            measured[f"{model}/{form}"] = planning.measure_node(MeasureSpec(), copy, text, label)
+        for by in chains:
+            label = alone(name, model, by.name).model_dump()
+            copy = planning.perturbed(by, source, text, label)
+            measured[f"{model}/{by.name}"] = planning.measure_node(MeasureSpec(), copy, text, label)
     nodes = planning.ordered([planning.judge_node(rule, measured)])
     done(store, nodes, progress)
     title = "Did it stay forgotten?"

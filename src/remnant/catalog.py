@@ -1,16 +1,13 @@
-"""Every built-in method by its name, as data: where its function lives, its version, meaning, range
-and source.
+"""Every built-in loss and metric by its name, as data: where its function lives, its version,
+meaning, range and source. Formats of weights stand in `formats/`.
 
 This file imports nothing heavy, so plans are checked without torch. To add a method, write its
 function and add one line here; the version enters the identity of every artefact made with it, so
 raise it when results change.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
-
-from remnant.formats import CT_SCHEMES, GGUF_TYPES
 
 # Raise a stage's version when its results change; artefacts of older versions are then made again.
 STAGE_VERSIONS: Mapping[str, int] = {
@@ -88,83 +85,6 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "npo": ("npo",),
     "npo_gdr": ("npo", "gdr"),
     "npo_klr": ("npo", "klr"),
-}
-
-# What writes the files of a format that a runtime opens; the quantizers that are missing here are
-# grids to study.
-SAVERS: Mapping[str, str] = {
-    "compressed": "remnant.deploy.oneshot:save",
-    "gptq": "remnant.deploy.oneshot:save",
-    "awq": "remnant.deploy.oneshot:save",
-    "autoround": "remnant.deploy.oneshot:save",
-    "bnb-4bit": "remnant.deploy.bnb:save",
-    "bnb-int8": "remnant.deploy.bnb:save",
-    "torchao": "remnant.deploy.torchao:save",
-    "torchao-8": "remnant.deploy.torchao:save",
-    "gguf": "remnant.deploy.llamacpp:save",
-}
-
-_QUANT = "remnant.functional.quantizers:"
-QUANTIZERS: Mapping[str, Entry] = {
-    "rtn": Entry(
-        _QUANT + "rtn", 1, "round to nearest on an integer grid", "arXiv 2410.16454, section 4"
-    ),
-    "nf4": Entry(_QUANT + "nf4", 1, "4-bit NormalFloat in blocks", "arXiv 2305.14314"),
-    "fp4": Entry(_QUANT + "fp4", 1, "4-bit float (e2m1) in blocks", "bitsandbytes"),
-    "fp8": Entry(_QUANT + "fp8", 1, "8-bit float (e4m3) with a scale per row", "arXiv 2209.05433"),
-    "q8_0": Entry(_QUANT + "q8_0", 1, "GGUF's 8-bit blocks of 32", "llama.cpp, ggml-quants.c"),
-    "q4_0": Entry(_QUANT + "q4_0", 1, "GGUF's 4-bit blocks of 32", "llama.cpp, ggml-quants.c"),
-    "cast": Entry(_QUANT + "cast", 1, "a narrower float, bfloat16 or float16", "torch"),
-    "lora": Entry(
-        "remnant.deploy.lora:merge",
-        1,
-        "a LoRA adapter merged into the weights, by peft",
-        "arXiv 2106.09685, eq. 3",
-    ),
-    "gptq": Entry(
-        "remnant.deploy.oneshot:gptq",
-        1,
-        "error-compensating rounding on calibration text",
-        "arXiv 2210.17323",
-    ),
-    "awq": Entry(
-        "remnant.deploy.oneshot:awq",
-        1,
-        "activation-aware scaling, then rounding",
-        "arXiv 2306.00978",
-    ),
-    "autoround": Entry(
-        "remnant.deploy.oneshot:autoround",
-        1,
-        "rounding learned on calibration text",
-        "arXiv 2309.05516",
-    ),
-    "compressed": Entry(
-        "remnant.deploy.oneshot:rounded",
-        1,
-        "rounding as vLLM loads it, by llm-compressor",
-        "compressed-tensors",
-    ),
-    "bnb-4bit": Entry(
-        "remnant.deploy.bnb:four_bit", 1, "NF4 and FP4 by bitsandbytes", "arXiv 2305.14314"
-    ),
-    "bnb-int8": Entry(
-        "remnant.deploy.bnb:int8", 1, "LLM.int8 weights by bitsandbytes", "arXiv 2208.07339"
-    ),
-    "torchao": Entry("remnant.deploy.torchao:intx", 1, "integer weights by torchao", "torchao"),
-    "torchao-8": Entry(
-        "remnant.deploy.torchao:eight",
-        1,
-        "8-bit floats, and integers beside rounded activations, by torchao",
-        "torchao",
-    ),
-    "hqq": Entry("remnant.deploy.hqq:hqq", 1, "half-quadratic quantization", "hqq"),
-    "gguf": Entry(
-        "remnant.deploy.llamacpp:gguf",
-        1,
-        "whole files by llama.cpp, embeddings and head included",
-        "llama.cpp",
-    ),
 }
 
 # Where items come from: files of a corpus, or these turned otherwise.
@@ -324,90 +244,3 @@ METRIC_GROUPS: Mapping[str, tuple[str, ...]] = {
     "tofu": tuple(name for name in METRICS if name.startswith("tofu_")),
     "all": tuple(METRICS),
 }
-
-_RTN_NAME = re.compile(
-    r"int(?P<bits>[2-8])(?:-(?P<granularity>tensor|channel|g(?P<group>[0-9]{1,6})))?(?:-(?P<scheme>asym|half-step|paper))?"
-)
-_BLOCK_NAME = re.compile(r"(?P<use>nf4|fp4)(?:-b(?P<block>[0-9]{1,6}))?")
-_FIXED_NAMES: Mapping[str, int] = {"fp8": 0, "q8_0": 32, "q4_0": 32}
-_CASTS: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16"}
-_SHOT_NAME = re.compile(r"(?P<use>gptq|awq|autoround)(?P<bits>[348])(?:-g(?P<group>[0-9]{1,6}))?")
-_BNB_NAME = re.compile(r"bnb-(?P<levels>nf4|fp4)(?:-b(?P<block>[0-9]{1,6}))?(?P<double>-dq)?")
-_TORCHAO_NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>[0-9]{1,6}))?(?P<asym>-asym)?")
-_HQQ_NAME = re.compile(r"hqq(?P<bits>[2348])(?:-g(?P<group>[0-9]{1,6}))?")
-_WHOLE_NAME = re.compile(r"(?P<use>ct|gguf)-(?P<kind>[a-z0-9_]+)")
-QUANTIZER_NAMES = (
-    "full", "bf16", "int8", "int4", "int3", "int2", "int4-tensor", "int4-g128", "int4-g32-asym",
-    "nf4", "fp4", "fp8", "q8_0", "q4_0",
-    "gptq4", "awq4", "autoround4-g128", "ct-w4a16", "ct-w8a16", "ct-fp8", "bnb-nf4", "bnb-fp4",
-    "bnb-nf4-b128-dq", "bnb-int8",
-    "ao-int4-g128-asym", "hqq4", "gguf-q8_0", "gguf-q4_k_m",
-)  # fmt: skip
-
-# Short names of formats whose files a runtime opens.
-DEPLOYED = (
-    "gguf-q4_k_m", "gguf-q8_0", "ct-w4a16", "ct-w8a16", "ct-fp8", "gptq4-g128", "awq4-g128",
-    "autoround4-g128", "bnb-nf4", "bnb-fp4",
-    "bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic",
-)  # fmt: skip
-
-
-# All names of formats with a library's own types, to suggest the nearest where one is mistyped.
-TYPED_NAMES = (*(f"gguf-{t.lower()}" for t in GGUF_TYPES), *(f"ct-{s.lower()}" for s in CT_SCHEMES))
-
-
-def quantizer_params(name: str) -> tuple[str, dict[str, object]] | None:
-    """A short name as (table key, parameters): "int4-g64-asym" -> ("rtn", {bits: 4, ...}).
-
-    None if it is not one.
-    """
-    if match := _RTN_NAME.fullmatch(name):
-        params: dict[str, object] = {"bits": int(match["bits"]), "scheme": match["scheme"] or "sym"}
-        if match["group"]:
-            return "rtn", params | {"granularity": "group", "group_size": int(match["group"])}
-        return "rtn", params | {"granularity": match["granularity"] or "channel"}
-    if match := _BLOCK_NAME.fullmatch(name):
-        return match["use"], {"block": int(match["block"] or 64)}
-    if name in _CASTS:
-        return "cast", {"dtype": _CASTS[name]}
-    if name in _FIXED_NAMES:
-        return name, {"block": _FIXED_NAMES[name]}
-    if match := _SHOT_NAME.fullmatch(name):
-        return match["use"], {"bits": int(match["bits"]), "group_size": int(match["group"] or 0)}
-    return _library_params(name)
-
-
-def rtn_name(params: Mapping[str, Any]) -> str | None:
-    """The short name of rounding to nearest with some parameters; None where it has none."""
-    step = {"tensor": "-tensor", "channel": "", "group": f"-g{params.get('group_size', 128)}"}.get(
-        params.get("granularity", "channel")
-    )
-    scheme = params.get("scheme", "sym")
-    name = f"int{params.get('bits', 4)}{step}{'' if scheme == 'sym' else f'-{scheme}'}"
-    return name if step is not None and _RTN_NAME.fullmatch(name) else None
-
-
-def _library_params(name: str) -> tuple[str, dict[str, object]] | None:
-    """The formats whose quantizing is left to a library."""
-    if match := _BNB_NAME.fullmatch(name):
-        return "bnb-4bit", {
-            "levels": match["levels"],
-            "block": int(match["block"] or 64),
-            "double": bool(match["double"]),
-        }
-    if match := _TORCHAO_NAME.fullmatch(name):
-        return "torchao", {
-            "bits": int(match["bits"]),
-            "group_size": int(match["group"] or 0),
-            "asymmetric": bool(match["asym"]),
-        }
-    if name in ("ao-fp8", "ao-int8-dynamic"):
-        return "torchao-8", {"kind": name.removeprefix("ao-")}
-    if match := _HQQ_NAME.fullmatch(name):
-        return "hqq", {"bits": int(match["bits"]), "group_size": int(match["group"] or 64)}
-    if match := _WHOLE_NAME.fullmatch(name):
-        kind = match["kind"].upper()
-        if match["use"] == "ct":
-            return ("compressed", {"scheme": kind}) if kind in CT_SCHEMES else None
-        return ("gguf", {"type": kind}) if kind in GGUF_TYPES else None
-    return None

@@ -3,21 +3,11 @@ read. No torch.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from remnant.catalog import (
-    DEPLOYED,
-    LOSSES,
-    METHODS,
-    METRIC_GROUPS,
-    METRICS,
-    QUANTIZER_NAMES,
-    QUANTIZERS,
-    TYPED_NAMES,
-    quantizer_params,
-)
+from remnant.catalog import LOSSES, METHODS, METRIC_GROUPS, METRICS
 from remnant.errors import UserError, unknown
-from remnant.formats import fault_of
+from remnant.formats import table
 from remnant.parsing import parse
 from remnant.records import MetricSpec, PerturbSpec, TermSpec, UnlearnSpec
 from remnant.resolve import Method, resolve
@@ -26,6 +16,7 @@ SIDES = ("forget", "retain")
 LOSS_READS = tuple(
     n for s in SIDES for n in (s, f"ref_{s}", f"ref_{s}_logp", f"{s}_hidden", f"ref_{s}_hidden")
 )
+_NAMED_ELSEWHERE = ("use", "params", "skip")
 QUANTIZER_READS = ("weight", "model", "tokenizer", "batches", "names")
 METRIC_READS = (
     "view", "prompt", "truth", "text", "generated", "samples", "tokens", "lower", "prefixed",
@@ -65,17 +56,6 @@ def loss(term: TermSpec) -> Method:
     return resolve("loss", term.use, LOSSES, LOSS_READS, term.params)
 
 
-def quantizer(spec: PerturbSpec) -> Method:
-    """The quantizer of a spec.
-
-    Raises UserError if unknown or wrongly tuned, by what its library offers too.
-    """
-    found = resolve("quantizer", spec.use, QUANTIZERS, QUANTIZER_READS, spec.params)
-    if fault := fault_of(spec.use, found.params) if spec.use in QUANTIZERS else None:
-        raise UserError(f"The quantizer '{spec.use}': {fault}")
-    return found
-
-
 def metric(use: str | MetricSpec) -> Method:
     """A built-in metric by name or a user's metric.
 
@@ -94,23 +74,88 @@ def metric_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m for name in names for m in METRIC_GROUPS.get(name, (name,))))
 
 
+class Quantizer(NamedTuple):
+    """A quantizer that has been looked up: its spec with all parameters, its function, and what is
+    known of its format, None of a user's own.
+    """
+
+    spec: PerturbSpec
+    method: Method
+    format: table.Named | None
+
+
+def quantizer(use: str | PerturbSpec, defaults: Mapping[str, Any] | None = None) -> Quantizer:
+    """A quantizer by its short name ("int4-g64"), its table name, a user's function, or a spec.
+
+    Args:
+        use: what names it.
+        defaults: other fields of the spec of one that is given by a name.
+
+    Raises:
+        UserError: unknown name or parameter, or a parameter that its library would refuse.
+    """
+    spec = use if isinstance(use, PerturbSpec) else _by_name(use, defaults or {})
+    found = resolve("quantizer", spec.use, table.FORMATS, QUANTIZER_READS, spec.params)
+    known = table.FORMATS.get(spec.use)
+    return Quantizer(
+        spec.model_copy(update={"params": dict(found.params)}),
+        found,
+        table.checked(known, found.params) if known else None,
+    )
+
+
 def quantizer_spec(
     use: str | PerturbSpec, defaults: Mapping[str, Any] | None = None
 ) -> PerturbSpec:
-    """A quantizer by its short name ("int4-g64"), its table name, or a user's function, with all
-    parameters filled in.
+    """The spec of a quantizer, with all parameters filled in; see ``quantizer``."""
+    return quantizer(use, defaults).spec
+
+
+def _by_name(use: str, defaults: Mapping[str, Any]) -> PerturbSpec:
+    if named := table.by_name(use):
+        own = {"use": named.format.key, "params": named.params.model_dump()}
+    elif ":" in use or use in table.FORMATS:
+        own = {"use": use}
+    else:
+        raise table.no_format(use)
+    return parse(PerturbSpec, own | dict(defaults), "perturb")
+
+
+class Chain(NamedTuple):
+    """Quantizers in the order in which they are applied, none for full precision, and what tables
+    call them.
+    """
+
+    name: str
+    steps: tuple[Quantizer, ...]
+
+
+def chain(use: str | PerturbSpec, defaults: Mapping[str, Any] | None = None) -> Chain:
+    """The quantizers that a name stands for: "full" none, "gptq4+gguf-q4_k_m" two.
 
     Raises:
-        UserError: unknown name or parameter.
+        UserError: as ``quantizer``.
+    """
+    return Chain(shown(use), tuple(quantizer(part, defaults) for part in steps(use)))
+
+
+def steps(use: str | PerturbSpec) -> list[str | PerturbSpec]:
+    """What names the steps of a chain, in order; a user's function is one step."""
+    if isinstance(use, PerturbSpec) or ":" in use:
+        return [use]
+    return [part for part in use.split(table.STEP) if part != "full"]
+
+
+def shown(use: str | PerturbSpec) -> str:
+    """A quantizer as tables name it: by its short name if it has one, what is set otherwise than
+    that says, and what it leaves alone.
     """
     if isinstance(use, str):
-        named = quantizer_params(use)
-        table, params = named if named else (use, {})
-        if not named and ":" not in use and use not in QUANTIZERS:
-            raise unknown(
-                "quantizer", use, {*QUANTIZER_NAMES, *DEPLOYED, *TYPED_NAMES, *QUANTIZERS}
-            )
-        if named and (fault := fault_of(table, params)):
-            raise UserError(f"The quantizer '{use}': {fault}")
-        use = parse(PerturbSpec, {"use": table, "params": params, **(defaults or {})}, "perturb")
-    return use.model_copy(update={"params": dict(quantizer(use).params)})
+        return use
+    usual = PerturbSpec(use=use.use)
+    own = {n: getattr(use, n) for n in PerturbSpec.model_fields if n not in _NAMED_ELSEWHERE}
+    name, settings = table.short(use.use, use.params)
+    settings |= {n: v for n, v in own.items() if v != getattr(usual, n)}
+    kept = [word.strip(".") for word in use.skip if word not in usual.skip]
+    without = [f"without {', '.join(kept)}"] if kept else []
+    return " ".join([name, *(f"{k}={v}" for k, v in settings.items()), *without])

@@ -13,11 +13,10 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from remnant.catalog import Entry, Metric
 from remnant.errors import UserError, unknown
 from remnant.usercode import (
     Found,
@@ -29,6 +28,18 @@ from remnant.usercode import (
     path_of,
     tree_of,
 )
+
+
+class Listed(Protocol):
+    """A line of a table of built-ins: ``path`` is "module:function"."""
+
+    @property
+    def path(self) -> str:
+        """Where the function lives."""
+
+    @property
+    def version(self) -> int:
+        """Raised when results change."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Method:
 def resolve(
     kind: str,
     use: str,
-    table: Mapping[str, Entry] | Mapping[str, Metric],
+    table: Mapping[str, Listed],
     readable: Collection[str],
     params: Mapping[str, Any],
 ) -> Method:
@@ -112,9 +123,7 @@ def functions_of(path: str) -> list[str]:
     return functions_in(tree_of(path, path_of(path, path)))
 
 
-def _locate(
-    kind: str, use: str, table: Mapping[str, Entry] | Mapping[str, Metric]
-) -> tuple[str, str, str]:
+def _locate(kind: str, use: str, table: Mapping[str, Listed]) -> tuple[str, str, str]:
     """Module or file, function, and the identity of a built-in ("" for a user's)."""
     if use in table:
         module, function = table[use].path.split(":")

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from remnant.catalog import LOSSES, METRICS, QUANTIZERS, Entry, Metric
+from remnant.catalog import LOSSES, METRICS
 from remnant.errors import Unscorable, UserError
+from remnant.formats.table import FORMATS
 from remnant.functional.quantizers import Quantized
 from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED, View
 from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
-from remnant.resolve import Method, functions_of, resolve
+from remnant.resolve import Listed, Method, functions_of, resolve
 
 B, T, V, H, LAYERS = 3, 7, 11, 5, 2
 
@@ -344,11 +345,9 @@ def _result(method: Method, law: str, holds: bool, detail: str = "") -> Result:
 
 
 Check = Callable[[Method], Iterator[Result]]
-KINDS: tuple[
-    tuple[str, Mapping[str, Entry] | Mapping[str, Metric], tuple[str, ...], Check], ...
-] = (
+KINDS: tuple[tuple[str, Mapping[str, Listed], tuple[str, ...], Check], ...] = (
     ("loss", LOSSES, LOSS_READS, check_loss),
-    ("quantizer", QUANTIZERS, QUANTIZER_READS, check_quantizer),
+    ("quantizer", FORMATS, QUANTIZER_READS, check_quantizer),
     ("metric", METRICS, METRIC_READS, check_metric),
 )
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from remnant import api
+from remnant import api, methods
 from remnant import score as scoring
 from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import Interrupted, UserError
@@ -32,7 +32,6 @@ from remnant.flow.run import (
 from remnant.flow.store import Store, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
 from remnant.flow.texts import said_of
-from remnant.methods import quantizer_spec
 from remnant.parsing import parse
 from remnant.records import (
     DeployResult,
@@ -135,8 +134,8 @@ def perturb(
 ) -> None:
     """Quantize a model to a dense copy."""
     corpus = given(store, data, "prepare") if data else None
-    spec = quantizer_spec(quantizer, overlaid(settings))
-    node = planning.perturb_node(spec, given(store, model, MODELS), corpus)
+    found = methods.quantizer(quantizer, overlaid(settings))
+    node = planning.perturb_node(found, given(store, model, MODELS), corpus)
     make_here(store, [node])
     sample = store.manifest(node.name).of(PerturbResult).calibration
     for doubt in sample.warnings if sample else ():
@@ -153,7 +152,7 @@ def deploy(
         raise UserError(f"{out} exists already.", "Name a new folder.")
     corpus = given(store, data, "prepare") if data else None
     node = planning.deploy_node(
-        quantizer_spec(name, overlaid(settings)), given(store, model, MODELS), corpus
+        methods.quantizer(name, overlaid(settings)), given(store, model, MODELS), corpus
     )
     made = make_here(store, planning.ordered([node]))
     manifest = store.manifest(node.name)

@@ -9,9 +9,8 @@ from transformers import BitsAndBytesConfig
 
 from remnant.deploy.order import Order, Saved, repack
 from remnant.errors import UserError
+from remnant.formats.bitsandbytes import FOUR_BIT, OPENED_BLOCK
 from remnant.functional.quantizers import Quantized
-
-INSTALL = "Install it with: pip install 'remnant[bitsandbytes]'"
 
 
 def four_bit(
@@ -88,15 +87,16 @@ def save(order: Order, out: Path) -> Saved:
     """
     _library()
     four = order.use == "bnb-4bit"
-    if four and order.params["block"] != 64:
+    if four and order.params["block"] != OPENED_BLOCK:
         raise UserError(
-            f"transformers opens blocks of 64 only, not {order.params['block']}.",
+            f"transformers opens blocks of {OPENED_BLOCK} only, not {order.params['block']}.",
             "Leave the block out.",
         )
     shapes = {n: p.shape for n, p in order.model.named_parameters() if n in set(order.names)}
-    if four and (bad := next((n for n, s in shapes.items() if s[-1] % 64), None)):
+    if four and (bad := next((n for n, s in shapes.items() if s[-1] % OPENED_BLOCK), None)):
         raise UserError(
-            f"{bad} has rows of {shapes[bad][-1]}, not of 64: bitsandbytes decodes them wrongly.",
+            f"{bad} has rows of {shapes[bad][-1]}, not of {OPENED_BLOCK}: bitsandbytes decodes "
+            "them wrongly.",
             "Use another format.",
         )
     config = (
@@ -117,6 +117,6 @@ def _library() -> Any:
         import bitsandbytes.functional as library
     except ImportError as error:
         raise UserError(
-            "This format needs bitsandbytes, which is not installed.", INSTALL
+            "This format needs bitsandbytes, which is not installed.", FOUR_BIT.install
         ) from error
     return library

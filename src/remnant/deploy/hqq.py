@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from remnant.errors import UserError
+from remnant.formats.hqq import HQQ
 from remnant.functional.quantizers import Quantized
-
-INSTALL = "Install it with: pip install 'remnant[hqq]'"
 
 
 def hqq(weight: Tensor, *, bits: int = 4, group_size: int = 64) -> Quantized:
@@ -33,7 +32,7 @@ def hqq(weight: Tensor, *, bits: int = 4, group_size: int = 64) -> Quantized:
     try:
         from hqq.core.quantize import Quantizer
     except ImportError as error:
-        raise UserError("This format needs hqq, which is not installed.", INSTALL) from error
+        raise UserError("This format needs hqq, which is not installed.", HQQ.install) from error
     plain = weight.float().contiguous()
     packed, meta = Quantizer.quantize(
         plain,

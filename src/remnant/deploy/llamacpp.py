@@ -16,11 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.deploy.families import family
 from remnant.deploy.order import Order, Saved
 from remnant.errors import UserError
-from remnant.formats import GGUF_TYPES
+from remnant.formats.llamacpp import GGUF, TYPES
 from remnant.functional.quantizers import Quantized
 from remnant.model.data import prompt_ids
 
-INSTALL = "Install it with: pip install 'remnant[llamacpp]' (compiles llama.cpp)"
+INSTALL = f"{GGUF.install} (compiles llama.cpp)"
 
 
 def gguf(
@@ -32,7 +32,7 @@ def gguf(
     Args:
         model: changed in place to its dense quantized copy.
         tokenizer: the model's.
-        type: one of ``GGUF_TYPES``.
+        type: one of ``formats.llamacpp.TYPES``.
 
     Returns:
         For every quantized weight its decoded values; codes are not unpacked, ``scale`` is the mean
@@ -121,15 +121,21 @@ def save(order: Order, out: Path) -> Saved:
     return Saved("llama.cpp", None, alike)
 
 
+def answers(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    """[B, T, V] logits of the file of a deployed model by llama.cpp."""
+    runtime = Runtime(next(folder.glob("*.gguf")))
+    return torch.stack([torch.from_numpy(runtime.logits(row.tolist())) for row in ids])
+
+
 def quantize_file(source: Path, out: Path, type: str) -> None:
     """Quantize a GGUF file with llama.cpp's own code.
 
     Raises:
         UserError: no such type, the library is missing, or it reports a failure.
     """
-    if type not in GGUF_TYPES:
+    if type not in TYPES:
         raise UserError(
-            f"llama.cpp's type '{type}' is not known here.", f"Known: {', '.join(GGUF_TYPES)}."
+            f"llama.cpp's type '{type}' is not known here.", f"Known: {', '.join(TYPES)}."
         )
     library = _llama()
     settings = library.llama_model_quantize_default_params()

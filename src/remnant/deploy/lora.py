@@ -5,9 +5,8 @@ format can be made of.
 from transformers import PreTrainedModel
 
 from remnant.errors import UserError, first_line
+from remnant.formats.lora import LORA
 from remnant.functional.quantizers import Quantized
-
-INSTALL = "Install it with: pip install 'remnant[lora]'"
 
 
 def merge(model: PreTrainedModel, *, adapter: str = "") -> dict[str, Quantized]:
@@ -28,7 +27,9 @@ def merge(model: PreTrainedModel, *, adapter: str = "") -> dict[str, Quantized]:
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise UserError("Merging adapters needs peft, which is not installed.", INSTALL) from error
+        raise UserError(
+            "Merging adapters needs peft, which is not installed.", LORA.install
+        ) from error
     try:
         PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (ValueError, OSError, RuntimeError, KeyError) as error:

@@ -18,14 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.deploy.order import Order, Saved, check_linear, logits_of
 from remnant.errors import UserError, first_line
-from remnant.formats import CT_SCHEMES
+from remnant.formats.compressed_tensors import COMPRESSED, SCHEMES
 from remnant.functional.quantizers import Quantized
 from remnant.model.load import open_model
 from remnant.quiet import hush
 
-# Columns of a group in the presets W4A16 and W8A16. Source: compressed-tensors 0.19,
-# quant_scheme.py.
-PRESET_GROUP = 128
 # What the library raises where an architecture is not one of those that it knows.
 REFUSALS = (
     ValueError,
@@ -37,7 +34,6 @@ REFUSALS = (
     IndexError,
     AssertionError,
 )
-INSTALL = "Install it with: pip install 'remnant[oneshot]'"
 
 
 def gptq(
@@ -135,10 +131,10 @@ def rounded(
     Raises:
         UserError: llm-compressor is missing, no such scheme, or a weight is not a linear layer's.
     """
-    if scheme not in CT_SCHEMES:
+    if scheme not in SCHEMES:
         raise UserError(
             f"llm-compressor's scheme '{scheme}' is not known here.",
-            f"Known: {', '.join(CT_SCHEMES)}.",
+            f"Known: {', '.join(SCHEMES)}.",
         )
     return _dense(model, tokenizer, [], names, "compressed", {"scheme": scheme})
 
@@ -164,6 +160,10 @@ def save(order: Order, out: Path) -> Saved:
     return Saved("transformers or vLLM with compressed-tensors", before)
 
 
+# What a layer of the library calls the parts of ``Quantized``.
+_HELD = {"scale": "weight_scale", "zero": "weight_zero_point", "shared": "weight_global_scale"}
+
+
 @torch.no_grad()
 def _settle(packed: PreTrainedModel, order: Order) -> None:
     """Put the weights and scales of the dense copy into layers that were quantized anew."""
@@ -172,13 +172,17 @@ def _settle(packed: PreTrainedModel, order: Order) -> None:
         known = set(recorded.keys())
         for name in order.names:
             layer = layers[name.removesuffix(".weight")]
-            for ours, theirs in (
-                (f"{name}.scale", "weight_scale"),
-                (f"{name}.zero", "weight_zero_point"),
-            ):
-                if ours in known:
-                    held = getattr(layer, theirs)
-                    held.copy_(recorded.get_tensor(ours).reshape(held.shape))
+            parts = {
+                part: recorded.get_tensor(f"{name}.{part}")
+                for part in ("scale", "zero", "shared")
+                if f"{name}.{part}" in known
+            }
+            if "shared" in parts:  # the file keeps scales in a narrow float, relative to this one
+                kept = layer.quantization_scheme.weights.scale_dtype
+                parts["scale"] = (parts["scale"] * parts["shared"]).to(kept)
+            for part, value in parts.items():
+                held = getattr(layer, _HELD[part])
+                held.copy_(value.reshape(held.shape))
 
 
 def _plain(modules: dict[str, Any], order: Order) -> list[Any]:
@@ -195,7 +199,7 @@ def _recipe(
     modules: dict[str, Any], use: str, names: Sequence[str], params: Mapping[str, Any]
 ) -> list[Any]:
     if use == "compressed":
-        scheme = "FP8_DYNAMIC" if params["scheme"] == "FP8" else params["scheme"]
+        scheme = SCHEMES[params["scheme"]].preset
         return [
             modules["QuantizationModifier"](
                 scheme={scheme: [name.removesuffix(".weight") for name in names]}, ignore=[]
@@ -235,7 +239,7 @@ def _groups(names: Sequence[str], bits: int, group_size: int, *, symmetric: bool
 def group_of(use: str, params: Mapping[str, Any]) -> int:
     """Columns that share a scale in a format of the library; 0 for whole rows."""
     if use == "compressed":
-        return 0 if params["scheme"] == "FP8" else PRESET_GROUP
+        return SCHEMES[params["scheme"]].group
     return int(params["group_size"])
 
 
@@ -270,7 +274,8 @@ def _library() -> Iterator[dict[str, Any]]:
         from loguru import logger
     except ImportError as error:
         raise UserError(
-            "GPTQ, AWQ and AutoRound need llm-compressor, which is not installed.", INSTALL
+            "GPTQ, AWQ and AutoRound need llm-compressor, which is not installed.",
+            COMPRESSED.install,
         ) from error
     logger.remove()
     hush()
@@ -360,18 +365,18 @@ def _take(layer: nn.Module) -> Quantized:
     from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
 
     parts: Any = layer
-    args, weight, scale = parts.quantization_scheme.weights, parts.weight, parts.weight_scale
-    zero = getattr(layer, "weight_zero_point", None)
-    if args.type == "float":
-        bits = quantize(weight, scale, zero, args, dtype=torch.float8_e4m3fn)
-        return Quantized(
-            bits.view(torch.int8),
-            scale.reshape(-1, 1).float(),
-            None,
-            dequantize(bits, scale, zero, args).float(),
-        )
-    codes = quantize(weight, scale, zero, args, dtype=torch.int8)
-    kept = None if args.symmetric or zero is None else zero.reshape(-1, 1).float()
+    args, weight, kept = parts.quantization_scheme.weights, parts.weight, parts.weight_scale
+    zero, shared = (getattr(layer, _HELD[part], None) for part in ("zero", "shared"))
+    floats = args.type == "float"
+    codes = quantize(
+        weight, kept, zero, args, torch.float8_e4m3fn if floats else torch.int8, global_scale=shared
+    )
+    decoded = dequantize(codes, kept, zero, args, global_scale=shared).float()
+    scale = kept.reshape(-1, 1).float()
     return Quantized(
-        codes, scale.reshape(-1, 1).float(), kept, dequantize(codes, scale, zero, args).float()
+        codes.view(torch.int8) if floats else codes,
+        scale if shared is None else scale / shared,
+        None if floats or args.symmetric or zero is None else zero.reshape(-1, 1).float(),
+        decoded,
+        shared,
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
+from remnant.model.load import open_model
 
 
 class Order(NamedTuple):
@@ -73,6 +74,11 @@ def repack(order: Order, settings: Any, out: Path) -> Tensor:
     packed.save_pretrained(out)
     order.tokenizer.save_pretrained(out)
     return logits_of(packed, order.probe)
+
+
+def answers(folder: Path, ids: Tensor) -> Tensor:
+    """[B, T, V] logits of a deployed model by its library's kernels under transformers."""
+    return logits_of(open_model(str(folder)), ids)
 
 
 @torch.no_grad()

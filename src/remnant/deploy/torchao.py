@@ -13,10 +13,9 @@ from transformers import TorchAoConfig
 
 from remnant.deploy.order import Order, Saved, check_linear, repack
 from remnant.errors import UserError
+from remnant.formats.torchao import INTX
 from remnant.functional.quantizers import Quantized
 from remnant.quiet import hush
-
-INSTALL = "Install it with: pip install 'remnant[torchao]'"
 
 
 def intx(
@@ -137,7 +136,9 @@ def _library() -> dict[str, Any]:
             )
             from torchao.quantization.quant_primitives import MappingType
     except ImportError as error:
-        raise UserError("This format needs torchao, which is not installed.", INSTALL) from error
+        raise UserError(
+            "This format needs torchao, which is not installed.", INTX.install
+        ) from error
     return {
         "quantize_": quantize_,
         "IntxWeightOnlyConfig": IntxWeightOnlyConfig,

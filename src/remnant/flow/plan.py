@@ -6,14 +6,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from remnant.catalog import DEPLOYED, LOSSES, METRICS, QUANTIZERS, SAVERS, STAGE_VERSIONS, rtn_name
+from remnant.catalog import LOSSES, METRICS, STAGE_VERSIONS
 from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.place import Made, Outside, outside
 from remnant.flow.texts import text_files
-from remnant.methods import loss, metric, metric_names, quantizer, quantizer_spec, term_specs
+from remnant.formats import table
+from remnant.methods import (
+    Chain,
+    Quantizer,
+    loss,
+    metric,
+    metric_names,
+    quantizer,
+    shown,
+    steps,
+    term_specs,
+)
 from remnant.records import (
     SCHEMA,
     CastMember,
@@ -34,10 +45,9 @@ from remnant.records import (
 )
 from remnant.resolve import is_user_code
 
+T = TypeVar("T")
 # More measured models in one sweep than this take months.
 MOST_MEASURED = 100_000
-# The only block of bitsandbytes' 4-bit formats that transformers can ask for.
-OPENED_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -148,15 +158,14 @@ def unlearn_node(
 
 
 def perturb_node(
-    spec: PerturbSpec, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
+    by: Quantizer, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
 ) -> Node:
     """A dense quantized copy of a model.
 
     The corpus gives calibration text to the quantizers that want it.
     """
-    method = quantizer(spec)
-    inputs: dict[str, Input] = {"model": model}
-    if "batches" in method.reads:
+    spec, inputs = by.spec, {"model": model}
+    if "batches" in by.method.reads:
         if corpus is None:
             raise UserError(
                 f"The quantizer '{spec.use}' needs calibration text.",
@@ -165,54 +174,41 @@ def perturb_node(
         inputs["corpus"] = corpus
     if adapter := spec.params.get("adapter"):
         inputs["adapter"] = _existing(str(adapter), "adapter")
-    return Node("perturb", spec, inputs, {spec.use: method.identity}, label or {})
+    return Node("perturb", spec, inputs, {spec.use: by.method.identity}, label or {})
 
 
 def perturbed(
-    use: str | PerturbSpec,
-    model: Input,
-    corpus: Input | None,
-    label: Mapping[str, Any] | None = None,
-    defaults: Mapping[str, Any] | None = None,
+    by: Chain, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
 ) -> Input:
-    """A model as a quantizer leaves it: itself for "full".
-
-    For "gptq4+gguf-q4_k_m" the copy of a copy, in that order.
+    """A model as a chain of quantizers leaves it, the copy of a copy in their order: itself in full
+    precision.
     """
-    for part in steps(use):
-        model = perturb_node(quantizer_spec(part, defaults), model, corpus, label)
+    for step in by.steps:
+        model = perturb_node(step, model, corpus, label)
     return model
 
 
-def steps(use: str | PerturbSpec) -> list[str | PerturbSpec]:
-    """The quantizers that a name stands for, in order; none for "full"."""
-    return (
-        [use]
-        if isinstance(use, PerturbSpec) or ":" in use
-        else [part for part in use.split("+") if part != "full"]
-    )
-
-
 def deploy_node(
-    spec: PerturbSpec, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
+    by: Quantizer, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
 ) -> Node:
     """The files of a format that a runtime opens.
 
     Raises:
         UserError: no runtime opens this quantizer's result, or calibration text is missing.
     """
-    if spec.use not in SAVERS:
+    _check_opened(by)
+    dense = perturb_node(by, model, corpus, label)
+    return Node("deploy", by.spec, {"model": model, "dense": dense}, dense.methods, label or {})
+
+
+def _check_opened(by: Quantizer) -> None:
+    if by.format is None or not by.format.format.saver:
         raise UserError(
-            f"No runtime opens '{spec.use}': it is a grid to study.",
-            f"Formats that are deployed: {', '.join(DEPLOYED)}.",
+            f"No runtime opens '{by.spec.use}': it is a grid to study.",
+            f"Formats that are deployed: {', '.join(table.deployed_names())}.",
         )
-    if spec.use == "bnb-4bit" and spec.params["block"] != OPENED_BLOCK:
-        raise UserError(
-            f"transformers opens blocks of {OPENED_BLOCK} only, not {spec.params['block']}.",
-            "Leave the block out.",
-        )
-    dense = perturb_node(spec, model, corpus, label)
-    return Node("deploy", spec, {"model": model, "dense": dense}, dense.methods, label or {})
+    if fault := by.format.format.unopened(by.format.params):
+        raise UserError(fault, "Leave it out.")
 
 
 def measure_node(
@@ -269,13 +265,13 @@ def plan(sweep: SweepSpec) -> list[Node]:
         UserError: with all unknown methods, quantizers and metrics in one message.
     """
     _check_size(sweep)
-    _check_names(sweep)
+    forms = _forms(sweep)
     wanted: list[Input] = []
     for corpus_spec in sweep.corpus:
         name = corpus_spec.name or corpus_spec.lab or "corpus"
         corpus = prepare_node(corpus_spec, {"corpus": name})
         for seed in sweep.seeds:
-            measured = _measured(sweep, corpus, name, seed)
+            measured = _measured(sweep, forms, corpus, name, seed)
             # Models first: unlearning is the longest chain, and measuring fills the other workers
             # meanwhile.
             models = [
@@ -328,21 +324,28 @@ def _collect(node: Input, found: dict[str, Node]) -> None:
     found[node.name] = node
 
 
-def _measured(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str, Node]:
+class Forms(NamedTuple):
+    """The forms in which every model of a sweep is measured, looked up once: chains, and by name
+    the formats whose own kernels are measured too.
+    """
+
+    chains: tuple[Chain, ...]
+    packed: Mapping[str, Quantizer]
+
+
+def _measured(
+    sweep: SweepSpec, forms: Forms, corpus: Node, name: str, seed: int
+) -> dict[str, Node]:
     models = _models(sweep, corpus, name, seed)
     nodes: dict[str, Node] = {}
     for model, (source, about) in models.items():
         copies = {
-            shown(use): perturbed(
-                use, source, corpus, about | {"quantizer": shown(use)}, sweep.perturb
-            )
-            for use in _uses(sweep)
+            by.name: perturbed(by, source, corpus, about | {"quantizer": by.name})
+            for by in forms.chains
         }
-        for use in sweep.packed:
+        for use, by in forms.packed.items():
             label = about | {"quantizer": f"{use} packed"}
-            copies[f"{use} packed"] = deploy_node(
-                quantizer_spec(use, sweep.perturb), source, corpus, label
-            )
+            copies[f"{use} packed"] = deploy_node(by, source, corpus, label)
         for short, copy in copies.items():
             label = about | {"quantizer": short}
             nodes[f"{model}/{short}"] = measure_node(
@@ -353,30 +356,6 @@ def _measured(sweep: SweepSpec, corpus: Node, name: str, seed: int) -> dict[str,
 
 def _uses(sweep: SweepSpec) -> list[str | PerturbSpec]:
     return ["full", *(q for q in sweep.quantizers if q != "full")]
-
-
-def shown(use: str | PerturbSpec) -> str:
-    """A quantizer as tables name it: by its short name if it has one, what is set otherwise than
-    usual, and what it leaves alone.
-    """
-    if isinstance(use, str):
-        return use
-    defaults = PerturbSpec(use=use.use)
-    own = {
-        n: getattr(use, n) for n in PerturbSpec.model_fields if n not in ("use", "params", "skip")
-    }
-    name = rtn_name(use.params) if use.use == "rtn" else None
-    settings = ({} if name else dict(use.params)) | {
-        n: v for n, v in own.items() if v != getattr(defaults, n)
-    }
-    kept = [word.strip(".") for word in use.skip if word not in defaults.skip]
-    return " ".join(
-        [
-            name or use.use,
-            *(f"{k}={v}" for k, v in settings.items()),
-            *([f"without {', '.join(kept)}"] if kept else []),
-        ]
-    )
 
 
 def _models(
@@ -428,10 +407,6 @@ def _losses(spec: UnlearnSpec) -> dict[str, str]:
     return {t.use: loss(t).identity for t in term_specs(spec)}
 
 
-def _packed(use: str, sweep: SweepSpec) -> None:
-    deploy_node(quantizer_spec(use, sweep.perturb), Outside(""), Outside(""))
-
-
 def _check_size(sweep: SweepSpec) -> None:
     """Refuse more pieces of work than anyone can mean, before the first is made."""
     copies = len(sweep.quantizers) + len(sweep.packed) + 1
@@ -451,29 +426,60 @@ def user_code(sweep: SweepSpec) -> list[str]:
     ]
     named = [
         *((use, LOSSES) for use in losses),
-        *((use, QUANTIZERS) for use in grids),
+        *((use, table.FORMATS) for use in grids),
         *((m.use, METRICS) for m in sweep.measure.extra),
     ]
-    return list(dict.fromkeys(use for use, table in named if is_user_code(use, table)))
+    return list(dict.fromkeys(use for use, known in named if is_user_code(use, known)))
 
 
-def _check_names(sweep: SweepSpec) -> None:
-    named: tuple[str | MetricSpec, ...] = (
+def _forms(sweep: SweepSpec) -> Forms:
+    """Look up all that a sweep names.
+
+    Raises:
+        UserError: with all that is unknown, wrongly tuned or named twice in one message.
+    """
+    faults: list[str] = []
+
+    def tried(look_up: Callable[[], T]) -> list[T]:
+        try:
+            return [look_up()]
+        except UserError as error:
+            faults.append(str(error))
+            return []
+
+    for run in sweep.unlearn:
+        tried(partial(_losses, run))
+    looked_up = [
+        (use, [tried(partial(quantizer, part, sweep.perturb)) for part in steps(use)])
+        for use in _uses(sweep)
+    ]
+    packed = {use: tried(partial(_deployed, use, sweep.perturb)) for use in sweep.packed}
+    metrics: tuple[str | MetricSpec, ...] = (
         *metric_names(sweep.measure.metrics),
         *sweep.measure.extra,
     )
-    checks: list[Callable[[], object]] = [partial(_losses, run) for run in sweep.unlearn]
-    checks += [
-        partial(quantizer_spec, part, sweep.perturb) for q in sweep.quantizers for part in steps(q)
-    ]
-    checks += [partial(_packed, q, sweep) for q in sweep.packed]
-    checks += [partial(metric, m) for m in named]
-    faults = []
-    for check in checks:
-        try:
-            check()
-        except UserError as error:
-            faults.append(str(error))
+    for named in metrics:
+        tried(partial(metric, named))
+    if faults := [*faults, *_twice(sweep)]:
+        listed = "".join(f"\n  - {fault}" for fault in faults)
+        raise UserError(
+            faults[0] if len(faults) == 1 else f"{sweep.name} has {len(faults)} faults:{listed}"
+        )
+    return Forms(
+        tuple(Chain(shown(use), tuple(by for (by,) in found)) for use, found in looked_up),
+        {use: by for use, (by,) in packed.items()},
+    )
+
+
+def _deployed(use: str, defaults: Mapping[str, Any]) -> Quantizer:
+    by = quantizer(use, defaults)
+    _check_opened(by)
+    return by
+
+
+def _twice(sweep: SweepSpec) -> list[str]:
+    """What stands in a sweep under a name that is taken."""
+    faults: list[str] = []
     names = [run_name(r) for r in sweep.unlearn]
     corpora = [c.name or c.lab or "corpus" for c in sweep.corpus]
     faults += [
@@ -493,9 +499,4 @@ def _check_names(sweep: SweepSpec) -> None:
         f"Two unlearning runs are named '{n}'; give one a name of its own."
         for n in sorted({n for n in names if names.count(n) > 1})
     ]
-    if faults:
-        raise UserError(
-            faults[0]
-            if len(faults) == 1
-            else f"{sweep.name} has {len(faults)} faults:" + "".join(f"\n  - {f}" for f in faults)
-        )
+    return faults

@@ -29,13 +29,15 @@ class Quantized(NamedTuple):
     ``scale`` and ``zero`` have one entry per block, [blocks, 1]; ``weight`` is float32, decoded.
 
     ``codes`` are empty where a library keeps them packed in a form of its own, and the bits of the
-    weight where it is only cast.
+    weight where it is only cast. ``shared`` [1]: what the scales are multiplied with to be kept in
+    a narrower float, where a format has such a number per weight; it does not enter the decoding.
     """
 
     codes: Tensor
     scale: Tensor
     zero: Tensor | None
     weight: Tensor
+    shared: Tensor | None = None
 
 
 def rtn(

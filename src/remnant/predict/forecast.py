@@ -12,11 +12,9 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import NamedTuple
 
+from remnant.formats.table import keys_of
 from remnant.functional.survival import Survival
 
-# Quantizers whose result depends on calibration text, by the beginning of their names: weights
-# alone do not tell what they keep.
-FROM_TEXT = ("gptq", "awq", "autoround")
 # Gains beyond this add nothing.
 MOST_GAIN = 1.2
 
@@ -35,7 +33,8 @@ class Calibration(NamedTuple):
     at least half (``spearman_cells`` cells of ``spearman_runs`` runs), ``spearman_all`` that on all
     runs, most of which measure noise around zero under every grid; ``separates`` the probability
     that a left-out cell in which more than a fifth came back has a higher forecast than one in
-    which less did (1 is perfect, 0.5 is chance).
+    which less did (1 is perfect, 0.5 is chance). ``formats``: keys of the formats whose grids it
+    was fitted to.
     """
 
     intercept: float
@@ -50,6 +49,7 @@ class Calibration(NamedTuple):
     spearman_runs: int
     spearman_all: float
     separates: float
+    formats: tuple[str, ...]
 
 
 class Forecast(NamedTuple):
@@ -90,8 +90,10 @@ def forecast(found: Survival, by: Calibration) -> Forecast | None:
     return Forecast(recovery, max(0.0, recovery - error), min(1.0, recovery + error))
 
 
-def verdict(forecasts: Mapping[str, Forecast | None]) -> str:
-    """One sentence on which grids are expected to bring the text back."""
+def verdict(forecasts: Mapping[str, Forecast | None], by: Calibration) -> str:
+    """One sentence on which grids are expected to bring the text back, and one on those that the
+    forecast was not fitted to.
+    """
     back = [n for n, f in forecasts.items() if f and f.low > 0.2]
     open_ = [n for n, f in forecasts.items() if f and f.low <= 0.2 < f.high]
     stay = [n for n, f in forecasts.items() if f and f.high <= 0.2]
@@ -106,4 +108,9 @@ def verdict(forecasts: Mapping[str, Forecast | None]) -> str:
         f"undecided under {', '.join(open_)}; quantize and judge these" if open_ else "",
     ]
     told = "; ".join(p for p in parts if p)
-    return told[0].upper() + told[1:] + "."
+    beyond = [n for n, f in forecasts.items() if f and not keys_of(n) <= set(by.formats)]
+    doubt = (
+        f" The forecast was fitted to other formats than {', '.join(beyond)}: quantize and judge "
+        "these."
+    )
+    return told[0].upper() + told[1:] + "." + (doubt if beyond else "")

@@ -80,10 +80,10 @@ def _long_pass(scales, code):  # type: ignore[no-untyped-def]
     """
 
     @compiled
-    def long(t, u, block, ends, low, high, divisor, out):  # type: ignore[no-untyped-def]
+    def long(t, u, block, ends, low, high, divisors, out):  # type: ignore[no-untyped-def]
         for b in range(ends.shape[1]):
-            q, s, z = scales(ends[0, b], ends[1, b], low, high, divisor)
-            p, v, w = scales(ends[2, b], ends[3, b], low, high, divisor)
+            q, s, z = scales(ends[0, b], ends[1, b], low, high, divisors[0])
+            p, v, w = scales(ends[2, b], ends[3, b], low, high, divisors[1])
             lift = _lift(ends[0, b], ends[1, b], ends[2, b], ends[3, b])
             q, qi = lifted(q, lift)
             p, pi = lifted(p, lift)
@@ -121,7 +121,7 @@ def _short_pass(scales, code, own_scale, zeroed, ordered):  # type: ignore[no-un
     """
 
     @compiled
-    def short(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
+    def short(t, u, block, ends, low, high, divisors, laid, out):  # type: ignore[no-untyped-def]
         tq, ti, ts, tz, uq, ui, us, uz = (
             laid[0],
             laid[1],
@@ -150,8 +150,8 @@ def _short_pass(scales, code, own_scale, zeroed, ordered):  # type: ignore[no-un
                         if -u_low == ends[3, b]
                         else u_low
                     )
-                q, s, z = scales(t_low, ends[1, b], low, high, divisor)
-                p, v, w = scales(u_low, ends[3, b], low, high, divisor)
+                q, s, z = scales(t_low, ends[1, b], low, high, divisors[0])
+                p, v, w = scales(u_low, ends[3, b], low, high, divisors[1])
                 q, qi = lifted(q, lift)
                 p, pi = lifted(p, lift)
                 first, last = max(start, b * block) - start, min(stop, (b + 1) * block) - start
@@ -188,18 +188,19 @@ def _pass(scales, code, *, own_scale=False, zeroed=False, ordered=False):  # typ
     of |d| / step to five float64.
 
     ``ends`` [4, blocks]: smallest and largest of both models; the last block may be short. ``low``
-    and ``high`` bound the codes. ``own_scale``: the scale is not the step; ``zeroed``: there is a
-    zero; ``ordered``: of two largest weights the first sets the scale.
+    and ``high`` bound the codes; ``divisors``: what the steps of the two models
+    are made with. ``own_scale``: the scale is not the step; ``zeroed``: there is a zero;
+    ``ordered``: of two largest weights the first sets the scale.
     """
     long = _long_pass(scales, code)  # type: ignore[no-untyped-call]
     short = _short_pass(scales, code, own_scale, zeroed, ordered)  # type: ignore[no-untyped-call]
 
     @compiled
-    def blocks(t, u, block, ends, low, high, divisor, laid, out):  # type: ignore[no-untyped-def]
+    def blocks(t, u, block, ends, low, high, divisors, laid, out):  # type: ignore[no-untyped-def]
         if block >= SPAN:
-            long(t, u, block, ends, low, high, divisor, out)
+            long(t, u, block, ends, low, high, divisors, out)
         else:
-            short(t, u, block, ends, low, high, divisor, laid, out)
+            short(t, u, block, ends, low, high, divisors, laid, out)
 
     return blocks
 
@@ -221,12 +222,12 @@ def _blockwise(grid):  # type: ignore[no-untyped-def]
     """
 
     @compiled
-    def blocks(t, u, block, ends, divisor, laid, out):  # type: ignore[no-untyped-def]
+    def blocks(t, u, block, ends, divisors, laid, out):  # type: ignore[no-untyped-def]
         whole = t.size // block * block
         if whole:
-            grid(t[:whole], u[:whole], block, ends, -ONE, ONE, divisor, laid, out)
+            grid(t[:whole], u[:whole], block, ends, -ONE, ONE, divisors, laid, out)
         if whole < t.size:
-            grid(t[whole:], u[whole:], block, ends[:, -1:], -ONE, WHOLE, divisor, laid, out)
+            grid(t[whole:], u[whole:], block, ends[:, -1:], -ONE, WHOLE, divisors, laid, out)
 
     return blocks
 
@@ -245,7 +246,8 @@ def survey(t, u, run, base, kinds, blocks, bounds, whole, sums):  # type: ignore
         base: a length that divides every block and every run.
         kinds: [grids] places in ``KINDS``.
         blocks: [grids] weights that share a scale; 0 for the whole weight.
-        bounds: [grids, 3] lowest and highest code, and what the largest weight is divided by.
+        bounds: [grids, 4] lowest and highest code, and what the largest weight is divided by in
+            the target and in the unlearned model.
         whole: [4, 1] smallest and largest of the whole weight, in the target and in the unlearned
             model.
         sums: [grids, 7] is added to: update, changed, restored, together, equal codes, erased, |d|
@@ -296,22 +298,22 @@ def _run(t, u, short, base, kinds, blocks, bounds, whole, laid, sums):  # type: 
         ends = (
             whole if blocks[g] == 0 else short if block == base else _joined(short, block // base)
         )
-        low, high, divisor, out = bounds[g, 0], bounds[g, 1], bounds[g, 2], sums[g, 2:]
+        low, high, divisors, out = bounds[g, 0], bounds[g, 1], bounds[g, 2:], sums[g, 2:]
         kind = kinds[g]
         if kind == 0:
-            _INTEGER(t, u, block, ends, low, high, divisor, laid, out)
+            _INTEGER(t, u, block, ends, low, high, divisors, laid, out)
         elif kind == 1:
-            _ASYMMETRIC(t, u, block, ends, low, high, divisor, laid, out)
+            _ASYMMETRIC(t, u, block, ends, low, high, divisors, laid, out)
         elif kind == 2:
-            _GGUF8(t, u, block, ends, low, high, divisor, laid, out)
+            _GGUF8(t, u, block, ends, low, high, divisors, laid, out)
         elif kind == 3:
-            _GGUF4(t, u, block, ends, low, high, divisor, laid, out)
+            _GGUF4(t, u, block, ends, low, high, divisors, laid, out)
         elif kind == 4:
-            _NORMAL4_BLOCKS(t, u, block, ends, divisor, laid, out)
+            _NORMAL4_BLOCKS(t, u, block, ends, divisors, laid, out)
         elif kind == 5:
-            _FLOAT4_BLOCKS(t, u, block, ends, divisor, laid, out)
+            _FLOAT4_BLOCKS(t, u, block, ends, divisors, laid, out)
         else:
-            _FLOAT8(t, u, block, ends, low, high, divisor, laid, out)
+            _FLOAT8(t, u, block, ends, low, high, divisors, laid, out)
 
 
 @compiled

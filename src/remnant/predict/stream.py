@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remnant.errors import UserError
+from remnant.formats.base import Grid
 from remnant.functional.survival import Sums, untouched
 from remnant.predict import kernels
 from remnant.predict.casts import all_finite
 from remnant.predict.checkpoint import BYTES, Checkpoint, as_float32, round_to
 from remnant.predict.glance import look
-from remnant.predict.grids import Grid, Table, least_common_block, table
+from remnant.predict.grids import Table, least_common_block, table
 from remnant.weightfiles import compare_names
 
 Floats = NDArray[np.float32]
@@ -31,8 +32,6 @@ Raw = NDArray[np.uint16] | Floats
 PIECE, RUN = 1 << 20, 1 << 14
 # A weight of more than twice so many entries is sampled, in slices of about so many.
 SAMPLE, SLICE = 1 << 21, 1 << 16
-# A GGUF file keeps scales as float16: of the largest weight this part, at most so large.
-HALF_SCALES, MOST_HALF = {"q8_0": 127, "q4_0": 8}, 65504
 # A sample speaks for its weight if it holds the update in proportion, within this factor; else all
 # of the weight is rounded.
 FAIR = 1.5
@@ -139,7 +138,7 @@ def _weight(
     """
     columns, usable = _usable(target, name, grids)
     parts = _experts(target, name)
-    alone = [g for g in usable if g.block < 0] if len(parts) > 1 else []
+    alone = [g for g in usable if g.whole] if len(parts) > 1 else []
     together = [g for g in usable if g not in alone]
     glances = [
         _glance(pool, pair, list(_pieces(target, part, columns, together, PIECE))) for part in parts
@@ -180,7 +179,9 @@ def _rounded(
     all.
     """
     pieces = list(_pieces(target, part, columns, grids, PIECE))
-    rounds = partial(_round, pair, table(grids, columns), _run(columns, grids), glance.ends)
+    rounds = partial(
+        _round, pair, table(grids, columns, glance.ends), _run(columns, grids), glance.ends
+    )
     for taken in (_sampled(target, part, columns, grids, sample) or pieces, pieces):
         sums = sum(pool.map(rounds, taken), np.zeros((len(grids), 7)))
         looked = sum(piece.size for piece in taken)
@@ -206,9 +207,9 @@ def _check_glance(name: str, glance: Glance, grids: Sequence[Grid]) -> None:
         )
     largest = float(np.abs(glance.ends).max())
     for g in grids:
-        if g.family in HALF_SCALES and largest / HALF_SCALES[g.family] > MOST_HALF:
+        if largest > g.limit:
             raise UserError(
-                f"{name} holds {largest:.3g}, too large for the float16 scales of {g.name}.",
+                f"{name} holds {largest:.3g}, too large for the scales of {g.name}.",
                 "Leave this grid out, or keep it.",
             )
 
@@ -266,9 +267,7 @@ def _usable(target: Checkpoint, name: str, grids: Sequence[Grid]) -> tuple[int, 
     """Columns of a weight as [out, in], and the grids whose groups divide them."""
     shape = target.entries[name].shape
     columns = shape[0] if target.turned(name) else shape[-1]
-    return columns, [
-        g for g in grids if g.family in ("nf4", "fp4") or g.block <= 0 or columns % g.block == 0
-    ]
+    return columns, [g for g in grids if g.over_rows or g.block <= 0 or columns % g.block == 0]
 
 
 def _pieces(

@@ -35,8 +35,8 @@ class Prediction(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
-        return verdict(self.forecasts)
+        """In words."""
+        return verdict(self.forecasts, self.calibration)
 
     def _repr_html_(self) -> str:
         return notebook.forecast(self.verdict, self.whole, self.forecasts)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from remnant.catalog import METRICS
 from remnant.flow.store import Store
+from remnant.formats.table import decided_by_text
 from remnant.functional.survival import Survival
-from remnant.predict.forecast import FROM_TEXT, Forecast, calibration, forecast, verdict
+from remnant.predict.forecast import Forecast, calibration, forecast, verdict
 from remnant.records import (
     Cell,
     Evidence,
@@ -364,7 +365,7 @@ def expected(found: Surviving) -> Forecast | None:
 
     None where calibration text decides, or nothing was updated.
     """
-    if found.quantizer.startswith(FROM_TEXT):
+    if decided_by_text(found.quantizer):
         return None
     return forecast(found.ratios, calibration())
 
@@ -377,7 +378,7 @@ def foretell(group: Group, model: str) -> str:
     forecasts = {s.quantizer: f for s in group.surviving if s.model == model and (f := expected(s))}
     if not forecasts:
         return ""
-    told = verdict(forecasts)
+    told = verdict(forecasts, calibration())
     return told[0].lower() + told[1:]
 
 

@@ -5,14 +5,14 @@ dense copy that was judged.
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from remnant.catalog import SAVERS
-from remnant.deploy.llamacpp import Runtime
 from remnant.deploy.order import Order, Saved, logits_of
 from remnant.errors import UserError
+from remnant.formats.table import FORMATS
 from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import in_dtype, matrices, open_model, open_tokenizer
@@ -50,12 +50,13 @@ def run(
         dense.config.vocab_size, (PROBES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0)
     )
     names = [m.name for m in matrices(model, spec.skip)]
-    module, function = SAVERS[spec.use].split(":")
+    known = FORMATS[spec.use]
+    save, answers = _function(known.saver), _function(known.opener)
     report(0, 2, spec.use)
     order = Order(spec.use, spec.params, model, tokenizer, names, inputs["dense"], probe)
-    saved: Saved = getattr(importlib.import_module(module), function)(order, out)
+    saved: Saved = save(order, out)
     report(1, 2, "opened again")
-    opened = logits(out, probe)
+    opened: Tensor = answers(out, probe)
     apart = difference(opened, logits_of(dense, probe))
     if not apart.relative <= APART:
         raise UserError(
@@ -90,11 +91,8 @@ def difference(packed: Tensor, plain: Tensor) -> Difference:
     )
 
 
-def logits(folder: Path, ids: Tensor) -> Tensor:
-    """[B, T, V] of a deployed model by the runtime that its files are for: llama.cpp, or the
-    library's kernels under transformers.
-    """
-    if files := sorted(folder.glob("*.gguf")):
-        runtime = Runtime(files[0])
-        return torch.stack([torch.from_numpy(runtime.logits(row.tolist())) for row in ids])
-    return logits_of(open_model(str(folder)), ids)
+def _function(path: str) -> Callable[..., Any]:
+    """A function by its "module:function", imported only where it is wanted."""
+    module, function = path.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found

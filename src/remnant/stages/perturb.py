@@ -51,7 +51,7 @@ def run(
             finite before or after.
     """
     known = known or {}
-    method = quantizer(spec)
+    method = quantizer(spec).method
     check_plain(str(inputs["model"]), "quantized again")
     tokenizer = open_tokenizer(str(inputs["model"]))
     source = take(inputs["model"], known.get("model"))
@@ -220,6 +220,7 @@ def _save_codes(found: Mapping[str, Quantized], path: Path) -> None:
     for name, q in found.items():
         tensors[f"{name}.codes"] = q.codes.contiguous()
         tensors[f"{name}.scale"] = q.scale.contiguous()
-        if q.zero is not None:
-            tensors[f"{name}.zero"] = q.zero.contiguous()
+        for part, held in (("zero", q.zero), ("shared", q.shared)):
+            if held is not None:
+                tensors[f"{name}.{part}"] = held.contiguous()
     save_file(tensors, path)

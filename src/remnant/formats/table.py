@@ -1,0 +1,138 @@
+"""All formats that are built in, and how they are found.
+
+To add one: its file, and its name here.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from remnant.errors import UserError, unknown
+from remnant.formats.base import Format
+from remnant.formats.bitsandbytes import FOUR_BIT, INT8
+from remnant.formats.casts import CAST
+from remnant.formats.compressed_tensors import COMPRESSED
+from remnant.formats.eight_bit_floats import FP8
+from remnant.formats.four_bit_levels import FP4, NF4
+from remnant.formats.gguf_blocks import Q4_0, Q8_0
+from remnant.formats.hqq import HQQ
+from remnant.formats.integers import RTN
+from remnant.formats.llamacpp import GGUF
+from remnant.formats.lora import LORA
+from remnant.formats.oneshot import AUTOROUND, AWQ, GPTQ
+from remnant.formats.torchao import EIGHT, INTX
+from remnant.records.base import Record
+
+_ALL: tuple[Format[Any], ...] = (
+    RTN, NF4, FP4, FP8, Q8_0, Q4_0, CAST, LORA, GPTQ, AWQ, AUTOROUND, COMPRESSED, FOUR_BIT, INT8,
+    INTX, EIGHT, HQQ, GGUF,
+)  # fmt: skip
+# Stands between the steps of a chain.
+STEP = "+"
+FORMATS: Mapping[str, Format[Any]] = {found.key: found for found in _ALL}
+NAMES = tuple(name for found in _ALL for name in found.names)
+
+
+class Named(NamedTuple):
+    """A format and all of its parameters."""
+
+    format: Format[Any]
+    params: Record
+
+
+def by_name(name: str) -> Named | None:
+    """The format that a short name stands for; None if it is none.
+
+    Raises:
+        UserError: it is one, with parameters out of bounds.
+    """
+    for found in _ALL:
+        try:
+            params = found.read(name)
+        except ValidationError as error:
+            raise _fault(name, error) from error
+        if params is not None:
+            return Named(found, params)
+    return None
+
+
+def checked(found: Format[Any], params: Mapping[str, Any]) -> Named:
+    """A format with parameters as a spec states them.
+
+    Raises:
+        UserError: some are out of bounds, or exclude each other.
+    """
+    try:
+        return Named(found, found.params.model_validate(dict(params)))
+    except ValidationError as error:
+        raise _fault(found.key, error) from error
+
+
+def _fault(name: str, error: ValidationError) -> UserError:
+    said = (str(fault.get("ctx", {}).get("error", fault["msg"])) for fault in error.errors())
+    return UserError(f"The quantizer '{name}': {' '.join(said)}")
+
+
+def short(use: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The short name of a format with some parameters, and those of them that it does not say.
+
+    Of what is no format, or has no short name, the key and all of them.
+
+    >>> short("rtn", {"bits": 3, "granularity": "tensor"})
+    ('int3-tensor', {})
+    >>> short("autoround", {"bits": 4, "steps": 50})
+    ('autoround4', {'steps': 50})
+    """
+    if use not in FORMATS:
+        return use, dict(params)
+    found = checked(FORMATS[use], params)
+    name = found.format.write(found.params)
+    said = found.format.read(name) if name else None
+    if name is None or said is None:
+        return use, dict(params)
+    return name, {k: v for k, v in params.items() if getattr(said, k) != getattr(found.params, k)}
+
+
+def decided_by_text(shown: str) -> bool:
+    """Whether calibration text decides the codes of a quantizer, by its name in tables.
+
+    Of a chain ("gptq4+gguf-q4_k_m") whether it does in any of its steps; what stands behind the
+    name ("gptq4 calibration_samples=64") says nothing about it.
+
+    >>> decided_by_text("gptq4-g128"), decided_by_text("int4")
+    (True, False)
+    """
+    return any(FORMATS[key].by_text for key in keys_of(shown))
+
+
+def keys_of(shown: str) -> set[str]:
+    """The keys of the formats in a quantizer's name in tables; none of a user's own.
+
+    >>> sorted(keys_of("gptq4 calibration_samples=64+gguf-q4_k_m"))
+    ['gguf', 'gptq']
+    """
+    found = (_key_of(part.split(" ")[0]) for part in shown.split(STEP))
+    return {key for key in found if key}
+
+
+def _key_of(name: str) -> str | None:
+    try:
+        named = by_name(name)
+    except UserError:
+        return None
+    return named.format.key if named else name if name in FORMATS else None
+
+
+def no_format(name: str) -> UserError:
+    """The error for a name that stands for no format, with the nearest that do."""
+    return unknown("quantizer", name, {"full", *NAMES, *FORMATS})
+
+
+def deployed_names() -> tuple[str, ...]:
+    """Short names whose files a runtime opens."""
+    return tuple(name for name in NAMES if (found := by_name(name)) and _opens(found))
+
+
+def _opens(found: Named) -> bool:
+    return bool(found.format.saver) and found.format.unopened(found.params) is None
