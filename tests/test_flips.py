@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from remnant.functional.flips import expected_noise, sums
-from remnant.functional.quantizers import Quantized, rtn
+from remnant.functional.quantized import Quantized
+from remnant.functional.quantizers import rtn
 from remnant.functional.survival import Sums, survival
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
-from remnant.functional.quantizers import Quantized, rtn
+from remnant.functional.quantized import Quantized
+from remnant.functional.quantizers import rtn
 from remnant.lab.tokenizer import train_tokenizer
 from remnant.methods import quantizer_spec
 from remnant.model.load import matrices, open_model, save_model

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from remnant import levels
 from remnant.functional import quantizers
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 
 SCHEMES = ["sym", "half-step", "paper", "asym"]
 GRANULARITIES = ["tensor", "channel", "group"]

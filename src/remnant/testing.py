@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from remnant.catalog import LOSSES, METRICS
 from remnant.errors import Unscorable, UserError
 from remnant.formats.table import FORMATS
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED, View
 from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS

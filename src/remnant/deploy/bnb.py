@@ -10,7 +10,7 @@ from transformers import BitsAndBytesConfig
 from remnant.deploy.order import Order, Saved, repack
 from remnant.errors import UserError
 from remnant.formats.bitsandbytes import FOUR_BIT, OPENED_BLOCK
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 
 
 def four_bit(

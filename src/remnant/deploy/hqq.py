@@ -5,7 +5,7 @@ from torch import Tensor
 
 from remnant.errors import UserError
 from remnant.formats.hqq import HQQ
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 
 
 def hqq(weight: Tensor, *, bits: int = 4, group_size: int = 64) -> Quantized:

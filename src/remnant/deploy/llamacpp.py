@@ -17,7 +17,7 @@ from remnant.deploy.families import family
 from remnant.deploy.order import Order, Saved
 from remnant.errors import UserError
 from remnant.formats.llamacpp import GGUF, TYPES
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 from remnant.model.data import prompt_ids
 
 INSTALL = f"{GGUF.install} (compiles llama.cpp)"

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from remnant.errors import UserError, first_line
 from remnant.formats.lora import LORA
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 
 
 def merge(model: PreTrainedModel, *, adapter: str = "") -> dict[str, Quantized]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.deploy.order import Order, Saved, check_linear, logits_of
 from remnant.errors import UserError, first_line
 from remnant.formats.compressed_tensors import COMPRESSED, SCHEMES
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 from remnant.model.load import open_model
 from remnant.quiet import hush
 
@@ -123,10 +123,9 @@ def rounded(
     *,
     scheme: str = "W4A16",
 ) -> dict[str, Quantized]:
-    """Plain rounding in the schemes that vLLM loads: W4A16 and W8A16 (half-steps in groups of 128),
-    FP8 (rows).
+    """Plain rounding in a scheme that vLLM loads; `formats/compressed_tensors.py` says which.
 
-    Activations, which FP8 rounds too when it is served, are not rounded in the dense copy.
+    Activations, which some round too when they are served, are not rounded in the dense copy.
 
     Raises:
         UserError: llm-compressor is missing, no such scheme, or a weight is not a linear layer's.

@@ -14,7 +14,7 @@ from transformers import TorchAoConfig
 from remnant.deploy.order import Order, Saved, check_linear, repack
 from remnant.errors import UserError
 from remnant.formats.torchao import INTX
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 from remnant.quiet import hush
 
 

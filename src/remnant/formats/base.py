@@ -24,7 +24,7 @@ class Grid(NamedTuple):
     largest magnitude of a block over it is the step. ``limit``: the largest magnitude that scales
     and levels can hold. ``over_rows``: blocks go on over the ends of rows. ``by_weight``: of a grid
     that keeps its scales relative to a second one, shared by the whole weight, that scale from the
-    weight's largest magnitude; it stands in place of the divisor.
+    weight's largest magnitude; it stands in place of the divisor, in float32.
     """
 
     kind: str

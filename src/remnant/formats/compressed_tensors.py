@@ -14,7 +14,8 @@ class Scheme(NamedTuple):
     group: int
 
 
-# Source: compressed-tensors 0.19, quant_scheme.py.
+# Integers in half-steps, floats with a scale per row. Source: compressed-tensors 0.19,
+# quant_scheme.py.
 SCHEMES: Mapping[str, Scheme] = {
     "W4A16": Scheme("W4A16", 128),
     "W8A16": Scheme("W8A16", 128),

@@ -25,9 +25,25 @@ from remnant.formats.torchao import EIGHT, INTX
 from remnant.records.base import Record
 
 _ALL: tuple[Format[Any], ...] = (
-    RTN, NF4, FP4, FP8, Q8_0, Q4_0, CAST, LORA, GPTQ, AWQ, AUTOROUND, COMPRESSED, FOUR_BIT, INT8,
-    INTX, EIGHT, HQQ, GGUF,
-)  # fmt: skip
+    RTN,
+    NF4,
+    FP4,
+    FP8,
+    Q8_0,
+    Q4_0,
+    CAST,
+    LORA,
+    GPTQ,
+    AWQ,
+    AUTOROUND,
+    COMPRESSED,
+    FOUR_BIT,
+    INT8,
+    INTX,
+    EIGHT,
+    HQQ,
+    GGUF,
+)
 # Stands between the steps of a chain.
 STEP = "+"
 FORMATS: Mapping[str, Format[Any]] = {found.key: found for found in _ALL}

@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor
 
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 from remnant.functional.survival import Sums
 
 

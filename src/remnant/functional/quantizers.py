@@ -1,43 +1,17 @@
 """Quantizers as pure functions: weight -> codes, scale, zero and the decoded weight.
 
-A weight is [rows, columns] with the input dimension last; more leading axes (experts) count as
-rows. Codes are int8 of the weight's shape. Decoding is ``(codes - zero) * scale`` on integer grids
-and ``level[codes] * scale`` on float grids.
-
 Every function here raises ValueError for a weight that is not finite, and where its result would
 not be: nothing broken becomes a number.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from remnant.functional.quantized import Quantized, blocks_of, not_zero, numbers, sound
 from remnant.levels import FP4_LEVELS, NF4_LEVELS
 
 # Entries that are rounded at once.
 PIECE = 1 << 16
-
-
-class Indivisible(ValueError):
-    """The blocks of a grid do not divide the rows of a weight."""
-
-
-class Quantized(NamedTuple):
-    """A quantized weight.
-
-    ``scale`` and ``zero`` have one entry per block, [blocks, 1]; ``weight`` is float32, decoded.
-
-    ``codes`` are empty where a library keeps them packed in a form of its own, and the bits of the
-    weight where it is only cast. ``shared`` [1]: what the scales are multiplied with to be kept in
-    a narrower float, where a format has such a number per weight; it does not enter the decoding.
-    """
-
-    codes: Tensor
-    scale: Tensor
-    zero: Tensor | None
-    weight: Tensor
-    shared: Tensor | None = None
 
 
 def rtn(
@@ -70,7 +44,7 @@ def rtn(
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"bits must be 2 to 8, not {bits}")
-    blocks = _blocks(_numbers(weight), granularity, group_size)
+    blocks = blocks_of(numbers(weight), granularity, group_size)
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     if scheme == "asym":
         return _asymmetric(weight, blocks, low, high)
@@ -78,14 +52,14 @@ def rtn(
     if scheme not in divisors:
         raise ValueError(f"unknown scheme '{scheme}'; known: asym, {', '.join(divisors)}")
     smallest, largest = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
-    scale = _safe(torch.maximum(-smallest, largest) / divisors[scheme])
+    scale = not_zero(torch.maximum(-smallest, largest) / divisors[scheme])
     return _on_grid(weight, blocks, scale, None, -high if scheme == "sym" else low, high)
 
 
 def _asymmetric(weight: Tensor, blocks: Tensor, low: int, high: int) -> Quantized:
     smallest, largest = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
     smallest, largest = smallest.clamp(max=0.0), largest.clamp(min=0.0)
-    scale = _safe((largest - smallest) / (high - low))
+    scale = not_zero((largest - smallest) / (high - low))
     zero = (low - (smallest / scale).round()).clamp(low, high)
     return _on_grid(weight, blocks, scale, zero, low, high)
 
@@ -107,60 +81,7 @@ def _on_grid(
         if zero is not None:
             piece -= zero[here]
         piece *= scale[here]
-    return _sound(
-        Quantized(codes.reshape(weight.shape), scale, zero, decoded.reshape(weight.shape))
-    )
-
-
-def _numbers(weight: Tensor) -> Tensor:
-    """The weight as float32.
-
-    Raises:
-        ValueError: it holds infinities, or what is no number.
-    """
-    wide = weight.float()
-    if not _all_finite(wide):
-        raise ValueError("it holds values that are not finite")
-    return wide
-
-
-def _sound(found: Quantized) -> Quantized:
-    """A result that is finite.
-
-    Raises:
-        ValueError: a scale or a decoded value left the range of its float.
-    """
-    if not (_all_finite(found.weight) and _all_finite(found.scale)):
-        raise ValueError(
-            "the result is not finite: its values or scales are beyond the range of the format"
-        )
-    return found
-
-
-def _all_finite(values: Tensor) -> bool:
-    """Whether all are finite, by one sum; only where that overflows is every value looked at."""
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
-
-
-def _blocks(weight: Tensor, granularity: str, group_size: int) -> Tensor:
-    """[blocks, entries] with one scale per row."""
-    columns = weight.shape[-1]
-    if granularity == "tensor":
-        return weight.reshape(-1, weight.shape[-2] * columns)
-    if granularity == "channel":
-        return weight.reshape(-1, columns)
-    if granularity == "group":
-        if columns % group_size:
-            raise Indivisible(
-                f"the group size {group_size} does not divide the row length {columns}"
-            )
-        return weight.reshape(-1, group_size)
-    raise ValueError(f"unknown granularity '{granularity}'; known: tensor, channel, group")
-
-
-def _safe(scale: Tensor) -> Tensor:
-    """A scale of zero (a block of zeros) becomes one, so that nothing is divided by zero."""
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    return sound(Quantized(codes.reshape(weight.shape), scale, zero, decoded.reshape(weight.shape)))
 
 
 def _over(weights: Tensor, scale: Tensor) -> Tensor:
@@ -177,7 +98,7 @@ def _over(weights: Tensor, scale: Tensor) -> Tensor:
 def _quantized(
     weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None, decoded: Tensor
 ) -> Quantized:
-    return _sound(
+    return sound(
         Quantized(
             codes.to(torch.int8).reshape(weight.shape), scale, zero, decoded.reshape(weight.shape)
         )
@@ -208,9 +129,9 @@ def fp4(weight: Tensor, *, block: int = 64) -> Quantized:
 
 
 def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quantized:
-    flat = _numbers(weight).flatten()
+    flat = numbers(weight).flatten()
     padded = torch.nn.functional.pad(flat, (0, -flat.numel() % block)).view(-1, block)
-    scale = _safe(padded.abs().amax(-1, keepdim=True))
+    scale = not_zero(padded.abs().amax(-1, keepdim=True))
     table = torch.tensor(levels, dtype=torch.float32, device=weight.device)
     ordered, code_of = table.sort(stable=True)
     edges = (ordered[1:] + ordered[:-1]) / 2
@@ -222,7 +143,7 @@ def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quanti
     index = torch.bucketize(scaled, edges)
     codes = code_of[index]
     decoded = (ordered[index] * scale).flatten()[: flat.numel()].view(weight.shape)
-    return _sound(
+    return sound(
         Quantized(
             codes.to(torch.int8).flatten()[: flat.numel()].view(weight.shape), scale, None, decoded
         )
@@ -236,8 +157,8 @@ def fp8(weight: Tensor, *, block: int = 0) -> Quantized:
     Codes are the bits of torch's float8_e4m3fn. Source: Micikevicius et al. 2022 (arXiv
     2209.05433), table 1.
     """
-    blocks = _blocks(_numbers(weight), "group" if block else "channel", block)
-    scale = _safe(blocks.abs().amax(-1, keepdim=True) / 448)
+    blocks = blocks_of(numbers(weight), "group" if block else "channel", block)
+    scale = not_zero(blocks.abs().amax(-1, keepdim=True) / 448)
     rounded = (blocks / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
     return _quantized(weight, rounded.view(torch.int8), scale, None, rounded.float() * scale)
 
@@ -248,7 +169,7 @@ def q8_0(weight: Tensor, *, block: int = 32) -> Quantized:
 
     Source: llama.cpp, quantize_row_q8_0_ref (rounds halves away from zero).
     """
-    blocks = _blocks(_numbers(weight), "group", block)
+    blocks = blocks_of(numbers(weight), "group", block)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
     scaled = _over(blocks, scale)
     codes = scaled.sign() * (scaled.abs() + 0.5).floor()
@@ -262,7 +183,7 @@ def q4_0(weight: Tensor, *, block: int = 32) -> Quantized:
 
     Source: llama.cpp, quantize_row_q4_0_ref (codes there are 0 to 15, here less 8).
     """
-    blocks = _blocks(_numbers(weight), "group", block)
+    blocks = blocks_of(numbers(weight), "group", block)
     at = blocks.abs().argmax(-1, keepdim=True)
     scale = blocks.gather(-1, at) / -8
     codes = (_over(blocks, scale) + 8.5).trunc().clamp(max=15) - 8
@@ -286,5 +207,5 @@ def cast(weight: Tensor, *, dtype: str = "bfloat16") -> Quantized:
     """
     if dtype not in ("bfloat16", "float16"):
         raise ValueError(f"the dtype is bfloat16 or float16, not {dtype}")
-    kept, largest = weight.to(getattr(torch, dtype)), _numbers(weight).abs().amax().view(1, 1)
-    return _sound(Quantized(kept.view(torch.int16), _safe(largest), None, kept.float()))
+    kept, largest = weight.to(getattr(torch, dtype)), numbers(weight).abs().amax().view(1, 1)
+    return sound(Quantized(kept.view(torch.int16), not_zero(largest), None, kept.float()))

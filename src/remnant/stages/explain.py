@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from remnant.functional.flips import sums
-from remnant.functional.quantizers import Quantized
+from remnant.functional.quantized import Quantized
 from remnant.functional.survival import Sums, survival, survival_of_model
 from remnant.predict.checkpoint import Checkpoint
 from remnant.records import ExplainResult, ExplainSpec

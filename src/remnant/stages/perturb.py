@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
-from remnant.functional.quantizers import Indivisible, Quantized
+from remnant.functional.quantized import Indivisible, Quantized
 from remnant.functional.segments import Known, repeated
 from remnant.lineage import Lineage
 from remnant.methods import quantizer
