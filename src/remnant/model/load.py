@@ -95,7 +95,26 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
     model, info = opened
     check_whole(info, source)
     check_finite(model, source)
+    if packed:
+        _unpack(model, dtype)
     return model.eval()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _unpack(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Have compressed-tensors unpack now what it would unpack in the first forward pass.
+
+    Its 4-bit floats come out in bfloat16, whatever was asked for, and fit no other layer then.
+    """
+    quantizer: Any = getattr(model, "hf_quantizer", None)
+    if not hasattr(quantizer, "compressor"):
+        return
+    if quantizer.quantization_config.is_quantization_compressed:
+        with contextlib.redirect_stderr(io.StringIO()):
+            quantizer.compressor.decompress_model(model=model)
+    for parameter in model.parameters():
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.to(dtype)
 
 
 @contextlib.contextmanager
