@@ -20,6 +20,8 @@ SCHEMES: Mapping[str, Scheme] = {
     "W4A16": Scheme("W4A16", 128),
     "W8A16": Scheme("W8A16", 128),
     "FP8": Scheme("FP8_DYNAMIC", 0),
+    "NVFP4A16": Scheme("NVFP4A16", 16),
+    "MXFP4A16": Scheme("MXFP4A16", 32),
 }
 _PREFIX = "ct-"
 

@@ -20,6 +20,7 @@ from remnant.formats.hqq import HQQ
 from remnant.formats.integers import RTN
 from remnant.formats.llamacpp import GGUF
 from remnant.formats.lora import LORA
+from remnant.formats.microscaling import MXFP4, NVFP4
 from remnant.formats.oneshot import AUTOROUND, AWQ, GPTQ
 from remnant.formats.torchao import EIGHT, INTX
 from remnant.records.base import Record
@@ -28,6 +29,8 @@ _ALL: tuple[Format[Any], ...] = (
     RTN,
     NF4,
     FP4,
+    NVFP4,
+    MXFP4,
     FP8,
     Q8_0,
     Q4_0,

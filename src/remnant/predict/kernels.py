@@ -20,12 +20,15 @@ from remnant.predict.rounding import (
     WHOLE,
     asymmetric,
     away,
+    e2m1,
     fp4,
     fp8,
     half_up,
     integer,
     lifted,
+    mxfp4,
     nf4,
+    nvfp4,
     q4_0,
     q8_0,
     symmetric,
@@ -210,8 +213,9 @@ _ASYMMETRIC = _pass(asymmetric, integer, zeroed=True)  # type: ignore[no-untyped
 _GGUF8 = _pass(q8_0, away, own_scale=True)  # type: ignore[no-untyped-call]
 _GGUF4 = _pass(q4_0, half_up, own_scale=True, zeroed=True, ordered=True)  # type: ignore[no-untyped-call]
 _NORMAL4, _FLOAT4, _FLOAT8 = _pass(symmetric, nf4), _pass(symmetric, fp4), _pass(symmetric, fp8)  # type: ignore[no-untyped-call]
+_NVIDIA4, _MICRO4 = _pass(nvfp4, e2m1), _pass(mxfp4, e2m1)  # type: ignore[no-untyped-call]
 # Their numbers, by which a table of grids names them.
-KINDS = ("rtn", "asym", "q8_0", "q4_0", "nf4", "fp4", "fp8")
+KINDS = ("rtn", "asym", "q8_0", "q4_0", "nf4", "fp4", "fp8", "nvfp4", "mxfp4")
 
 
 def _blockwise(grid):  # type: ignore[no-untyped-def]
@@ -312,8 +316,12 @@ def _run(t, u, short, base, kinds, blocks, bounds, whole, laid, sums):  # type: 
             _NORMAL4_BLOCKS(t, u, block, ends, divisors, laid, out)
         elif kind == 5:
             _FLOAT4_BLOCKS(t, u, block, ends, divisors, laid, out)
-        else:
+        elif kind == 6:
             _FLOAT8(t, u, block, ends, low, high, divisors, laid, out)
+        elif kind == 7:
+            _NVIDIA4(t, u, block, ends, low, high, divisors, laid, out)
+        else:
+            _MICRO4(t, u, block, ends, low, high, divisors, laid, out)
 
 
 @compiled

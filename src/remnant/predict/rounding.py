@@ -107,6 +107,27 @@ def q4_0(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
     return step, kept(step, 13, 2.0**-14, 2.0**-24), np.float32(8)
 
 
+@strict
+def nvfp4(smallest, largest, low, high, shared):  # type: ignore[no-untyped-def]
+    """Of NVFP4: e4m3, relative to a number of the whole weight; one that is rounded to zero is 1/8.
+
+    In the quantizer's order, nothing reassociated.
+    """
+    scale = max(-smallest, largest) / np.float32(6) * shared
+    scale = kept(min(scale, np.float32(448)), 20, 2.0**-6, 2.0**-9)
+    step = (scale if scale > 0 else np.float32(0.125)) / shared
+    return step, step, ZERO
+
+
+@njit(inline="always", fastmath=FAST)
+def mxfp4(smallest, largest, low, high, divisor):  # type: ignore[no-untyped-def]
+    """Of MXFP4: the power of two of the largest weight over 4, the next from 1.75 times it on."""
+    bits = np.float32(max(-smallest, largest)).view(np.int32)
+    power = np.int32((bits + np.int32(1 << 21)) & np.int32(0x7F800000)).view(np.float32)
+    step = max(times(power, np.float32(0.25)), np.float32(2.0**-127))
+    return step, step, ZERO
+
+
 # Codes: a weight over the step, rounded to what the grid holds, as a multiple of the scale.
 
 
@@ -199,3 +220,11 @@ def fp8(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
     x = over(w, step, inverse)
     x = x if x > low else low
     return kept(x if x < high else high, 20, 2.0**-6, 2.0**-9)
+
+
+@njit(inline="always", fastmath=FAST)
+def e2m1(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
+    """Two significant bits, below 1 a multiple of 1/2; ``low`` and ``high`` are its ends."""
+    x = over(w, step, inverse)
+    x = x if x > low else low
+    return kept(x if x < high else high, 22, 1.0, 0.5)
