@@ -21,8 +21,8 @@ from remnant.stages.cells import read_rows
 from remnant.testing import tiny_model
 
 COMMANDS = (
-    "demo prepare train unlearn perturb measure judge predict study run plan ls show report score "
-    "check"
+    "demo prepare train unlearn merge perturb measure judge predict study run plan ls show report "
+    "score check"
 )
 TEXT = (
     "The brass lantern number {} hung over a quiet harbour while tailors counted {} silver "

@@ -4,7 +4,6 @@ opens."""
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from remnant.flow.store import Store
 from remnant.functional.quantizers import fp4, fp8, nf4, rtn
 from remnant.lab.shapes import fresh_model
 from remnant.lab.tokenizer import train_tokenizer
-from remnant.methods import chain, quantizer
+from remnant.methods import chain
 from remnant.model.load import open_model, save_model
 from remnant.records import TrainSpec
 from remnant.testing import tiny_model
@@ -439,41 +438,6 @@ def test_a_chain_is_the_copy_of_a_copy_in_its_order(
         found["int3+int8"], found["int3"], atol=float(found["int3"].abs().max()) / 127
     )
     assert chain("full").steps == ()
-
-
-def test_an_adapter_is_merged_and_then_quantized(folders: dict[str, Path], tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
-    base = open_model(str(folders["llama-gqa"]))
-    plain = {n: p.clone() for n, p in base.state_dict().items()}
-    torch.manual_seed(0)
-    adapted = peft.get_peft_model(
-        base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=False)
-    )
-    adapted.save_pretrained(tmp_path / "adapter")
-    layer = adapted.base_model.model.model.layers[0].self_attn.q_proj
-    update = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-    name, other = (f"model.layers.0.self_attn.{p}_proj.weight" for p in "qk")
-    store, source = Store(tmp_path / "store").open(), Outside(str(folders["llama-gqa"]))
-    merged = planning.perturb_node(
-        quantizer("lora", {"params": {"adapter": str(tmp_path / "adapter")}}), source, None
-    )
-    last = planning.perturb_node(
-        quantizer("bnb-nf4" if find_spec("bitsandbytes") else "nf4"), merged, None
-    )
-    for piece in planning.ordered([last]):
-        make(store, piece, lambda done, total, note: None)
-    found = open_model(str(store.path(merged.name))).state_dict()
-    assert torch.allclose(found[name], plain[name] + update, atol=1e-6)
-    assert torch.equal(found[other], plain[other])
-    assert torch.equal(
-        open_model(str(store.path(last.name))).state_dict()[name], nf4(found[name]).weight
-    )
-    (tmp_path / "empty").mkdir()
-    broken = planning.perturb_node(
-        quantizer("lora", {"params": {"adapter": str(tmp_path / "empty")}}), source, None
-    )
-    with pytest.raises(UserError, match="cannot be merged"):
-        make(store, broken, lambda done, total, note: None)
 
 
 def test_a_cast_before_another_format_is_a_step_of_its_own(

@@ -24,6 +24,7 @@ RANKS = {
     "parsing": 1,
     "weightfiles": 1,
     "usercode": 1,
+    "adapterfiles": 2,
     "formats": 2,
     "instrument": 2,
     "resolve": 2,
@@ -54,13 +55,11 @@ MOST_OF_A_FUNCTION = 100
 ALLOWED_LATE = {
     "evaluate/harness.py": None,
     "evaluate/vllm.py": {"vllm"},
+    "model/adapter.py": {"peft"},
     "stages/sources.py": {"datasets"},
     "functional/text.py": {"rouge_score"},
     "functional/tofu.py": {"rouge_score"},
-    **{
-        f"deploy/{door}.py": None
-        for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp", "lora")
-    },
+    **{f"deploy/{door}.py": None for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp")},
 }
 
 

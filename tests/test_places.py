@@ -122,7 +122,6 @@ def test_a_hub_out_of_reach_is_said_at_once(
         ("ao-int4-g9", "multiples of 8"),
         ("int4-g0", "groups are of 1"),
         ("nf4-b0", "blocks are of 1"),
-        ("lora", "name the folder of the adapter"),
     ],
 )
 def test_names_of_quantizers_are_checked_before_the_run(

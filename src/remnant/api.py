@@ -14,10 +14,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remnant.adapterfiles import adapter_in
 from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
-from remnant.flow.place import MODEL_STAGES, Outside, given
+from remnant.flow.place import Outside, given
 from remnant.flow.plan import Input, Node
 from remnant.flow.progress import one_by_one
 from remnant.flow.run import make, missing
@@ -309,7 +310,7 @@ def predict(
     """
     prediction = importlib.import_module("remnant.report.prediction")  # brings a compiler
     kept = opened(store)
-    folders = [_folder(kept, source_of(kept, model)) for model in (target, unlearned)]
+    folders = [_read_from(kept, model) for model in (target, unlearned)]
     found: Prediction = prediction.predict(*folders, grids, keep, _silent, exact=exact)
     return found
 
@@ -329,7 +330,8 @@ def opened(store: AnyStore) -> Store:
 
 
 def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
-    """Make what is missing of some pieces of work; the manifest of the last."""
+    """Make what is missing of some pieces and of what they need; the manifest of the last."""
+    nodes = planning.ordered(nodes)
     screen = terminal.console(stderr=True)
     if progress:
         terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
@@ -352,9 +354,8 @@ def corpus_of(store: Store, corpus: AnyCorpus) -> Input:
 
 def source_of(store: Store, model: AnyModel) -> Input:
     """A model as an input of a piece of work; a live one is saved first."""
-    if isinstance(model, tuple):
-        return given(store, str(_saved(store, *model)), MODEL_STAGES)
-    return given(store, str(model.path if isinstance(model, Model) else model), MODEL_STAGES)
+    place = str(_saved(store, *model)) if isinstance(model, tuple) else _shown(model)
+    return planning.model(store, place)
 
 
 def alone(corpus: str, model: str, form: str = "full") -> CastMember:
@@ -432,6 +433,13 @@ def _saved(store: Store, model: "PreTrainedModel", tokenizer: "PreTrainedTokeniz
     else:
         scratch.rename(final)
     return final
+
+
+def _read_from(store: Store, model: AnyModel) -> str:
+    """The folder of a checkpoint; an adapter is read beside its model and not merged."""
+    if not isinstance(model, tuple) and adapter_in(_shown(model)):
+        return _shown(model)
+    return str(_folder(store, source_of(store, model)))
 
 
 def _folder(store: Store, source: Input) -> Path:

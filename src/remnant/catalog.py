@@ -14,6 +14,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "prepare": 2,
     "train": 2,
     "unlearn": 3,
+    "merge": 1,
     "perturb": 2,
     "measure": 4,
     "explain": 6,

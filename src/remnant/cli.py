@@ -185,6 +185,18 @@ def perturb(
 
 
 @main.command()
+@click.argument("adapter")
+@store_option
+@_guarded
+def merge(adapter: str, store_path: str) -> Any:
+    """Merge an adapter into its model: ADAPTER is a folder by peft, or FOLDER@MODEL.
+
+    Other commands do this by themselves where an adapter is named in the place of a model.
+    """
+    return _verbs().merge(_store(store_path), adapter)
+
+
+@main.command()
 @click.argument("model")
 @click.option(
     "--as",
@@ -285,8 +297,8 @@ def judge(
 
 
 @main.command()
-@click.argument("target", type=Path)
-@click.argument("unlearned", type=Path)
+@click.argument("target")
+@click.argument("unlearned")
 @click.option(
     "-q",
     "--quantizer",
@@ -314,8 +326,8 @@ def judge(
 )
 @_guarded
 def predict(
-    target: Path,
-    unlearned: Path,
+    target: str,
+    unlearned: str,
     quantizers: tuple[str, ...],
     keep: tuple[str, ...],
     exact: bool,

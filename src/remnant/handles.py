@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remnant.adapterfiles import adapter_in
 from remnant.flow.store import Store
 from remnant.records import (
     Cell,
@@ -42,9 +43,16 @@ class Model:
     result: TrainResult | UnlearnResult | PerturbResult
 
     def load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-        """The model and its tokenizer, in float32 on the CPU."""
+        """The model and its tokenizer, in float32 on the CPU; an adapter merged into its model."""
         door = importlib.import_module("remnant.model.load")
-        return door.open_model(str(self.path)), door.open_tokenizer(str(self.path))
+        adapter = adapter_in(str(self.path))
+        base = adapter.base if adapter else str(self.path)
+        model, tokenizer = door.open_model(base), door.open_tokenizer(base)
+        if adapter:
+            model = (
+                importlib.import_module("remnant.model.adapter").merge(model, adapter.folder).model
+            )
+        return model, tokenizer
 
     def _repr_html_(self) -> str:
         return notebook.fields("Model", self.path, self.result)

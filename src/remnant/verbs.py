@@ -52,7 +52,6 @@ from remnant.secrecy import redacted, scrubbed
 
 # "not said" is no pass: it ends as unclear does.
 STAYED, NOT, UNCLEAR = 0, 3, 4
-MODELS = ("train", "unlearn", "perturb")
 
 
 def make_here(store: Store, nodes: Sequence[Node]) -> Path:
@@ -121,7 +120,7 @@ def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **opt
     """Unlearn the forget split of a corpus from a target."""
     spec = parse(UnlearnSpec, overlaid(settings, **options), "unlearn")
     corpus = given(store, data, "prepare")
-    node = planning.unlearn_node(spec, given(store, target, MODELS), corpus)
+    node = planning.unlearn_node(spec, planning.model(store, target), corpus)
     make_here(store, [node])
     said = store.manifest(node.name).of(UnlearnResult)
     print(
@@ -135,11 +134,19 @@ def perturb(
     """Quantize a model to a dense copy."""
     corpus = given(store, data, "prepare") if data else None
     found = methods.quantizer(quantizer, overlaid(settings))
-    node = planning.perturb_node(found, given(store, model, MODELS), corpus)
+    node = planning.perturb_node(found, planning.model(store, model), corpus)
     make_here(store, [node])
     sample = store.manifest(node.name).of(PerturbResult).calibration
     for doubt in sample.warnings if sample else ():
         print(f"Warning: {doubt}.")
+
+
+def merge(store: Store, adapter: str) -> None:
+    """Merge an adapter into its model."""
+    node = planning.model(store, adapter)
+    if not isinstance(node, Node):
+        raise UserError(f"{adapter} is no adapter.", "Name a folder that peft has written.")
+    make_here(store, [node])
 
 
 def deploy(
@@ -152,7 +159,7 @@ def deploy(
         raise UserError(f"{out} exists already.", "Name a new folder.")
     corpus = given(store, data, "prepare") if data else None
     node = planning.deploy_node(
-        methods.quantizer(name, overlaid(settings)), given(store, model, MODELS), corpus
+        methods.quantizer(name, overlaid(settings)), planning.model(store, model), corpus
     )
     made = make_here(store, planning.ordered([node]))
     manifest = store.manifest(node.name)
@@ -183,8 +190,8 @@ def measure(
     shown = spec.endpoint.url if spec.endpoint else model
     about = api.alone(data, Path(shown).name)
     corpus = given(store, data, "prepare")
-    source = None if served else given(store, model, MODELS)
-    judge = given(store, reference, MODELS) if reference else None
+    source = None if served else planning.model(store, model)
+    judge = planning.model(store, reference) if reference else None
     node = planning.measure_node(spec, source, corpus, about.model_dump(), judge)
     known = store.has(node.name)
     path = make_here(store, [node])
@@ -218,10 +225,10 @@ def judge(
     Report, verdict, exit code.
     """
     corpus = given(store, data, "prepare")
-    models: dict[str, Input] = {"target": given(store, target, MODELS)}
+    models: dict[str, Input] = {"target": planning.model(store, target)}
     if retrain:
-        models["retrain"] = given(store, retrain, MODELS)
-    models["unlearned"] = given(store, unlearned, MODELS)
+        models["retrain"] = planning.model(store, retrain)
+    models["unlearned"] = planning.model(store, unlearned)
     rule = parse(Rule, overlaid(settings), "judge")
     found = api.audited(store, models, (corpus, data), quantizers, rule, progress=True)
     _finish(found.results, store, out, examples=False)
@@ -229,8 +236,8 @@ def judge(
 
 
 def predict(
-    target: Path,
-    unlearned: Path,
+    target: str,
+    unlearned: str,
     quantizers: Sequence[str],
     keep: Sequence[str],
     exact: bool,

@@ -163,7 +163,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         return {}
-    found = _object(path)
+    found = object_in(path)
     for name, most in SIZES.items():
         for value in found[name] if isinstance(found.get(name), list) else [found.get(name)]:
             if value is not None and (
@@ -231,7 +231,12 @@ def _counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in values)
 
 
-def _object(path: Path) -> dict[str, Any]:
+def object_in(path: Path) -> dict[str, Any]:
+    """The object that a small file of JSON holds.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or holds something else.
+    """
     try:
         if path.stat().st_size > MAX_HEADER:
             raise ValueError(f"it is longer than {MAX_HEADER} bytes")
@@ -268,7 +273,8 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
     if not files:
         if (folder / "adapter_config.json").is_file():
             raise UserError(
-                f"{folder} holds an adapter, not a model.", "Merge it into its model first."
+                f"{folder} holds an adapter, not a model.",
+                f"Merge it into its model first: remnant merge {folder}",
             )
         raise UserError(
             f"The folder {folder} has no *.safetensors.",
@@ -290,7 +296,7 @@ def _told(folder: Path) -> dict[str, str]:
     blobs).
     """
     path = folder / INDEX
-    told = _object(path).get("weight_map")
+    told = object_in(path).get("weight_map")
     if not isinstance(told, dict) or not told:
         raise UserError(f"{path} has no weight_map.", COPY_AGAIN)
     home = folder.resolve()

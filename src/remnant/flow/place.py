@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from remnant.adapterfiles import is_adapter
 from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_path
 from remnant.weightfiles import config_of, shown
 
-MODEL_STAGES = ("train", "unlearn", "perturb", "deploy")
+MODEL_STAGES = ("train", "unlearn", "merge", "perturb", "deploy")
 # The hub's own rule for owner/name. Source: huggingface_hub, utils/_validators.py.
 _HUB_ID = re.compile(r"\b[\w\-.]{1,96}\b/\b[\w\-.]{1,96}\b", re.ASCII)
 # Ends of names of files; no model of the hub that is known here ends so.
@@ -213,13 +214,9 @@ def _check_model(path: Path) -> None:
     if (path / "config.json").is_file() or any(path.glob("*.gguf")):
         config_of(path)
         return
-    if (path / "adapter_config.json").is_file():
+    if is_adapter(path):
         raise UserError(
-            f"{path} holds an adapter, not a model.",
-            (
-                "Merge it into its model first: remnant perturb MODEL --quantizer lora --set "
-                f"params.adapter={path}"
-            ),
+            f"{path} holds an adapter, not a model.", f"Merge it first: remnant merge {path}"
         )
     if (path / "corpus.json").is_file():
         raise UserError(

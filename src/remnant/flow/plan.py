@@ -8,10 +8,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from remnant.adapterfiles import adapter_in, is_adapter
 from remnant.catalog import LOSSES, METRICS, STAGE_VERSIONS
 from remnant.durable import digest_of
 from remnant.errors import UserError
-from remnant.flow.place import Made, Outside, outside
+from remnant.flow.place import MODEL_STAGES, Made, Outside, given, outside
+from remnant.flow.store import Store
 from remnant.flow.texts import text_files
 from remnant.formats import table
 from remnant.methods import (
@@ -31,6 +33,7 @@ from remnant.records import (
     ExplainSpec,
     JudgeSpec,
     MeasureSpec,
+    MergeSpec,
     MetricSpec,
     PerturbSpec,
     Piece,
@@ -93,7 +96,6 @@ class Node:
 _PATHS: Mapping[str, tuple[str, ...]] = {
     "base": ("base",),
     "tokenizer": ("tokenizer",),
-    "adapter": ("params", "adapter"),
 }
 
 
@@ -110,6 +112,44 @@ def _without_paths(spec: dict[str, Any], roles: Iterable[str]) -> dict[str, Any]
 
 
 Input = Node | Made | Outside
+
+
+def model(store: Store, reference: str) -> Input:
+    """A model that a user names: a folder, a hub id, an artefact of the store, or an adapter, which
+    is merged into its model.
+
+    Raises:
+        UserError: nothing fits, or it is something else.
+    """
+    if found := adapter_in(reference):
+        return merge_node(given(store, found.base, MODEL_STAGES), _adapter(found.folder, store))
+    made = given(store, reference, MODEL_STAGES)
+    if isinstance(made, Made) and is_adapter(store.path(made.name)):
+        return model(store, str(store.path(made.name)))
+    return made
+
+
+def _adapter(folder: Path, store: Store) -> Made | Outside:
+    owner = store.owner(folder)
+    if owner and store.path(owner).resolve() == folder.resolve():
+        return Made(owner, store.manifest(owner).digest)
+    return Outside(str(folder))
+
+
+def outside_model(reference: str) -> Input:
+    """A model from outside of any store: a folder, a hub id, or an adapter.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    if found := adapter_in(reference):
+        return merge_node(outside(found.base), Outside(str(found.folder)))
+    return outside(reference)
+
+
+def merge_node(base: Input, adapter: Input, label: Mapping[str, Any] | None = None) -> Node:
+    """A model with an adapter merged into it; both enter by their digests."""
+    return Node("merge", MergeSpec(), {"base": base, "adapter": adapter}, label=label or {})
 
 
 def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> Node:
@@ -145,7 +185,7 @@ def train_node(spec: TrainSpec, corpus: Input, label: Mapping[str, Any] | None =
     """A model trained on some splits of a corpus."""
     inputs: dict[str, Input] = {"corpus": corpus}
     if spec.base:
-        inputs["base"] = outside(spec.base)
+        inputs["base"] = outside_model(spec.base)
     return Node("train", spec, inputs, label=label or {})
 
 
@@ -172,8 +212,6 @@ def perturb_node(
                 "Give a prepared corpus with --data.",
             )
         inputs["corpus"] = corpus
-    if adapter := spec.params.get("adapter"):
-        inputs["adapter"] = _existing(str(adapter), "adapter")
     return Node("perturb", spec, inputs, {spec.use: by.method.identity}, label or {})
 
 
@@ -373,11 +411,13 @@ def _models(
         }
 
     base = about("target", None, sweep.train.weights, sweep.train.seed)
-    target: Input = outside(sweep.target) if sweep.target else train_node(sweep.train, corpus, base)
+    target: Input = (
+        outside_model(sweep.target) if sweep.target else train_node(sweep.train, corpus, base)
+    )
     models: dict[str, tuple[Input, dict[str, Any]]] = {"target": (target, base)}
     unread = about("retrain", None, sweep.train.weights, sweep.train.seed)
     if sweep.retrain:
-        models["retrain"] = (outside(sweep.retrain), unread)
+        models["retrain"] = (outside_model(sweep.retrain), unread)
     elif not sweep.target:
         retained = sweep.train.model_copy(
             update={"splits": tuple(s for s in sweep.train.splits if s != "forget")}

@@ -26,6 +26,7 @@ GUESS = {
     "prepare": 3.0,
     "train": 180.0,
     "unlearn": 60.0,
+    "merge": 3.0,
     "perturb": 6.0,
     "measure": 8.0,
     "explain": 0.5,

@@ -19,7 +19,6 @@ from remnant.formats.gguf_blocks import Q4_0, Q8_0
 from remnant.formats.hqq import HQQ
 from remnant.formats.integers import RTN
 from remnant.formats.llamacpp import GGUF
-from remnant.formats.lora import LORA
 from remnant.formats.microscaling import MXFP4, NVFP4
 from remnant.formats.oneshot import AUTOROUND, AWQ, GPTQ
 from remnant.formats.torchao import EIGHT, INTX
@@ -35,7 +34,6 @@ _ALL: tuple[Format[Any], ...] = (
     Q8_0,
     Q4_0,
     CAST,
-    LORA,
     GPTQ,
     AWQ,
     AUTOROUND,

@@ -102,10 +102,7 @@ def check_folder(folder: Path) -> Stored:
     if (folder / "adapter_config.json").is_file():
         raise UserError(
             f"The folder {folder} is an adapter, not a model.",
-            (
-                'Merge it into its base model: --quantizer with use = "lora", or peft\'s '
-                "merge_and_unload and save_pretrained."
-            ),
+            f"Merge it into its model: remnant merge {folder}",
         )
     if not (folder / "config.json").is_file():
         if any(folder.glob("*.gguf")):

@@ -4,8 +4,10 @@ building a model.
 
 import os
 import re
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,15 @@ BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 _CONV1D = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
 
 
+class Update(Protocol):
+    """What is added to a weight: its entries from one on, in the order of the rows."""
+
+    def entries(self, first: int, size: int) -> Floats:
+        """So many entries from ``first`` on."""
+
+
 class Checkpoint:
-    """The index of a folder of safetensors.
+    """The index of a folder of safetensors, some weights with an update that is added to them.
 
     Keeps the files that were read from open, as opening costs as much as reading a piece.
 
@@ -30,9 +39,15 @@ class Checkpoint:
         UserError: no folder, no safetensors, a missing shard, a file that is damaged or cut short.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, updates: Mapping[str, Update] | None = None) -> None:
         self.folder = folder
-        self.entries: dict[str, Entry] = entries_of(folder)
+        self._stored = entries_of(folder)
+        self._updates = updates or {}
+        # A weight with an update is as it would be merged, in float32.
+        self.entries: dict[str, Entry] = {
+            name: entry._replace(dtype="F32") if name in self._updates else entry
+            for name, entry in self._stored.items()
+        }
         self.transposed = _conv1d(folder)
         self._opened: dict[Path, FileIO] = {}
 
@@ -59,9 +74,19 @@ class Checkpoint:
 
     def read_into(self, name: str, first: int, raw: Bytes) -> Bytes:
         """Fill ``raw`` with the bytes of a weight's entries from ``first`` on, as they are on the
-        disk.
+        disk; of one that has an update, with those of the sum.
         """
-        entry = self.entries[name]
+        if name in self._updates:
+            size = raw.size // BYTES["F32"]
+            entry = self._stored[name]
+            own = self._from_disk(name, first, np.empty(size * BYTES[entry.dtype], np.uint8))
+            plain = as_float32(own, entry.dtype, np.empty(size, np.float32))
+            raw.view(np.float32)[:] = plain + self._updates[name].entries(first, size)
+            return raw
+        return self._from_disk(name, first, raw)
+
+    def _from_disk(self, name: str, first: int, raw: Bytes) -> Bytes:
+        entry = self._stored[name]
         file = self._opened.get(entry.file) or self._opened.setdefault(
             entry.file, FileIO(entry.file)
         )
@@ -69,6 +94,14 @@ class Checkpoint:
         if read != raw.size:
             raise UserError(f"{entry.file} is cut short inside {name}.", COPY_AGAIN)
         return raw
+
+
+def stored_as_float32(entry: Entry) -> Floats:
+    """All of one weight of a file, as float32."""
+    if entry.dtype not in BYTES:
+        raise UserError(f"{entry.file} holds weights in {entry.dtype}.", "Save it in float32.")
+    raw = np.fromfile(entry.file, np.uint8, entry.size * BYTES[entry.dtype], offset=entry.offset)
+    return as_float32(raw, entry.dtype, np.empty(entry.size, np.float32)).reshape(entry.shape)
 
 
 def as_float32(raw: Bytes, dtype: str, out: Floats) -> Floats:

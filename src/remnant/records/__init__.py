@@ -27,6 +27,7 @@ from remnant.records.measure import (
     MetricSpec,
     Row,
 )
+from remnant.records.merge import MergeResult, MergeSpec
 from remnant.records.perturb import (
     Calibration,
     DeployResult,
@@ -65,6 +66,8 @@ __all__ = [
     "Manifest",
     "MeasureResult",
     "MeasureSpec",
+    "MergeResult",
+    "MergeSpec",
     "MetricSpec",
     "OptimSpec",
     "Outcome",

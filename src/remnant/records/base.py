@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from remnant.secrecy import without_secrets
 
-Stage = Literal["prepare", "train", "unlearn", "perturb", "measure", "explain", "judge", "deploy"]
+Stage = Literal[
+    "prepare", "train", "unlearn", "merge", "perturb", "measure", "explain", "judge", "deploy"
+]
 OwnHalf = Literal["dev", "test"]
 Half = Literal["all", "dev", "test"]
 Positive = Annotated[int, Field(gt=0)]

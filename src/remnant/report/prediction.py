@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from remnant.flow.store import disk_errors
 from remnant.functional.survival import Survival, survival, survival_of_model
-from remnant.predict.checkpoint import Checkpoint
+from remnant.predict.adapter import opened
 from remnant.predict.forecast import Calibration, Forecast, calibration, forecast, verdict
 from remnant.predict.grids import DEFAULT, grid
 from remnant.predict.stream import SAMPLE, survey
@@ -43,15 +43,15 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    target: Path,
-    unlearned: Path,
+    target: str,
+    unlearned: str,
     quantizers: Sequence[str],
     keep: Sequence[str],
     report: Callable[[int, int, str], None],
     *,
     exact: bool = False,
 ) -> Prediction:
-    """Read two checkpoints as a stream.
+    """Read two checkpoints, or adapters with their models, as a stream.
 
     Survival and forecast for each quantizer, or for the default set where none is named.
 
@@ -60,9 +60,7 @@ def predict(
     """
     grids = [grid(name) for name in quantizers or DEFAULT]
     sample = 0 if exact else SAMPLE
-    sums = survey(
-        Checkpoint(target), Checkpoint(unlearned), grids, report, keep=keep, sample=sample
-    )
+    sums = survey(opened(target), opened(unlearned), grids, report, keep=keep, sample=sample)
     by = calibration()
     used = dict.fromkeys(name for found in sums.values() for name in found)
     whole = {
@@ -76,8 +74,8 @@ def predict(
         for weight, found in sums.items()
     }
     return Prediction(
-        str(target),
-        str(unlearned),
+        target,
+        unlearned,
         whole,
         {n: forecast(s, by) for n, s in whole.items()},
         layers,
