@@ -87,7 +87,9 @@ def _fault(model: type[BaseModel], loc: tuple[str | int, ...], kind: str, messag
         fault = REPLACED.get(key) or unknown("key", key, _keys(model, loc[:-1]))
         return f"{place}: {fault}"
     text = message.removeprefix("Value error, ")
-    return f"{place}: {text[0].lower()}{text[1:]}" if place else f"{text}"
+    if place and not text[1:2].isupper():  # a name in capitals stays one
+        text = text[0].lower() + text[1:]
+    return f"{place}: {text}" if place else text
 
 
 def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:

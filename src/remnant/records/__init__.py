@@ -40,7 +40,14 @@ from remnant.records.perturb import (
 from remnant.records.prepare import PrepareResult, PrepareSpec
 from remnant.records.sweep import CorpusSpec, RunSpec, SweepSpec
 from remnant.records.train import OptimSpec, TrainResult, TrainSpec, Weights
-from remnant.records.trainable import BySureSpec, LayersResult, SureResult, SureSpec, Trains
+from remnant.records.trainable import (
+    BySureSpec,
+    Chosen,
+    LayersResult,
+    SureResult,
+    SureSpec,
+    Trains,
+)
 from remnant.records.unlearn import Probed, TermSpec, UnlearnResult, UnlearnSpec
 
 __all__ = [
@@ -51,6 +58,7 @@ __all__ = [
     "Cell",
     "Check",
     "CheckName",
+    "Chosen",
     "CorpusSpec",
     "DeployResult",
     "Difference",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from remnant.records.base import Positive, Record
-from remnant.records.trainable import BySureSpec, Trains
+from remnant.records.trainable import Trains, fault_of_training
 
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
 
@@ -54,9 +54,9 @@ class TrainSpec(OptimSpec):
     init_std: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
-    def _no_forget_text(self) -> "TrainSpec":
-        if isinstance(self.train, BySureSpec):
-            raise ValueError("SURE chooses by the forget loss, which only unlearning has")
+    def _way_of_training(self) -> "TrainSpec":
+        if fault := fault_of_training(self.train, self.base):
+            raise ValueError(fault)
         return self
 
 

@@ -13,6 +13,20 @@ WORDS = ("all", "matrices")
 WAYS = ("sure",)
 
 
+def _pattern(text: str) -> str:
+    if not text or not all(text.split(".")):
+        raise ValueError(f"'{text}' has an empty part between its dots")
+    for part in text.split("."):
+        found = _RANGE.fullmatch(part)
+        if found and int(found[1]) > int(found[2]):
+            raise ValueError(f"the range {part} in '{text}' runs backwards")
+    return text
+
+
+# Parts of a weight's name with globs and ranges: "layers.5-7.mlp.down_proj" (functional/patterns).
+Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
 class SureSpec(Record):
     """SURE: only the units most salient for the forget text move.
 
@@ -35,20 +49,6 @@ class BySureSpec(Record):
     sure: SureSpec
 
 
-def _pattern(text: str) -> str:
-    if not text or not all(text.split(".")):
-        raise ValueError(f"'{text}' has an empty part between its dots")
-    for part in text.split("."):
-        found = _RANGE.fullmatch(part)
-        if found and int(found[1]) > int(found[2]):
-            raise ValueError(f"the range {part} in '{text}' runs backwards")
-    return text
-
-
-# Parts of a weight's name with globs and ranges: "layers.5-7.mlp.down_proj" (functional/patterns).
-Pattern = Annotated[str, AfterValidator(_pattern)]
-
-
 def _one_way(value: Any) -> Any:
     """What was written, if it is one of the ways."""
     if isinstance(value, str) and value not in WORDS:
@@ -62,7 +62,7 @@ def _one_way(value: Any) -> Any:
         return value
     if surplus := [name for name in value if name not in WAYS]:
         raise ValueError(str(unknown("way to train", str(surplus[0]), WAYS)))
-    if len(value) != 1:
+    if not value:
         raise ValueError(f"write one of {{{' = ...}, {'.join(WAYS)} = ...}}")
     return value
 
@@ -91,6 +91,13 @@ Trains = Annotated[
 ]
 
 
+def fault_of_training(train: Any, base: str | None) -> str | None:
+    """Why a model cannot be trained so where nothing is forgotten; None where it can."""
+    if isinstance(train, BySureSpec):
+        return "SURE chooses by the forget loss, which only unlearning has"
+    return None
+
+
 class SureResult(Record):
     """Which units move. ``percentile`` of the units' saliencies is the ``threshold``.
 
@@ -110,3 +117,7 @@ class LayersResult(Record):
     """How many weights the patterns name."""
 
     weights: int
+
+
+# What was chosen to move, where there was a choice.
+Chosen = SureResult | LayersResult

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from remnant.records.base import Positive, Record, Share
 from remnant.records.train import OptimSpec
-from remnant.records.trainable import LayersResult, SureResult
+from remnant.records.trainable import Chosen
 
 
 class TermSpec(Record):
@@ -85,4 +85,4 @@ class UnlearnResult(Record):
     rule: str
     probes: tuple[Probed, ...]
     lost_updates: float | None = None
-    moving: SureResult | LayersResult | None = None
+    moving: Chosen | None = None

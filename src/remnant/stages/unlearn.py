@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.adapterfiles import CONFIG, WEIGHTS
 from remnant.durable import is_whole, tell
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
@@ -41,7 +42,7 @@ from remnant.training.loop import AfterStep, fit
 from remnant.training.stepper import in_regime, storage_dtype
 
 PROBE_ITEMS = 48
-LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
+LEAVES = (*LEFT_BY_MODELS, CONFIG, WEIGHTS, "steps.jsonl")
 GOES_ON_FROM = ("resume.pt", "best.pt", "steps.jsonl")
 SAMPLED = 4096
 # A step that is not lost changes nearly all numbers, also in bfloat16 at the usual rates a tenth
@@ -101,11 +102,14 @@ def run(
             _start_afresh(out)
             return run(spec, inputs, out, report)
         moving.restore(found["weights"])
+    if moving.apart is not None:
+        moving.apart(out)
     model = moving.settle()
     changed = share_changed(numbers, sampled(model)) if prints(model) != before else None
     check_finite(model, "the unlearned model", DIVERGED)
     in_dtype(model, storage_dtype(spec.weights))
-    save(model, tokenizer, out)
+    if moving.apart is None:
+        save(model, tokenizer, out)
     probes = memory.get("probes", [])
     chosen = memory.get("chosen") if spec.select == "best" else (probes or [None])[-1]
     return UnlearnResult(

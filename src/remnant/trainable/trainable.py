@@ -1,17 +1,17 @@
 """The record that every way of training gives: what moves, how it is kept and how it is settled."""
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from remnant.records import LayersResult, SureResult
+from remnant.records import Chosen, Weights
 from remnant.trainable.parts import Part
 
 State = Mapping[str, Tensor]
-Chosen = SureResult | LayersResult
 
 
 class Renewal(NamedTuple):
@@ -28,6 +28,8 @@ class Trainable(NamedTuple):
     renewal. ``renewal``: how and how often other parts are chosen. ``state``: all that may ever
     move, for a checkpoint; ``restore`` is its inverse. ``settle``: the plain model with what was
     learned in it, once there are no more steps. ``result``: what was chosen and why.
+    ``weights``: the regime of the parts where it is not the spec's. ``apart``: writes what was
+    learned as files of its own, which are saved in the place of the model.
     """
 
     model: PreTrainedModel
@@ -37,6 +39,8 @@ class Trainable(NamedTuple):
     settle: Callable[[], PreTrainedModel]
     renewal: Renewal | None = None
     result: Chosen | None = None
+    weights: Weights | None = None
+    apart: Callable[[Path], None] | None = None
 
 
 def of_weights(

@@ -63,7 +63,7 @@ def fit(
             in resume.pt.
         Interrupted: Ctrl-C; the state is saved.
     """
-    stepper = Stepper(moving.parts, spec)
+    stepper = Stepper(moving.parts, spec, moving.weights)
     resume, log = folder / "resume.pt", folder / "steps.jsonl"
     own = _fingerprint(moving.model, spec)
     step, memory, stopped = _load(resume, log, moving, stepper, own)
@@ -77,7 +77,7 @@ def fit(
         while step < spec.steps and not stopped:
             if renewal is not None and step and step % renewal.every == 0:
                 keep(None)
-                stepper = Stepper(renewal.choose(), spec)
+                stepper = Stepper(renewal.choose(), spec, moving.weights)
             parts = _gradients(spec, loss_at, step)
             if not _finite(parts, stepper):
                 if renewal is None:

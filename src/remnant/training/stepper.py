@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from remnant.functional.weights import stochastic_round
 from remnant.model.load import in_dtype
-from remnant.records import OptimSpec
+from remnant.records import OptimSpec, Weights
 from remnant.trainable.parts import Part
 
 
@@ -28,11 +28,12 @@ class Stepper:
     parameter has, is moved as a copy and written back, so that neither optimiser state nor any
     update exists outside the parts. With ``compute = fp32`` the parameters are float32 tensors that
     hold bfloat16 values: the forward pass is exact, gradients are rounded, and the step is the
-    same.
+    same. ``weights``: the regime, where it is not the spec's.
     """
 
     parts: list[Part]
     spec: OptimSpec
+    weights: Weights | None = None
     moved: list[nn.Parameter] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     noise: torch.Generator = field(init=False)
@@ -49,8 +50,12 @@ class Stepper:
         self.noise = torch.Generator(device=self.moved[0].device).manual_seed(self.spec.seed)
 
     @property
+    def _regime(self) -> Weights:
+        return self.weights or self.spec.weights
+
+    @property
     def _stochastic(self) -> bool:
-        return self.spec.weights == "bf16-stochastic-rounding"
+        return self._regime == "bf16-stochastic-rounding"
 
     def _copied(self, part: Part) -> bool:
         return self.spec.count_lost or part.index is not None or part.parameter.dtype != self._dtype
@@ -58,7 +63,7 @@ class Stepper:
     @property
     def _dtype(self) -> torch.dtype:
         """The dtype in which steps are taken."""
-        return torch.bfloat16 if self.spec.weights == "bf16" else torch.float32
+        return torch.bfloat16 if self._regime == "bf16" else torch.float32
 
     def _working(self, part: Part) -> Tensor:
         return part.read().to(self._dtype, copy=True)
