@@ -45,6 +45,7 @@ from remnant.records import (
     SweepSpec,
     TrainSpec,
     UnlearnSpec,
+    saves_apart,
 )
 from remnant.resolve import is_user_code
 
@@ -195,6 +196,12 @@ def unlearn_node(
     """A model unlearned from a target."""
     plain = UnlearnSpec.model_validate(spec.model_dump(exclude={"name"}))
     return Node("unlearn", plain, {"target": target, "corpus": corpus}, _losses(plain), label or {})
+
+
+def _whole(node: Node, target: Input, label: Mapping[str, Any]) -> Node:
+    """What an unlearning run leaves as a model: an adapter merged into the target."""
+    assert isinstance(node.spec, UnlearnSpec)
+    return merge_node(target, node, label) if saves_apart(node.spec.train) else node
 
 
 def perturb_node(
@@ -427,10 +434,8 @@ def _models(
         label = about(
             run_name(run), run.method or "+".join(t.use for t in run.terms), run.weights, seed
         )
-        models[run_name(run)] = (
-            unlearn_node(run.model_copy(update={"seed": seed}), target, corpus, label),
-            label,
-        )
+        node = unlearn_node(run.model_copy(update={"seed": seed}), target, corpus, label)
+        models[run_name(run)] = (_whole(node, target, label), label)
     return models
 
 

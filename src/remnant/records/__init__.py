@@ -41,17 +41,22 @@ from remnant.records.prepare import PrepareResult, PrepareSpec
 from remnant.records.sweep import CorpusSpec, RunSpec, SweepSpec
 from remnant.records.train import OptimSpec, TrainResult, TrainSpec, Weights
 from remnant.records.trainable import (
+    ByLoraSpec,
     BySureSpec,
     Chosen,
     LayersResult,
+    LoraResult,
+    LoraSpec,
     SureResult,
     SureSpec,
     Trains,
+    saves_apart,
 )
 from remnant.records.unlearn import Probed, TermSpec, UnlearnResult, UnlearnSpec
 
 __all__ = [
     "SCHEMA",
+    "ByLoraSpec",
     "BySureSpec",
     "Calibration",
     "CastMember",
@@ -71,6 +76,8 @@ __all__ = [
     "JudgeResult",
     "JudgeSpec",
     "LayersResult",
+    "LoraResult",
+    "LoraSpec",
     "Manifest",
     "MeasureResult",
     "MeasureSpec",
@@ -109,5 +116,6 @@ __all__ = [
     "Verdict",
     "Weights",
     "circumstance",
+    "saves_apart",
     "status_of",
 ]

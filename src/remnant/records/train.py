@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from remnant.records.base import Positive, Record
-from remnant.records.trainable import Trains, fault_of_training
+from remnant.records.trainable import Trains, fault_of_training, fault_of_weights
 
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
 
@@ -27,6 +27,12 @@ class OptimSpec(Record):
     count_lost: bool = False
     train: Trains = "all"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _way_and_weights(self) -> "OptimSpec":
+        if fault := fault_of_weights(self.train, self.weights):
+            raise ValueError(fault)
+        return self
 
 
 class TrainSpec(OptimSpec):

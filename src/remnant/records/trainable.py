@@ -10,7 +10,7 @@ from remnant.records.base import Positive, Record
 
 _RANGE = re.compile(r"(\d+)-(\d+)")
 WORDS = ("all", "matrices")
-WAYS = ("sure",)
+WAYS = ("sure", "lora")
 
 
 def _pattern(text: str) -> str:
@@ -49,6 +49,27 @@ class BySureSpec(Record):
     sure: SureSpec
 
 
+class LoraSpec(Record):
+    """Adapters of low rank beside the frozen weights, which are merged at the end or saved alone.
+
+    Source: arXiv 2106.09685, section 4.1: W + alpha / rank * B A. ``targets``: patterns of linear
+    layers; all of them (but for the output head) where none is given. ``dropout``: of the adapters'
+    inputs.
+    """
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    targets: tuple[Pattern, ...] = ()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    save: Literal["merged", "adapter"] = "merged"
+
+
+class ByLoraSpec(Record):
+    """Adapters, and no weight of the model's own."""
+
+    lora: LoraSpec
+
+
 def _one_way(value: Any) -> Any:
     """What was written, if it is one of the ways."""
     if isinstance(value, str) and value not in WORDS:
@@ -62,6 +83,11 @@ def _one_way(value: Any) -> Any:
         return value
     if surplus := [name for name in value if name not in WAYS]:
         raise ValueError(str(unknown("way to train", str(surplus[0]), WAYS)))
+    if len(value) > 1:
+        raise ValueError(
+            "SURE and LoRA exclude each other: the one moves the model's own weights, the other "
+            "none of them; keep one"
+        )
     if not value:
         raise ValueError(f"write one of {{{' = ...}, {'.join(WAYS)} = ...}}")
     return value
@@ -81,7 +107,8 @@ def _way(value: Any) -> str | None:
 Trains = Annotated[
     Annotated[Literal["all", "matrices"], Tag("WordSpec")]
     | Annotated[tuple[Pattern, ...], Tag("LayersSpec")]
-    | Annotated[BySureSpec, Tag("BySureSpec")],
+    | Annotated[BySureSpec, Tag("BySureSpec")]
+    | Annotated[ByLoraSpec, Tag("ByLoraSpec")],
     Discriminator(
         _way,
         custom_error_type="what_trains",
@@ -91,11 +118,25 @@ Trains = Annotated[
 ]
 
 
+def fault_of_weights(train: Any, weights: str) -> str | None:
+    """Why a way of training does not go with a regime of weights; None where it does."""
+    if isinstance(train, ByLoraSpec) and weights == "bf16-stochastic-rounding":
+        return "adapters are stepped in float32; keep the weights in fp32 or bf16"
+    return None
+
+
 def fault_of_training(train: Any, base: str | None) -> str | None:
     """Why a model cannot be trained so where nothing is forgotten; None where it can."""
     if isinstance(train, BySureSpec):
         return "SURE chooses by the forget loss, which only unlearning has"
-    return None
+    if isinstance(train, ByLoraSpec) and not base:
+        return "adapters stand beside a trained model; name it as base"
+    return "train saves whole models; leave save out" if saves_apart(train) else None
+
+
+def saves_apart(train: Any) -> bool:
+    """Whether a run leaves an adapter instead of a model."""
+    return isinstance(train, ByLoraSpec) and train.lora.save == "adapter"
 
 
 class SureResult(Record):
@@ -119,5 +160,12 @@ class LayersResult(Record):
     weights: int
 
 
+class LoraResult(Record):
+    """How many layers have adapters, and how many numbers these hold together."""
+
+    layers: int
+    parameters: int
+
+
 # What was chosen to move, where there was a choice.
-Chosen = SureResult | LayersResult
+Chosen = SureResult | LayersResult | LoraResult

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from remnant.records import BySureSpec, OptimSpec
-from remnant.trainable import layers, sure
+from remnant.records import ByLoraSpec, BySureSpec, OptimSpec
+from remnant.trainable import layers, lora, sure
 from remnant.trainable.trainable import Trainable
 
 
@@ -37,5 +37,7 @@ def attach(
             return layers.quantized(model)
         case BySureSpec(sure=settings):
             return sure.salient(model, settings, forget_loss)
+        case ByLoraSpec(lora=settings):
+            return lora.adapted(model, settings, spec.seed)
         case patterns:
             return layers.layers(model, patterns)

@@ -1,0 +1,139 @@
+"""Adapters of low rank, by peft: in float32 beside the frozen weights."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from remnant.adapterfiles import WEIGHTS
+from remnant.errors import UserError
+from remnant.functional.patterns import chosen
+from remnant.functional.touched import LEFT_ALONE
+from remnant.model.adapter import peft_library
+from remnant.model.load import matrices
+from remnant.records import LoraResult, LoraSpec
+from remnant.trainable.parts import Part
+from remnant.trainable.trainable import State, Trainable, release
+
+NAME = "default"  # peft's own for the only adapter of a model
+DROPOUT = "dropout"
+
+
+def adapted(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Trainable:
+    """A model with fresh adapters, which change nothing until they are trained.
+
+    Args:
+        model: changed in place: its linear layers are wrapped until it is settled.
+        spec: rank, alpha, which layers, dropout, what is saved.
+        seed: of the factor A and of dropout; B is zero.
+
+    Raises:
+        UserError: peft is missing, or a pattern fits no linear layer.
+
+    Source: Hu et al. 2021 (arXiv 2106.09685), section 4.1; A uniform as in peft.
+    """
+    peft = peft_library()
+    targets = linear_layers(model, spec.targets)
+    config = peft.LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        target_modules=targets,
+        lora_dropout=spec.dropout,
+        fan_in_fan_out=isinstance(model.get_submodule(targets[0]), Conv1D),
+        task_type="CAUSAL_LM",
+    )
+    wrapped = peft.get_peft_model(model, config)
+    layers = [model.get_submodule(name) for name in targets]
+    noise = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    _begin(layers, spec, torch.Generator().manual_seed(seed), noise)
+    factors = {name: p for name, p in model.named_parameters() if ".lora_" in name}
+    parts = [Part(parameter) for parameter in factors.values()]
+    release(model, parts)
+
+    def state() -> State:
+        return {name: p.detach() for name, p in factors.items()} | {DROPOUT: noise.get_state()}
+
+    @torch.no_grad()
+    def restore(state: State) -> None:
+        noise.set_state(state[DROPOUT].cpu())
+        for name, parameter in factors.items():
+            parameter.copy_(state[name])
+
+    def settle() -> PreTrainedModel:
+        model.float()  # so that a sum is rounded once, where the model is saved
+        merged: PreTrainedModel = wrapped.merge_and_unload()
+        return merged
+
+    found = LoraResult(layers=len(layers), parameters=sum(p.numel() for p in factors.values()))
+    apart = (lambda out: write(wrapped, out)) if spec.save == "adapter" else None
+    return Trainable(model, parts, state, restore, settle, None, found, "fp32", apart)
+
+
+def linear_layers(model: PreTrainedModel, patterns: Iterable[str] = ()) -> list[str]:
+    """Names of the linear layers that patterns fit; without any of all but the output head.
+
+    Raises:
+        UserError: a pattern fits none, or there is none.
+    """
+    named = list(patterns)
+    skip = tuple({*LEFT_ALONE} - {"lm_head"}) if named else LEFT_ALONE
+    names = [
+        matrix.name.removesuffix(".weight")
+        for matrix in matrices(model, skip)
+        if matrix.name.endswith(".weight") and matrix.parameter.ndim == 2
+    ]
+    found = chosen(named, names) if named else names
+    if not found:
+        raise UserError("The model has no linear layer for an adapter.", "Train its weights.")
+    return found
+
+
+def _begin(
+    layers: Iterable[Any], spec: LoraSpec, start: torch.Generator, noise: torch.Generator
+) -> None:
+    """Give A its random numbers and dropout its own, the same on every device."""
+    for layer in layers:
+        down = layer.lora_A[NAME].weight
+        values = torch.empty(down.shape)
+        nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=start)
+        down.data.copy_(values)
+        if spec.dropout:
+            layer.lora_dropout[NAME] = Dropout(spec.dropout, noise)
+
+
+class Dropout(nn.Module):
+    """Dropout by a generator of its own, whose state a checkpoint holds.
+
+    Models are trained in evaluation mode here, so it is at work where gradients are taken.
+    """
+
+    def __init__(self, share: float, noise: torch.Generator) -> None:
+        super().__init__()
+        self.share = share
+        self.noise = noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each entry zero with the probability ``share``, the others larger by as much."""
+        if not torch.is_grad_enabled():
+            return x
+        kept = torch.rand(x.shape, generator=self.noise, device=x.device) >= self.share
+        return x * kept / (1 - self.share)
+
+
+def write(wrapped: Any, out: Path) -> None:
+    """The adapter's folder in peft's form, with the place of its model."""
+    peft = peft_library()
+    state = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    save_file({name: value.cpu().contiguous() for name, value in state.items()}, out / WEIGHTS)
+    config = wrapped.peft_config[NAME]
+    base = wrapped.get_base_model().name_or_path
+    config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).exists() else base
+    config.target_modules = sorted(config.target_modules)
+    config.inference_mode = True
+    config.save_pretrained(out)
