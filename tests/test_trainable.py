@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import Interrupted, UserError
-from remnant.flow.sweepfile import expanded
+from remnant.flow.plan import plan
+from remnant.flow.sweepfile import expanded, read_sweep
 from remnant.functional.patterns import chosen, summed_up
 from remnant.model.load import matrices
 from remnant.parsing import parse
@@ -137,6 +138,21 @@ def test_faults_of_what_trains_are_one_sentence(data: dict[str, Any], says: str)
     assert "faults" not in str(caught.value)
     (run,) = expanded({"method": "ga", "grid": {"train.sure.percentile": 50}})
     assert run["train"] == {"sure": {"percentile": 50}}
+
+
+def test_a_sweep_says_before_it_runs_which_layers_its_target_lacks(
+    folder_of: Any, model: PreTrainedModel, tmp_path: Path
+) -> None:
+    sweep = tmp_path / "s.toml"
+    sweep.write_text(
+        f'name = "s"\ntarget = "{folder_of(model, "m")}"\n[[corpus]]\nlab = "news"\n'
+        '[[unlearn]]\nmethod = "ga"\ntrain = ["layers.9"]\n'
+        '[[unlearn]]\nmethod = "npo"\ntrain = ["mlp.up_prof"]\n'
+    )
+    with pytest.raises(UserError, match="2 faults") as caught:
+        plan(read_sweep(sweep))
+    assert "'layers.9' fits no weight" in str(caught.value)
+    assert "'mlp.up_prof' fits no weight of the model. Did you mean" in str(caught.value)
 
 
 def test_training_has_no_forget_loss_to_choose_by() -> None:

@@ -16,6 +16,7 @@ from remnant.flow.place import MODEL_STAGES, Made, Outside, given, outside
 from remnant.flow.store import Store
 from remnant.flow.texts import text_files
 from remnant.formats import table
+from remnant.functional.patterns import chosen
 from remnant.methods import (
     Chain,
     Quantizer,
@@ -45,9 +46,11 @@ from remnant.records import (
     SweepSpec,
     TrainSpec,
     UnlearnSpec,
+    patterns_in,
     saves_apart,
 )
 from remnant.resolve import is_user_code
+from remnant.weightfiles import entries_of
 
 T = TypeVar("T")
 # More measured models in one sweep than this take months.
@@ -452,6 +455,13 @@ def _losses(spec: UnlearnSpec) -> dict[str, str]:
     return {t.use: loss(t).identity for t in term_specs(spec)}
 
 
+def _check_layers(run: UnlearnSpec, target: str) -> None:
+    """Layers that a run names are weights of the folder that it starts from, if it is one."""
+    patterns, folder = patterns_in(run.train), Path(target)
+    if target and patterns and any(folder.glob("model*.safetensors")):
+        chosen(patterns, entries_of(folder))
+
+
 def _check_size(sweep: SweepSpec) -> None:
     """Refuse more pieces of work than anyone can mean, before the first is made."""
     copies = len(sweep.quantizers) + len(sweep.packed) + 1
@@ -494,6 +504,7 @@ def _forms(sweep: SweepSpec) -> Forms:
 
     for run in sweep.unlearn:
         tried(partial(_losses, run))
+        tried(partial(_check_layers, run, sweep.target or ""))
     looked_up = [
         (use, [tried(partial(quantizer, part, sweep.perturb)) for part in steps(use)])
         for use in _uses(sweep)

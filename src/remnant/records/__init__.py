@@ -50,6 +50,7 @@ from remnant.records.trainable import (
     SureResult,
     SureSpec,
     Trains,
+    patterns_in,
     saves_apart,
 )
 from remnant.records.unlearn import Probed, TermSpec, UnlearnResult, UnlearnSpec
@@ -116,6 +117,7 @@ __all__ = [
     "Verdict",
     "Weights",
     "circumstance",
+    "patterns_in",
     "saves_apart",
     "status_of",
 ]

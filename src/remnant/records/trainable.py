@@ -134,6 +134,13 @@ def fault_of_training(train: Any, base: str | None) -> str | None:
     return "train saves whole models; leave save out" if saves_apart(train) else None
 
 
+def patterns_in(train: Any) -> tuple[str, ...]:
+    """The patterns of layers that a way of training names."""
+    if isinstance(train, ByLoraSpec):
+        return train.lora.targets
+    return train if isinstance(train, tuple) else ()
+
+
 def saves_apart(train: Any) -> bool:
     """Whether a run leaves an adapter instead of a model."""
     return isinstance(train, ByLoraSpec) and train.lora.save == "adapter"
