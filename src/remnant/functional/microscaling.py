@@ -36,8 +36,8 @@ def nvfp4(weight: Tensor) -> Quantized:
     zero: 1/8, as in the library, so that the block becomes zeros. llm-compressor gives matrices
     that vLLM fuses (query, key and value; gate and up) one g together.
 
-    >>> nvfp4(torch.tensor([[0.3, -1.1, 6.0] + [0.0] * 13])).weight[0, :3]
-    tensor([ 0.5000, -1.0000,  6.0000])
+    >>> nvfp4(torch.tensor([[0.3, -1.1, 6.0] + [0.0] * 13])).weight[0, :3].tolist()
+    [0.5, -1.0, 6.0]
     """
     wide = numbers(weight)
     blocks = blocks_of(wide, "group", 16)
@@ -68,10 +68,11 @@ def mxfp4(weight: Tensor) -> Quantized:
         ValueError: a magnitude from 1.75 * 2^127 on, of which the library makes NaN.
 
     Source: OCP Microscaling Formats 1.0 (2023), as in compressed-tensors 0.19. *Differs from the
-    specification in* the next power from 1.75 on, where 7/4 of the largest level would be clipped.
+    specification in* the next power from 1.75 on: there the largest magnitude is clipped from 7 and
+    more to 6.
 
-    >>> mxfp4(torch.tensor([[0.3, -1.1, 7.0] + [0.0] * 29])).weight[0, :3]
-    tensor([ 0., -1.,  8.])
+    >>> mxfp4(torch.tensor([[0.3, -1.1, 7.0] + [0.0] * 29])).weight[0, :3].tolist()
+    [0.0, -1.0, 8.0]
     """
     blocks = blocks_of(numbers(weight), "group", 32)
     bits = blocks.abs().amax(-1, keepdim=True).view(torch.int32)
