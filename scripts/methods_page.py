@@ -4,8 +4,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from remnant.catalog import ITEM_SETS, LOSSES, METHODS, METRIC_GROUPS, METRICS, Entry
+from remnant.catalog import LOSSES, METHODS, Entry
+from remnant.corpus import COMBINED, ITEM_SETS, METRIC_GROUPS, METRICS
 from remnant.formats.table import FORMATS
+from remnant.metrics import Metric
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
@@ -43,18 +45,25 @@ def formats() -> str:
 def metrics() -> str:
     """The metrics, with what they are measured on and the range of the number that is shown."""
     lines = [
-        "| name | what it is | on | range | forgotten or useful | source | version |",
-        "|---|---|---|---|---|---|---|",
+        "| name | what it is | on | range | if the text is known | counts as | source | version |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    better = {"low": "low", "high": "high (utility)", "zero": "0", "none": ""}
+    known = {"high": "high", "apart": "away from 0", "unsaid": ""}
     lines += [
         (
             f"| `{n}` | {m.meaning} | {', '.join(f'`{s}`' for s in m.on)} | {m.span} | "
-            f"{better[m.better]} | {m.source} | {m.version} |"
+            f"{known[m.known]} | {counts_as(m)} | {m.source} | {m.version} |"
         )
         for n, m in METRICS.items()
     ]
     return "\n".join(lines)
+
+
+def counts_as(metric: Metric) -> str:
+    """The role of a metric, for a test with its kind and whether a verdict needs it."""
+    if metric.kind:
+        return f"test: {metric.kind}{', needed' if metric.needed else ''}"
+    return "" if metric.role == "shown" else metric.role
 
 
 def page() -> str:
@@ -63,11 +72,13 @@ def page() -> str:
         f"| `{name}` | {' + '.join(f'`{t}`' for t in terms)} |" for name, terms in METHODS.items()
     )
     groups = "; ".join(f"`{g}`: {len(m)}" for g, m in METRIC_GROUPS.items())
+    combined = ", ".join(f"`{number.name}`" for number in COMBINED)
     return f"""# Methods
 
-Made by `python scripts/methods_page.py` from `src/remnant/catalog.py` and `src/remnant/formats/`.
-The docstring behind each name gives formula, shapes, range and what differs from the source. What
-the code released with arXiv 2410.16454 computes otherwise than its paper is a user's file, for
+Made by `python scripts/methods_page.py` from `src/remnant/catalog.py`, `src/remnant/formats/` and
+`src/remnant/corpus/`. The docstring behind each name gives formula, shapes, range and what differs
+from the source. What the code released with arXiv 2410.16454 computes otherwise than its paper is a
+user's file, for
 comparison only: `reproductions/paper_code.py`. The tests show which laws it breaks.
 
 ## Unlearning methods: lists of loss terms
@@ -93,8 +104,8 @@ Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`,
 ## Metrics
 
 Times 100, with 95 % bootstrap intervals. Groups: {groups}. An attack also gives `NAME_tpr`, the
-true positives at one percent of false ones; PrivLeak gives `auc` and `auc_tpr`; TOFU gives
-`tofu_utility` and `tofu_forget_quality`.
+true positives at one percent of false ones; PrivLeak gives `auc` and `auc_tpr`. Of several metrics
+are made: {combined}.
 
 {metrics()}
 
@@ -102,7 +113,7 @@ true positives at one percent of false ones; PrivLeak gives `auc` and `auc_tpr`;
 
 | name | what it is |
 |---|---|
-{chr(10).join(f"| `{n}` | {what} |" for n, what in ITEM_SETS.items())}
+{chr(10).join(f"| `{n}` | {s.meaning} |" for n, s in ITEM_SETS.items())}
 """
 
 

@@ -3,7 +3,7 @@ name can ask for."""
 
 import pytest
 
-from remnant.catalog import METRICS
+from remnant.corpus import METRICS
 from remnant.errors import UserError
 from remnant.formats.table import FORMATS, NAMES, by_name
 from remnant.methods import QUANTIZER_READS, metric, quantizer

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from remnant import verbs
 from remnant.cli import main
+from remnant.metrics import Column
 from remnant.model.load import save_model
 from remnant.stages import measure as measure_stage
 from remnant.stages.cells import read_rows
@@ -312,8 +313,8 @@ def test_sequence_longer_than_the_context(prepared: tuple[Path, Path], tmp_path:
     measured = call("measure", tmp_path / "short", "--data", corpus.name, "--store", store)
     assert measured.exit_code == 0, measured.output
     (sheet,) = (read_rows(p) for p in store.glob("objects/measure-*/rows.jsonl"))
-    assert not sheet.values["verbmem"]
-    assert set(sheet.unscorable["verbmem"].values()) == {
+    assert not sheet.values[Column("verbmem")]
+    assert set(sheet.unscorable[Column("verbmem")].values()) == {
         "prompt and answer are longer than the model's context of 20 tokens"
     }
     assert "prompt and answer" in measured.output

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
 
-from remnant.catalog import LOSSES, METRICS
+from remnant.catalog import LOSSES
 from remnant.cli import main
+from remnant.corpus import METRICS
 from remnant.errors import UserError
 from remnant.flow import run as running
 from remnant.flow.plan import Node, plan, prepare_node, train_node

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import hmean, ks_2samp
 
-from remnant.catalog import ITEM_SETS, METRIC_GROUPS, METRICS
+from remnant.corpus import ITEM_SETS, METRIC_GROUPS, METRICS
 from remnant.errors import Unscorable
 from remnant.functional import membership, memory, stats, tofu
 from remnant.functional.text import rouge_l

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from remnant.cli import main
 from remnant.errors import UserError
 from remnant.flow import texts as files_of
+from remnant.metrics import Column
 from remnant.model.load import open_tokenizer
 from remnant.parsing import lines_of
 from remnant.records import PerturbSpec, PrepareResult, PrepareSpec
@@ -437,7 +438,7 @@ def test_a_line_ends_at_a_line_end_only(mark: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(
         row % f"a{json.dumps(mark, ensure_ascii=False)[1:-1]}b" + row % "c", encoding="utf-8"
     )
-    assert set(read_rows(tmp_path / "rows.jsonl").values["verbmem"]) == {f"a{mark}b", "c"}
+    assert set(read_rows(tmp_path / "rows.jsonl").values[Column("verbmem")]) == {f"a{mark}b", "c"}
 
 
 def prepared(folder: Path, *options: str, **roles: Any) -> tuple[PrepareResult, Path]:

@@ -30,6 +30,7 @@ from remnant.flow.store import Store
 from remnant.functional.stats import auc
 from remnant.functional.survival import survival
 from remnant.methods import quantizer, quantizer_spec
+from remnant.metrics import Column
 from remnant.model.data import raw_texts
 from remnant.model.load import matrices, open_model
 from remnant.predict.checkpoint import Checkpoint
@@ -395,7 +396,7 @@ def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
         assert not (store.scratch(node.name)).exists()
 
 
-def sheet(**columns: list[float]) -> Sheet:
+def sheet(columns: dict[Column, list[float]]) -> Sheet:
     return Sheet(
         {name: {str(i): v for i, v in enumerate(values)} for name, values in columns.items()}, {}
     )
@@ -404,18 +405,16 @@ def sheet(**columns: list[float]) -> Sheet:
 def test_privleak_of_the_retrain_model_is_zero_by_definition() -> None:
     rng = np.random.default_rng(0)
     values = {
-        "privleak/forget": list(rng.normal(size=30)),
-        "privleak/holdout": list(rng.normal(size=30)),
+        Column("privleak", "forget"): list(rng.normal(size=30)),
+        Column("privleak", "holdout"): list(rng.normal(size=30)),
     }
-    given = sheet(**values)
+    given = sheet(values)
     member = CastMember(
         corpus="c", model="retrain", method=None, weights=None, quantizer="full", seed=0
     )
     reference = cells.auc_of(given, "privleak", Rule())
     assert reference is not None
-    assert reference.value == pytest.approx(
-        auc(given.column("privleak/forget"), given.column("privleak/holdout"))
-    )
+    assert reference.value == pytest.approx(auc(*(given.column(side) for side in values)))
     found = {c.metric: c for c in cells.cells_of(member, given, Rule(), given)}
     assert found["privleak"].value == 0.0
     without = {c.metric: c for c in cells.cells_of(member, given, Rule(), None)}

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from remnant.catalog import PLAIN, TESTS
+from remnant.corpus import needed
 from remnant.errors import UserError
 from remnant.evaluate.items import ItemSet, items_of
 from remnant.instrument import write_checks
+from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind
 from remnant.records import CastMember, Check, JudgeSpec, Row, Rule, Verdict
 from remnant.stages import judge
 from remnant.stages.cells import Sheet, cells_of, read_rows
@@ -25,7 +26,10 @@ from tests.conftest import silent
 N = 80
 RULE = Rule(resamples=400)
 GOOD = tuple(Check(name=name, ok=True, said="as it should be") for name in ("logits", "texts"))
-TOLD = [m for kind, names in TESTS.items() if kind != "membership" for m in names]
+PLAIN = ("verbmem", "knowmem_forget")
+TESTS = {kind: needed(kind) for kind in NEEDED_KINDS}
+TOLD = [m for kind, names in TESTS.items() if kind != MEMBERSHIP for m in names]
+MEMBERS, OTHERS = Column("privleak", "forget"), Column("privleak", "holdout")
 TRUTH = "these are the eight words of the one truth"
 
 
@@ -50,16 +54,14 @@ def made(
         }
 
     values = (
-        {m: column(knows) for m in PLAIN}
-        | {m: column(told) for m in TOLD}
-        | {"knowmem_retain": column(useful)}
+        {Column(m): column(knows) for m in PLAIN}
+        | {Column(m): column(told) for m in TOLD}
+        | {Column("knowmem_retain"): column(useful)}
     )
     # How hard a text is, is the same for all models; each adds a little noise of its own.
     hard = np.random.default_rng(9).normal(3, 1, (2, N)) + rng.normal(0, 0.2, (2, N))
-    values["privleak/forget"] = {
-        str(i): float(v) for i, v in enumerate(hard[0] - 4 * (member - 0.1))
-    }
-    values["privleak/holdout"] = {str(i): float(v) for i, v in enumerate(hard[1])}
+    values[MEMBERS] = {str(i): float(v) for i, v in enumerate(hard[0] - 4 * (member - 0.1))}
+    values[OTHERS] = {str(i): float(v) for i, v in enumerate(hard[1])}
     texts = {m: {str(i): (TRUTH, f"answer {i} of {seed} at all") for i in range(N)} for m in PLAIN}
     return Sheet(values, {}, GOOD, texts)
 
@@ -82,18 +84,19 @@ def judged(
         quantized or own,
         retrain,
     )
-    found = [judge.recover(line, "m", quantizer, metric, RULE) for metric in PLAIN]
+    found = [judge.recover(line, "m", quantizer, Column(metric), RULE) for metric in PLAIN]
     return decide(line, "m", quantizer, found, weigh(line.form, "m", quantizer, RULE), RULE)
 
 
 def with_values(
-    sheet: Sheet, metric: str, change: Callable[[dict[str, float]], dict[str, float]]
+    sheet: Sheet, metric: str | Column, change: Callable[[dict[str, float]], dict[str, float]]
 ) -> Sheet:
-    return sheet._replace(values=sheet.values | {metric: change(dict(sheet.values[metric]))})
+    column = metric if isinstance(metric, Column) else Column(metric)
+    return sheet._replace(values=sheet.values | {column: change(dict(sheet.values[column]))})
 
 
 def without(sheet: Sheet, metric: str) -> Sheet:
-    return sheet._replace(values={m: v for m, v in sheet.values.items() if m != metric})
+    return sheet._replace(values={c: v for c, v in sheet.values.items() if c.metric != metric})
 
 
 def saying(sheet: Sheet, text: Callable[[int], str]) -> Sheet:
@@ -140,7 +143,7 @@ def test_every_single_test_bars_the_pass_and_is_named(metric: str) -> None:
 def test_what_else_was_measured_counts_too(metric: str) -> None:
     def also(sheet: Sheet, at: float) -> Sheet:
         return sheet._replace(
-            values=sheet.values | {metric: {str(i): at + 0.001 * (i % 7) for i in range(N)}}
+            values=sheet.values | {Column(metric): {str(i): at + 0.001 * (i % 7) for i in range(N)}}
         )
 
     measured = also(UNREAD, 0.2), also(TARGET, 0.95)
@@ -164,7 +167,7 @@ def test_what_else_was_measured_counts_too(metric: str) -> None:
 def test_an_attack_that_was_measured_counts_too() -> None:
     def also(sheet: Sheet, middle: float) -> Sheet:
         sides = {
-            f"mia_loss/{side}": {str(i): at + 0.01 * i for i in range(N)}
+            Column("mia_loss", side): {str(i): at + 0.01 * i for i in range(N)}
             for side, at in (("forget", middle), ("holdout", 3.0))
         }
         return sheet._replace(values=sheet.values | sides)
@@ -188,11 +191,10 @@ def test_an_attack_that_was_measured_counts_too() -> None:
 
 
 @pytest.mark.parametrize("kind", TESTS)
-def test_a_kind_of_test_that_was_not_made_bars_the_pass(kind: str) -> None:
+def test_a_kind_of_test_that_was_not_made_bars_the_pass(kind: Kind) -> None:
     own = made(0.1, seed=3)
     for metric in TESTS[kind]:
-        for name in [m for m in own.values if m == metric or m.startswith(f"{metric}/")]:
-            own = without(own, name)
+        own = without(own, metric)
     found = judged(own)
     assert found.outcome == "unclear"
     assert kind in found.reason
@@ -287,8 +289,7 @@ def test_a_control_model_that_is_none_bars_the_pass(control: Sheet) -> None:
 
 def test_a_control_model_that_read_the_text_is_seen_by_membership() -> None:
     read = UNREAD._replace(
-        values=UNREAD.values
-        | {"privleak/forget": {i: x - 3 for i, x in TARGET.values["privleak/forget"].items()}}
+        values=UNREAD.values | {MEMBERS: {i: x - 3 for i, x in TARGET.values[MEMBERS].items()}}
     )
     assert "no measure of not knowing" in contaminated(
         read, Lineup(TARGET, made(0.1), read, TARGET, made(0.1), read).full, RULE
@@ -337,7 +338,7 @@ def test_recovery_by_hand() -> None:
     line = Lineup(
         made(1.0, seed=1), made(0.2, seed=3), UNREAD, made(1.0, seed=1), made(0.6, seed=3), UNREAD
     )
-    found = judge.recover(line, "m", "int4", "verbmem", RULE)
+    found = judge.recover(line, "m", "int4", Column("verbmem"), RULE)
     assert found.recovery is not None
     assert found.recovery[0] == pytest.approx((0.6 - 0.2) / (1.0 - 0.2), abs=0.02)
     assert found.recovery_over_retrain is not None
@@ -347,7 +348,7 @@ def test_recovery_by_hand() -> None:
 
 def test_no_gap_means_no_recovery() -> None:
     line = Lineup(TARGET, made(0.94, seed=3), UNREAD, TARGET, made(0.94, seed=3), UNREAD)
-    found = judge.recover(line, "m", "int4", "verbmem", RULE)
+    found = judge.recover(line, "m", "int4", Column("verbmem"), RULE)
     assert found.recovery is None
     assert "below 5" in found.status
 
@@ -360,8 +361,7 @@ def written(
 ) -> Path:
     folder.mkdir()
     rows = []
-    for name, values in sheet.values.items():
-        metric, _, split = name.partition("/")
+    for (metric, split), values in sheet.values.items():
         rows += [
             {"metric": metric, "split": split, "id": i, "half": "dev", "value": v}
             for i, v in values.items()
@@ -484,7 +484,7 @@ def test_items_that_the_never_read_model_tells_too_are_not_held_against_a_model(
         with_values(s, "verbmem", lambda v: v | {"7": 1.0}) for s in (made(0.1, seed=3), UNREAD)
     ]
     line = Lineup(TARGET, both[0], both[1], TARGET, both[0], both[1])
-    assert told_items(line.full, "verbmem", RULE) == {}
+    assert told_items(line.full, Column("verbmem"), RULE) == {}
 
 
 def test_the_beginning_of_a_truth_is_given_whole_and_the_rest_is_asked(
@@ -511,7 +511,7 @@ def test_the_beginning_of_a_truth_is_given_whole_and_the_rest_is_asked(
 def test_text_that_is_half_known_and_half_pushed_away_is_told_by_its_spread() -> None:
     own = with_values(
         made(0.1, seed=3),
-        "privleak/forget",
+        MEMBERS,
         lambda v: {i: (-8.0 if int(i) % 2 else 14.0) + 0.01 * int(i) for i in v},
     )
     found = judged(own)
@@ -539,7 +539,8 @@ def test_a_few_items_that_are_half_known_are_named_and_every_utility_counts() ->
 
     def also(sheet: Sheet, at: float) -> Sheet:
         return sheet._replace(
-            values=sheet.values | {"verbmem_retain": {str(i): at + 0.0001 * i for i in range(N)}}
+            values=sheet.values
+            | {Column("verbmem_retain"): {str(i): at + 0.0001 * i for i in range(N)}}
         )
 
     destroyed = judged(

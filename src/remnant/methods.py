@@ -5,11 +5,12 @@ read. No torch.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from remnant.catalog import LOSSES, METHODS, METRIC_GROUPS, METRICS
+from remnant.catalog import LOSSES, METHODS
+from remnant.corpus import METRIC_GROUPS, METRICS
 from remnant.errors import UserError, unknown
 from remnant.formats import table
 from remnant.parsing import parse
-from remnant.records import MetricSpec, PerturbSpec, TermSpec, UnlearnSpec
+from remnant.records import MetricSpec, OwnRole, PerturbSpec, TermSpec, UnlearnSpec
 from remnant.resolve import Method, resolve
 
 SIDES = ("forget", "retain")
@@ -67,6 +68,16 @@ def metric(use: str | MetricSpec) -> Method:
         else use
     )
     return resolve("metric", spec.use, METRICS, METRIC_READS, spec.params)
+
+
+def writes(name: str) -> bool:
+    """Whether a built-in metric reads what a model has written, one text for each item."""
+    return name in METRICS and "generated" in metric(name).reads
+
+
+def own_roles(extra: Iterable[MetricSpec]) -> dict[str, OwnRole]:
+    """What metrics of the user's count as in a verdict, by the name that their rows bear."""
+    return {m.name: m.role for m in extra if m.role}
 
 
 def metric_names(names: Iterable[str]) -> tuple[str, ...]:

@@ -10,12 +10,13 @@ from remnant.foreign.find import OWN, Found, Run, cells_of, find, reference
 from remnant.foreign.logs import Reference, parse_json, read_text, rouge, shown, usable
 from remnant.functional.stats import auc, bootstrap_auc, privleak
 from remnant.functional.text import cut_answer
+from remnant.metrics import MEMBERS, OTHERS, Column
 from remnant.records import CastMember, Cell, Rule
 from remnant.stages import cells as sheets
 from remnant.stages.cells import Sheet
 
 TEXT_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain")
-SPLITS = ("forget", "holdout")
+PRIVLEAK, SIDES = "privleak", (Column("privleak", MEMBERS), Column("privleak", OTHERS))
 _SHAPES = (
     'Each line is {"metric": "verbmem" | "knowmem_forget" | "knowmem_retain", "id", "truth", '
     '"generated"} or '
@@ -106,7 +107,7 @@ def _reference(auc_retrain: float | None, retrain: Path | None, tools: set[str])
         )
     if [r.tool for r in others] == [OWN]:
         sheet = _read(others[0].logs[0].file)
-        forget, holdout = (sheet.column(f"privleak/{s}") for s in SPLITS)
+        forget, holdout = (sheet.column(side) for side in SIDES)
         if not len(forget) or not len(holdout):
             raise UserError(f"{shown(retrain)} holds no privleak values of both splits.", _SHAPES)
         return Reference(
@@ -130,14 +131,14 @@ def _own(path: Path, name: str, rule: Rule, against: Reference) -> list[Cell]:
         quantizer="as given",
         seed=None,
     )
-    cells = [c for c in sheets.cells_of(member, sheet, rule, None) if c.metric != "privleak"]
-    if any(len(sheet.column(f"privleak/{s}")) for s in SPLITS):
+    cells = [c for c in sheets.cells_of(member, sheet, rule, None) if c.metric != PRIVLEAK]
+    if any(len(sheet.column(side)) for side in SIDES):
         cells.append(_privleak(member, sheet, against.auc, rule))
     return cells
 
 
 def _privleak(member: CastMember, sheet: Sheet, reference: float | None, rule: Rule) -> Cell:
-    forget, holdout = sheet.column("privleak/forget"), sheet.column("privleak/holdout")
+    forget, holdout = (sheet.column(side) for side in SIDES)
     status, found = "ok", None
     if not len(forget) or not len(holdout):
         status = f"no values for the {'forget' if not len(forget) else 'holdout'} split"
@@ -151,7 +152,7 @@ def _privleak(member: CastMember, sheet: Sheet, reference: float | None, rule: R
     n = len(forget) + len(holdout)
     return Cell(
         **member.model_dump(),
-        metric="privleak",
+        metric=PRIVLEAK,
         value=value,
         low=low,
         high=high,
@@ -161,9 +162,9 @@ def _privleak(member: CastMember, sheet: Sheet, reference: float | None, rule: R
 
 
 def _read(path: Path) -> Sheet:
-    values: dict[str, dict[str, float]] = {}
-    unscorable: dict[str, dict[str, str]] = {}
-    seen: set[tuple[str, str]] = set()
+    values: dict[Column, dict[str, float]] = {}
+    unscorable: dict[Column, dict[str, str]] = {}
+    seen: set[tuple[Column, str]] = set()
     # A line ends at a line feed and nowhere else: JSON texts may hold other characters that end
     # lines (U+2028, U+0085).
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -173,7 +174,7 @@ def _read(path: Path) -> Sheet:
         column, item, value = _line(where, line)
         if (column, item) in seen:
             raise UserError(
-                f"{where} gives the id '{shown(item)}' of {column.replace('/', ' ')} a second "
+                f"{where} gives the id '{shown(item)}' of {' '.join(column).strip()} a second "
                 f"time.",
                 "Every item counts once.",
             )
@@ -188,7 +189,7 @@ def _read(path: Path) -> Sheet:
     return Sheet(values, unscorable)
 
 
-def _line(where: str, line: str) -> tuple[str, str, float | str]:
+def _line(where: str, line: str) -> tuple[Column, str, float | str]:
     """The column, the item, and its value or why it has none."""
     try:
         record: Any = parse_json(line)
@@ -197,26 +198,26 @@ def _line(where: str, line: str) -> tuple[str, str, float | str]:
     if not isinstance(record, dict) or not isinstance(record.get("metric"), str):
         raise UserError(f"{where} names no metric.", _SHAPES)
     metric, item = record["metric"], record.get("id")
-    if metric not in (*TEXT_METRICS, "privleak"):
-        fault = unknown("metric", shown(metric)[:80], (*TEXT_METRICS, "privleak"))
+    if metric not in (*TEXT_METRICS, PRIVLEAK):
+        fault = unknown("metric", shown(metric)[:80], (*TEXT_METRICS, PRIVLEAK))
         raise UserError(f"{where}: {fault.message}", fault.remedy)
     if not isinstance(item, str | int) or isinstance(item, bool):
         raise UserError(f"{where} has no id.", _SHAPES)
-    if metric == "privleak":
+    if metric == PRIVLEAK:
         return _side(where, record, str(item))
     truth, generated = record.get("truth"), record.get("generated")
     if not isinstance(truth, str) or not isinstance(generated, str):
         raise UserError(f"{where} needs truth and generated, both texts.", _SHAPES)
     return (
-        metric,
+        Column(metric),
         str(item),
         rouge(truth, generated if metric == "verbmem" else cut_answer(generated)),
     )
 
 
-def _side(where: str, record: dict[str, Any], item: str) -> tuple[str, str, float]:
+def _side(where: str, record: dict[str, Any], item: str) -> tuple[Column, str, float]:
     split, value = record.get("split"), record.get("value")
-    if split not in SPLITS:
+    if split not in (MEMBERS, OTHERS):
         raise UserError(f"{where} has no split 'forget' or 'holdout'.", _SHAPES)
     # An integer beyond all floats is no number to rank either.
     if (
@@ -225,4 +226,4 @@ def _side(where: str, record: dict[str, Any], item: str) -> tuple[str, str, floa
         or not math.isfinite(value if abs(value) < 1e300 else math.inf)
     ):
         raise UserError(f"{where} has no finite number as value.", _SHAPES)
-    return f"privleak/{split}", item, float(value)
+    return Column(PRIVLEAK, split), item, float(value)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from remnant.catalog import LOSSES, METRICS
+from remnant.catalog import LOSSES
+from remnant.corpus import METRICS
 from remnant.errors import Unscorable, UserError
 from remnant.formats.table import FORMATS
 from remnant.functional.quantized import Quantized

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from remnant.catalog import ITEM_SETS
+from remnant.corpus import ITEM_SETS
 from remnant.errors import unknown
 from remnant.functional.segments import halves
 from remnant.functional.text import STOPS

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from remnant.adapterfiles import adapter_in, is_adapter
-from remnant.catalog import LOSSES, METRICS, STAGE_VERSIONS
+from remnant.catalog import LOSSES, STAGE_VERSIONS
+from remnant.corpus import METRICS
 from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.place import MODEL_STAGES, Made, Outside, given, outside
@@ -23,6 +24,7 @@ from remnant.methods import (
     loss,
     metric,
     metric_names,
+    own_roles,
     quantizer,
     shown,
     steps,
@@ -300,10 +302,14 @@ def explain_node(
     return Node("explain", ExplainSpec(), inputs, label=label or {})
 
 
-def judge_node(rule: Rule, measured: Mapping[str, Node]) -> Node:
-    """The judgement on the measured models of one corpus and seed."""
+def judge_node(rule: Rule, measured: Mapping[str, Node], extra: Iterable[MetricSpec] = ()) -> Node:
+    """The judgement on the measured models of one corpus and seed.
+
+    ``extra``: the user's metrics, which may count in it.
+    """
     cast = {role: CastMember.model_validate(node.label) for role, node in measured.items()}
-    return Node("judge", JudgeSpec(rule=rule, cast=cast), dict(measured))
+    spec = JudgeSpec(rule=rule, cast=cast, roles=own_roles(extra))
+    return Node("judge", spec, dict(measured))
 
 
 def plan(sweep: SweepSpec) -> list[Node]:
@@ -328,7 +334,7 @@ def plan(sweep: SweepSpec) -> list[Node]:
             wanted += [
                 *models,
                 *measured.values(),
-                judge_node(sweep.judge, measured),
+                judge_node(sweep.judge, measured, sweep.measure.extra),
                 *explained(measured),
             ]
     return ordered(wanted)

@@ -10,7 +10,9 @@ from scipy.stats import hmean, ks_2samp
 
 from remnant.errors import Unscorable
 from remnant.functional.memory import probability
+from remnant.functional.reductions import Draws, Groups, drawn
 from remnant.functional.segments import is_latin
+from remnant.functional.stats import Interval
 from remnant.functional.text import rouge_recall_unicode
 from remnant.functional.tokens import Tokens
 
@@ -18,12 +20,8 @@ if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
 Array = NDArray[np.float64]
-# The nine numbers of the model utility: three of each of these question sets.
-USEFUL: Mapping[str, tuple[str, str, str]] = {
-    "retain": ("tofu_probability", "tofu_rouge", "tofu_truth_ratio"),
-    "authors": ("tofu_choice", "tofu_rouge", "tofu_truth_ratio"),
-    "facts": ("tofu_choice", "tofu_rouge", "tofu_truth_ratio"),
-}
+# The question sets that the model utility is made of, three numbers of each.
+USEFUL = ("retain", "authors", "facts")
 
 
 @cache
@@ -116,3 +114,42 @@ def forget_quality(unlearned: Array, retrained: Array) -> float:
     Source: section 2.2.2.
     """
     return float(ks_2samp(unlearned, retrained).pvalue)
+
+
+def forget_truths(groups: Groups, draws: Draws) -> Interval | None:
+    """``forget_truth`` of one column with its interval.
+
+    >>> forget_truths([np.array([[2.0, 1.0]])], Draws(100, 0)).value
+    0.75
+    """
+    return drawn(groups, draws, lambda ratios: forget_truth(ratios[0]))
+
+
+def useful_truths(groups: Groups, draws: Draws) -> Interval | None:
+    """``useful_truth`` of one column with its interval.
+
+    >>> useful_truths([np.array([[2.0, 0.5]])], Draws(100, 0)).value
+    0.25
+    """
+    return drawn(groups, draws, lambda ratios: useful_truth(ratios[0]))
+
+
+def utility(groups: Groups, draws: Draws) -> Interval | None:
+    """``model_utility`` of a group for each set of ``USEFUL``, in that order, with its interval.
+
+    >>> one = np.array([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
+    >>> round(utility([one, one, one], Draws(100, 0)).value, 6)
+    0.5
+    """
+    return drawn(groups, draws, lambda *g: model_utility(dict(zip(USEFUL, g, strict=True))))
+
+
+def quality(groups: Groups, draws: Draws) -> float | None:
+    """``forget_quality`` of the own truth ratios against those of a never-read model, which is a
+    p-value and has no interval; None without such a model's.
+
+    >>> quality([np.array([[1.0, 2.0]]), np.array([[1.0, 2.0]])], Draws(100, 0))
+    1.0
+    """
+    own, *others = (group[0] for group in groups)
+    return forget_quality(own, others[0]) if others and len(others[0]) else None

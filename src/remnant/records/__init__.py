@@ -3,7 +3,16 @@ behind.
 """
 
 from remnant.records.artefact import SCHEMA, FileRecord, Manifest, Piece, Result
-from remnant.records.base import Half, OwnHalf, Positive, Record, Share, Stage, circumstance
+from remnant.records.base import (
+    Half,
+    OwnHalf,
+    OwnRole,
+    Positive,
+    Record,
+    Share,
+    Stage,
+    circumstance,
+)
 from remnant.records.judge import (
     CastMember,
     Cell,
@@ -88,6 +97,7 @@ __all__ = [
     "OptimSpec",
     "Outcome",
     "OwnHalf",
+    "OwnRole",
     "PerturbResult",
     "PerturbSpec",
     "Piece",

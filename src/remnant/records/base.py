@@ -16,6 +16,8 @@ Stage = Literal[
 ]
 OwnHalf = Literal["dev", "test"]
 Half = Literal["all", "dev", "test"]
+# What a metric of the user's may count as in a verdict.
+OwnRole = Literal["knowledge", "utility", "test"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

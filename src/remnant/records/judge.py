@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from remnant.records.base import Positive, Record, Share
+from remnant.records.base import OwnRole, Positive, Record, Share
 
 Outcome = Literal[
     "stayed forgotten", "not said", "came back", "not forgotten", "collapsed", "unclear"
@@ -51,10 +51,11 @@ class CastMember(Record):
 
 
 class JudgeSpec(Record):
-    """The rule, and who is who among the measured models."""
+    """The rule, who is who among the measured models, and what the user's metrics count as."""
 
     rule: Rule = Rule()
     cast: dict[str, CastMember]
+    roles: dict[str, OwnRole] = Field(default_factory=dict)
 
 
 class Cell(Record):

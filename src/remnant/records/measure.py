@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from remnant.records.base import Half, Positive, Record, circumstance
+from remnant.records.base import Half, OwnRole, Positive, Record, circumstance
 from remnant.secrecy import Address
 
 CheckName = Literal[
@@ -21,11 +21,21 @@ CheckName = Literal[
 
 
 class MetricSpec(Record):
-    """One metric of the user's: a function and the set of items it is measured on."""
+    """One metric of the user's: a function and the set of items it is measured on.
+
+    ``role``: what it counts as in a verdict, where each item must be a share, 0 to 1, high where
+    the model knows the text of the items; nothing by default.
+    """
 
     use: str
     on: str = "verbmem"
+    role: OwnRole | None = None
     params: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What its rows are called: the function alone."""
+        return self.use.rsplit(":", 1)[-1]
 
 
 class EndpointSpec(Record):

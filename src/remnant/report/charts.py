@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from remnant.corpus import METRICS, of_role, short_title
 from remnant.functional.survival import Survival
+from remnant.metrics import SHARE
 from remnant.report.pareto import Study
-from remnant.report.table import TITLES, Group
+from remnant.report.table import Group
 
 COLOURS = (
     "#3b3b3b",
@@ -87,13 +89,13 @@ def knowledge_by_quantizer(group: Group, metric: str) -> str:
         axes.set_xticks(range(len(group.quantizers)), group.quantizers, rotation=30, ha="right")
         axes.set_ylabel(metric)
         axes.grid(axis="y", alpha=0.25)
-        if metric != "privleak":
+        if METRICS[metric].span == SHARE:
             axes.set_ylim(-3, 103)
         if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
             axes.legend(
                 ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.22)
             )
-        return _svg(figure, TITLES[metric])
+        return _svg(figure, METRICS[metric].title)
 
 
 def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, colour: str) -> None:
@@ -121,14 +123,16 @@ def forget_utility_plane(group: Group) -> str:
     """Knowledge left (left is forgotten) against utility (up is useful), a mark per model and
     quantizer, lines from full precision.
     """
-    utility = next((m for m in ("knowmem_retain", "verbmem_retain") if m in group.metrics), None)
-    if utility is None:
+    utility = next((m for m in group.metrics if m in of_role("utility")), None)
+    known = [m for m in group.metrics if m in of_role("knowledge")]
+    if utility is None or not known:
         return ""
     with matplotlib.rc_context(STYLE):
         figure, axes = _drawing((7.2, 4.2))
         for model, colour in colours(group.models).items():
-            _walk(axes, group, model, utility, colour)
-        axes.set_xlabel("knowledge of forget text (mean of VerMem and KnowMem)")
+            _walk(axes, group, model, (*known, utility), colour)
+        names = " and ".join(map(short_title, known))
+        axes.set_xlabel(f"knowledge of forget text ({'mean of ' * (len(known) > 1)}{names})")
         axes.set_ylabel(utility)
         axes.set_xlim(-3, 103)
         axes.set_ylim(-3, 108)
@@ -140,14 +144,14 @@ def forget_utility_plane(group: Group) -> str:
         return _svg(figure, "Forgetting against utility")
 
 
-def _walk(axes: Axes, group: Group, model: str, utility: str, colour: str) -> None:
-    known = [m for m in ("verbmem", "knowmem_forget") if m in group.metrics]
+def _walk(axes: Axes, group: Group, model: str, metrics: Sequence[str], colour: str) -> None:
+    """A line from full precision to every form; ``metrics``: those of knowledge, then utility."""
     points: dict[str, tuple[float, float]] = {}
     for quantizer in group.quantizers:
-        cells = [group.cell(model, quantizer, m) for m in (*known, utility)]
+        cells = [group.cell(model, quantizer, m) for m in metrics]
         values = [c.value for c in cells if c is not None and c.value is not None]
         if len(values) == len(cells):
-            points[quantizer] = (sum(values[:-1]) / len(known), values[-1])
+            points[quantizer] = (sum(values[:-1]) / (len(values) - 1), values[-1])
     if "full" not in points:
         return
     start = points["full"]

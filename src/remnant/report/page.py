@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from remnant.catalog import METRICS
+from remnant.corpus import METRICS, of_role
 from remnant.flow.store import Store, disk_errors
+from remnant.methods import writes
 from remnant.parsing import lines_of
 from remnant.report import table
 from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer, pareto_plane
@@ -58,7 +59,6 @@ def _render(results: Results, studies: list[Study], examples: list[dict[str, Any
         packages=_packages(results),
         examples=examples,
         studies=[(found, pareto_plane(found)) for found in studies],
-        titles=table.TITLES,
         metrics=METRICS,
     )
 
@@ -67,7 +67,7 @@ def _group(group: Group) -> dict[str, Any]:
     return {
         "group": group,
         "tone": lambda cell: table.tone(group, cell),
-        "charts": [(table.TITLES[m], knowledge_by_quantizer(group, m)) for m in group.metrics],
+        "charts": [(METRICS[m].title, knowledge_by_quantizer(group, m)) for m in group.metrics],
         "plane": forget_utility_plane(group),
         "expected": table.expected,
         "unlearned": [m for m in group.models if m not in ("target", "retrain")],
@@ -128,15 +128,16 @@ def _examples(results: Results, store: Store) -> list[dict[str, Any]]:
             json.loads(line)
             for line in lines_of((store.path(name) / "rows.jsonl").read_text(encoding="utf-8"))
         ]
+        plain = [m for m in of_role("knowledge") if writes(m)]
         worst = sorted(
-            (r for r in rows if r["metric"] in ("verbmem", "knowmem_forget") and r["value"]),
+            (r for r in rows if r["metric"] in plain and r["value"]),
             key=lambda r: -r["value"],
         )[:WORST]
         texts = {}
         for line in lines_of((store.path(name) / "texts.jsonl").read_text(encoding="utf-8")):
             record = json.loads(line)
             texts[record["metric"], record["id"]] = record
-        shown = [{"value": r["value"], **texts[r["metric"], r["id"]]} for r in worst]
+        shown = [{"value": r["value"], **texts[METRICS[r["metric"]].on[0], r["id"]]} for r in worst]
         if shown:
             found.append(
                 {"what": f"{about['corpus']} {about['model']} {about['quantizer']}", "items": shown}

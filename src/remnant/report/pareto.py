@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from remnant.catalog import PLAIN, UTILITY
 from remnant.flow.store import Store
+from remnant.methods import own_roles
+from remnant.metrics import Column, Role
 from remnant.parsing import lines_of
 from remnant.report.table import Results
-from remnant.stages.cells import read_rows
+from remnant.stages.cells import Sheet, asked, read_rows
+from remnant.stages.lineup import chance_of
 
-Means = Mapping[str, float]
+# By role the means of its columns, above what guessing scores.
+Means = Mapping[Role, Mapping[Column, float]]
 
 
 class Point(NamedTuple):
@@ -88,11 +91,12 @@ def choose(points: Sequence[Point], floor: float) -> str | None:
 
 def _points(results: Results, store: Store, corpus: str, half: str) -> list[Point]:
     means: dict[tuple[str, int | None, str], Means] = {}
+    roles = own_roles(results.sweep.measure.extra)
     for name, manifest in results.manifests.items():
         about = results.labels[name]
         if manifest.stage == "measure" and about.get("corpus") == corpus:
             means[about["model"], about["seed"], about["quantizer"]] = _means(
-                store.path(name) / "rows.jsonl", half
+                store.path(name) / "rows.jsonl", half, roles
             )
     target = {q: m for (model, _, q), m in means.items() if model == "target"}
     runs: dict[str, dict[int | None, dict[str, Means]]] = {}
@@ -117,47 +121,52 @@ def _point(
 
     None where one of its numbers is missing, since what was not measured is not forgotten.
     """
-    knowledge = [max(_left(by[q], target[q], PLAIN) for q in by) for by in seeds.values()]
-    in_full = [_left(by["full"], target["full"], PLAIN) for by in seeds.values()]
-    utility = [min(_left(by[q], target[q], UTILITY) for q in by) for by in seeds.values()]
+    knowledge = [max(_left(by[q], target[q], "knowledge") for q in by) for by in seeds.values()]
+    in_full = [_left(by["full"], target["full"], "knowledge") for by in seeds.values()]
+    utility = [min(_left(by[q], target[q], "utility") for q in by) for by in seeds.values()]
     n = len(seeds)
     if not all(
         math.isfinite(x)
         for by in seeds.values()
         for q in by
-        for x in (_left(by[q], target[q], m) for m in (PLAIN, UTILITY))
+        for x in (_left(by[q], target[q], m) for m in ("knowledge", "utility"))
     ):
         return None
     return Point(corpus, model, sum(knowledge) / n, sum(in_full) / n, sum(utility) / n, n)
 
 
-def _left(found: Means, target: Means, metrics: Sequence[str]) -> float:
-    """Mean over metrics of the share of the target's value.
+def _left(found: Means, target: Means, role: Role) -> float:
+    """Mean over the metrics of a role of the share of the target's value.
 
     A metric that the target scores 0 on says nothing and is left out.
 
     Not a number where a metric is missing that the target scores on, or where there is none.
     """
-    shares = [found.get(m, math.nan) / target[m] for m in metrics if target.get(m, 0.0) > 0]
+    own = found[role]
+    shares = [own.get(c, math.nan) / value for c, value in target[role].items() if value > 0]
     return sum(shares) / len(shares) if shares else math.nan
 
 
-def _means(rows: Path, half: str) -> Means:
+def _means(rows: Path, half: str, roles: Mapping[str, Role]) -> Means:
     """The means of one half.
 
     A metric that a failed check concerns, or most of whose items have no number, is left out.
     """
-    sheet, halves = (
-        read_rows(rows),
-        {r["id"]: r["half"] for r in map(json.loads, lines_of(rows.read_text(encoding="utf-8")))},
-    )
+    sheet = read_rows(rows, roles)
+    lines = lines_of(rows.read_text(encoding="utf-8"))
+    halves = {r["id"]: r["half"] for r in map(json.loads, lines)}
+    counted: tuple[Role, ...] = ("knowledge", "utility")
+    return {role: _means_of(sheet, asked([sheet], role), halves, half) for role in counted}
+
+
+def _means_of(
+    sheet: Sheet, columns: Sequence[Column], halves: Mapping[str, str], half: str
+) -> dict[Column, float]:
     found = {}
-    for metric, values in sheet.values.items():
+    for column in columns:
+        values = sheet.values.get(column, {})
         own = [v for i, v in values.items() if halves[i] == half]
-        if (
-            own
-            and 2 * len(values) > len(sheet.items(metric))
-            and not sheet.faults(metric.partition("/")[0])
-        ):
-            found[metric] = sum(own) / len(own)
+        enough = 2 * len(values) > len(sheet.items(column))
+        if own and enough and not sheet.faults(column.metric):
+            found[column] = sum(own) / len(own) - chance_of(column)
     return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from remnant.catalog import METRICS
+from remnant.corpus import METRICS, headlines, of_role
 from remnant.flow.store import Store
 from remnant.formats.table import decided_by_text
 from remnant.functional.survival import Survival
@@ -26,16 +26,10 @@ from remnant.records import (
 SUMMARY_SCHEMA = 1
 # Stages whose files the report reads.
 READ = ("measure", "explain", "judge")
-SHOWN_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain", "verbmem_retain", "privleak")
 # Plain asking stays below its limits; what a stronger test says is another matter.
 QUIET = ("stayed forgotten", "not said")
-TITLES = {
-    "verbmem": "VerMem: forget text continued word for word",
-    "knowmem_forget": "KnowMem: questions about forget text",
-    "knowmem_retain": "Utility: questions about retain text",
-    "verbmem_retain": "Utility: retain text continued",
-    "privleak": "PrivLeak: can membership be told (0 = as if never read)",
-}
+# How a cell is coloured; the verdict has a rule of its own. Points of PrivLeak, share of utility.
+MOST_APART, USEFUL = 20, 0.8
 # A collapsed model shows one of these; the last three are compared with the target's own values.
 LIMITS = {"empty": 0.5, "repetition": 0.3, "unknown": 0.3, "script": 0.2}
 
@@ -76,13 +70,13 @@ class Group:
     @property
     def metrics(self) -> list[str]:
         """The metrics to show, in their usual order."""
-        there = {c.metric for c in self.cells}
-        return [m for m in SHOWN_METRICS if m in there]
+        return headlines(c.metric for c in self.cells)
 
     @property
     def others(self) -> list[str]:
         """All other metrics that there are numbers of, as they come."""
-        return [m for m in dict.fromkeys(c.metric for c in self.cells) if m not in SHOWN_METRICS]
+        shown = self.metrics
+        return [m for m in dict.fromkeys(c.metric for c in self.cells) if m not in shown]
 
     def cell(self, model: str, quantizer: str, metric: str) -> Cell | None:
         """One cell, or None."""
@@ -243,11 +237,14 @@ def tone(group: Group, cell: Cell | None) -> str:
     retrain = group.cell("retrain", cell.quantizer, cell.metric)
     if target is None or target.value is None:
         return "plain"
-    if cell.metric == "privleak":
-        return "good" if abs(cell.value) <= 20 else "bad"
-    if METRICS[cell.metric].better == "high":
-        return "good" if cell.value >= 0.8 * target.value else "bad"
-    floor = retrain.value if retrain and retrain.value is not None else 0.0
+    metric = METRICS[cell.metric]
+    chance = 100 * metric.chance
+    if metric.known == "apart":
+        return "good" if abs(cell.value) <= MOST_APART else "bad"
+    if metric.role == "utility":
+        kept = cell.value - chance >= USEFUL * (target.value - chance)
+        return "good" if kept else "bad"
+    floor = retrain.value if retrain and retrain.value is not None else chance
     left = (cell.value - floor) / max(target.value - floor, 1e-9)
     return "good" if left <= 0.35 else "bad" if left >= 0.65 else "plain"
 
@@ -341,14 +338,13 @@ def _flagged(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _tell(group: Group, seed: str) -> list[str]:
-    target = group.cell("target", "full", "verbmem")
-    retrain = group.cell("retrain", "full", "verbmem")
+    known = next((m for m in group.metrics if m in of_role("knowledge")), "")
+    target = group.cell("target", "full", known)
+    retrain = group.cell("retrain", "full", known)
     lines = []
     if target and target.value is not None:
-        opening = (
-            f"On {group.corpus}{seed}, the target model continues the text that is to be "
-            f"forgotten with {target.value:.0f} % overlap"
-        )
+        does = METRICS[known].told.format(f"{target.value:.0f} %")
+        opening = f"On {group.corpus}{seed}, the target model {does}"
         if retrain and retrain.value is not None:
             opening += f"; a model that never read it reaches {retrain.value:.0f} %"
         lines.append(opening + ".")

@@ -6,9 +6,9 @@ No torch.
 from collections import Counter
 from collections.abc import Sequence
 
-from remnant.catalog import METRICS
+from remnant.corpus import METRICS
 from remnant.functional.segments import words
-from remnant.methods import metric
+from remnant.methods import writes
 from remnant.records import Check, Row
 
 # A metric most of whose items have no number, or were cut, is not measured; the verdict is stricter
@@ -165,8 +165,4 @@ def commonest_opening(texts: Sequence[Sequence[str]]) -> int:
 
 def _told_by(on: str) -> tuple[str, ...]:
     """The metrics that read the answers of a set of items."""
-    return tuple(
-        name
-        for name, entry in METRICS.items()
-        if on in entry.on and "generated" in metric(name).reads
-    )
+    return tuple(name for name, metric in METRICS.items() if on in metric.on and writes(name))

@@ -15,11 +15,13 @@ from functools import partial
 
 import numpy as np
 
-from remnant.catalog import METRICS, PLAIN, TESTS
+from remnant.corpus import ITEM_SETS, METRICS, needed, set_of
 from remnant.functional.segments import words
 from remnant.functional.stats import Interval, auc_draws, interval
+from remnant.methods import writes
+from remnant.metrics import EXACT, MEMBERS, MEMBERSHIP, MORE, NEEDED_KINDS, OTHERS, Column, Kind
 from remnant.records import Evidence, Rule, Says
-from remnant.stages.cells import MEMBERS, OTHERS, Sheet, auc_of, is_attack
+from remnant.stages.cells import Sheet, asked, auc_of
 from remnant.stages.checks import commonest_opening
 from remnant.stages.lineup import (
     Array,
@@ -54,37 +56,37 @@ def weigh(trio: Trio, model: str, quantizer: str, rule: Rule) -> list[Evidence]:
     found = [
         make(
             kind,
-            name,
+            str(test),
             *(
-                _membership(trio, name, rule, level)
-                if kind == "membership"
-                else _items(trio, name, rule, level)
+                _membership(trio, test.metric, rule, level)
+                if kind == MEMBERSHIP
+                else _items(trio, test, rule, level)
             ),
         )
-        for kind, names in tests.items()
-        for name in names
+        for kind, columns in tests.items()
+        for test in columns
     ]
     return found + [make(ANSWERS, name, *said) for name, said in _habits(trio).items()]
 
 
-def tests_of(trio: Trio) -> dict[str, list[str]]:
-    """All tests by kind: those that every verdict needs, and whatever else was measured that is low
-    where a text is forgotten.
+def tests_of(trio: Trio) -> dict[Kind, list[Column]]:
+    """All tests by kind: those that every verdict needs, and whatever else was measured of forget
+    text that is high where it is known, or is an attack.
     """
-    known = {m.partition("/")[0] for sheet in trio.sheets for m in sheet.values}
-    kinds = {kind: list(names) for kind, names in TESTS.items()}
-    taken = {*PLAIN, *(name for names in kinds.values() for name in names)}
-    more = [name for name in METRICS if name in known and name not in taken]
-    kinds["membership"] += [name for name in more if is_attack(name)]
-    others = [name for name in more if METRICS[name].better == "low"]
-    tofu = [
-        name
-        for name in ("tofu_probability/forget", "tofu_rouge/forget")
-        if any(s.items(name) for s in trio.sheets)
-    ]
-    if others or tofu:
-        kinds["more tests"] = others + tofu
-    return kinds
+    of: dict[Column, Kind] = {}
+    for column in asked(trio.sheets, "test"):
+        kind = METRICS[column.metric].kind if column.metric in METRICS else MORE
+        if kind == MEMBERSHIP:  # both sides together
+            of[Column(column.metric)] = kind
+        elif column.split in ("", MEMBERS) or column.metric not in METRICS:
+            of[column] = kind or MORE
+    wanted = {kind: [Column(name) for name in needed(kind)] for kind in NEEDED_KINDS}
+    found = {
+        kind: [*columns, *(c for c, k in of.items() if k == kind and c not in columns)]
+        for kind, columns in wanted.items()
+    }
+    more = [c for c, kind in of.items() if kind == MORE]
+    return found | ({MORE: more} if more else {})
 
 
 def _evidence(
@@ -108,19 +110,19 @@ Said = (
 )
 
 
-def _items(trio: Trio, metric: str, rule: Rule, level: float) -> Said:
+def _items(trio: Trio, column: Column, rule: Rule, level: float) -> Said:
     """A test whose items have a number each."""
-    if all(s.items(metric) <= lost_in_all(trio, metric) for s in trio.sheets):
-        return "not measured", f"{metric} was not measured"
-    if reason := lacking(trio, metric, rule):
+    if all(s.items(column) <= lost_in_all(trio, column) for s in trio.sheets):
+        return "not measured", f"{column} was not measured"
+    if reason := lacking(trio, column, rule):
         few = len(
-            trio.unlearned.items(metric) - lost_in_all(trio, metric)
-        ) < rule.min_items and not unmeasured(trio, metric)
+            trio.unlearned.items(column) - lost_in_all(trio, column)
+        ) < rule.min_items and not unmeasured(trio, column)
         return "not measured" if few else "lost", reason
     apart, found, all_ = (
-        gap(trio, metric, rule),
-        left(trio, metric, rule),
-        left(trio, metric, rule, level),
+        gap(trio, column, rule),
+        left(trio, column, rule),
+        left(trio, column, rule, level),
     )
     if (
         apart is None
@@ -129,23 +131,23 @@ def _items(trio: Trio, metric: str, rule: Rule, level: float) -> Said:
         or apart.low <= 0
         or 100 * apart.value < rule.min_gap
     ):
-        if more := above_both(trio, metric, rule):
+        if more := above_both(trio, column, rule):
             return (
                 "tells",
                 (
-                    f"{metric} is {100 * more.value:.0f} points above both the target and a model "
+                    f"{column} is {100 * more.value:.0f} points above both the target and a model "
                     "that never read the text"
                 ),
             )
         return (
             "no power",
-            f"{metric} does not tell the target from a model that never read the text",
+            f"{column} does not tell the target from a model that never read the text",
         )
     return _decided(
-        metric,
+        str(column),
         found,
         all_,
-        len(aligned(trio.sheets, metric)[0]),
+        len(aligned(trio.sheets, column)[0]),
         rule.max_told if trio.retrain else rule.max_retained,
     )
 
@@ -155,7 +157,7 @@ def _membership(trio: Trio, name: str, rule: Rule, level: float) -> Said:
 
     Both below and above chance tell it.
     """
-    sides = [f"{name}/{side}" for side in (MEMBERS, OTHERS)]
+    sides = [Column(name, side) for side in (MEMBERS, OTHERS)]
     if not any(s.items(side) for s in trio.sheets for side in sides):
         return (
             "not measured",
@@ -262,9 +264,10 @@ def _decided(
 def _habits(trio: Trio) -> Mapping[str, Said]:
     """Early endings, fixed phrases and repetitions, which plain asking cannot see behind."""
     found: dict[str, Said] = {}
-    for on in (m for m in PLAIN if any(s.items(m) for s in trio.sheets)):
-        if reason := _texts_lacking(trio, on):
-            found[f"answers to {on}"] = "lost", reason
+    for column in (c for c in asked(trio.sheets, "knowledge") if writes(c.metric)):
+        on = set_of(column)
+        if reason := _texts_lacking(trio, column, on):
+            found[f"answers to {column}"] = "lost", reason
             continue
         said = [
             [words(text) for _, text in s.texts[on].values()]
@@ -272,14 +275,14 @@ def _habits(trio: Trio) -> Mapping[str, Said]:
             if s is not None
         ]
         for name, count, what in _HABITS:
-            found[f"{name} of {on}"] = _habit(
-                [count(t, on) / len(t) for t in said], f"of its answers to {on} {what}"
+            found[f"{name} of {column}"] = _habit(
+                [count(t, on) / len(t) for t in said], f"of its answers to {column} {what}"
             )
     return found or {"answers": ("not measured", "no answers were measured")}
 
 
 def _early(answers: list[list[str]], on: str) -> int:
-    return sum(len(w) < (SHORT if on == "verbmem" else 1) for w in answers)
+    return sum(len(w) < (SHORT if ITEM_SETS[on].asked == "text" else 1) for w in answers)
 
 
 def _phrase(answers: list[list[str]], on: str) -> int:
@@ -297,18 +300,20 @@ _HABITS = (
 )
 
 
-def _texts_lacking(trio: Trio, on: str) -> str:
+def _texts_lacking(trio: Trio, column: Column, on: str) -> str:
     """Why the texts of the answers are not those of the rows; empty where they are."""
     for sheet in trio.sheets:
-        if not set(sheet.values.get(on, {})) <= set(sheet.texts.get(on, {})):
-            return f"texts of the answers to {on} are missing for one of the models"
+        if not set(sheet.values.get(column, {})) <= set(sheet.texts.get(on, {})):
+            return f"texts of the answers to {column} are missing for one of the models"
     truths = [{i: truth for i, (truth, _) in s.texts.get(on, {}).items()} for s in trio.sheets]
     if not all(truths):
-        return f"texts of the answers to {on} are missing"
+        return f"texts of the answers to {column} are missing"
     if any(
         truths[0][i] != other[i] for other in truths[1:] for i in other.keys() & truths[0].keys()
     ):
-        return f"the truths of {on} differ between the models: they were measured on other corpora"
+        return (
+            f"the truths of {column} differ between the models: they were measured on other corpora"
+        )
     return ""
 
 
@@ -324,7 +329,7 @@ def missing_kinds(found: Sequence[Evidence]) -> dict[str, str]:
     missing.
     """
     lost = {}
-    for kind in (*TESTS, ANSWERS):
+    for kind in (*NEEDED_KINDS, ANSWERS):
         own = [e for e in found if e.kind == kind]
         if all(e.says in ("not measured", "no power") for e in own):
             lost[kind] = own[0].said
@@ -340,25 +345,41 @@ def contaminated(retrain: Sheet, trio: Trio, rule: Rule) -> str:
         return "the never-read model gives the numbers of the unlearned one: they are one model"
     if _same(retrain, trio.target):
         return "the never-read model gives the numbers of the target: they are one model"
-    column, known = retrain.column("verbmem"), trio.target.column("verbmem")
-    written = int((column >= rule.word_for_word).sum())
-    if written > 0.05 * len(column):
+    reasons = (
+        *(_written_by(retrain, trio.target, c, rule) for c in asked([retrain], "knowledge")),
+        *(_member(retrain, trio.target, name, rule) for name in needed(MEMBERSHIP)),
+    )
+    return next(filter(None, reasons), "")
+
+
+def _written_by(retrain: Sheet, target: Sheet, column: Column, rule: Rule) -> str:
+    """Why a model has read the text that it continues; empty where it continues none."""
+    if not writes(column.metric) or ITEM_SETS[set_of(column)].asked != "text":
+        return ""
+    own, known = retrain.column(column), target.column(column)
+    written = int((own >= rule.word_for_word).sum())
+    if written > 0.05 * len(own):
         return (
-            f"the never-read model writes {written} of {len(column)} forget texts word for word: "
+            f"the never-read model writes {written} of {len(own)} forget texts word for word: "
             "it has read them"
         )
     if (
-        len(column)
+        len(own)
         and len(known)
-        and column.mean() > HALF * known.mean()
+        and own.mean() > HALF * known.mean()
         and 100 * known.mean() >= rule.min_gap
     ):
-        share = column.mean() / known.mean()
+        share = own.mean() / known.mean()
         return (
             f"the never-read model continues the forget text at {share:.0%} of the target: "
             "it has read it"
         )
-    own, told = auc_of(retrain, "privleak", rule), auc_of(trio.target, "privleak", rule)
+    return ""
+
+
+def _member(retrain: Sheet, target: Sheet, name: str, rule: Rule) -> str:
+    """Why a model is no measure of not knowing by an attack; empty where it is one."""
+    own, told = auc_of(retrain, name, rule), auc_of(target, name, rule)
     if own and told:
         far = HALF * abs(told.value - CHANCE)
         if own.high < CHANCE - far or own.low > CHANCE + far:
@@ -373,9 +394,11 @@ def _same(one: Sheet, other: Sheet) -> bool:
     """Whether two models say the same of the texts, up to rounding: log-probabilities of two
     trainings never do.
     """
-    told = [
-        m for m in one.values if m.startswith("privleak/") or m in TESTS["probability per token"]
+    exact = {*needed(MEMBERSHIP), *needed(EXACT)}
+    pairs = [
+        (values, other.values.get(column, {}))
+        for column, values in one.values.items()
+        if column.metric in exact and values
     ]
-    pairs = [(one.values[m], other.values.get(m, {})) for m in told if one.values[m]]
     near = [a.keys() == b.keys() and max(abs(a[i] - b[i]) for i in a) < SAME for a, b in pairs]
     return bool(near) and all(near)

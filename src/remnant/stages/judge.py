@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from remnant.catalog import PLAIN
+from remnant.corpus import needed
 from remnant.errors import UserError
 from remnant.functional.stats import Interval
+from remnant.metrics import MEMBERSHIP, Column
 from remnant.records import Evidence, JudgeResult, JudgeSpec, Recovery, Rule, Shares, Verdict
-from remnant.stages.cells import auc_of, cells_of, read_rows
+from remnant.stages.cells import asked, auc_of, cells_of, read_rows
 from remnant.stages.evidence import weigh
-from remnant.stages.lineup import Lineup, ratio, unmeasured
+from remnant.stages.lineup import Lineup, mean, ratio, unmeasured
 from remnant.stages.verdict import decide
 
 LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
@@ -31,11 +30,11 @@ def run(
             "A judgement compares models of one corpus, each once per quantizer.",
             "Judge several seeds or corpora apart.",
         )
-    sheets = {role: read_rows(path / "rows.jsonl") for role, path in inputs.items()}
+    sheets = {role: read_rows(path / "rows.jsonl", spec.roles) for role, path in inputs.items()}
     by_place = {(m.model, m.quantizer): role for role, m in spec.cast.items()}
     reference = by_place.get(("retrain", "full"))
     retrain = sheets[reference] if reference else None
-    auc_retrain = auc_of(retrain, "privleak", spec.rule) if retrain else None
+    auc_retrain = auc_of(retrain, needed(MEMBERSHIP)[0], spec.rule) if retrain else None
     cells = [
         c
         for role, member in spec.cast.items()
@@ -57,8 +56,7 @@ def run(
             continue
         found = [
             recover(line, model, quantizer, metric, spec.rule)
-            for metric in PLAIN
-            if line.q_unlearned.items(metric)
+            for metric in asked([line.q_unlearned], "knowledge")
         ]
         told = weigh(line.form, model, quantizer, spec.rule)
         recoveries += found
@@ -82,7 +80,7 @@ def run(
     )
 
 
-def recover(line: Lineup, model: str, quantizer: str, metric: str, rule: Rule) -> Recovery:
+def recover(line: Lineup, model: str, quantizer: str, metric: Column, rule: Rule) -> Recovery:
     """How much of one kind of knowledge is there after quantization.
 
     Shares with paired-bootstrap intervals.
@@ -95,8 +93,10 @@ def recover(line: Lineup, model: str, quantizer: str, metric: str, rule: Rule) -
         nothing = dict.fromkeys(
             ("retained", "retained_of_full_target", "recovery", "recovery_over_retrain")
         )
-        return Recovery(model=model, quantizer=quantizer, metric=metric, **nothing, status=reason)
-    gap = 100 * float(np.mean(line.target.column(metric)) - np.mean(line.unlearned.column(metric)))
+        return Recovery(
+            model=model, quantizer=quantizer, metric=str(metric), **nothing, status=reason
+        )
+    gap = 100 * (mean(line.target, metric) - mean(line.unlearned, metric))
     enough = gap >= rule.min_gap
     closed = _ratio(
         rule,
@@ -107,7 +107,7 @@ def recover(line: Lineup, model: str, quantizer: str, metric: str, rule: Rule) -
     return Recovery(
         model=model,
         quantizer=quantizer,
-        metric=metric,
+        metric=str(metric),
         retained=_ratio(rule, metric, [line.q_target, line.q_unlearned], lambda t, u: u / t),
         retained_of_full_target=_ratio(
             rule, metric, [line.target, line.q_unlearned], lambda t, u: u / t

@@ -2,15 +2,17 @@
 quantizer leaves them. No torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from remnant.corpus import METRICS
 from remnant.functional.stats import Interval, bootstrap_ratio
+from remnant.metrics import Column
 from remnant.records import Rule
-from remnant.stages.cells import Sheet
+from remnant.stages.cells import Sheet, table_of
 
 Array = NDArray[np.float64]
 
@@ -86,16 +88,22 @@ class Lineup(NamedTuple):
         return [self.full] if same else [self.full, self.form]
 
 
-def aligned(sheets: list[Sheet], metric: str) -> tuple[Array, ...]:
-    """One column per sheet over the items that all of them have."""
-    tables = [s.values.get(metric, {}) for s in sheets]
-    shared = sorted(set.intersection(*(set(t) for t in tables)))
-    return tuple(np.array([t[item] for item in shared], dtype=np.float64) for t in tables)
+def aligned(sheets: Sequence[Sheet], column: Column) -> tuple[Array, ...]:
+    """One column of several sheets over the items that all of them have, less what guessing
+    scores.
+    """
+    tables = table_of([s.values.get(column, {}) for s in sheets])
+    return tuple(np.array(t, dtype=np.float64) - chance_of(column) for t in tables)
+
+
+def chance_of(column: Column) -> float:
+    """What guessing scores, 0 to 1."""
+    return METRICS[column.metric].chance if column.metric in METRICS else 0.0
 
 
 def ratio(
     rule: Rule,
-    metric: str,
+    column: Column,
     sheets: list[Sheet | None],
     of: Callable[..., Array],
     level: float = 0.95,
@@ -107,84 +115,84 @@ def ratio(
     if any(s is None for s in sheets):
         return None
     return bootstrap_ratio(
-        aligned([s for s in sheets if s is not None], metric), of, rule.resamples, rule.seed, level
+        aligned([s for s in sheets if s is not None], column), of, rule.resamples, rule.seed, level
     )
 
 
-def left(trio: Trio, metric: str, rule: Rule, level: float = 0.95) -> Interval | None:
+def left(trio: Trio, column: Column, rule: Rule, level: float = 0.95) -> Interval | None:
     """How much is left: 1 at the target, 0 at the model that never read the text (at no knowledge,
     where there is none).
     """
     if trio.retrain is None:
-        return ratio(rule, metric, [trio.target, trio.unlearned], lambda t, u: u / t, level)
-    return ratio(rule, metric, list(trio), lambda t, u, r: (u - r) / (t - r), level)
+        return ratio(rule, column, [trio.target, trio.unlearned], lambda t, u: u / t, level)
+    return ratio(rule, column, list(trio), lambda t, u, r: (u - r) / (t - r), level)
 
 
-def gap(trio: Trio, metric: str, rule: Rule, level: float = 0.95) -> Interval | None:
+def gap(trio: Trio, column: Column, rule: Rule, level: float = 0.95) -> Interval | None:
     """By how much the target is above the model that never read the text (above nothing), as a
     share.
     """
     if trio.retrain is None:
-        return ratio(rule, metric, [trio.target], lambda t: t, level)
-    return ratio(rule, metric, [trio.target, trio.retrain], lambda t, r: t - r, level)
+        return ratio(rule, column, [trio.target], lambda t: t, level)
+    return ratio(rule, column, [trio.target, trio.retrain], lambda t, r: t - r, level)
 
 
-def above_both(trio: Trio, metric: str, rule: Rule) -> Interval | None:
+def above_both(trio: Trio, column: Column, rule: Rule) -> Interval | None:
     """By how much the judged model is above both others, as a share, where that is certain and no
     trifle.
     """
     others = [s for s in (trio.target, trio.retrain) if s is not None]
-    found = [ratio(rule, metric, [trio.unlearned, other], lambda u, o: u - o) for other in others]
+    found = [ratio(rule, column, [trio.unlearned, other], lambda u, o: u - o) for other in others]
     if any(f is None or f.low <= 0 or 100 * f.value < rule.min_gap for f in found):
         return None
     return min((f for f in found if f), key=lambda f: f.value)
 
 
-def lacking(trio: Trio, metric: str, rule: Rule, but: str = "") -> str:
+def lacking(trio: Trio, column: Column, rule: Rule, but: str = "") -> str:
     """Why a metric of three models is not to be believed; empty where it is.
 
     Asked of all models that are there: no failed check (one of the name ``but`` apart), numbers,
     the same items, enough of them, few that have no number in any model, and none that has one in
     some models only: that one may be the very text that is known.
     """
-    if reason := unmeasured(trio, metric, but):
+    if reason := unmeasured(trio, column, but):
         return reason
-    if len({frozenset(s.items(metric)) for s in trio.sheets}) > 1:
-        return f"{metric} was measured on other items in one of the models"
-    items, shared = len(trio.unlearned.items(metric)), len(aligned(trio.sheets, metric)[0])
-    lost = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]
-    if alone := items - shared - len(lost_in_all(trio, metric)):
+    if len({frozenset(s.items(column)) for s in trio.sheets}) > 1:
+        return f"{column} was measured on other items in one of the models"
+    items, shared = len(trio.unlearned.items(column)), len(aligned(trio.sheets, column)[0])
+    lost = [r for s in trio.sheets for r, _ in s.reasons(column).most_common(1)]
+    if alone := items - shared - len(lost_in_all(trio, column)):
         return (
-            f"{alone} of {items} items of {metric} have no number in one of the models only "
+            f"{alone} of {items} items of {column} have no number in one of the models only "
             f"({lost[0]})"
         )
     if items - shared > rule.max_unscorable * items:
-        return f"{items - shared} of {items} items of {metric} have no number ({lost[0]})"
+        return f"{items - shared} of {items} items of {column} have no number ({lost[0]})"
     if shared < rule.min_items:
-        return f"{metric} was measured on {shared} items, and at least {rule.min_items} are needed"
+        return f"{column} was measured on {shared} items, and at least {rule.min_items} are needed"
     return ""
 
 
-def lost_in_all(trio: Trio, metric: str) -> set[str]:
+def lost_in_all(trio: Trio, column: Column) -> set[str]:
     """The items that have no number in any of the models, as where their truth is empty."""
-    return set.intersection(*(set(s.unscorable.get(metric, {})) for s in trio.sheets))
+    return set.intersection(*(set(s.unscorable.get(column, {})) for s in trio.sheets))
 
 
-def unmeasured(trio: Trio, metric: str, but: str = "") -> str:
+def unmeasured(trio: Trio, column: Column, but: str = "") -> str:
     """Why one of three models has no number of a metric at all; empty where all have."""
     for sheet in trio.sheets:
-        if faults := sheet.faults(metric.partition("/")[0], but):
-            return f"{metric} was not measured: {faults[0]}"
-    if any(not s.values.get(metric) for s in trio.sheets):
-        reasons = [r for s in trio.sheets for r, _ in s.reasons(metric).most_common(1)]
+        if faults := sheet.faults(column.metric, but):
+            return f"{column} was not measured: {faults[0]}"
+    if any(not s.values.get(column) for s in trio.sheets):
+        reasons = [r for s in trio.sheets for r, _ in s.reasons(column).most_common(1)]
         return (
-            f"{metric} has no number for one of the models{f' ({reasons[0]})' if reasons else ''}"
+            f"{column} has no number for one of the models{f' ({reasons[0]})' if reasons else ''}"
         )
-    if not all(np.isfinite(s.column(metric)).all() for s in trio.sheets):
-        return f"{metric} has numbers that are not finite"
+    if not all(np.isfinite(s.column(column)).all() for s in trio.sheets):
+        return f"{column} has numbers that are not finite"
     return ""
 
 
-def mean(sheet: Sheet, metric: str) -> float:
-    """The mean of a metric that has numbers."""
-    return float(np.mean(sheet.column(metric)))
+def mean(sheet: Sheet, column: Column) -> float:
+    """The mean of a column that has numbers, less what guessing scores."""
+    return float(np.mean(sheet.column(column))) - chance_of(column)

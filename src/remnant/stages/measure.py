@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.catalog import METRICS
+from remnant.corpus import ITEM_SETS, METRICS, of_role, split_of
 from remnant.durable import read_json, write_json
 from remnant.errors import Unscorable, UserError
 from remnant.evaluate.collect import Answers, collect
@@ -226,28 +226,29 @@ def _plans(
 
 def _named(spec: MeasureSpec, corpus: Path, card: Mapping[str, Any]) -> list[Plan]:
     names = list(metric_names(spec.metrics))
-    if "knowmem_retain" in card["absent"] and "knowmem_retain" in names:
-        names.append("verbmem_retain")
+    names += [
+        name
+        for name, metric in METRICS.items()
+        if metric.instead_of in card["absent"] and metric.instead_of in names
+    ]
     found = []
     for name in dict.fromkeys(names):
         method, entry = metric(name), METRICS[name]
         wanted = _wanted(spec, corpus, method, entry.columns)
-        found += [
-            Plan(name, method, on, on.partition("_")[2] if len(entry.on) > 1 else "", wanted)
-            for on in entry.on
-        ]
+        found += [Plan(name, method, on, split_of(name, on), wanted) for on in entry.on]
     return found + [_of_user(spec, corpus, extra) for extra in spec.extra]
 
 
 def _of_user(spec: MeasureSpec, corpus: Path, extra: MetricSpec) -> Plan:
     method = metric(extra)
-    if "view" in method.reads and not extra.on.startswith("privleak_"):
+    whole = [name for name, entry in ITEM_SETS.items() if entry.asked == "whole"]
+    if "view" in method.reads and extra.on not in whole:
         raise UserError(
             f"The metric '{extra.use}' reads a view.",
-            'Set on = "privleak_forget" or "privleak_holdout".',
+            "Set on = " + " or ".join(f'"{name}"' for name in whole) + ".",
         )
     return Plan(
-        extra.use.rsplit(":", 1)[-1],
+        extra.name,
         method,
         extra.on,
         extra.on,
@@ -377,7 +378,9 @@ def _texts(
 
 
 def _signs(corpus: Path, texts: list[dict[str, str]]) -> dict[str, float] | None:
-    generated = [t["generated"] for t in texts if t["metric"] in ("verbmem", "verbmem_retain")]
+    plain = {on for m in (*of_role("knowledge"), *of_role("utility")) for on in METRICS[m].on}
+    continued = {on for on in plain if ITEM_SETS[on].asked == "text"}
+    generated = [t["generated"] for t in texts if t["metric"] in continued]
     splits = [
         s for s in ("forget", "retain1", "retain2") if (corpus / "raw" / f"{s}.json").is_file()
     ]

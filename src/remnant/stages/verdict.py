@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binom
 
-from remnant.catalog import METRICS, PLAIN, UTILITY
+from remnant.corpus import is_text, set_of
 from remnant.functional.segments import size, words
 from remnant.functional.stats import Interval
 from remnant.instrument import are_complete
-from remnant.methods import metric as metric_of
+from remnant.methods import writes
+from remnant.metrics import BEGUN, SAMPLED, Column
 from remnant.records import Evidence, Outcome, Recovery, Rule, Verdict
-from remnant.stages.cells import Sheet
+from remnant.stages.cells import Sheet, asked
 from remnant.stages.evidence import ANSWERS, contaminated, missing_kinds
 from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio
 
@@ -98,17 +99,12 @@ def _checked(line: Lineup, rule: Rule) -> Iterator[Finding]:
         )
 
 
-def utilities_of(line: Lineup) -> list[str]:
-    """The measures of utility that any of the models has been asked for."""
-    return [m for m in UTILITY if any(s.items(m) for s in line if s is not None)]
-
-
 def _useful(line: Lineup, rule: Rule) -> Iterator[Finding]:
     """Utility was measured, the target has some, and enough of it is kept, by every measure of
     it.
     """
-    names = utilities_of(line)
-    if not names:
+    columns = asked(line, "utility")
+    if not columns:
         yield Finding(
             MISSING,
             (
@@ -116,11 +112,11 @@ def _useful(line: Lineup, rule: Rule) -> Iterator[Finding]:
                 "good one"
             ),
         )
-    for name in names:
-        yield from _kept(line, name, rule)
+    for column in columns:
+        yield from _kept(line, column, rule)
 
 
-def _kept(line: Lineup, name: str, rule: Rule) -> Iterator[Finding]:
+def _kept(line: Lineup, name: Column, rule: Rule) -> Iterator[Finding]:
     """Enough of one measure of utility is kept, both behind the quantizer and of the whole
     target's.
     """
@@ -181,7 +177,7 @@ def _control(line: Lineup, rule: Rule) -> Iterator[Finding]:
             continue
         if reason := contaminated(own, trio, rule):
             yield Finding(MISSING, reason)
-        for name in utilities_of(line):
+        for name in asked(line, "utility"):
             if own.values.get(name) and trio.target.values.get(name):
                 share = mean(own, name) / max(mean(trio.target, name), 1e-9)
                 if share < rule.utility_floor:
@@ -204,9 +200,8 @@ def _plain(
     """What plain asking finds: in full precision, then behind the quantizer, as a mean and text by
     text.
     """
-    asked = [m for m in PLAIN if any(s.items(m) for s in line if s is not None)]
     known = []
-    for metric in asked:
+    for metric in asked(line, "knowledge"):
         # Answers that end at once are no measure of what is known, unless the habit itself is told
         # below.
         told = any(
@@ -259,7 +254,7 @@ def _plain(
 
 
 def _amount(
-    found: Interval | None, metric: str, where: str, grade: int, rule: Rule
+    found: Interval | None, metric: Column, where: str, grade: int, rule: Rule
 ) -> Iterator[Finding]:
     if found is None:
         yield Finding(MISSING, f"what is left of {metric} {where} is not a number")
@@ -281,7 +276,7 @@ def _amount(
         )
 
 
-def _grown(line: Lineup, metric: str, rule: Rule) -> Iterator[Finding]:
+def _grown(line: Lineup, metric: Column, rule: Rule) -> Iterator[Finding]:
     """What only the form lets be seen: in full precision not even the target showed it."""
     grown = ratio(rule, metric, [line.unlearned, line.q_unlearned], lambda u, q: q - u)
     above = (
@@ -294,9 +289,10 @@ def _grown(line: Lineup, metric: str, rule: Rule) -> Iterator[Finding]:
 
 
 def _recovered(line: Lineup, found: Sequence[Recovery], rule: Rule) -> Iterator[Finding]:
+    columns = {str(c): c for c in asked(line, "knowledge")}
     for recovery in (r for r in found if r.recovery):
         assert recovery.recovery
-        (value, low, high), metric = recovery.recovery, recovery.metric
+        (value, low, high), metric = recovery.recovery, columns[recovery.metric]
         in_form = left(line.form, metric, rule) if line.q_retrain else None
         # Where the never-read model rises in this form as well, nothing of the text is back.
         rises_alone = in_form is None or in_form.value > rule.max_recovery
@@ -312,7 +308,7 @@ def _recovered(line: Lineup, found: Sequence[Recovery], rule: Rule) -> Iterator[
             )
 
 
-def _written(line: Lineup, metric: str, quantizer: str, rule: Rule) -> Iterator[Finding]:
+def _written(line: Lineup, metric: Column, quantizer: str, rule: Rule) -> Iterator[Finding]:
     """Single texts behind a good mean, in full precision and what only the form tells."""
     before = bool(told_items(line.full, metric, rule)) or half_known(line.full, metric, rule) > 0
     for trio, grade, where in (
@@ -335,13 +331,16 @@ def _written(line: Lineup, metric: str, quantizer: str, rule: Rule) -> Iterator[
             )
 
 
-def told_items(trio: Trio, metric: str, rule: Rule) -> dict[str, float]:
+def told_items(trio: Trio, metric: Column, rule: Rule) -> dict[str, float]:
     """The items that a model tells word for word and the never-read one does not.
 
     None where chance explains their number.
 
-    A truth that stands whole inside a longer answer is told, whatever ROUGE makes of the rest.
+    A truth that stands whole inside a longer answer is told, whatever ROUGE makes of the rest. Of
+    what is not written as text nothing is told word for word.
     """
+    if not is_text(metric):
+        return {}
     own, unread = (
         _told_by(trio.unlearned, metric, rule),
         _told_by(trio.retrain, metric, rule) if trio.retrain else {},
@@ -355,7 +354,7 @@ def told_items(trio: Trio, metric: str, rule: Rule) -> dict[str, float]:
     return told if _no_chance(len(told), len(unread.keys() - own.keys())) else {}
 
 
-def half_known(trio: Trio, metric: str, rule: Rule) -> int:
+def half_known(trio: Trio, metric: Column, rule: Rule) -> int:
     """How many items lie above the middle between never-read model and target, if that is more than
     chance and a few; else 0.
 
@@ -382,13 +381,11 @@ def _no_chance(count: int, other: int) -> bool:
     return float(binom.sf(count - 1, count + other, 0.5)) < NO_CHANCE
 
 
-def _told_by(sheet: Sheet | None, metric: str, rule: Rule) -> dict[str, float]:
+def _told_by(sheet: Sheet | None, metric: Column, rule: Rule) -> dict[str, float]:
     """The items that a model tells, by ROUGE or as a run of words inside its answer."""
     if sheet is None:
         return {}
-    texts = (
-        sheet.texts.get(METRICS[metric].on[0], {}) if "generated" in metric_of(metric).reads else {}
-    )
+    texts = sheet.texts.get(set_of(metric), {}) if writes(metric.metric) else {}
     told = {i: v for i, v in sheet.values.get(metric, {}).items() if inf > v >= rule.word_for_word}
     whole = {
         i: 1.0
@@ -404,9 +401,9 @@ def _inside(truth: list[str], said: list[str]) -> bool:
     )
 
 
-def _is_long(sheet: Sheet, metric: str, item: str) -> bool:
+def _is_long(sheet: Sheet, metric: Column, item: str) -> bool:
     """Whether the truth of an item is too long for chance; one that is not known counts as long."""
-    texts = sheet.texts.get(METRICS[metric].on[0], {})
+    texts = sheet.texts.get(set_of(metric), {})
     return item not in texts or size(words(texts[item][0])) >= LONG_TRUTH
 
 
@@ -435,8 +432,9 @@ def _stronger(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> Iterato
             yield Finding(OPEN, f"{e.said}{more}")
         elif e.says == "lost":
             yield Finding(OPEN, f"{e.kind}: {e.said}")
-        elif e.kind in ("given beginning", "samples") and e.says in ("silent", "undecided"):
-            if told := told_items(line.form, e.test, rule):
+        elif e.kind in (BEGUN, SAMPLED) and e.says in ("silent", "undecided"):
+            test = Column(e.test)
+            if told := told_items(line.form, test, rule):
                 yield Finding(
                     HIDDEN,
                     (
@@ -444,7 +442,7 @@ def _stronger(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> Iterato
                         f"{e.test} word for word"
                     ),
                 )
-            elif known := half_known(line.form, e.test, rule):
+            elif known := half_known(line.form, test, rule):
                 count = f"{known} of {e.items} items of {e.test}"
                 yield Finding(
                     HIDDEN, f"forget text is still told: {e.kind}: {count} are more than half known"
@@ -455,16 +453,18 @@ def _praise(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> str:
     """What a pass rests on: the most that plain asking and any test found, the worst item,
     utility.
     """
-    parts = [f for m in PLAIN if (f := left(line.form, m, rule))]
+    plain = asked(line, "knowledge")
+    parts = [f for m in plain if (f := left(line.form, m, rule))]
     most = max((f.high for f in parts), default=0.0)
     loudest = max(
         (e for e in evidence if e.left), key=lambda e: e.left[2] if e.left else 0.0, default=None
     )
     worst = max(
-        (v for m in PLAIN for v in line.q_unlearned.values.get(m, {}).values()), default=0.0
+        (v for m in plain if is_text(m) for v in line.q_unlearned.values.get(m, {}).values()),
+        default=0.0,
     )
     kept = min(
-        mean(line.q_unlearned, name) / mean(line.q_target, name) for name in utilities_of(line)
+        mean(line.q_unlearned, name) / mean(line.q_target, name) for name in asked(line, "utility")
     )
     told = (
         f", {loudest.test} at most {max(loudest.left[2], 0.0):.0%}"

@@ -1,0 +1,106 @@
+"""All benchmarks, and what they bring taken together. No torch.
+
+To add one, write its file and name it in ``BENCHMARKS``.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from remnant.corpus import muse, probes, tofu
+from remnant.corpus.base import Benchmark, SetEntry
+from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind, Metric, Number, Role, numbers_of
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "muse": muse.BENCHMARK,
+    "probes": probes.BENCHMARK,
+    "tofu": tofu.BENCHMARK,
+}
+ITEM_SETS: Mapping[str, SetEntry] = {
+    name: entry for b in BENCHMARKS.values() for name, entry in b.sets.items()
+}
+METRICS: Mapping[str, Metric] = {
+    name: metric for b in BENCHMARKS.values() for name, metric in b.metrics.items()
+}
+
+# What is made of several metrics, or of one beside the numbers that it makes by itself.
+COMBINED: tuple[Number, ...] = tuple(n for b in BENCHMARKS.values() for n in b.combined)
+
+
+def of_role(role: Role) -> tuple[str, ...]:
+    """The metrics of a role, in the order of the catalogue.
+
+    >>> of_role("utility")
+    ('knowmem_retain', 'verbmem_retain')
+    """
+    return tuple(name for name, metric in METRICS.items() if metric.role == role)
+
+
+def of_kind(kind: Kind) -> tuple[str, ...]:
+    """The tests of a kind, in the order of the catalogue."""
+    return tuple(name for name, metric in METRICS.items() if metric.kind == kind)
+
+
+def needed(kind: Kind) -> tuple[str, ...]:
+    """The tests of a kind that no verdict passes without.
+
+    >>> needed("membership")
+    ('privleak',)
+    """
+    return tuple(name for name in of_kind(kind) if METRICS[name].needed)
+
+
+def split_of(name: str, on: str) -> str:
+    """How a set of items is told from the others of a built-in metric; "" where there is one."""
+    return ITEM_SETS[on].split if len(METRICS[name].on) > 1 else ""
+
+
+def columns_of(name: str) -> tuple[Column, ...]:
+    """The columns of a built-in metric, one for each of its sets."""
+    return tuple(Column(name, split_of(name, on)) for on in METRICS[name].on)
+
+
+def set_of(column: Column) -> str:
+    """The set of items of a column; a metric of the user's bears its name as split."""
+    if column.metric not in METRICS:
+        return column.split
+    return METRICS[column.metric].on[columns_of(column.metric).index(column)]
+
+
+def is_text(column: Column) -> bool:
+    """Whether the items of a built-in metric's column are words that are written or read on."""
+    return column.metric in METRICS and ITEM_SETS[set_of(column)].asked in ("text", "answer")
+
+
+@cache
+def numbers_by_column() -> Mapping[Column, tuple[Number, ...]]:
+    """The numbers that every column of the built-in metrics has a part in."""
+    found: dict[Column, tuple[Number, ...]] = {}
+    for name, metric in METRICS.items():
+        for number in numbers_of(name, metric, tuple(c.split for c in columns_of(name))):
+            for column in number.columns:
+                found[column] = (*found.get(column, ()), number)
+    return found
+
+
+def headlines(names: Iterable[str]) -> list[str]:
+    """Those of some numbers that have tables and charts of their own: knowledge, utility, tests.
+
+    >>> headlines(["mia_loss", "privleak", "knowmem_retain", "verbmem"])
+    ['verbmem', 'knowmem_retain', 'privleak']
+    """
+    there = set(names)
+    roles: tuple[Role, ...] = ("knowledge", "utility", "test", "shown")
+    return [n for role in roles for n in of_role(role) if n in there and METRICS[n].title]
+
+
+def short_title(name: str) -> str:
+    """The first words of a metric's title, up to its colon; the name where it has none."""
+    return METRICS[name].title.partition(":")[0] if name in METRICS else name
+
+
+METRIC_GROUPS: Mapping[str, tuple[str, ...]] = {
+    **{name: members for b in BENCHMARKS.values() for name, members in b.groups.items()},
+    "tests": tuple(name for kind in NEEDED_KINDS for name in needed(kind)),
+    "membership": of_kind(MEMBERSHIP),
+    "all": tuple(METRICS),
+}
