@@ -11,16 +11,19 @@ measuring one model, and how far the kernels' logits are from the dense copy's. 
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from scipy.stats import spearmanr
 
+from remnant.corpus import of_role
 from remnant.functional.stats import auc
 from remnant.methods import quantizer_spec
+from remnant.records import Recovery, Shares
+from remnant.report.pooled import Place, by_place
 
-METRICS = ("verbmem", "knowmem_forget")
 # More than this has come back: the judge's limit.
 CAME_BACK = 0.2
 # How a sweep names a format that its own runtime's kernels compute.
@@ -65,19 +68,8 @@ def key_of(name: str) -> str:
     return json.dumps([spec.use, dict(spec.params)], sort_keys=True)
 
 
-def over_seeds(
-    found: dict[tuple[int, str, str], dict[str, float]], model: str, quantizer: str, metric: str
-) -> list[float]:
-    """One recovery per seed."""
-    return [
-        values[metric]
-        for (_, m, q), values in found.items()
-        if (m, q) == (model, quantizer) and metric in values
-    ]
-
-
 def print_formats(
-    found: dict[tuple[int, str, str], dict[str, float]],
+    found: Mapping[Place, Sequence[Shares]],
     gains: dict[tuple[int, str, str], float],
     took: dict[str, float],
 ) -> None:
@@ -93,10 +85,9 @@ def print_formats(
         cells = []
         for m in models:
             gain = fmean(g for (_, n, r), g in gains.items() if (n, r) == (m, q))
-            cells.append(
-                " / ".join(f"{fmean(over_seeds(found, m, q, k)):.2f}" for k in METRICS)
-                + f" | {gain:.2f}"
-            )
+            there = [found[p] for k in of_role("knowledge") if (p := Place(m, q, k)) in found]
+            means = [fmean(value for value, _, _ in seeds) for seeds in there]
+            cells.append(" / ".join(f"{x:.2f}" for x in means) + f" | {gain:.2f}")
         print(
             f"| {q} | "
             + " | ".join(cells)
@@ -110,14 +101,15 @@ def print_packed(
     """Recovery by the runtime's own kernels less that of the dense copy: mean and largest over
     models and seeds.
     """
+    known = [k for k in of_role("knowledge") if any(k in v for v in found.values())]
     print(
         "\n| format | "
-        + " | ".join(f"{k}: mean | largest" for k in METRICS)
+        + " | ".join(f"{k}: mean | largest" for k in known)
         + " | logits apart |\n|---|---|---|---|---|---|"
     )
     for packed in dict.fromkeys(q for _, _, q in found if q.endswith(PACKED)):
         q, cells = packed.removesuffix(PACKED), list[str]()
-        for k in METRICS:
+        for k in known:
             dense = {(s, m): v[k] for (s, m, r), v in found.items() if r == q and k in v}
             values = [
                 v[k] - dense[s, m]
@@ -138,9 +130,11 @@ def main() -> None:
     gains = {(s["seed"], s["model"], s["quantizer"]): s["gain"] for s in summary["survival"]}
     found: dict[tuple[int, str, str], dict[str, float]] = defaultdict(dict)
     for r in summary["recovery"]:
-        if r["recovery"] is not None and r["metric"] in METRICS:
+        if r["recovery"] is not None:
             found[r["seed"], r["model"], r["quantizer"]][r["metric"]] = r["recovery"][0]
-    print_formats(found, gains, seconds(given.store) if given.store else {})
+    recoveries = [Recovery(**{k: r[k] for k in Recovery.model_fields}) for r in summary["recovery"]]
+    over_seeds = by_place(recoveries, "recovery")
+    print_formats(over_seeds, gains, seconds(given.store) if given.store else {})
     print_packed(found, kernels_apart(given.store) if given.store else {})
     pairs = [(gains[k], sum(v.values()) / len(v)) for k, v in found.items() if k in gains]
     back = [-g for g, r in pairs if r > CAME_BACK]

@@ -17,9 +17,12 @@ matplotlib.use("svg")
 import numpy as np
 from matplotlib import pyplot
 
+from remnant.corpus import of_role, short_title
 from remnant.functional.stats import pooled
 from remnant.functional.survival import Survival
 from remnant.predict.forecast import calibration, forecast
+from remnant.records import Recovery
+from remnant.report.pooled import by_place
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -35,15 +38,10 @@ def regime(model: str) -> tuple[str, str]:
     return method, rest
 
 
-def gather(
-    rows: Iterable[dict[str, Any]], field: str
-) -> dict[tuple[str, str, str], list[list[float]]]:
-    """(model, quantizer, metric) -> one interval per seed."""
-    found: dict[tuple[str, str, str], list[list[float]]] = {}
-    for row in rows:
-        if row[field] is not None:
-            found.setdefault((row["model"], row["quantizer"], row["metric"]), []).append(row[field])
-    return found
+def recoveries(summary: dict[str, Any]) -> list[Recovery]:
+    """All recoveries of a summary, which says of which corpus and seed they are besides."""
+    rows = summary["recovery"]
+    return [Recovery(**{k: row[k] for k in Recovery.model_fields}) for row in rows]
 
 
 def shown(intervals: Sequence[Sequence[float]] | None) -> str:
@@ -60,13 +58,12 @@ def table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> No
 
 def tables(summary: dict[str, Any]) -> None:
     """Retained shares per grid, recovery, what survives, and utility, on one corpus."""
-    retained, recovery = (
-        gather(summary["recovery"], "retained"),
-        gather(summary["recovery"], "recovery"),
-    )
+    every = recoveries(summary)
+    retained, recovery = by_place(every, "retained"), by_place(every, "recovery")
     models = list(dict.fromkeys(r["model"] for r in summary["recovery"]))
     grids = list(dict.fromkeys(r["quantizer"] for r in summary["recovery"]))
-    for metric in ("verbmem", "knowmem_forget"):
+    known = [m for m in of_role("knowledge") if any(r.metric == m for r in every)]
+    for metric in known:
         table(
             f"{metric}: share of the target's at the same precision that is retained",
             ("run", *grids),
@@ -78,14 +75,14 @@ def tables(summary: dict[str, Any]) -> None:
             [(m, *(shown(recovery.get((m, q, metric))) for q in grids[1:])) for m in models],
         )
     both = {
-        (m, q): [*retained.get((m, q, "verbmem"), []), *retained.get((m, q, "knowmem_forget"), [])]
+        (m, q): [shares for k in known for shares in retained.get((m, q, k), [])]
         for m in models
         for q in grids
     }
     table(
         (
-            "mean of VerMem and KnowMem, as the paper counts: share of the target's at the same "
-            "precision that is retained"
+            f"mean of {' and '.join(map(short_title, known))}, as the paper counts: share of the "
+            "target's at the same precision that is retained"
         ),
         ("run", *grids),
         [(m, *(shown(both[m, q]) for q in grids)) for m in models],
@@ -95,11 +92,7 @@ def tables(summary: dict[str, Any]) -> None:
         (m, q, k): [[x * (1 - there[m, "full", k]) for x in v] for v in found]
         for (m, q, k), found in recovery.items()
     }
-    for title, metrics in {
-        "verbmem": ["verbmem"],
-        "knowmem_forget": ["knowmem_forget"],
-        "mean of both": ["verbmem", "knowmem_forget"],
-    }.items():
+    for title, metrics in ({m: [m] for m in known} | {"mean of both": known}).items():
         differences = {
             (m, q): [v for k in metrics for v in apart.get((m, q, k), [])]
             for m in models
@@ -146,10 +139,10 @@ def mean_retained(found: Sequence[Sequence[float]]) -> float:
 
 
 def utility(summary: dict[str, Any]) -> dict[tuple[str, str], str]:
-    """KnowMem on retain text against the target's under the same grid, mean over seeds."""
-    cells = [
-        c for c in summary["cells"] if c["metric"] == "knowmem_retain" and c["value"] is not None
-    ]
+    """The first measure of utility against the target's under the same grid, mean over seeds."""
+    metrics = {c["metric"] for c in summary["cells"]}
+    first = next(m for m in of_role("utility") if m in metrics)
+    cells = [c for c in summary["cells"] if c["metric"] == first and c["value"] is not None]
     target = {(c["corpus"], c["quantizer"]): c["value"] for c in cells if c["model"] == "target"}
     shares: dict[tuple[str, str], list[float]] = {}
     for c in cells:

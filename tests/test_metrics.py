@@ -248,6 +248,10 @@ def test_the_table_is_complete() -> None:
         assert set(entry.params) <= set(found.params), name
         assert (found.load().__doc__ or "").strip(), name
         assert entry.span
+        assert (entry.kind is not None) == (entry.role == "test"), name
+        assert entry.title or entry.role in ("test", "shown"), name
+        assert "{}" in entry.told or entry.role != "knowledge", name
+        assert entry.instead_of in ("", *METRICS), name
     for group, members in METRIC_GROUPS.items():
         assert set(members) <= set(METRICS), group
 

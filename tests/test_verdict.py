@@ -14,7 +14,7 @@ from remnant.errors import UserError
 from remnant.evaluate.items import ItemSet, items_of
 from remnant.instrument import write_checks
 from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind
-from remnant.records import CastMember, Check, JudgeSpec, Row, Rule, Verdict
+from remnant.records import CastMember, Check, JudgeSpec, OwnRole, Row, Rule, Verdict
 from remnant.stages import judge
 from remnant.stages.cells import Sheet, cells_of, read_rows
 from remnant.stages.checks import checks_of
@@ -551,3 +551,46 @@ def test_a_few_items_that_are_half_known_are_named_and_every_utility_counts() ->
         q_target=also(TARGET, 0.9),
     )
     assert destroyed.outcome == "collapsed"
+
+
+def with_own(sheet: Sheet, role: OwnRole, middle: float) -> Sheet:
+    """A metric of the user's beside the others, as a sweep that gives it a role has it."""
+    rng = np.random.default_rng(int(1000 * middle))
+    own = {str(i): float(v) for i, v in enumerate(np.clip(middle + rng.normal(0, 0.02, N), 0, 1))}
+    values = sheet.values | {Column("mine", "verbmem"): own}
+    return sheet._replace(values=values, roles={"mine": role})
+
+
+@pytest.mark.parametrize(
+    ("role", "own", "outcome"),
+    [
+        ("knowledge", 0.1, "stayed forgotten"),
+        ("knowledge", 0.8, "not forgotten"),
+        ("test", 0.1, "stayed forgotten"),
+        ("test", 0.8, "not said"),
+        ("utility", 0.9, "stayed forgotten"),
+        ("utility", 0.3, "collapsed"),
+    ],
+)
+def test_a_metric_of_the_users_counts_by_its_role(role: OwnRole, own: float, outcome: str) -> None:
+    unread = 0.9 if role == "utility" else 0.1
+    target = with_own(TARGET, role, 0.9)
+    found = judged(
+        with_own(made(0.1, seed=3), role, own),
+        None,
+        with_own(UNREAD, role, unread),
+        target=target,
+        q_target=target,
+    )
+    assert found.outcome == outcome
+    assert "mine" in found.reason or outcome in ("stayed forgotten", "collapsed")
+
+
+def test_a_metric_of_the_users_that_plays_a_role_is_missing_where_it_is_no_share(
+    tmp_path: Path,
+) -> None:
+    row = {"metric": "mine", "split": "verbmem", "id": "0", "half": "dev", "value": 3.5}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    column = Column("mine", "verbmem")
+    assert read_rows(tmp_path / "rows.jsonl").values[column] == {"0": 3.5}
+    assert read_rows(tmp_path / "rows.jsonl", {"mine": "test"}).values[column] == {}

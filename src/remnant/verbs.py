@@ -48,6 +48,7 @@ from remnant.records import (
     UnlearnSpec,
 )
 from remnant.report import table, terminal
+from remnant.report.pooled import over_seeds
 from remnant.secrecy import redacted, scrubbed
 
 # "not said" is no pass: it ends as unclear does.
@@ -409,7 +410,7 @@ def _finish(results: table.Results, store: Store, out: Path, *, examples: bool) 
     screen = terminal.console()
     for paragraph in table.story(results):
         screen.print(escape(paragraph), highlight=False)
-    for group in results.groups:
+    for group in (*results.groups, *over_seeds(results.groups)):
         screen.print(terminal.matrix(group))
     screen.print(
         (

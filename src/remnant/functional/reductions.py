@@ -60,7 +60,7 @@ def area(groups: Groups, draws: Draws) -> Interval | None:
     """AUC of forget values against holdout values, 0 to 1, near 0 where forget text is memorized.
 
     >>> area([np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])], Draws(100, 0)).value
-    1.0
+    0.0
     """
     (forget,), (holdout,) = groups
     return bootstrap_auc(forget, holdout, *draws)

@@ -12,6 +12,7 @@ from remnant.report import table
 from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer, pareto_plane
 from remnant.report.notebook import environment
 from remnant.report.pareto import Study, study
+from remnant.report.pooled import over_seeds
 from remnant.report.table import Group, Results
 from remnant.secrecy import redacted
 
@@ -49,7 +50,7 @@ def _render(results: Results, studies: list[Study], examples: list[dict[str, Any
     return templates.get_template("page.html.j2").render(
         title=results.sweep.title or results.sweep.name,
         story=table.story(results),
-        groups=[_group(g) for g in results.groups],
+        groups=[_group(g) for g in (*over_seeds(results.groups), *results.groups)],
         signs=table.signs(results),
         checks=table.checks(results),
         rule=results.sweep.judge,

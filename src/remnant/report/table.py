@@ -46,7 +46,7 @@ class Surviving(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """All results of one corpus and seed."""
+    """All results of one corpus and seed, or of several seeds taken together (``seeds``)."""
 
     corpus: str
     seed: int | None
@@ -56,6 +56,14 @@ class Group:
     auc_retrain: float | None
     surviving: list[Surviving] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
+    seeds: int = 1
+
+    @property
+    def title(self) -> str:
+        """The corpus, with its seed or the number of seeds."""
+        if self.seeds > 1:
+            return f"{self.corpus}, mean over {self.seeds} seeds"
+        return self.corpus if self.seed is None else f"{self.corpus}, seed {self.seed}"
 
     @property
     def models(self) -> list[str]:

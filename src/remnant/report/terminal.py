@@ -41,8 +41,7 @@ def tell_code(uses: Sequence[str], screen: Console) -> None:
 
 def matrix(group: table.Group) -> Table:
     """One row per model and quantizer, one column per metric, the verdict last."""
-    title = group.corpus if group.seed is None else f"{group.corpus}, seed {group.seed}"
-    found = Table(title=escape(f"{title} (x100, 95 % intervals)"))
+    found = Table(title=escape(f"{group.title} (x100, 95 % intervals)"))
     for column in ("model", "quantizer", *group.metrics, "verdict"):
         found.add_column(escape(column))
     for model in group.models:
