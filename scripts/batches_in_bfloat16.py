@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from remnant.corpus.muse import privleak_texts, verbmem
 from remnant.evaluate.collect import collect
 from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Reading, Request, Writing
 from remnant.functional.tokens import Tokens
-from remnant.model.data import privleak_texts, verbmem_items
 from remnant.model.load import open_model, open_tokenizer
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     texts: list[Request] = [
         Reading(t) for s in ("forget", "holdout") for t in privleak_texts(given.corpus, s)
     ]
-    prompts: list[Request] = [Writing(i.prompt, 64) for i in verbmem_items(given.corpus)]
+    prompts: list[Request] = [Writing(i.prompt, 64) for i in verbmem(given.corpus)]
     for dtype in (torch.float32, torch.bfloat16):
         backend = Local(open_model(given.model, dtype=dtype), tokenizer)
         with tempfile.TemporaryDirectory() as folder:

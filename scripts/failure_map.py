@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from remnant.corpus.muse import knowmem, verbmem
 from remnant.flow.plan import Node, plan
 from remnant.flow.run import make
 from remnant.flow.store import Store
@@ -28,7 +29,6 @@ from remnant.flow.sweepfile import read_sweep
 from remnant.functional.flips import sums
 from remnant.functional.survival import Sums, survival
 from remnant.methods import quantizer
-from remnant.model.data import knowmem_items, verbmem_items
 from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
@@ -76,9 +76,9 @@ def follow(spec: UnlearnSpec, target: Path, corpus: Path, grids: list[str], ever
     terms, pad = terms_of(spec), tokenizer.pad_token_id
     streams = make_streams(model, terms, examples, pad, spec.seed)
     sides = {
-        "text": verbmem_items(corpus),
-        "forget": knowmem_items(corpus, "forget"),
-        "retain": knowmem_items(corpus, "retain"),
+        "text": verbmem(corpus),
+        "forget": knowmem(corpus, "forget"),
+        "retain": knowmem(corpus, "retain"),
     }
     batches = {side: answers(model, tokenizer, items) for side, items in sides.items()}
     look = _looker(

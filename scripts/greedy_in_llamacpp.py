@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from remnant.corpus.prepared import raw_texts
 from remnant.deploy.llamacpp import Runtime
-from remnant.model.data import raw_texts
 from remnant.model.load import open_model, open_tokenizer
 
 PROMPT, ANSWER, CUTS = 48, 32, (0, 24, 48, 72, 96)

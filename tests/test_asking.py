@@ -29,27 +29,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from remnant.corpus.base import Item, ItemSet, question
+from remnant.corpus.prepared import read_list
 from remnant.errors import UserError
 from remnant.evaluate import llamacpp
 from remnant.evaluate.ends import before_end, end_ids
-from remnant.evaluate.items import ItemSet, first_tokens, items_of, spaces_in_front
+from remnant.evaluate.items import first_tokens, items_of, spaces_in_front
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Reading, Refused, Request, Slope, Steep, Writing
 from remnant.evaluate.trial import model_checks
 from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED
-from remnant.model.data import (
-    Item,
-    context_tokens,
-    encode,
-    frame,
-    pack,
-    prompt_ids,
-    question,
-    read_list,
-    without_end,
-)
+from remnant.model.data import context_tokens, encode, frame, pack, prompt_ids, without_end
 from remnant.model.load import save_model
 from remnant.records import Check, MeasureSpec, MetricSpec
 from remnant.stages import measure

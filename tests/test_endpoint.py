@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from remnant import cli, secrecy
+from remnant.corpus.muse import privleak_texts
 from remnant.errors import UserError
 from remnant.evaluate import endpoint
 from remnant.evaluate.collect import collect
@@ -29,7 +30,6 @@ from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Reading, Refused, Slope, Writing
 from remnant.functional.tokens import Tokens
 from remnant.lab.corpus import generate
-from remnant.model.data import privleak_texts
 from remnant.model.load import open_model, open_tokenizer
 from remnant.records import EndpointSpec
 

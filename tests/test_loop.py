@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.corpus.prepared import raw_texts
 from remnant.errors import Interrupted, UserError
 from remnant.functional.losses import klr
 from remnant.functional.view import View
 from remnant.functional.weights import stochastic_round
-from remnant.model.data import batch_order, collate, encode, pack, raw_texts
+from remnant.model.data import batch_order, collate, encode, pack
 from remnant.model.reference import build
 from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.records import OptimSpec, UnlearnSpec

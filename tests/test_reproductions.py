@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.catalog import LOSSES
+from remnant.corpus.prepared import raw_texts
 from remnant.functional.view import IGNORED, View
 from remnant.methods import LOSS_READS
-from remnant.model.data import encode, raw_texts
+from remnant.model.data import encode
 from remnant.model.terms import make_loss, make_streams, reads_forget_only, terms_of
 from remnant.records import UnlearnSpec
 from remnant.resolve import Method, resolve

@@ -12,15 +12,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from remnant.cli import main
+from remnant.corpus import files as files_of
+from remnant.corpus import muse as layout
+from remnant.corpus import tofu
+from remnant.corpus.outside import read_records
+from remnant.corpus.own_text import read_sources
 from remnant.errors import UserError
-from remnant.flow import texts as files_of
 from remnant.metrics import Column
 from remnant.model.load import open_tokenizer
 from remnant.parsing import lines_of
 from remnant.records import PerturbSpec, PrepareResult, PrepareSpec
 from remnant.stages import perturb, prepare
 from remnant.stages.cells import read_rows
-from remnant.stages.sources import read_muse_folder, read_records, read_sources, read_tofu
 
 SIZES = (
     "--prompt-tokens",
@@ -573,26 +576,26 @@ def test_tofus_wrong_answers_are_texts(wrong: Any, tmp_path: Path) -> None:
         "world_facts_perturbed",
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(row))
-    assert read_tofu(tmp_path, "forget10", None)[1] == [("a", "b")]
+    assert tofu.read(tmp_path).qa["forget"] == [("a", "b")]
     (tmp_path / "retain_perturbed.json").write_text(json.dumps(row | {"perturbed_answer": wrong}))
     with pytest.raises(
         UserError, match=r"Entry 1 of .*retain_perturbed\.json has no list of perturbed answers"
     ):
-        read_tofu(tmp_path, "forget10", None)
+        tofu.read(tmp_path)
     (tmp_path / "retain_perturbed.json").write_text(
         json.dumps(row | {"paraphrased_answer": wrong if wrong != "a" else 1})
     )
     with pytest.raises(UserError, match="no text as paraphrased answer"):
-        read_tofu(tmp_path, "forget10", None)
+        tofu.read(tmp_path)
 
 
 def test_a_folder_of_muses_layout_is_read_as_it_is(tmp_path: Path) -> None:
-    found = read_muse_folder(
+    found = layout.read(
         muse(
             tmp_path,
             raw__retain1=["a", ""],
             knowmem__forget_qa=[{"question": "a", "answer": "b", "id": 1}],
         )
     )
-    assert found["raw/retain1"] == ["a", ""]
-    assert found["knowmem/forget_qa"] == [{"question": "a", "answer": "b", "id": 1}]
+    assert found.files["raw/retain1"] == ["a", ""]
+    assert found.files["knowmem/forget_qa"] == [{"question": "a", "answer": "b", "id": 1}]

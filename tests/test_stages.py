@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.corpus.prepared import raw_texts
 from remnant.errors import Interrupted, UserError
 from remnant.flow.place import Outside
 from remnant.flow.plan import (
@@ -31,7 +32,6 @@ from remnant.functional.stats import auc
 from remnant.functional.survival import survival
 from remnant.methods import quantizer, quantizer_spec
 from remnant.metrics import Column
-from remnant.model.data import raw_texts
 from remnant.model.load import matrices, open_model
 from remnant.predict.checkpoint import Checkpoint
 from remnant.predict.grids import grid

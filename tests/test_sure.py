@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.corpus.prepared import raw_texts
 from remnant.errors import Interrupted, UserError
 from remnant.functional.weights import at_least_percentile
-from remnant.model.data import encode, raw_texts
+from remnant.model.data import encode
 from remnant.model.load import matrices
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import SureResult, SureSpec, UnlearnSpec

@@ -68,8 +68,9 @@ def tofu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = root / "corpus"
     out.mkdir()
     spec = PrepareSpec(
-        tofu=str(download(root / "tofu")),
-        tofu_retain=24,
+        folder=str(download(root / "tofu")),
+        benchmark="tofu",
+        options={"retain": 24},
         holdout_share=0.2,
         vocab_size=320,
         answer_tokens=16,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from remnant.corpus import needed
+from remnant.corpus.base import ItemSet
 from remnant.errors import UserError
-from remnant.evaluate.items import ItemSet, items_of
+from remnant.evaluate.items import items_of
 from remnant.instrument import write_checks
 from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind
 from remnant.records import CastMember, Check, JudgeSpec, OwnRole, Row, Rule, Verdict

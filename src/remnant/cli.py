@@ -90,7 +90,17 @@ def demo(full: bool, workers: int, store_path: str) -> Any:
     )
 
 
-@main.command()
+class Prepare(click.Command):
+    """A command with an option for the download of every benchmark, known when it is called."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own options, then one for each benchmark."""
+        readers = importlib.import_module("remnant.corpus").READERS
+        named = [click.Option([f"--{name}"], help=r.help) for name, r in readers.items()]
+        return [*super().get_params(ctx), *named]
+
+
+@main.command(cls=Prepare)
 @click.option(
     "--forget",
     multiple=True,
@@ -106,8 +116,7 @@ def demo(full: bool, workers: int, store_path: str) -> Any:
 @click.option(
     "--lab", type=click.Choice(["news", "books"]), help="A fictional corpus instead of files."
 )
-@click.option("--folder", help="A corpus in MUSE's layout.")
-@click.option("--tofu", help="The folder of a TOFU download.")
+@click.option("--folder", help="A download whose benchmark is set; by default MUSE's.")
 @click.option("--hub", help="A MUSE data set on the hub, owner/name.")
 @click.option(
     "--tokenizer",

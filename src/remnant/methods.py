@@ -6,11 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from remnant.catalog import LOSSES, METHODS
-from remnant.corpus import METRIC_GROUPS, METRICS
+from remnant.corpus import METRIC_GROUPS, METRICS, READERS
 from remnant.errors import UserError, unknown
 from remnant.formats import table
 from remnant.parsing import parse
-from remnant.records import MetricSpec, OwnRole, PerturbSpec, TermSpec, UnlearnSpec
+from remnant.records import (
+    MetricSpec,
+    OwnRole,
+    PerturbSpec,
+    PrepareSpec,
+    TermSpec,
+    UnlearnSpec,
+)
 from remnant.resolve import Method, resolve
 
 SIDES = ("forget", "retain")
@@ -18,6 +25,7 @@ LOSS_READS = tuple(
     n for s in SIDES for n in (s, f"ref_{s}", f"ref_{s}_logp", f"{s}_hidden", f"ref_{s}_hidden")
 )
 _NAMED_ELSEWHERE = ("use", "params", "skip")
+READER_READS = ("folder", "own")
 QUANTIZER_READS = ("weight", "model", "tokenizer", "batches", "names")
 METRIC_READS = (
     "view", "prompt", "truth", "text", "generated", "samples", "tokens", "lower", "prefixed",
@@ -68,6 +76,22 @@ def metric(use: str | MetricSpec) -> Method:
         else use
     )
     return resolve("metric", spec.use, METRICS, METRIC_READS, spec.params)
+
+
+def reader(spec: PrepareSpec) -> Method:
+    """What reads the folder of a spec.
+
+    Raises:
+        UserError: an unknown benchmark or option, or text of the user's beside a benchmark that
+            reads none.
+    """
+    found = resolve("benchmark", spec.benchmark, READERS, READER_READS, spec.options)
+    if spec.forget and "own" not in found.reads:
+        raise UserError(
+            f"A folder of the benchmark '{spec.benchmark}' is a source of its own.",
+            "Leave --forget, --retain and --holdout out.",
+        )
+    return found
 
 
 def writes(name: str) -> bool:

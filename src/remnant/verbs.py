@@ -15,6 +15,8 @@ from rich.table import Table
 from remnant import api, methods
 from remnant import score as scoring
 from remnant.catalog import STAGE_VERSIONS
+from remnant.corpus import READERS
+from remnant.corpus.files import said_of
 from remnant.errors import Interrupted, UserError
 from remnant.flow import plan as planning
 from remnant.flow.place import given
@@ -31,7 +33,6 @@ from remnant.flow.run import (
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
-from remnant.flow.texts import said_of
 from remnant.parsing import parse
 from remnant.records import (
     DeployResult,
@@ -73,6 +74,13 @@ def overlaid(settings: Sequence[str], **options: Any) -> dict[str, Any]:
 
 def prepare(store: Store, settings: Sequence[str], **options: Any) -> None:
     """Make a corpus and say what it lacks."""
+    given = {name: options.pop(name) for name in READERS if options.get(name)}
+    if len(given) + bool(options.get("folder")) > 1:
+        raise UserError(
+            "A corpus comes from one folder.", "Give one of --folder, --" + ", --".join(READERS)
+        )
+    for name, folder in given.items():
+        options |= {"benchmark": name, "folder": folder}
     spec = parse(PrepareSpec, overlaid(settings, **options), "prepare")
     node = planning.prepare_node(spec)
     make_here(store, [node])

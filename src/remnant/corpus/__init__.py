@@ -5,15 +5,19 @@ To add one, write its file and name it in ``BENCHMARKS``.
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 
 from remnant.corpus import muse, probes, tofu
-from remnant.corpus.base import Benchmark, SetEntry
+from remnant.corpus.base import Benchmark, Item, Reader, SetEntry
 from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind, Metric, Number, Role, numbers_of
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "muse": muse.BENCHMARK,
     "probes": probes.BENCHMARK,
     "tofu": tofu.BENCHMARK,
+}
+READERS: Mapping[str, Reader] = {
+    name: b.reader for name, b in BENCHMARKS.items() if b.reader is not None
 }
 ITEM_SETS: Mapping[str, SetEntry] = {
     name: entry for b in BENCHMARKS.values() for name, entry in b.sets.items()
@@ -52,6 +56,35 @@ def needed(kind: Kind) -> tuple[str, ...]:
 def split_of(name: str, on: str) -> str:
     """How a set of items is told from the others of a built-in metric; "" where there is one."""
     return ITEM_SETS[on].split if len(METRICS[name].on) > 1 else ""
+
+
+def lacking(name: str, corpus: Path, absent: Mapping[str, str]) -> str:
+    """Why a prepared corpus has no items of a set; empty if it has.
+
+    Args:
+        name: of the set.
+        corpus: the folder.
+        absent: what its card says that it lacks.
+    """
+    entry = ITEM_SETS[name]
+    if entry.absent:
+        return str(absent.get(entry.absent, ""))
+    return "" if (corpus / f"{entry.file}.json").is_file() else entry.without
+
+
+def plain_items(role: Role, corpus: Path, absent: Mapping[str, str]) -> list[Item]:
+    """The items of a prepared corpus that metrics of a role are measured on, as its files have
+    them: no answer is cut, no prompt turned.
+
+    Args:
+        role: of the metrics; one that stands in for another counts where that one is absent.
+        corpus: the folder.
+        absent: what its card says that it lacks.
+    """
+    metrics = [METRICS[name] for name in of_role(role)]
+    sets = [on for m in metrics if not m.instead_of or m.instead_of in absent for on in m.on]
+    there = [on for on in dict.fromkeys(sets) if not lacking(on, corpus, absent)]
+    return [item for on in there for item in ITEM_SETS[on].items(corpus)]
 
 
 def columns_of(name: str) -> tuple[Column, ...]:

@@ -3,16 +3,138 @@
 The sets of items that every prepared corpus has, and all that is measured on them as they are.
 """
 
-from remnant.corpus.base import Benchmark, SetEntry
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from remnant.corpus.base import (
+    Asking,
+    Benchmark,
+    Item,
+    ItemSet,
+    Material,
+    Reader,
+    SetEntry,
+    half_of,
+    question,
+)
+from remnant.corpus.outside import checked, load_json, read_utf8
+from remnant.corpus.prepared import records, texts
+from remnant.errors import UserError, first_line
+from remnant.functional.text import STOPS
 from remnant.metrics import EXACT, MEMBERS, MEMBERSHIP, MORE, OTHERS, Metric, Reduce, attack
 
+ANSWER_TOKENS = 32
+FILES = {
+    "knowmem/forget_qa": ("question", "answer"),
+    "knowmem/retain_qa": ("question", "answer"),
+    "knowmem/forget_qa_icl": ("question", "answer"),
+    "knowmem/retain_qa_icl": ("question", "answer"),
+    "verbmem/forget": ("prompt", "gt"),
+    "privleak/forget": (),
+    "privleak/retain": (),
+    "privleak/holdout": (),
+    "raw/forget": (),
+    "raw/retain1": (),
+    "raw/retain2": (),
+    "raw/holdout": (),
+}
+
+
+def verbmem(folder: Path, side: str = "forget") -> list[Item]:
+    """Prompts cut from forget (or retain) text, with the text that follows."""
+    rows = records(folder / "verbmem" / f"{side}.json", "prompt", "gt")
+    return [
+        Item(f"{side}-text-{i}", half_of(i), row["prompt"], row["gt"]) for i, row in enumerate(rows)
+    ]
+
+
+def knowmem(folder: Path, side: str) -> list[Item]:
+    """Questions about forget or retain text, behind the shown examples of that side."""
+    shown = records(folder / "knowmem" / f"{side}_qa_icl.json", "question", "answer")
+    context = "".join(question(row["question"], row["answer"]) for row in shown)
+    rows = records(folder / "knowmem" / f"{side}_qa.json", "question", "answer")
+    return [
+        Item(f"{side}-question-{i}", half_of(i), question(r["question"]), r["answer"], context)
+        for i, r in enumerate(rows)
+    ]
+
+
+def privleak_texts(folder: Path, split: str) -> list[str]:
+    """Texts for the membership test."""
+    return texts(folder / "privleak" / f"{split}.json")
+
+
+def privleak(folder: Path, side: str) -> list[Item]:
+    """Texts of one side as a whole."""
+    found = privleak_texts(folder, side)
+    return [Item(f"{side}-{i}", half_of(i), "", text) for i, text in enumerate(found)]
+
+
+def continued(items: list[Item], asking: Asking) -> ItemSet:
+    """Continuations of as many tokens as the truth is cut to, start token counted.
+
+    Source: MUSE's VerMem.
+    """
+    most = asking.answer_tokens
+    cut = [i._replace(truth=asking.first_tokens(i.truth, most)) for i in items]
+    return ItemSet(cut, most)
+
+
+def answered(items: list[Item], _: Asking) -> ItemSet:
+    """Answers that end at a blank line or the next question."""
+    return ItemSet(items, ANSWER_TOKENS, STOPS)
+
+
 SETS = {
-    "verbmem": SetEntry("prompts cut from forget text", "text"),
-    "verbmem_retain": SetEntry("prompts cut from retain text", "text"),
-    "knowmem_forget": SetEntry("questions about forget text, behind ten answered ones", "answer"),
-    "knowmem_retain": SetEntry("questions about retain text, behind ten answered ones", "answer"),
-    "privleak_forget": SetEntry("forget text as a whole", "whole", MEMBERS),
-    "privleak_holdout": SetEntry("text like it that was never read", "whole", OTHERS),
+    "verbmem": SetEntry(
+        "prompts cut from forget text",
+        "text",
+        "verbmem/forget",
+        partial(verbmem, side="forget"),
+        continued,
+        absent="verbmem",
+    ),
+    "verbmem_retain": SetEntry(
+        "prompts cut from retain text",
+        "text",
+        "verbmem/retain",
+        partial(verbmem, side="retain"),
+        continued,
+        without="there are questions about the retain text, so no prompts were cut from it",
+    ),
+    "knowmem_forget": SetEntry(
+        "questions about forget text, behind ten answered ones",
+        "answer",
+        "knowmem/forget_qa",
+        partial(knowmem, side="forget"),
+        answered,
+        absent="knowmem_forget",
+    ),
+    "knowmem_retain": SetEntry(
+        "questions about retain text, behind ten answered ones",
+        "answer",
+        "knowmem/retain_qa",
+        partial(knowmem, side="retain"),
+        answered,
+        absent="knowmem_retain",
+    ),
+    "privleak_forget": SetEntry(
+        "forget text as a whole",
+        "whole",
+        "privleak/forget",
+        partial(privleak, side=MEMBERS),
+        split=MEMBERS,
+        absent="privleak",
+    ),
+    "privleak_holdout": SetEntry(
+        "text like it that was never read",
+        "whole",
+        "privleak/holdout",
+        partial(privleak, side=OTHERS),
+        split=OTHERS,
+        absent="privleak",
+    ),
 }
 
 _TEXT, _MEMBER = "remnant.functional.text:", "remnant.functional.membership:"
@@ -197,6 +319,63 @@ METRICS = {
     ),
 }
 
+
+def read(folder: Path) -> Material:
+    """The files of a MUSE download that are there, checked; raw text may be .json or .txt.
+
+    Raises:
+        UserError: no such folder, no forget text, or a file of another shape.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"The folder {folder} does not exist.",
+            "Give the folder of one corpus, with raw/, verbmem/, ... in it.",
+        )
+    found: dict[str, list[Any]] = {}
+    for name, keys in FILES.items():
+        path = folder / f"{name}.json"
+        if path.is_file():
+            found[name] = checked(
+                path.as_posix(), load_json(path.as_posix(), read_utf8(path)), keys
+            )
+        elif name.startswith("raw/") and path.with_suffix(".txt").is_file():
+            found[name] = [read_utf8(path.with_suffix(".txt"))]
+    if not any(map(str.strip, found.get("raw/forget", []))):
+        has = (
+            "an empty raw/forget"
+            if "raw/forget" in found
+            else "no raw/forget.json or raw/forget.txt"
+        )
+        raise UserError(f"{folder} has {has}.", "Is it a corpus in MUSE's layout?")
+    return Material(files=found, complete=True)
+
+
+def read_hub(name: str, revision: str | None) -> Material:
+    """The same files from a data set on the hub (muse-bench/MUSE-News, muse-bench/MUSE-Books).
+
+    Raises:
+        UserError: the hub or the data set cannot be reached.
+    """
+    import datasets  # heavy, and only for this door
+
+    found: dict[str, list[Any]] = {}
+    for file, keys in FILES.items():
+        config, split = file.split("/")
+        try:
+            rows = list(datasets.load_dataset(name, config, split=split, revision=revision))
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            # A part that is not there is absent; one that cannot be reached must not look like
+            # that.
+            if file == "raw/forget" or not isinstance(error, ValueError):
+                raise UserError(
+                    f"The data set {name} cannot be opened ({file}): {first_line(error)}",
+                    "Use a local folder.",
+                ) from error
+            continue
+        found[file] = checked(f"{name}:{file}", [r if keys else r.get("text") for r in rows], keys)
+    return Material(files=found, complete=True)
+
+
 BENCHMARK = Benchmark(
     SETS,
     METRICS,
@@ -210,4 +389,5 @@ BENCHMARK = Benchmark(
             "longest_run",
         ),
     },
+    reader=Reader("remnant.corpus.muse:read", 1, "MUSE folder", "A corpus in MUSE's layout."),
 )

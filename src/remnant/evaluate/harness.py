@@ -13,8 +13,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.corpus.prepared import records
 from remnant.errors import UserError, first_line
-from remnant.model.data import records, without_end
+from remnant.model.data import without_end
 from remnant.quiet import hush
 
 INSTALL = "Install it with: pip install 'remnant[harness]'"

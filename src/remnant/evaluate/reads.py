@@ -5,13 +5,12 @@ metric is called with.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from remnant.corpus.base import Item, ItemSet
 from remnant.errors import Unscorable
 from remnant.evaluate.collect import Answers
-from remnant.evaluate.items import ItemSet
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Steep, Writing
 from remnant.functional.text import cut_answer
 from remnant.functional.tokens import Tokens
-from remnant.model.data import Item
 
 PAPER_TEMPERATURE = 0.9
 # Readings that another model than the measured one is asked for; the second reads what the first

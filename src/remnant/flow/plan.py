@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from remnant.adapterfiles import adapter_in, is_adapter
 from remnant.catalog import LOSSES, STAGE_VERSIONS
-from remnant.corpus import METRICS
+from remnant.corpus import METRICS, READERS
+from remnant.corpus.files import text_files
+from remnant.corpus.own_text import ROLES
 from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.place import MODEL_STAGES, Made, Outside, given, outside
 from remnant.flow.store import Store
-from remnant.flow.texts import text_files
 from remnant.formats import table
 from remnant.functional.patterns import chosen
 from remnant.methods import (
@@ -26,6 +27,7 @@ from remnant.methods import (
     metric_names,
     own_roles,
     quantizer,
+    reader,
     shown,
     steps,
     term_specs,
@@ -159,23 +161,26 @@ def merge_node(base: Input, adapter: Input, label: Mapping[str, Any] | None = No
 
 
 def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> Node:
-    """A corpus; files from outside enter by their digests."""
+    """A corpus; files from outside enter by their digests.
+
+    Raises:
+        UserError: a file is missing, or the benchmark or one of its options is unknown.
+    """
     inputs: dict[str, Input] = {}
-    for role in ("forget", "retain", "holdout"):
+    methods: dict[str, str] = {}
+    plain = PrepareSpec.model_validate(spec.model_dump(exclude={"name"}))
+    for role in ROLES:
         for i, name in enumerate(getattr(spec, role)):
             text_files(name, role)  # before its digest is taken, which reads all of it
             inputs[f"{role}-{i}"] = Outside(name)
-    for role in ("folder", "tofu"):
-        if name := getattr(spec, role):
-            inputs[role] = _existing(name, "corpus")
+    if spec.folder:
+        inputs["folder"] = _existing(spec.folder, "corpus")
+        method = reader(spec)
+        methods = {spec.benchmark: method.identity}
+        plain = plain.model_copy(update={"options": dict(method.params)})
     if spec.tokenizer and Path(spec.tokenizer).is_dir():
         inputs["tokenizer"] = Outside(spec.tokenizer)
-    return Node(
-        "prepare",
-        PrepareSpec.model_validate(spec.model_dump(exclude={"name"})),
-        inputs,
-        label=label or {},
-    )
+    return Node("prepare", plain, inputs, methods, label or {})
 
 
 def _existing(name: str, role: str) -> Outside:
@@ -489,6 +494,7 @@ def user_code(sweep: SweepSpec) -> list[str]:
         *((use, LOSSES) for use in losses),
         *((use, table.FORMATS) for use in grids),
         *((m.use, METRICS) for m in sweep.measure.extra),
+        *((c.benchmark, READERS) for c in sweep.corpus if c.folder),
     ]
     return list(dict.fromkeys(use for use, known in named if is_user_code(use, known)))
 
@@ -520,6 +526,9 @@ def _forms(sweep: SweepSpec) -> Forms:
         *metric_names(sweep.measure.metrics),
         *sweep.measure.extra,
     )
+    for corpus in sweep.corpus:
+        if corpus.folder:
+            tried(partial(reader, corpus))
     for named in metrics:
         tried(partial(metric, named))
     if faults := [*faults, *_twice(sweep)]:

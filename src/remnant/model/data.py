@@ -1,10 +1,8 @@
-"""From a corpus folder in MUSE's layout to items, token lists and batches."""
+"""From texts to token lists and batches."""
 
 import copy
-import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,23 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED
-from remnant.records import OwnHalf
-
-
-class Item(NamedTuple):
-    """One prompt with the text that a model which remembers would continue it by.
-
-    ``context`` stands before the prompt and is common to many items; ``paraphrased`` says the truth
-    in other words, ``wrong`` something else in these words.
-    """
-
-    id: str
-    half: OwnHalf
-    prompt: str
-    truth: str
-    context: str = ""
-    paraphrased: str = ""
-    wrong: tuple[str, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -41,138 +22,6 @@ class Batch(NamedTuple):
     ids: Tensor
     mask: Tensor
     labels: Tensor
-
-
-def half_of(index: int) -> OwnHalf:
-    """Items at even places are for development (checkpoint selection), at odd places for the
-    report.
-    """
-    return "test" if index % 2 else "dev"
-
-
-def read_list(path: Path) -> list[Any]:
-    """A JSON list from a corpus folder.
-
-    Raises:
-        UserError: missing, not UTF-8, not JSON, not a list, or with half a surrogate pair in it.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"The corpus has no {path.parent.name}/{path.name}.", "Prepare it again."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON in UTF-8: {error}.") from error
-    if not isinstance(data, list):
-        raise UserError(
-            f"{path} holds no list.", "MUSE's files are lists of strings or of records."
-        )
-    try:
-        json.dumps(data, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{path} holds half of a surrogate pair, which is no text.",
-            "Write the text in Unicode again.",
-        ) from error
-    return data
-
-
-def settings(corpus: Path) -> dict[str, Any]:
-    """The corpus card: name, token lengths, counts, and the metrics that are absent with the
-    reason.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    path = corpus / "corpus.json"
-    try:
-        card = json.loads(path.read_bytes())
-    except OSError as error:
-        remedy = (
-            f"Prepare it first: remnant prepare --forget {corpus} --retain ..., and give the "
-            "folder that this prints as --data."
-        )
-        raise UserError(
-            f"{corpus} is no prepared corpus: it has no corpus.json.", remedy
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is damaged: it is not JSON.", "Prepare the corpus again."
-        ) from error
-    whole = (
-        isinstance(card, dict)
-        and isinstance(card.get("absent"), dict)
-        and type(card.get("answer_tokens")) is int
-    )
-    if not whole or card["answer_tokens"] < 1:
-        raise UserError(
-            f"{path} is damaged: it does not say answer_tokens and what is absent.",
-            "Prepare the corpus again.",
-        )
-    return dict(card)
-
-
-def records(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """A JSON list of records that have all these keys, each a string.
-
-    Raises:
-        UserError: as ``read_list``, or a record has not.
-    """
-    rows = read_list(path)
-    for i, row in enumerate(rows):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
-            raise UserError(
-                f"{path}: record {i + 1} lacks {' or '.join(keys)}, or one of them is no string.",
-                "Prepare the corpus again.",
-            )
-    return rows
-
-
-def texts(path: Path) -> list[str]:
-    """A JSON list of strings; raises UserError as ``read_list`` or for anything else among them."""
-    rows = read_list(path)
-    if bad := [i for i, row in enumerate(rows) if not isinstance(row, str)]:
-        raise UserError(f"{path}: entry {bad[0] + 1} is no string.", "Prepare the corpus again.")
-    return rows
-
-
-def raw_texts(corpus: Path, split: str) -> list[str]:
-    """The documents of one split: forget, retain1, retain2 or holdout."""
-    return [text for text in texts(corpus / "raw" / f"{split}.json") if text.strip()]
-
-
-def verbmem_items(corpus: Path, side: str = "forget") -> list[Item]:
-    """Prompts cut from forget (or retain) text, with the text that follows."""
-    rows = records(corpus / "verbmem" / f"{side}.json", "prompt", "gt")
-    return [
-        Item(f"{side}-text-{i}", half_of(i), row["prompt"], row["gt"]) for i, row in enumerate(rows)
-    ]
-
-
-def question(text: str, answer: str = "") -> str:
-    """One question in the form in which it is asked; with an answer, as a shown example."""
-    return f"Question: {text}\nAnswer: {answer}\n\n" if answer else f"Question: {text}\nAnswer: "
-
-
-def knowmem_items(corpus: Path, side: str) -> list[Item]:
-    """Questions about forget or retain text; the prompt without the shown examples."""
-    rows = records(corpus / "knowmem" / f"{side}_qa.json", "question", "answer")
-    return [
-        Item(f"{side}-question-{i}", half_of(i), question(r["question"]), r["answer"])
-        for i, r in enumerate(rows)
-    ]
-
-
-def knowmem_prefix(corpus: Path, side: str) -> str:
-    """The shown examples that stand before every question of one side."""
-    rows = records(corpus / "knowmem" / f"{side}_qa_icl.json", "question", "answer")
-    return "".join(question(row["question"], row["answer"]) for row in rows)
-
-
-def privleak_texts(corpus: Path, split: str) -> list[str]:
-    """Texts for the membership test."""
-    return texts(corpus / "privleak" / f"{split}.json")
 
 
 class Frame(NamedTuple):

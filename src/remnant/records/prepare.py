@@ -1,6 +1,6 @@
 """What a corpus is made of."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,11 +8,10 @@ from remnant.records.base import Positive, Record, Share, circumstance
 
 
 class PrepareSpec(Record):
-    """A corpus in MUSE's layout: from the lab, from the user's texts, from a MUSE or TOFU folder or
-    from a hub data set.
+    """A corpus in MUSE's layout: from the lab, from the user's texts, from the download of a
+    benchmark in a folder, or from MUSE's data sets on the hub.
 
-    ``tofu_retain``: at most so many of TOFU's retain questions, those that utility is measured on
-    first.
+    ``benchmark``: what lies in the folder, with its own ``options``.
     """
 
     lab: Literal["news", "books"] | None = None
@@ -20,9 +19,8 @@ class PrepareSpec(Record):
     retain: tuple[str, ...] = circumstance(())
     holdout: tuple[str, ...] = circumstance(())
     folder: str | None = circumstance(None)
-    tofu: str | None = circumstance(None)
-    tofu_split: Literal["forget01", "forget05", "forget10"] = "forget10"
-    tofu_retain: Positive | None = None
+    benchmark: str = "muse"
+    options: dict[str, Any] = Field(default_factory=dict)
     hub: str | None = None
     revision: str | None = None
     seed: int = 0
@@ -41,17 +39,10 @@ class PrepareSpec(Record):
 
     @model_validator(mode="after")
     def _one_source(self) -> "PrepareSpec":
-        sources = [
-            bool(self.lab),
-            bool(self.forget),
-            bool(self.folder),
-            bool(self.tofu),
-            bool(self.hub),
-        ]
-        if sum(sources) != 1:
-            raise ValueError(
-                "give exactly one source: lab, forget (with retain), folder, tofu or hub"
-            )
+        alone = [bool(self.lab), bool(self.folder), bool(self.hub)]
+        beside = bool(self.forget) and not self.folder
+        if sum(alone) + beside != 1:
+            raise ValueError("give exactly one source: lab, forget (with retain), folder or hub")
         if self.forget and not self.retain:
             raise ValueError("forget text needs retain text beside it")
         return self

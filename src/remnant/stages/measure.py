@@ -10,12 +10,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.corpus import ITEM_SETS, METRICS, of_role, split_of
+from remnant.corpus.base import Item, ItemSet, half_of
+from remnant.corpus.muse import privleak_texts
+from remnant.corpus.prepared import raw_texts, settings
 from remnant.durable import read_json, write_json
 from remnant.errors import Unscorable, UserError
 from remnant.evaluate.collect import Answers, collect
 from remnant.evaluate.endpoint import Endpoint
 from remnant.evaluate.harness import ability
-from remnant.evaluate.items import ItemSet, items_of
+from remnant.evaluate.items import items_of
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
 from remnant.evaluate.reading import states
@@ -30,15 +33,7 @@ from remnant.functional.view import View
 from remnant.instrument import write_checks
 from remnant.lineage import Lineage
 from remnant.methods import metric, metric_names
-from remnant.model.data import (
-    Item,
-    collate,
-    half_of,
-    privleak_texts,
-    prompt_ids,
-    raw_texts,
-    settings,
-)
+from remnant.model.data import collate, prompt_ids
 from remnant.model.held import keep, take
 from remnant.model.load import context_length, on_device, open_model, open_tokenizer
 from remnant.records import Check, MeasureResult, MeasureSpec, MetricSpec, Row

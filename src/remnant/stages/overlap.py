@@ -5,11 +5,10 @@ read, items that are there twice.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from remnant.corpus.base import QA, pages, question
 from remnant.errors import UserError
 from remnant.functional.segments import Known, repeated, size, words
-from remnant.model.data import question
 
-QA = list[tuple[str, str]]
 OVERLAP_WORDS = 13
 # Holdout text counts as retain text, which the model reads, if this share of its runs of words
 # stands there; a phrase in common does not.
@@ -41,11 +40,6 @@ def _question_of(page: str) -> tuple[str, ...]:
         if page.startswith(head) and tail in page
         else ()
     )
-
-
-def pages(qa: QA) -> list[str]:
-    """Every question with its answer as a text."""
-    return [question(q, a).rstrip("\n") for q, a in qa]
 
 
 def without_overlap(

@@ -10,12 +10,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.corpus.prepared import raw_texts
 from remnant.errors import UserError
 from remnant.functional.quantized import Indivisible, Quantized
 from remnant.functional.segments import Known, repeated
 from remnant.lineage import Lineage
 from remnant.methods import quantizer
-from remnant.model.data import encode, raw_texts
+from remnant.model.data import encode
 from remnant.model.door import check_plain
 from remnant.model.held import keep, take, version
 from remnant.model.load import Matrix, in_dtype, matrices, open_tokenizer

@@ -3,49 +3,32 @@ overlap.
 """
 
 import json
-import random
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from remnant.corpus import ITEM_SETS, READERS, lab, muse, own_text
+from remnant.corpus.base import QA, SPLITS, Material, question
 from remnant.errors import UserError
 from remnant.functional.segments import words
-from remnant.lab.corpus import Document, generate
 from remnant.lab.tokenizer import train_tokenizer
-from remnant.model.data import question
+from remnant.methods import reader
 from remnant.model.load import open_tokenizer
 from remnant.model.saving import LEFT_BY_TOKENIZERS
 from remnant.records import PrepareResult, PrepareSpec
-from remnant.stages.overlap import QA, overlap_of, pages, repeated_of, same_answers, without_overlap
-from remnant.stages.sources import read_hub, read_muse_folder, read_sources, read_tofu
+from remnant.stages.overlap import overlap_of, repeated_of, same_answers, without_overlap
 
 SHOWN_EXAMPLES = 10
 RETAIN2_EVERY = 3
+_FOLDERS = ("raw", *dict.fromkeys(Path(e.file).parent.name for e in ITEM_SETS.values()))
 LEAVES = (
-    "corpus.json", *(f"{folder}/*.json" for folder in ("raw", "verbmem", "knowmem", "privleak",
-    "tofu")),
+    "corpus.json",
+    *(f"{folder}/*.json" for folder in _FOLDERS),
     *(f"tokenizer/{name}" for name in LEFT_BY_TOKENIZERS),
-)  # fmt: skip
-
-SPLITS = ("forget", "retain1", "retain2", "holdout")
-
-
-class Parts(NamedTuple):
-    """The texts of each split, the questions of each side, whether the questions are the texts, and
-    TOFU's question sets.
-
-    ``skipped`` and ``notes``: what was not read of the files, for the card.
-    """
-
-    texts: dict[str, list[str]]
-    qa: dict[str, QA]
-    qa_only: bool = False
-    tofu: Mapping[str, list[Any]] = {}
-    skipped: Mapping[str, Mapping[str, str]] = {}
-    notes: tuple[str, ...] = ()
+)
 
 
 def run(
@@ -56,37 +39,35 @@ def run(
 ) -> PrepareResult:
     """Write the corpus and its card."""
     _refuse_unread(spec)
-    parts = Parts({}, {})
-    if spec.folder or spec.hub:
-        found = (
-            read_muse_folder(Path(spec.folder))
-            if spec.folder
-            else read_hub(str(spec.hub), spec.revision)
-        )
+    material = read(spec)
+    if material.complete:
         files = {
             name: rows
-            for name, rows in found.items()
+            for name, rows in material.files.items()
             if any(not isinstance(row, str) or row.strip() for row in rows)
         }
-        absent = {name: f"{name} is there, but empty" for name in found if name not in files}
+        absent = {
+            name: f"{name} is there, but empty" for name in material.files if name not in files
+        }
         tokenizer = _tokenizer(
             spec, [text for name, rows in files.items() if name.startswith("raw/") for text in rows]
         )
         overlap = overlap_of(files)
     else:
-        parts = _lab_parts(spec) if spec.lab else _user_parts(spec)
-        tokenizer = _tokenizer(spec, [t for split in SPLITS for t in parts.texts[split]])
-        if not spec.lab:
-            parts = _chunked(spec, parts, tokenizer)
-        held = len(parts.texts["holdout"])
-        others, retain_qa, overlap = without_overlap(parts.texts, parts.qa, spec.drop_overlap)
-        parts = parts._replace(texts=parts.texts | others, qa=parts.qa | {"retain": retain_qa})
+        tokenizer = _tokenizer(spec, [t for split in SPLITS for t in material.texts[split]])
+        if material.cut:
+            material = _chunked(spec, material, tokenizer)
+        held = len(material.texts["holdout"])
+        others, retain_qa, overlap = without_overlap(material.texts, material.qa, spec.drop_overlap)
+        material = material._replace(
+            texts={**material.texts, **others}, qa={**material.qa, "retain": retain_qa}
+        )
         absent = (
             {"privleak/holdout": "all holdout texts repeat what the model reads"}
             if held and not others["holdout"]
             else {}
         )
-        files = _cut(spec, parts, tokenizer)
+        files = _cut(spec, material, tokenizer)
     shutil.rmtree(out / "tokenizer", ignore_errors=True)
     tokenizer.save_pretrained(out / "tokenizer")
     for name, rows in files.items():
@@ -94,13 +75,40 @@ def run(
     card = _card(spec, files, overlap, absent).model_copy(
         update={
             "repeated": repeated_of(files),
-            "skipped": {role: dict(lost) for role, lost in parts.skipped.items()},
-            "notes": tuple(_notes(parts)),
+            "skipped": {role: dict(lost) for role, lost in material.skipped.items()},
+            "notes": tuple(_notes(material)),
         }
     )
     _write(out / "corpus.json", card.model_dump(mode="json"))
     report(1, 1, "done")
     return card
+
+
+def read(spec: PrepareSpec) -> Material:
+    """What the source of a spec gives.
+
+    Raises:
+        UserError: what its reader cannot read, or a source that lacks one of the splits.
+    """
+    if spec.lab:
+        return lab.read(
+            spec.lab, (spec.forget_docs, spec.retain_docs, spec.holdout_docs), spec.seed
+        )
+    if spec.hub:
+        return muse.read_hub(spec.hub, spec.revision)
+    roles = {role: getattr(spec, role) for role in own_text.ROLES}
+    if not spec.folder:
+        return own_text.read(roles)
+    method = reader(spec)
+    own = own_text.read(roles) if spec.forget else None
+    given = {"folder": Path(spec.folder), "own": own}
+    found = method.load()(*(given[name] for name in method.reads), **method.params)
+    if not isinstance(found, Material):
+        raise UserError(
+            f"The benchmark '{spec.benchmark}' gives no material.",
+            "Return remnant.corpus.base.Material from its function.",
+        )
+    return found
 
 
 def _refuse_unread(spec: PrepareSpec) -> None:
@@ -110,26 +118,27 @@ def _refuse_unread(spec: PrepareSpec) -> None:
             "Retain and holdout files belong to forget files.",
             "Give --forget too, or leave them out.",
         )
-    if spec.holdout_share and (spec.holdout or not (spec.forget or spec.tofu)):
+    layout = spec.hub or (spec.folder and spec.benchmark == "muse")
+    if spec.holdout_share and (spec.holdout or spec.lab or layout):
         raise UserError(
             (
-                "A holdout share is taken of the retain text of own files or of TOFU, where no "
-                "holdout text is given."
+                "A holdout share is taken of the retain text of own files or of a benchmark's "
+                "questions, where no holdout text is given."
             ),
             "Leave --holdout-share out.",
         )
-    if spec.drop_overlap and (spec.folder or spec.hub):
+    if spec.drop_overlap and layout:
         raise UserError(
             "A corpus in MUSE's layout is taken as it is.",
             "Leave --drop-overlap out; what overlaps is reported.",
         )
 
 
-def _notes(parts: Parts) -> list[str]:
+def _notes(material: Material) -> list[str]:
     """What was left out of the files, and what they have in common without being a repetition."""
-    same = same_answers(parts.qa) if parts.qa else 0
+    same = same_answers(material.qa) if material.qa else 0
     return [
-        *parts.notes,
+        *material.notes,
         *(
             [f"{same} retain questions have an answer that is one of the forget side too."]
             if same
@@ -161,96 +170,16 @@ def _tokenizer(spec: PrepareSpec, texts: list[str]) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _lab_parts(spec: PrepareSpec) -> Parts:
-    """The lab's documents.
-
-    Their questions are also training text, as a small model does not answer from prose alone.
-
-    Utility is asked about all retain text: a model made of memory alone cannot keep what no
-    regulariser shows it.
-    """
-    assert spec.lab
-    retain2 = max(1, spec.retain_docs // 4)
-    corpus = generate(
-        spec.lab,
-        forget=spec.forget_docs,
-        retain1=max(1, spec.retain_docs - retain2),
-        retain2=retain2,
-        holdout=spec.holdout_docs,
-        seed=spec.seed,
-    )
-    texts = {name: [d.text for d in docs] for name, docs in corpus._asdict().items()}
-    asked = {
-        name: _questions(docs, spec.seed)
-        for name, docs in corpus._asdict().items()
-        if name != "holdout"
-    }
-    retained = [*asked["retain1"], *asked["retain2"]]
-    qa = {
-        "forget": asked["forget"],
-        "retain": random.Random(spec.seed).sample(retained, len(retained)),
-    }
-    return Parts(texts | {f"{name}-qa": pages(pairs) for name, pairs in asked.items()}, qa)
-
-
-def _questions(documents: list[Document], seed: int) -> QA:
-    return random.Random(seed).sample(
-        found := [pair for d in documents for pair in d.qa], len(found)
-    )
-
-
-def _user_parts(spec: PrepareSpec) -> Parts:
-    """The user's texts.
-
-    Where there are only questions (as in TOFU) each question is a text of its own.
-    """
-    if spec.tofu:
-        tofu, *sides = read_tofu(Path(spec.tofu), spec.tofu_split, spec.tofu_retain)
-        texts = {
-            "forget": pages(sides[0]),
-            "retain1": pages(sides[1]),
-            "retain2": [],
-            "holdout": [],
-        }
-        return Parts(texts, {"forget": sides[0], "retain": sides[1]}, True, tofu)
-    read = {
-        role: read_sources(getattr(spec, role), role)
-        for role in ("forget", "retain", "holdout")
-        if getattr(spec, role)
-    }
-    forget, retain, held = read["forget"], read["retain"], read.get("holdout")
-    qa_only = not forget.texts
-    for role, source in read.items():
-        if not (source.qa if qa_only else source.texts):
-            has, lacks = ("questions", "none") if qa_only else ("text", "questions only")
-            kind = "questions" if qa_only else "text"
-            raise UserError(
-                f"The forget set holds {has} but the {role} set holds {lacks}.",
-                f"Give --{role} a file of {kind} too.",
-            )
-    texts = {
-        "forget": pages(forget.qa) if qa_only else forget.texts,
-        "retain1": pages(retain.qa) if qa_only else retain.texts,
-        "retain2": [],
-        "holdout": (pages(held.qa) if qa_only else held.texts) if held else [],
-    }
-    skipped = {role: source.skipped for role, source in read.items() if source.skipped}
-    notes = tuple(note for source in read.values() for note in source.notes)
-    return Parts(
-        texts, {"forget": forget.qa, "retain": retain.qa}, qa_only, skipped=skipped, notes=notes
-    )
-
-
-def _chunked(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> Parts:
+def _chunked(spec: PrepareSpec, material: Material, tokenizer: PreTrainedTokenizerBase) -> Material:
     """Long texts cut at token boundaries.
 
     Retain text split for training and evaluation, its last part held out if asked for.
     """
     texts = {
-        name: [c for t in parts.texts[name] for c in _chunks(tokenizer, t, spec.text_tokens)]
+        name: [c for t in material.texts[name] for c in _chunks(tokenizer, t, spec.text_tokens)]
         for name in SPLITS
     }
-    retain, retain_qa = texts["retain1"], parts.qa["retain"]
+    retain, retain_qa = texts["retain1"], material.qa["retain"]
     if spec.holdout_share and not texts["holdout"]:
         kept = len(retain) - max(1, round(len(retain) * spec.holdout_share))
         if kept < 1:
@@ -265,11 +194,11 @@ def _chunked(spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase
                 ),
             )
         retain, texts["holdout"] = retain[:kept], retain[kept:]
-        retain_qa = retain_qa[:kept] if parts.qa_only else retain_qa
+        retain_qa = retain_qa[:kept] if material.qa_only else retain_qa
     second = range(RETAIN2_EVERY - 1, len(retain), RETAIN2_EVERY)
     texts["retain2"] = [retain[i] for i in second]
     texts["retain1"] = [t for i, t in enumerate(retain) if i not in second] or retain
-    return parts._replace(texts=texts, qa=parts.qa | {"retain": retain_qa})
+    return material._replace(texts=texts, qa={**material.qa, "retain": retain_qa})
 
 
 def _chunks(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> list[str]:
@@ -288,16 +217,17 @@ def _chunks(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> list[st
 
 
 def _cut(
-    spec: PrepareSpec, parts: Parts, tokenizer: PreTrainedTokenizerBase
+    spec: PrepareSpec, material: Material, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list[Any]]:
     """All files of the layout for which there is material."""
     files: dict[str, list[Any]] = {
-        f"raw/{name}": parts.texts[name] for name in SPLITS if parts.texts[name]
+        f"raw/{name}": material.texts[name] for name in SPLITS if material.texts[name]
     }
-    for name in ("forget", "retain1", "retain2") if spec.lab else ():
-        files[f"raw/{name}"] = parts.texts[name] + parts.texts[f"{name}-qa"]
-    files["verbmem/forget"] = _verbmem(spec, parts, tokenizer, ("forget",), parts.qa["forget"])
-    for side, pairs in parts.qa.items():
+    for name, texts in material.beside.items():
+        files[f"raw/{name}"] = material.texts[name] + texts
+    asked = material.qa["forget"]
+    files["verbmem/forget"] = _verbmem(spec, material, tokenizer, ("forget",), asked)
+    for side, pairs in material.qa.items():
         if len(pairs) > SHOWN_EXAMPLES:
             records = [{"question": q, "answer": a} for q, a in pairs]
             shown = {tuple(words(r["question"])) for r in records[:SHOWN_EXAMPLES]}
@@ -307,11 +237,11 @@ def _cut(
             ]
             files |= {f"knowmem/{side}_qa": _spread(unshown, spec.max_items)} if unshown else {}
     if "knowmem/retain_qa" not in files:
-        files["verbmem/retain"] = _verbmem(spec, parts, tokenizer, ("retain1", "retain2"), [])
+        files["verbmem/retain"] = _verbmem(spec, material, tokenizer, ("retain1", "retain2"), [])
     for split, name in (("forget", "forget"), ("retain", "retain2"), ("holdout", "holdout")):
-        if parts.texts[name]:
-            files[f"privleak/{split}"] = _spread(parts.texts[name], spec.max_items)
-    files |= {f"tofu/{name}": _spread(rows, spec.max_items) for name, rows in parts.tofu.items()}
+        if material.texts[name]:
+            files[f"privleak/{split}"] = _spread(material.texts[name], spec.max_items)
+    files |= {name: _spread(rows, spec.max_items) for name, rows in material.files.items()}
     if not files["verbmem/forget"]:
         raise UserError(
             "The forget text is too short to cut a single prompt from.",
@@ -327,19 +257,19 @@ def _spread(rows: list[Any], most: int) -> list[Any]:
 
 def _verbmem(
     spec: PrepareSpec,
-    parts: Parts,
+    material: Material,
     tokenizer: PreTrainedTokenizerBase,
     splits: tuple[str, ...],
     qa: QA,
 ) -> list[dict[str, str]]:
     """Prompts and the text that follows; for question-only corpora the question and its answer."""
-    if parts.qa_only and qa:
+    if material.qa_only and qa:
         return _spread([{"prompt": question(q), "gt": a} for q, a in qa], spec.max_items)
     return _spread(
         [
             cut
             for split in splits
-            for text in parts.texts[split]
+            for text in material.texts[split]
             for cut in _windows(spec, tokenizer, text)
         ],
         spec.max_items,
@@ -398,9 +328,9 @@ def _card(
         absent["verbmem"] = empty.get("verbmem/forget", "no prompts were given")
     if "raw/retain1" not in files:
         absent["retain"] = empty.get("raw/retain1", "no retain text was given, so none can be kept")
-    folder = "MUSE folder" if spec.folder else "TOFU" if spec.tofu else "own text"
+    title = READERS[spec.benchmark].title if spec.benchmark in READERS else spec.benchmark
     return PrepareResult(
-        source=spec.lab or spec.hub or folder,
+        source=spec.lab or spec.hub or (title if spec.folder else "own text"),
         answer_tokens=spec.answer_tokens,
         counts={name: len(rows) for name, rows in files.items()},
         overlapping_texts=overlap,

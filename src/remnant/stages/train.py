@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.corpus.prepared import raw_texts
 from remnant.errors import UserError
 from remnant.functional.losses import gdr
 from remnant.functional.view import View
 from remnant.lab.shapes import fresh_model
-from remnant.model.data import collate, pack, raw_texts
+from remnant.model.data import collate, pack
 from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer

@@ -12,22 +12,20 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.adapterfiles import CONFIG, WEIGHTS
+from remnant.corpus import plain_items
+from remnant.corpus.base import Item
+from remnant.corpus.prepared import raw_texts, settings
 from remnant.durable import is_whole, tell
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED, View
 from remnant.model import kept
 from remnant.model.data import (
     Batch,
-    Item,
     collate,
     context_tokens,
     encode,
-    knowmem_items,
     pack,
     prompt_ids,
-    raw_texts,
-    settings,
-    verbmem_items,
 )
 from remnant.model.door import check_plain
 from remnant.model.held import let_go
@@ -260,17 +258,9 @@ def make_probe(
 ) -> Callable[[], Probe]:
     """A cheap look at knowledge and utility on the development half, without generation."""
     absent = settings(corpus)["absent"]
-    forget = verbmem_items(corpus) + (
-        [] if "knowmem_forget" in absent else knowmem_items(corpus, "forget")
-    )
-    retain = (
-        verbmem_items(corpus, "retain")
-        if "knowmem_retain" in absent
-        else knowmem_items(corpus, "retain")
-    )
     batches = {
-        name: answers(model, tokenizer, items)
-        for name, items in (("forget", forget), ("retain", retain))
+        "forget": answers(model, tokenizer, plain_items("knowledge", corpus, absent)),
+        "retain": answers(model, tokenizer, plain_items("utility", corpus, absent)),
     }
 
     @torch.no_grad()
