@@ -12,6 +12,7 @@ from scipy.stats import hmean, ks_2samp
 from remnant.corpus import ITEM_SETS, METRIC_GROUPS, METRICS
 from remnant.errors import Unscorable
 from remnant.functional import membership, memory, stats, tofu
+from remnant.functional.choices import accuracy
 from remnant.functional.text import rouge_l
 from remnant.functional.tokens import Tokens
 from remnant.methods import metric
@@ -263,3 +264,18 @@ def test_bootstrap_of_groups_is_the_plain_one_for_one_group() -> None:
     found = stats.bootstrap(lambda i: float(values[i[0]].mean()), (30,), 200, 0)
     assert found == pytest.approx(plain)
     assert stats.bootstrap(lambda i: 0.0, (3, 0), 10, 0) is None
+
+
+def test_accuracy_is_the_choice_of_the_largest_summed_log_probability() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        logp = [-rng.exponential(1.0, rng.integers(1, 4)) for _ in range(4)]
+        said = [Tokens(x, *[np.zeros(0)] * 3) for x in logp]
+        best = max(range(4), key=lambda i: sum(logp[i]))
+        assert [accuracy(said, i) for i in range(4)] == [float(i == best) for i in range(4)]
+    alike = [Tokens(np.array([-1.0]), *[np.zeros(0)] * 3)] * 3
+    assert [accuracy(alike, i) for i in range(3)] == [1.0, 0.0, 0.0]
+    with pytest.raises(Unscorable, match="nothing to choose"):
+        accuracy(alike[:1], 0)
+    with pytest.raises(Unscorable, match="no token"):
+        accuracy([*alike, NOTHING], 0)

@@ -29,8 +29,7 @@ READER_READS = ("folder", "own")
 QUANTIZER_READS = ("weight", "model", "tokenizer", "batches", "names")
 METRIC_READS = (
     "view", "prompt", "truth", "text", "generated", "samples", "tokens", "lower", "prefixed",
-    "reference", "told", "slope", "paraphrased",
-    "wrong",
+    "reference", "told", "slope", "paraphrased", "wrong", "choices", "right",
 )  # fmt: skip
 
 

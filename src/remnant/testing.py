@@ -295,6 +295,7 @@ def what_is_read(truth: str, generated: str, memory: float, count: int) -> dict[
         | read
         | {name: tokens(0.5) for name in ("lower", "prefixed", "reference")}
         | {"wrong": [tokens(0.5)], "slope": 1 - memory}
+        | {"choices": [tokens(0.5), tokens(memory)], "right": 1}
     )
 
 

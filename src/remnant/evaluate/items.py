@@ -74,7 +74,10 @@ def _spaced(item: Item) -> Item:
     """
     if not item.prompt.endswith(" "):
         return item
-    wrong = tuple(f" {text}" for text in item.wrong)
-    paraphrased = f" {item.paraphrased}" if item.paraphrased else ""
-    truth = f" {item.truth}" if item.truth else ""
-    return item._replace(prompt=item.prompt[:-1], truth=truth, paraphrased=paraphrased, wrong=wrong)
+    return item._replace(
+        prompt=item.prompt[:-1],
+        truth=f" {item.truth}" if item.truth else "",
+        paraphrased=f" {item.paraphrased}" if item.paraphrased else "",
+        wrong=tuple(f" {text}" for text in item.wrong),
+        choices=tuple(f" {text}" for text in item.choices),
+    )

@@ -46,8 +46,8 @@ def asked(read: str, item: Item, of: ItemSet, wanted: Wanted) -> list[Request]:
             Writing(item.prompt, of.max_new, item.context, of.stops, wanted.temperature, first + i)
             for i in range(wanted.samples)
         ]
-    if read == "wrong":
-        return [Reading(text, before, wanted.columns) for text in item.wrong]
+    if read in ("wrong", "choices"):
+        return [Reading(text, before, wanted.columns) for text in getattr(item, read)]
     single: Mapping[str, Request] = {
         "tokens": Reading(item.truth, before, wanted.columns),
         "reference": Reading(item.truth, before),
@@ -69,6 +69,8 @@ def value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers) 
         return getattr(item, read)
     if read == "text":
         return item.truth
+    if read == "right":
+        return item.choices.index(item.truth)
     if read == "prefixed" and wanted.unread and item.truth.startswith(wanted.unread):
         raise Unscorable("its beginning is what the other texts are read behind")
     if read == "lower" and item.truth.lower() == item.truth.upper():
@@ -76,7 +78,7 @@ def value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers) 
     found = [_taken(answers[request]) for request in asked(read, item, of, wanted)]
     if read in ("generated", "samples") and of.stops:
         found = [cut_answer(text, of.stops) for text in found]
-    return found if read in ("samples", "wrong") else found[0]
+    return found if read in ("samples", "wrong", "choices") else found[0]
 
 
 def _taken(answer: Answer) -> Any:

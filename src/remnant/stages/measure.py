@@ -268,7 +268,7 @@ def _unanswered(plan: Plan, offers: frozenset[str], has_reference: bool, who: st
     needs = {NEEDS[r] for r in reads if r in NEEDS}
     needs |= (
         set(plan.wanted.columns)
-        if {"tokens", "wrong", "paraphrased", "lower", "prefixed"} & set(reads)
+        if {"tokens", "wrong", "choices", "paraphrased", "lower", "prefixed"} & set(reads)
         else set()
     )
     if "view" in reads:
