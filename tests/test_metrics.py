@@ -270,10 +270,10 @@ def test_accuracy_is_the_choice_of_the_largest_summed_log_probability() -> None:
     rng = np.random.default_rng(5)
     for _ in range(50):
         logp = [-rng.exponential(1.0, rng.integers(1, 4)) for _ in range(4)]
-        said = [Tokens(x, *[np.zeros(0)] * 3) for x in logp]
+        said = [tokens(*x) for x in logp]
         best = max(range(4), key=lambda i: sum(logp[i]))
         assert [accuracy(said, i) for i in range(4)] == [float(i == best) for i in range(4)]
-    alike = [Tokens(np.array([-1.0]), *[np.zeros(0)] * 3)] * 3
+    alike = [tokens(-1.0)] * 3
     assert [accuracy(alike, i) for i in range(3)] == [1.0, 0.0, 0.0]
     with pytest.raises(Unscorable, match="nothing to choose"):
         accuracy(alike[:1], 0)

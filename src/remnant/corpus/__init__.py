@@ -3,7 +3,7 @@
 To add one, write its file and name it in ``BENCHMARKS``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -70,6 +70,29 @@ def lacking(name: str, corpus: Path, absent: Mapping[str, str]) -> str:
     if entry.absent:
         return str(absent.get(entry.absent, ""))
     return "" if (corpus / f"{entry.file}.json").is_file() else entry.without
+
+
+def brought() -> tuple[str, ...]:
+    """The knowledge and utility that only some benchmark brings: measured wherever a corpus has it
+    and any knowledge is measured, so that no verdict passes by what was not asked.
+    """
+    named = (*of_role("knowledge"), *of_role("utility"))
+    plain = (name for name in named if not METRICS[name].instead_of)
+    return tuple(n for n in plain if all(ITEM_SETS[on].without for on in METRICS[n].on))
+
+
+def counted_too(names: Sequence[str], corpus: Path, absent: Mapping[str, str]) -> list[str]:
+    """The metrics that are measured besides those that were named.
+
+    Args:
+        names: those that were named.
+        corpus: the folder of the prepared corpus.
+        absent: what its card says that it lacks.
+    """
+    stand_in = [n for n, m in METRICS.items() if m.instead_of in absent and m.instead_of in names]
+    knows = any(name in of_role("knowledge") for name in names)
+    there = [n for n in brought() if not any(lacking(on, corpus, absent) for on in METRICS[n].on)]
+    return [name for name in (*stand_in, *there * knows) if name not in names]
 
 
 def plain_items(role: Role, corpus: Path, absent: Mapping[str, str]) -> list[Item]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from remnant.adapterfiles import adapter_in, is_adapter
 from remnant.catalog import LOSSES, STAGE_VERSIONS
-from remnant.corpus import METRICS, READERS
+from remnant.corpus import METRICS, READERS, brought
 from remnant.corpus.files import text_files
 from remnant.corpus.own_text import ROLES
 from remnant.durable import digest_of
@@ -279,7 +279,7 @@ def measure_node(
         UserError: unknown metric.
     """
     names = metric_names(spec.metrics)
-    methods = {name: metric(name).identity for name in names} | {
+    methods = {name: metric(name).identity for name in (*names, *brought())} | {
         m.use: metric(m).identity for m in spec.extra
     }
     named: tuple[str | MetricSpec, ...] = (*names, *spec.extra)

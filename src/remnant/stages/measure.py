@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.corpus import ITEM_SETS, METRICS, of_role, split_of
+from remnant.corpus import ITEM_SETS, METRICS, counted_too, of_role, split_of
 from remnant.corpus.base import Item, ItemSet, half_of
 from remnant.corpus.muse import privleak_texts
 from remnant.corpus.prepared import raw_texts, settings
@@ -221,11 +221,7 @@ def _plans(
 
 def _named(spec: MeasureSpec, corpus: Path, card: Mapping[str, Any]) -> list[Plan]:
     names = list(metric_names(spec.metrics))
-    names += [
-        name
-        for name, metric in METRICS.items()
-        if metric.instead_of in card["absent"] and metric.instead_of in names
-    ]
+    names += counted_too(names, corpus, card["absent"])
     found = []
     for name in dict.fromkeys(names):
         method, entry = metric(name), METRICS[name]
