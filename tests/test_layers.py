@@ -58,7 +58,6 @@ ALLOWED_LATE = {
     "evaluate/harness.py": None,
     "evaluate/vllm.py": {"vllm"},
     "model/adapter.py": {"peft"},
-    "stages/sources.py": {"datasets"},
     "corpus/muse.py": {"datasets"},
     "functional/text.py": {"rouge_score"},
     "functional/tofu.py": {"rouge_score"},

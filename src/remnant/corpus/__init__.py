@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from remnant.corpus import muse, probes, tofu
+from remnant.corpus import muse, probes, tofu, wmdp
 from remnant.corpus.base import Benchmark, Item, Reader, SetEntry
 from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind, Metric, Number, Role, numbers_of
 
@@ -15,6 +15,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "muse": muse.BENCHMARK,
     "probes": probes.BENCHMARK,
     "tofu": tofu.BENCHMARK,
+    "wmdp": wmdp.BENCHMARK,
 }
 READERS: Mapping[str, Reader] = {
     name: b.reader for name, b in BENCHMARKS.items() if b.reader is not None
