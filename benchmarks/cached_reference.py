@@ -33,6 +33,7 @@ def build(side: str) -> tuple[Callable[[int], Any], Any]:
     from remnant.functional.losses import klr, npo
     from remnant.functional.view import View
     from remnant.model.data import batch_order, collate
+    from remnant.model.examples import pool_of
     from remnant.model.terms import make_loss, make_streams, terms_of
     from remnant.records import UnlearnSpec
     from remnant.testing import tiny_model
@@ -48,9 +49,8 @@ def build(side: str) -> tuple[Callable[[int], Any], Any]:
     policy, spec = model(), UnlearnSpec(method="npo_klr", batch_size=BATCH)
     if side == "cached":
         terms = terms_of(spec)
-        return make_loss(
-            policy, terms, make_streams(policy, terms, examples, 0, 0), BATCH, 0
-        ), policy
+        pools = {name: pool_of(chunks) for name, chunks in examples.items()}
+        return make_loss(policy, terms, make_streams(policy, terms, pools, 0, 0), BATCH, 0), policy
     reference = model()
 
     def live(micro: int) -> tuple[torch.Tensor, dict[str, float]]:

@@ -14,6 +14,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from remnant.model.examples import pool_of
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import SureSpec, UnlearnSpec
 from remnant.testing import tiny_model
@@ -50,7 +51,7 @@ def main() -> None:
     model = tiny_model(vocab=1024, **SHAPE)
     generator = torch.Generator().manual_seed(0)
     texts = {
-        s: torch.randint(4, 1024, (EXAMPLES, LENGTH), generator=generator).tolist()
+        s: pool_of(torch.randint(4, 1024, (EXAMPLES, LENGTH), generator=generator).tolist())
         for s in ("forget", "retain")
     }
     spec = UnlearnSpec(method="npo_klr", lr=1e-5, batch_size=BATCH)

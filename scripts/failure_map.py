@@ -32,7 +32,8 @@ from remnant.methods import quantizer
 from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
-from remnant.stages.unlearn import accuracy, answers, read_examples
+from remnant.stages.examples import read_examples
+from remnant.stages.unlearn import accuracy, answers
 from remnant.trainable.attach import attach
 from remnant.training.loop import fit
 from remnant.training.stepper import in_regime
@@ -72,9 +73,9 @@ def follow(spec: UnlearnSpec, target: Path, corpus: Path, grids: list[str], ever
     """The unlearning stage without its stop rules, with a look every few steps."""
     tokenizer = open_tokenizer(str(target))
     model = in_regime(open_model(str(target)), spec)
-    examples = read_examples(spec, tokenizer, corpus)
+    pools = read_examples(spec, tokenizer, corpus)
     terms, pad = terms_of(spec), tokenizer.pad_token_id
-    streams = make_streams(model, terms, examples, pad, spec.seed)
+    streams = make_streams(model, terms, pools, pad, spec.seed)
     sides = {
         "text": verbmem(corpus),
         "forget": knowmem(corpus, "forget"),

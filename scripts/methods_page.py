@@ -69,7 +69,8 @@ def counts_as(metric: Metric) -> str:
 def page() -> str:
     """The whole page."""
     methods = "\n".join(
-        f"| `{name}` | {' + '.join(f'`{t}`' for t in terms)} |" for name, terms in METHODS.items()
+        f"| `{name}` | {' + '.join(f'`{t}`' for t in (*recipe.forget, *recipe.retain))} |"
+        for name, recipe in METHODS.items()
     )
     groups = "; ".join(f"`{g}`: {len(m)}" for g, m in METRIC_GROUPS.items())
     combined = ", ".join(f"`{number.name}`" for number in COMBINED)
@@ -83,7 +84,8 @@ comparison only: `reproductions/paper_code.py`. The tests show which laws it bre
 
 ## Unlearning methods: lists of loss terms
 
-The first term reads forget text, the second retain text; the second is weighted by `alpha`.
+Terms on forget text come first; terms on retain text are weighted by `alpha`. A setting (`beta`,
+or any of `params`) goes to every term that has a keyword of its name.
 
 | name | terms |
 |---|---|

@@ -20,6 +20,7 @@ RANKS = {
     "lineage": 1,
     "quiet": 1,
     "catalog": 1,
+    "readings": 1,
     "records": 1,
     "parsing": 1,
     "metrics": 1,
@@ -126,8 +127,8 @@ def test_functions_import_nothing_but_through_the_known_doors(path: Path) -> Non
 
 def test_modules_of_the_shell_do_not_import_torch() -> None:
     shell = (
-        "catalog", "records", "resolve", "corpus", "methods", "functional.text", "functional.stats",
-        "flow.plan", "flow.sweepfile", "flow.run",
+        "catalog", "readings", "records", "resolve", "corpus", "methods", "functional.text",
+        "functional.stats", "flow.plan", "flow.sweepfile", "flow.run",
         "flow.store", "foreign", "evaluate.endpoint", "stages.judge", "report.table", "report.page",
         "score", "verbs", "cli",
     )  # fmt: skip

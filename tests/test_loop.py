@@ -17,9 +17,11 @@ from remnant.errors import Interrupted, UserError
 from remnant.functional.losses import klr
 from remnant.functional.view import View
 from remnant.functional.weights import stochastic_round
-from remnant.model.data import batch_order, collate, encode, pack
+from remnant.model.data import batch_order, encode, pack
+from remnant.model.examples import Pool, batch_of, pool_of
 from remnant.model.reference import build
-from remnant.model.terms import make_loss, make_streams, terms_of
+from remnant.model.terms import Values, make_loss, make_streams, terms_of
+from remnant.readings import LOSS_READINGS
 from remnant.records import OptimSpec, UnlearnSpec
 from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
@@ -31,10 +33,10 @@ Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
 FORMS = ["llama", "qwen3", "gemma3_text", "gemma2", "mistral", "gpt2", "gpt_neox", "mixtral"]
 
 
-def examples(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
+def examples(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Pool]:
     return {
-        "forget": encode(tokenizer, raw_texts(corpus, "forget"), 64),
-        "retain": encode(tokenizer, raw_texts(corpus, "retain1"), 64),
+        "forget": pool_of(encode(tokenizer, raw_texts(corpus, "forget"), 64)),
+        "retain": pool_of(encode(tokenizer, raw_texts(corpus, "retain1"), 64)),
     }
 
 
@@ -233,8 +235,8 @@ def test_the_cached_reference_gives_the_loss_of_a_live_one(
     for micro in range(3):
         parts, views = loss_at(micro)[1], {}
         for offset, side in enumerate(("forget", "retain")):
-            given = examples(corpus, tokenizer)[side]
-            batch = collate(
+            given = examples(corpus, tokenizer)[side].examples
+            batch = batch_of(
                 [given[i] for i in batch_order(len(given), 4, micro, offset)],
                 tokenizer.pad_token_id,
                 torch.device("cpu"),
@@ -245,14 +247,9 @@ def test_the_cached_reference_gives_the_loss_of_a_live_one(
                         net(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels
                     )
         for term in terms_of(spec):
-            values = {**views, "ref_forget_logp": views["ref_forget"].seq_logp()}
-            expected = (
-                term.method.load()(
-                    *(values[name] for name in term.method.reads), **term.method.params
-                )
-                .mean()
-                .item()
-            )
+            values: Values = {LOSS_READINGS[name]: view for name, view in views.items()}
+            values[LOSS_READINGS["ref_forget_logp"]] = views["ref_forget"].seq_logp()
+            expected = term.load()(values).mean().item()
             assert parts[term.label] == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
@@ -260,27 +257,15 @@ def test_a_head_that_is_not_linear_is_cached_as_logits(
     corpus: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     model = tiny_model("cohere", vocab=len(tokenizer))  # scales its logits
-    given = examples(corpus, tokenizer)["retain"][:3]
-    reference = build(model, given, tokenizer.pad_token_id, logits=True)
+    given = examples(corpus, tokenizer)["retain"].examples[:3]
+    view = LOSS_READINGS["ref_retain"]
+    reference = build(model, given, tokenizer.pad_token_id, [view])
     assert reference.head is None
-    batch = collate(given, tokenizer.pad_token_id, torch.device("cpu"))
+    batch = batch_of(given, tokenizer.pad_token_id, torch.device("cpu"))
     own = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
-    assert torch.allclose(klr(own, reference.view([0, 1, 2], batch)), torch.zeros(3), atol=1e-5)
-
-
-def test_hidden_states_of_the_reference_are_the_models(
-    corpus: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    model = tiny_model(vocab=len(tokenizer))
-    given = examples(corpus, tokenizer)["forget"][:3]
-    batch = collate(given, tokenizer.pad_token_id, torch.device("cpu"))
-    cached = build(model, given, tokenizer.pad_token_id, layers=True).hidden([0, 1, 2], batch)
-    live = torch.stack(
-        model(
-            input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True
-        ).hidden_states
-    )
-    assert torch.allclose(cached, live * batch.mask[None, :, :, None], atol=1e-5)
+    rebuilt = reference.read(view, [0, 1, 2], batch)
+    assert isinstance(rebuilt, View)
+    assert torch.allclose(klr(own, rebuilt), torch.zeros(3), atol=1e-5)
 
 
 def test_a_users_loss_on_hidden_states_trains(
@@ -289,8 +274,8 @@ def test_a_users_loss_on_hidden_states_trains(
     mine = tmp_path / "mine.py"
     mine.write_text(
         "def misdirect(forget_hidden, ref_forget_hidden, *, layer: int = 1, scale: float = 2.0):\n"
-        "    return (forget_hidden[layer] - scale * "
-        "ref_forget_hidden[layer]).square().mean((-1, -2))\n"
+        "    gap = forget_hidden.counted() - scale * ref_forget_hidden.counted()\n"
+        "    return forget_hidden.mean(gap.square().mean(-1))\n"
     )
     spec = UnlearnSpec.model_validate(
         {

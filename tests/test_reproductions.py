@@ -15,6 +15,7 @@ from remnant.corpus.prepared import raw_texts
 from remnant.functional.view import IGNORED, View
 from remnant.methods import LOSS_READS
 from remnant.model.data import encode
+from remnant.model.examples import pool_of
 from remnant.model.terms import make_loss, make_streams, reads_forget_only, terms_of
 from remnant.records import UnlearnSpec
 from remnant.resolve import Method, resolve
@@ -61,8 +62,8 @@ def losses(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> Losses:
 
     def make(model: PreTrainedModel, spec: UnlearnSpec) -> tuple[Any, Any]:
         terms, pad = terms_of(spec), tokenizer.pad_token_id
-        examples = {side: encode(tokenizer, found, 64) for side, found in texts.items()}
-        streams = make_streams(model, terms, examples, pad, spec.seed)
+        pools = {side: pool_of(encode(tokenizer, found, 64)) for side, found in texts.items()}
+        streams = make_streams(model, terms, pools, pad, spec.seed)
         forget = [term for term in terms if reads_forget_only(term)]
         return (
             make_loss(model, terms, streams, spec.batch_size, pad),

@@ -48,6 +48,7 @@ from remnant.records import (
 )
 from remnant.stages import cells, explain, measure, perturb, prepare, unlearn
 from remnant.stages.cells import Sheet
+from remnant.stages.examples import read_examples
 from remnant.testing import tiny_model
 from tests.conftest import silent
 
@@ -510,11 +511,12 @@ def test_retain_terms_read_the_splits_that_they_are_given(
     alone, both = (
         UnlearnSpec(method="ga_gdr", retain=splits) for splits in (None, ("retain1", "retain2"))
     )
-    found = [unlearn.read_examples(spec, tokenizer, corpus) for spec in (alone, both)]
+    found = [read_examples(spec, tokenizer, corpus) for spec in (alone, both)]
     assert found[0]["forget"] == found[1]["forget"]
-    assert found[1]["retain"][: len(found[0]["retain"])] == found[0]["retain"]
-    assert len(found[1]["retain"]) == len(found[0]["retain"]) + len(raw_texts(corpus, "retain2"))
+    one, two = (side["retain"].examples for side in found)
+    assert two[: len(one)] == one
+    assert len(two) == len(one) + len(raw_texts(corpus, "retain2"))
     assert alone.identity() != both.identity()
     shutil.copytree(corpus / "raw", tmp_path / "raw")
     (tmp_path / "raw/retain2.json").unlink()
-    assert unlearn.read_examples(both, tokenizer, tmp_path) == found[0]
+    assert read_examples(both, tokenizer, tmp_path) == found[0]

@@ -15,6 +15,7 @@ from remnant.corpus.prepared import raw_texts
 from remnant.errors import Interrupted, UserError
 from remnant.functional.weights import at_least_percentile
 from remnant.model.data import encode
+from remnant.model.examples import pool_of
 from remnant.model.load import matrices
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import SureResult, SureSpec, UnlearnSpec
@@ -37,7 +38,11 @@ def setting(
     pad, terms = tokenizer.pad_token_id, terms_of(spec)
     texts = {"forget": raw_texts(corpus, "forget")[:8], "retain": raw_texts(corpus, "retain1")[:8]}
     streams = make_streams(
-        model, terms, {k: encode(tokenizer, v, 64) for k, v in texts.items()}, pad, spec.seed
+        model,
+        terms,
+        {k: pool_of(encode(tokenizer, v, 64)) for k, v in texts.items()},
+        pad,
+        spec.seed,
     )
 
     def whole() -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ raise it when results change.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 # Raise a stage's version when its results change; artefacts of older versions are then made again.
 STAGE_VERSIONS: Mapping[str, int] = {
@@ -53,11 +53,24 @@ LOSSES: Mapping[str, Entry] = {
     ),
 }
 
-METHODS: Mapping[str, tuple[str, ...]] = {
-    "ga": ("ga",),
-    "ga_gdr": ("ga", "gdr"),
-    "ga_klr": ("ga", "klr"),
-    "npo": ("npo",),
-    "npo_gdr": ("npo", "gdr"),
-    "npo_klr": ("npo", "klr"),
+
+class Recipe(NamedTuple):
+    """A named method: its forget terms, and its retain terms, which ``alpha`` weighs.
+
+    ``alternatives``: the form in which it wants other answers, if one is part of its name: the same
+    list for all questions, or one for each.
+    """
+
+    forget: tuple[str, ...]
+    retain: tuple[str, ...] = ()
+    alternatives: Literal["shared", "each"] | None = None
+
+
+METHODS: Mapping[str, Recipe] = {
+    "ga": Recipe(("ga",)),
+    "ga_gdr": Recipe(("ga",), ("gdr",)),
+    "ga_klr": Recipe(("ga",), ("klr",)),
+    "npo": Recipe(("npo",)),
+    "npo_gdr": Recipe(("npo",), ("gdr",)),
+    "npo_klr": Recipe(("npo",), ("klr",)),
 }

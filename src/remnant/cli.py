@@ -161,6 +161,15 @@ def train(corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--steps", type=int, help="Most steps.")
 @click.option(
+    "--examples",
+    type=click.Choice(["documents", "questions"]),
+    help="What is trained on: documents, or questions with their answers.",
+)
+@click.option(
+    "--alternatives",
+    help="A file of other answers to the forget questions: one a line, or JSON.",
+)
+@click.option(
     "--weights",
     type=click.Choice(["fp32", "bf16", "bf16-stochastic-rounding"]),
     help="How weights are kept.",

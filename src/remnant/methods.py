@@ -10,6 +10,7 @@ from remnant.corpus import METRIC_GROUPS, METRICS, READERS
 from remnant.errors import UserError, unknown
 from remnant.formats import table
 from remnant.parsing import parse
+from remnant.readings import LOSS_READINGS, Reading, readings_of
 from remnant.records import (
     MetricSpec,
     OwnRole,
@@ -18,12 +19,9 @@ from remnant.records import (
     TermSpec,
     UnlearnSpec,
 )
-from remnant.resolve import Method, resolve
+from remnant.resolve import Method, keywords, resolve
 
-SIDES = ("forget", "retain")
-LOSS_READS = tuple(
-    n for s in SIDES for n in (s, f"ref_{s}", f"ref_{s}_logp", f"{s}_hidden", f"ref_{s}_hidden")
-)
+LOSS_READS = tuple(LOSS_READINGS)
 _NAMED_ELSEWHERE = ("use", "params", "skip")
 READER_READS = ("folder", "own")
 QUANTIZER_READS = ("weight", "model", "tokenizer", "batches", "names")
@@ -36,32 +34,49 @@ METRIC_READS = (
 def term_specs(spec: UnlearnSpec) -> tuple[TermSpec, ...]:
     """The terms of a spec.
 
-    Of a named method the first is the forget term, the second the retain term, weighted by alpha.
+    Of a named method, a setting goes to every term that has a keyword of its name, and alpha
+    weighs the retain terms.
 
     Raises:
-        UserError: unknown method.
+        UserError: unknown method, or a setting that none of its terms has.
     """
     if spec.method is None:
         return spec.terms
     if spec.method not in METHODS:
         raise unknown("method", spec.method, METHODS)
-    if spec.beta is not None and not any(use.startswith("npo") for use in METHODS[spec.method]):
-        raise UserError(
-            f"'{spec.method}' has no beta.", "Only methods with NPO read it; leave it out."
-        )
-    own = {
-        use: {"beta": spec.beta} if use.startswith("npo") and spec.beta is not None else {}
-        for use in METHODS[spec.method]
-    }
+    recipe = METHODS[spec.method]
+    own = {use: keywords("loss", use, LOSSES) for use in (*recipe.forget, *recipe.retain)}
+    given = spec.params if spec.beta is None else {**spec.params, "beta": spec.beta}
+    known = sorted({name for names in own.values() for name in names})
+    for name in given:
+        if name not in known:
+            raise UserError(
+                f"'{spec.method}' has no {name}.",
+                f"Its settings: {', '.join(known)}." if known else "It has no settings of its own.",
+            )
     return tuple(
-        TermSpec(use=use, weight=(1.0, spec.alpha)[i], params=own[use])
-        for i, use in enumerate(METHODS[spec.method])
+        TermSpec(
+            use=use,
+            weight=spec.alpha if use in recipe.retain else 1.0,
+            params={name: value for name, value in given.items() if name in own[use]},
+        )
+        for use in own
     )
 
 
 def loss(term: TermSpec) -> Method:
     """The loss of a term; raises UserError if unknown or wrongly tuned."""
-    return resolve("loss", term.use, LOSSES, LOSS_READS, term.params)
+    return resolve("loss", term.use, LOSSES, {*LOSS_READS, *term.reads}, term.params)
+
+
+def loss_reads(term: TermSpec) -> tuple[Reading, ...]:
+    """What the loss of a term reads, in the order of its parameters.
+
+    Raises:
+        UserError: as ``loss``, or a reading that is none, or hidden states of no layer.
+    """
+    method = loss(term)
+    return readings_of(term.use, method.reads, term.reads, method.params.get("layer"))
 
 
 def metric(use: str | MetricSpec) -> Method:

@@ -109,6 +109,16 @@ def resolve(
     return Method(use, reads, _tuned(kind, use, found, params), identity, module, function)
 
 
+def keywords(kind: str, use: str, table: Mapping[str, Listed]) -> tuple[str, ...]:
+    """What of a method can be tuned: the names of its keyword-only parameters.
+
+    Raises:
+        UserError: unknown name, file or function.
+    """
+    module, function, _ = _locate(kind, use, table)
+    return tuple(arg.arg for arg in find(use, module, function).tree.args.kwonlyargs)
+
+
 def is_user_code(use: str, table: Collection[str]) -> bool:
     """Whether a name stands for code that the user brings, which runs when the method does."""
     return use not in table and ":" in use

@@ -15,13 +15,15 @@ from remnant.catalog import LOSSES
 from remnant.corpus import METRICS
 from remnant.errors import Unscorable, UserError
 from remnant.formats.table import FORMATS
+from remnant.functional.hidden import Hidden
 from remnant.functional.quantized import Quantized
 from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED, View
 from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
+from remnant.readings import LOSS_READINGS, SIDES
 from remnant.resolve import Listed, Method, functions_of, resolve
 
-B, T, V, H, LAYERS = 3, 7, 11, 5, 2
+B, T, V, H = 3, 7, 11, 5
 
 
 class Result(NamedTuple):
@@ -42,61 +44,95 @@ def labels(seed: int = 0) -> Tensor:
 
 
 def readings(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """One random value for everything that a loss may read; the policy's logits want gradients."""
+    """One random value for everything that a loss may read; what the policy says wants
+    gradients.
+    """
     generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
     found: dict[str, Any] = {}
-    for side, offset in (("forget", 0), ("retain", 1)):
-        own = torch.randn(B, T, V, generator=generator).to(dtype).requires_grad_()
-        ref = torch.randn(B, T, V, generator=generator).to(dtype)
-        found[side], found[f"ref_{side}"] = View(own, labels(offset)), View(ref, labels(offset))
+    for offset, side in enumerate(SIDES):
+        given = labels(offset)
+        found[side] = View(random(B, T, V).requires_grad_(), given)
+        found[f"ref_{side}"] = View(random(B, T, V), given)
+        found[f"{side}_hidden"] = Hidden(random(B, T, H).requires_grad_(), given != IGNORED)
+        found[f"ref_{side}_hidden"] = Hidden(random(B, T, H), given != IGNORED)
+    return derived(found)
+
+
+def derived(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The readings with those that follow from others: likelihoods and norms of the reference."""
+    found = dict(values)
+    for side in SIDES:
+        states: Hidden = found[f"ref_{side}_hidden"]
         found[f"ref_{side}_logp"] = found[f"ref_{side}"].seq_logp()
-        found[f"{side}_hidden"] = (
-            torch.randn(LAYERS + 1, B, T, H, generator=generator).to(dtype).requires_grad_()
-        )
-        found[f"ref_{side}_hidden"] = torch.randn(LAYERS + 1, B, T, H, generator=generator).to(
-            dtype
-        )
+        found[f"ref_{side}_norm"] = states.counted().norm(dim=-1)[states.mask].mean()
     return found
 
 
 def changed(
-    values: Mapping[str, Any], change: Callable[[View], View], which: Callable[[str], bool]
+    values: Mapping[str, Any],
+    change: Callable[[View | Hidden], View | Hidden],
+    which: Callable[[str], bool] = lambda name: True,
 ) -> dict[str, Any]:
-    """The readings with some Views changed; derived likelihoods follow."""
-    found = {
-        name: change(v) if isinstance(v, View) and which(name) else v for name, v in values.items()
-    }
-    for side in ("forget", "retain"):
-        found[f"ref_{side}_logp"] = found[f"ref_{side}"].seq_logp()
-    return found
-
-
-def noise_where_masked(view: View) -> View:
-    """Other logits wherever the next token does not count."""
-    noise = 100 * torch.randn(view.logits.shape, generator=torch.Generator().manual_seed(9)).to(
-        view.logits.dtype
+    """The readings with some Views and hidden states changed; what is derived follows."""
+    return derived(
+        {
+            name: change(v) if isinstance(v, View | Hidden) and which(name) else v
+            for name, v in values.items()
+        }
     )
-    counts = torch.cat([view.mask, torch.zeros(len(view.mask), 1, dtype=torch.bool)], -1)
-    return View(torch.where(counts[..., None], view.logits, noise), view.labels)
 
 
-def shifted(view: View) -> View:
+def noise_where_masked(value: View | Hidden) -> View | Hidden:
+    """Other logits wherever the next token does not count, other states where the token does
+    not.
+    """
+    numbers = value.logits if isinstance(value, View) else value.states
+    noise = 100 * torch.randn(numbers.shape, generator=torch.Generator().manual_seed(9))
+    if isinstance(value, Hidden):
+        return Hidden(torch.where(value.mask[..., None], numbers, noise.to(numbers)), value.mask)
+    counts = torch.cat([value.mask, torch.zeros(len(value.mask), 1, dtype=torch.bool)], -1)
+    return View(torch.where(counts[..., None], numbers, noise.to(numbers)), value.labels)
+
+
+def shifted(value: View | Hidden) -> View | Hidden:
     """A constant of its own added to the logits of every position, which no probability notices."""
-    constant = torch.randn(B, T, 1, generator=torch.Generator().manual_seed(8)).to(
-        view.logits.dtype
-    )
-    return View(view.logits + constant, view.labels)
+    if isinstance(value, Hidden):
+        return value
+    constant = torch.randn(B, T, 1, generator=torch.Generator().manual_seed(8))
+    return View(value.logits + constant.to(value.logits), value.labels)
 
 
-def relabelled(view: View) -> View:
+def relabelled(value: View | Hidden) -> View | Hidden:
     """Other labels at the places that count."""
-    other = (view.labels + 1) % V
-    return View(view.logits, torch.where(view.labels == IGNORED, view.labels, other))
+    if isinstance(value, Hidden):
+        return value
+    other = (value.labels + 1) % V
+    return View(value.logits, torch.where(value.labels == IGNORED, value.labels, other))
 
 
-def is_view_only(method: Method) -> bool:
-    """Whether a loss reads Views and likelihoods only, so that all laws apply."""
-    return not any(name.endswith("_hidden") for name in method.reads)
+def lowered(value: View | Hidden) -> View | Hidden:
+    """The same in bfloat16."""
+    if isinstance(value, Hidden):
+        return Hidden(value.states.to(torch.bfloat16), value.mask)
+    return View(value.logits.to(torch.bfloat16), value.labels)
+
+
+def flipped(value: Any) -> Any:
+    """A reading of the batch in the reverse order."""
+    if isinstance(value, View):
+        return View(value.logits.flip(0), value.labels.flip(0))
+    if isinstance(value, Hidden):
+        return Hidden(value.states.flip(0), value.mask.flip(0))
+    return value.flip(0) if value.ndim else value
+
+
+def reads_views(method: Method) -> bool:
+    """Whether a loss reads logits or likelihoods at all, so that the laws on these apply."""
+    return any(LOSS_READINGS[name].what in ("view", "logp") for name in method.reads)
 
 
 class Law(NamedTuple):
@@ -117,9 +153,9 @@ def _gradient(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> st
     values = readings()
     call(values).sum().backward()
     own = [
-        v.logits if isinstance(v, View) else v
+        v.logits if isinstance(v, View) else v.states
         for n, v in values.items()
-        if n in method.reads and not n.startswith("ref_")
+        if n in method.reads and LOSS_READINGS[n].model == "policy"
     ]
     return (
         None
@@ -140,7 +176,7 @@ def _masked(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str 
     values = readings()
     return _same(
         call(values),
-        call(changed(values, noise_where_masked, lambda n: True)),
+        call(changed(values, noise_where_masked)),
         "what stands at masked positions",
     )
 
@@ -155,8 +191,8 @@ def _constant(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> st
             1e-4,
         )
         for whose, which in (
-            ("policy's", lambda n: not n.startswith("ref_")),
-            ("reference's", lambda n: n.startswith("ref_")),
+            ("policy's", lambda n: LOSS_READINGS[n].model == "policy"),
+            ("reference's", lambda n: LOSS_READINGS[n].model == "reference"),
         )
     ]
     return next((f for f in faults if f), None)
@@ -164,28 +200,24 @@ def _constant(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> st
 
 def _order(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
     values = readings()
-    turned = {
-        n: View(v.logits.flip(0), v.labels.flip(0))
-        if isinstance(v, View)
-        else v.flip(1 if v.ndim == 4 else 0)
-        for n, v in values.items()
-    }
+    turned = {name: flipped(value) for name, value in values.items()}
     return _same(call(values), call(turned).flip(0), "the order of the batch", 1e-6)
 
 
 def _labels(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
-    if not {"forget", "retain"} & set(method.reads) or {"ref_forget", "ref_retain"} & set(
-        method.reads
-    ):
+    views = {
+        LOSS_READINGS[name].model for name in method.reads if LOSS_READINGS[name].what == "view"
+    }
+    if views != {"policy"}:
         return None
     values = readings()
-    changes = bool((call(values) != call(changed(values, relabelled, lambda n: True))).any())
+    changes = bool((call(values) != call(changed(values, relabelled))).any())
     return None if changes else "the labels do not matter"
 
 
 def _bfloat16(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
     values = readings()
-    low = changed(values, lambda v: View(v.logits.to(torch.bfloat16), v.labels), lambda n: True)
+    low = changed(values, lowered)
     return _same(call(values).float(), call(low).float(), "bfloat16 input by more than 5 %", 5e-2)
 
 
@@ -210,8 +242,8 @@ def check_loss(method: Method, laws: tuple[Law, ...] = LOSS_LAWS) -> Iterator[Re
         return found
 
     for law in laws:
-        if not is_view_only(method) and law.test in (_masked, _constant, _labels, _bfloat16):
-            yield Result(method.use, law.name, "skipped", "(reads hidden states)")
+        if law.test in (_constant, _labels) and not reads_views(method):
+            yield Result(method.use, law.name, "skipped", "(reads no likelihood)")
             continue
         fault = law.test(call, method)
         yield Result(

@@ -15,6 +15,7 @@ from remnant.corpus.files import text_files
 from remnant.corpus.own_text import ROLES
 from remnant.durable import digest_of
 from remnant.errors import UserError
+from remnant.flow.alternatives import check_alternatives, read_alternatives
 from remnant.flow.place import MODEL_STAGES, Made, Outside, given, outside
 from remnant.flow.store import Store
 from remnant.formats import table
@@ -104,6 +105,7 @@ class Node:
 _PATHS: Mapping[str, tuple[str, ...]] = {
     "base": ("base",),
     "tokenizer": ("tokenizer",),
+    "alternatives": ("alternatives",),
 }
 
 
@@ -205,7 +207,10 @@ def unlearn_node(
 ) -> Node:
     """A model unlearned from a target."""
     plain = UnlearnSpec.model_validate(spec.model_dump(exclude={"name"}))
-    return Node("unlearn", plain, {"target": target, "corpus": corpus}, _losses(plain), label or {})
+    inputs = {"target": target, "corpus": corpus}
+    if plain.alternatives:
+        inputs["alternatives"] = Outside(plain.alternatives)
+    return Node("unlearn", plain, inputs, _losses(plain), label or {})
 
 
 def _whole(node: Node, target: Input, label: Mapping[str, Any]) -> Node:
@@ -462,7 +467,8 @@ def run_name(run: RunSpec) -> str:
 
 
 def _losses(spec: UnlearnSpec) -> dict[str, str]:
-    """Identity of every loss of a run."""
+    """Identity of every loss of a run, all of whose settings and files are looked at."""
+    check_alternatives(spec, read_alternatives(spec.alternatives) if spec.alternatives else None)
     return {t.use: loss(t).identity for t in term_specs(spec)}
 
 

@@ -161,21 +161,25 @@ def _blank_line(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return behind[context_tokens(behind, alone) :]
 
 
-def batch_order(size: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Which examples stand in the batch of a step: passes over a permutation that is new in every
-    epoch.
+def turns(size: int, batch_size: int, step: int, seed: int | str) -> list[tuple[int, int]]:
+    """Which examples stand in the batch of a step, each with the number of the pass: passes over a
+    permutation that is new in every pass.
 
     A pure function of its arguments, so that a resumed run sees the same batches.
     """
-    places = range(step * batch_size, (step + 1) * batch_size)
     orders: dict[int, list[int]] = {}
     chosen = []
-    for place in places:
-        epoch, position = divmod(place, size)
-        if epoch not in orders:
-            orders[epoch] = random.Random(f"{seed}-{epoch}").sample(range(size), size)
-        chosen.append(orders[epoch][position])
+    for place in range(step * batch_size, (step + 1) * batch_size):
+        number, position = divmod(place, size)
+        if number not in orders:
+            orders[number] = random.Random(f"{seed}-{number}").sample(range(size), size)
+        chosen.append((number, orders[number][position]))
     return chosen
+
+
+def batch_order(size: int, batch_size: int, step: int, seed: int | str) -> list[int]:
+    """The examples of ``turns`` alone."""
+    return [index for _, index in turns(size, batch_size, step, seed)]
 
 
 def collate(examples: list[list[int]], pad: int, where: torch.device) -> Batch:

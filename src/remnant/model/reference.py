@@ -2,47 +2,63 @@
 model stands beside the policy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from remnant.functional.view import View
-from remnant.model.data import Batch, collate
+from remnant.functional.hidden import Hidden
+from remnant.functional.view import IGNORED, View
+from remnant.model.blocks import forward
+from remnant.model.data import Batch
+from remnant.model.examples import Example, batch_of
 from remnant.model.head import head_of, output_layer
+from remnant.readings import Reading
+
+# Examples of one forward pass. The values that a pass gives depend on it in their last bits.
+BATCH_SIZE = 16
 
 
 @dataclass
 class Reference:
-    """Cached reference values of one stream of examples.
+    """Cached reference values of the examples of one side; only what is asked for is kept.
 
     ``seq_logp``: [N] sequence log-likelihoods. ``finals``: per example the input of the output
-    head, [T, hidden], or, where the head is not a plain linear map (then ``head`` is None), the
-    logits themselves, [T, V]. ``layers``: per example all hidden states, [layers + 1, T, hidden].
+    head, [T, H], or, where the head is not a plain linear map (then ``head`` is None), the logits
+    themselves, [T, V]. ``states``: by layer, per example [T, H]. ``norms``: by layer, the mean
+    Euclidean norm of the states that count.
     """
 
     seq_logp: Tensor
     finals: list[Tensor] = field(default_factory=list)
-    layers: list[Tensor] = field(default_factory=list)
     head: Callable[[Tensor], Tensor] | None = None
+    states: dict[int, list[Tensor]] = field(default_factory=dict)
+    norms: dict[int, Tensor] = field(default_factory=dict)
 
-    def view(self, indices: list[int], batch: Batch) -> View:
-        """The reference's View of a batch, equal to that of a live model up to rounding."""
-        finals = _stack([self.finals[i] for i in indices], batch.ids.device)
-        with torch.no_grad():
-            return View(self.head(finals) if self.head else finals, batch.labels)
-
-    def hidden(self, indices: list[int], batch: Batch) -> Tensor:
-        """[layers + 1, B, T, hidden] hidden states of the reference, zero on padding."""
-        return _stack([self.layers[i].transpose(0, 1) for i in indices], batch.ids.device).permute(
-            2, 0, 1, 3
+    def read(self, reading: Reading, places: list[int], batch: Batch) -> View | Hidden | Tensor:
+        """The value of one reading for the batch of some examples, equal to that of a live model
+        up to rounding.
+        """
+        where, layer = batch.ids.device, reading.layer
+        if reading.what == "logp":
+            return self.seq_logp[places].to(where)
+        if reading.what == "view":
+            finals = _stack([self.finals[i] for i in places], where)
+            with torch.no_grad():
+                return View(self.head(finals) if self.head else finals, batch.labels)
+        assert layer is not None
+        if reading.what == "norm":
+            return self.norms[layer].to(where)
+        return Hidden(
+            _stack([self.states[layer][i] for i in places], where), batch.labels != IGNORED
         )
 
     def nbytes(self) -> int:
         """Memory held by the cache."""
-        return sum(t.nbytes for t in (self.seq_logp, *self.finals, *self.layers))
+        states = [row for rows in self.states.values() for row in rows]
+        return sum(t.nbytes for t in (self.seq_logp, *self.finals, *states))
 
 
 def _stack(rows: list[Tensor], where: torch.device) -> Tensor:
@@ -52,47 +68,57 @@ def _stack(rows: list[Tensor], where: torch.device) -> Tensor:
 @torch.no_grad()
 def build(
     model: PreTrainedModel,
-    examples: list[list[int]],
+    examples: Sequence[Example],
     pad: int,
-    *,
-    logits: bool = False,
-    layers: bool = False,
-    batch_size: int = 16,
+    wanted: Collection[Reading],
+    batch_size: int = BATCH_SIZE,
 ) -> Reference:
     """Run the target over all examples once.
 
     Args:
         model: the target, before any step.
-        examples: token lists, in the order in which they will be asked for.
+        examples: in the order of the places by which they will be asked for.
         pad: id of the padding token.
-        logits: also keep what is needed to rebuild the logits (for terms that read a View of the
-            reference).
-        layers: also keep all hidden states.
+        wanted: what will be asked for, all of this side and of the reference.
         batch_size: examples per forward pass.
     """
-    where = next(model.parameters()).device
-    found = Reference(torch.empty(len(examples)))
-    captured: list[Tensor] = []
+    found = Reference(torch.zeros(len(examples)))
+    kinds = {reading.what for reading in wanted}
+    kept = {r.layer for r in wanted if r.what == "hidden" and r.layer is not None}
+    summed = {r.layer: 0.0 for r in wanted if r.what == "norm" and r.layer is not None}
+    count = 0
+    finals: list[Tensor] = []
     hook = output_layer(model).register_forward_pre_hook(
-        lambda module, args: captured.append(args[0])
+        lambda module, args: finals.append(args[0])
     )
     try:
         for start in range(0, len(examples), batch_size):
             chunk = examples[start : start + batch_size]
-            batch = collate(chunk, pad, where)
-            out = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=layers)
-            found.seq_logp[start : start + len(chunk)] = (
-                View(out.logits, batch.labels).seq_logp().cpu()
+            batch = batch_of(chunk, pad, next(model.parameters()).device)
+            logits, states = forward(
+                model, batch, kept | set(summed), logits=bool(kinds & {"logp", "view"})
             )
-            if logits and start == 0:
-                found.head = head_of(model, captured[-1], out.logits, frozen=True)
-            if logits:
-                source = captured[-1] if found.head else out.logits
-                found.finals += [row[: len(e)].cpu() for row, e in zip(source, chunk, strict=True)]
-            if layers:
-                states = torch.stack(out.hidden_states)
-                found.layers += [states[:, i, : len(e)].cpu() for i, e in enumerate(chunk)]
-            captured.clear()
+            if logits is not None:
+                own = View(logits, batch.labels).seq_logp().cpu()
+                found.seq_logp[start : start + len(chunk)] = own
+            if logits is not None and "view" in kinds:
+                if start == 0:
+                    found.head = head_of(model, finals[-1], logits, frozen=True)
+                found.finals += _rows(finals[-1] if found.head else logits, chunk)
+            for layer in kept:
+                found.states.setdefault(layer, []).extend(_rows(states[layer], chunk))
+            counts = batch.labels != IGNORED
+            count += int(counts.sum())
+            for layer in summed:
+                norms = Hidden(states[layer], counts).counted().norm(dim=-1)
+                summed[layer] += float(norms.double().sum())
+            finals.clear()
     finally:
         hook.remove()
+    found.norms = {layer: torch.tensor(total / max(1, count)) for layer, total in summed.items()}
     return found
+
+
+def _rows(values: Tensor, chunk: Sequence[Example]) -> list[Tensor]:
+    """Each example's own part of [B, T, ...], on the CPU."""
+    return [row[: len(e.ids)].cpu() for row, e in zip(values, chunk, strict=True)]

@@ -2,167 +2,207 @@
 computed.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant.errors import UserError
-from remnant.functional.view import View
-from remnant.methods import SIDES, loss, term_specs
-from remnant.model.data import Batch, batch_order, collate
+from remnant.functional.hidden import Hidden
+from remnant.functional.view import IGNORED, View
+from remnant.methods import loss, loss_reads, term_specs
+from remnant.model.blocks import forward
+from remnant.model.data import Batch, turns
+from remnant.model.examples import Pool, batch_of
 from remnant.model.reference import Reference, build
+from remnant.readings import SIDES, Reading, leader
 from remnant.records import UnlearnSpec
 from remnant.resolve import Method
 
+Values = dict[Reading, View | Hidden | Tensor]
+
 
 class Term(NamedTuple):
-    """One resolved loss term and its weight in the sum."""
+    """One resolved loss term, its weight in the sum, and what it reads in the order of its
+    parameters.
+    """
 
     label: str
     weight: float
     method: Method
+    reads: tuple[Reading, ...]
+
+    def load(self) -> Callable[[Values], Tensor]:
+        """The function from the readings of a batch to its loss, [B]."""
+        function = self.method.load()
+        return lambda values: function(*(values[r] for r in self.reads), **self.method.params)
 
 
 def terms_of(spec: UnlearnSpec) -> list[Term]:
     """The resolved terms of a spec.
 
     Raises:
-        UserError: unknown method, term or parameter.
+        UserError: unknown method, term, parameter or reading.
     """
-    return [Term(t.use.rsplit(":", 1)[-1], t.weight, loss(t)) for t in term_specs(spec)]
+    return [
+        Term(t.use.rsplit(":", 1)[-1], t.weight, loss(t), loss_reads(t)) for t in term_specs(spec)
+    ]
 
 
 class Stream(NamedTuple):
-    """The examples of one side, the seed of their order and, if some term wants it, the cached
-    reference.
+    """The examples of one side, what is read of them, and the cached reference if some of that is
+    the reference's.
     """
 
-    examples: list[list[int]]
-    seed: int
+    pool: Pool
+    wanted: frozenset[Reading]
     reference: Reference | None
+
+
+class Group(NamedTuple):
+    """Sides that are drawn together: how many examples the leader has, the seed of their order,
+    and the stream of every side that is read.
+    """
+
+    size: int
+    seed: int
+    streams: dict[str, Stream]
 
 
 def make_streams(
     model: PreTrainedModel,
     terms: list[Term],
-    examples: dict[str, list[list[int]]],
+    pools: Mapping[str, Pool],
     pad: int,
     seed: int,
-) -> dict[str, Stream]:
-    """The sides that the terms read, each with the reference values that they read, computed on the
-    untouched model.
+) -> dict[str, Group]:
+    """The sides that the terms read, grouped by the side that leads them, each with the reference
+    values that they read, computed on the untouched model.
     """
-    wanted = {name for term in terms for name in term.method.reads}
-    streams = {}
-    for offset, side in enumerate(SIDES):
-        if not any(side in name for name in wanted):
+    wanted = {reading for term in terms for reading in term.reads}
+    groups: dict[str, Group] = {}
+    for side in SIDES:
+        own = frozenset(r for r in wanted if r.side == side)
+        if not own:
             continue
-        if not examples[side]:
-            raise UserError(
-                f"The {side} text is empty.", "Prepare the corpus again with text in it."
-            )
-        referenced = {name for name in wanted if name.startswith(f"ref_{side}")}
-        reference = None
-        if referenced:
-            logits, layers = f"ref_{side}" in referenced, f"ref_{side}_hidden" in referenced
-            reference = build(model, examples[side], pad, logits=logits, layers=layers)
-        streams[side] = Stream(examples[side], 2 * seed + offset, reference)
-    return streams
+        for name in (leader(side), side):
+            if not pools[name].examples:
+                raise UserError(
+                    f"The {name} text is empty.", "Prepare the corpus again with text in it."
+                )
+        ours = [r for r in own if r.model == "reference"]
+        reference = build(model, pools[side].examples, pad, ours) if ours else None
+        group = groups.setdefault(leader(side), _group(leader(side), pools, seed))
+        group.streams[side] = Stream(pools[side], own, reference)
+    return groups
+
+
+def _group(name: str, pools: Mapping[str, Pool], seed: int) -> Group:
+    # One residue each, so that no two groups share an order under any two seeds. The formula is
+    # part of every result: a third group needs seeds outside it.
+    return Group(len(pools[name].examples), 2 * seed + ("forget", "retain").index(name), {})
 
 
 def make_loss(
     model: PreTrainedModel,
     terms: list[Term],
-    streams: dict[str, Stream],
+    groups: Mapping[str, Group],
     batch_size: int,
     pad: int,
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
     """The function that the training loop calls with a micro-step: it gives the weighted sum of the
     terms and its parts.
     """
-    functions = [(term, term.method.load()) for term in terms]
-    wanted = {name for term in terms for name in term.method.reads}
+    functions = [(term, term.load()) for term in terms]
+    read = _only_read(groups, terms)
+    said = Reading("forget", "policy", "view")
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
-        values: dict[str, Any] = {}
-        for side, stream in streams.items():
-            indices = batch_order(len(stream.examples), batch_size, micro, stream.seed)
-            batch = collate(
-                [stream.examples[i] for i in indices], pad, next(model.parameters()).device
-            )
-            values |= _read(model, side, stream, indices, batch, wanted)
+        values: Values = {}
+        for group in read.values():
+            values |= _read(model, group, turns(group.size, batch_size, micro, group.seed), pad)
         parts: dict[str, float] = {}
         total = torch.zeros((), device=next(model.parameters()).device)
         for term, function in functions:
-            value = function(
-                *(values[name] for name in term.method.reads), **term.method.params
-            ).mean()
+            value = function(values).mean()
             total = total + term.weight * value
             parts[term.label] = value.item()
-        if "forget" in values:
-            parts["forget_nll"] = -values["forget"].mean_logp().mean().item()
+        if isinstance(view := values.get(said), View):
+            parts["forget_nll"] = -view.mean_logp().mean().item()
         return total, parts
 
     return loss_at
 
 
 def reads_forget_only(term: Term) -> bool:
-    """Whether a term looks at forget text and at nothing else."""
-    return all("forget" in name for name in term.method.reads)
+    """Whether a term looks at forget text, and what stands beside it, and at nothing else."""
+    return all(leader(reading.side) == "forget" for reading in term.reads)
 
 
 def forget_losses(
-    model: PreTrainedModel, terms: list[Term], streams: dict[str, Stream], batch_size: int, pad: int
+    model: PreTrainedModel,
+    terms: list[Term],
+    groups: Mapping[str, Group],
+    batch_size: int,
+    pad: int,
 ) -> Iterator[Tensor]:
     """The forget loss over the whole forget set in parts whose sum is its mean per text: every text
-    once, in order.
+    once, in order, beside what the first pass shows with it.
     """
-    forget = [term for term in terms if reads_forget_only(term)]
+    forget = [(term, term.load()) for term in terms if reads_forget_only(term)]
     if not forget:
         raise UserError(
             "SURE needs a term that reads forget text only.", "Give such a term beside the others."
         )
-    wanted = {name for term in forget for name in term.method.reads}
-    stream = streams["forget"]
-    total = len(stream.examples)
-    for start in range(0, total, batch_size):
-        indices = list(range(start, min(start + batch_size, total)))
-        batch = collate([stream.examples[i] for i in indices], pad, next(model.parameters()).device)
-        values = _read(model, "forget", stream, indices, batch, wanted)
-        losses = [
-            t.weight
-            * t.method.load()(*(values[n] for n in t.method.reads), **t.method.params).sum()
-            for t in forget
-        ]
-        yield torch.stack(losses).sum() / total
+    group = _only_read(groups, [term for term, _ in forget])["forget"]
+    for start in range(0, group.size, batch_size):
+        chosen = [(0, i) for i in range(start, min(start + batch_size, group.size))]
+        values = _read(model, group, chosen, pad)
+        losses = [term.weight * function(values).sum() for term, function in forget]
+        yield torch.stack(losses).sum() / group.size
 
 
-def _read(
-    model: PreTrainedModel,
-    side: str,
-    stream: Stream,
-    indices: list[int],
-    batch: Batch,
-    wanted: set[str],
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if {side, f"{side}_hidden"} & wanted:
-        out = model(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            output_hidden_states=f"{side}_hidden" in wanted,
-        )
-        found[side] = View(out.logits, batch.labels)
-        if f"{side}_hidden" in wanted:
-            found[f"{side}_hidden"] = torch.stack(out.hidden_states)
-    if stream.reference is not None:
-        if f"ref_{side}_logp" in wanted:
-            found[f"ref_{side}_logp"] = stream.reference.seq_logp[indices].to(batch.ids.device)
-        if f"ref_{side}" in wanted:
-            found[f"ref_{side}"] = stream.reference.view(indices, batch)
-        if f"ref_{side}_hidden" in wanted:
-            found[f"ref_{side}_hidden"] = stream.reference.hidden(indices, batch)
+def _only_read(groups: Mapping[str, Group], terms: list[Term]) -> dict[str, Group]:
+    """The groups with what some terms read, and without what they do not."""
+    wanted = {reading for term in terms for reading in term.reads}
+
+    def kept(group: Group) -> dict[str, Stream]:
+        streams = group.streams.items()
+        return {n: s._replace(wanted=s.wanted & wanted) for n, s in streams if s.wanted & wanted}
+
+    return {name: group._replace(streams=kept(group)) for name, group in groups.items()}
+
+
+def _read(model: PreTrainedModel, group: Group, chosen: list[tuple[int, int]], pad: int) -> Values:
+    """Everything that is wanted of some turns of one group."""
+    found: Values = {}
+    for stream in group.streams.values():
+        places = [stream.pool.place(number, index) for number, index in chosen]
+        examples = [stream.pool.examples[place] for place in places]
+        batch = batch_of(examples, pad, next(model.parameters()).device)
+        found |= _of_policy(model, batch, [r for r in stream.wanted if r.model == "policy"])
+        if stream.reference is not None:
+            found |= {
+                r: stream.reference.read(r, places, batch)
+                for r in stream.wanted
+                if r.model == "reference"
+            }
+    return found
+
+
+def _of_policy(model: PreTrainedModel, batch: Batch, wanted: list[Reading]) -> Values:
+    """What the model in training says of a batch, by one pass."""
+    if not wanted:
+        return {}
+    layers = {r.layer for r in wanted if r.layer is not None}
+    views = any(r.what == "view" for r in wanted)
+    logits, states = forward(model, batch, layers, logits=views)
+    found: Values = {}
+    for reading in wanted:
+        if reading.layer is not None:
+            found[reading] = Hidden(states[reading.layer], batch.labels != IGNORED)
+        elif logits is not None:
+            found[reading] = View(logits, batch.labels)
     return found

@@ -10,10 +10,15 @@ from remnant.records.trainable import Chosen
 
 
 class TermSpec(Record):
-    """One loss term of a method: the function, its weight in the sum and its own parameters."""
+    """One loss term of a method: the function, its weight in the sum and its own parameters.
+
+    ``reads``: paths of readings for some of its parameters ("policy.forget.hidden[7]"), where
+    their names do not say what is meant.
+    """
 
     use: str
     weight: float = 1.0
+    reads: dict[str, str] = Field(default_factory=dict)
     params: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -21,7 +26,7 @@ class TermSpec(Record):
     def _gather(cls, data: Any) -> Any:
         if not isinstance(data, dict) or "params" in data:
             return data
-        own = {"use", "weight"}
+        own = {"use", "weight", "reads"}
         return {k: v for k, v in data.items() if k in own} | {
             "params": {k: v for k, v in data.items() if k not in own}
         }
@@ -30,13 +35,22 @@ class TermSpec(Record):
 class UnlearnSpec(OptimSpec):
     """One unlearning run: a method (or own terms), when to stop, what to keep.
 
-    ``retain``: splits that retain terms read (retain1).
+    ``params``: settings of a named method by name, each for every term that has it; ``beta`` is
+    the one of NPO. ``retain``: splits that retain terms read (retain1).
+
+    ``examples``: what is trained on, the documents of the corpus or its questions with their
+    answers. ``loss_on``: all tokens of an example, or those of the answer alone. ``alternatives``:
+    a file of other answers to the forget questions, for terms that read them.
     """
 
     method: str | None = None
     terms: tuple[TermSpec, ...] = ()
     alpha: Annotated[float, Field(ge=0)] = 1.0
     beta: Annotated[float, Field(gt=0)] | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    examples: Literal["documents", "questions"] = "documents"
+    loss_on: Literal["all", "answer"] = "all"
+    alternatives: str | None = None
     retain: tuple[Literal["retain1", "retain2"], ...] | None = None
     max_tokens: Positive = 2048
     pack_tokens: Positive | None = None
@@ -51,6 +65,20 @@ class UnlearnSpec(OptimSpec):
     def _method_or_terms(self) -> "UnlearnSpec":
         if bool(self.method) == bool(self.terms):
             raise ValueError("give either a method or a list of terms")
+        if self.terms and (self.params or self.beta is not None):
+            raise ValueError("own terms carry their settings themselves; leave out beta and params")
+        if "beta" in self.params and self.beta is not None:
+            raise ValueError("beta is given twice, by itself and among params")
+        return self
+
+    @model_validator(mode="after")
+    def _documents_or_questions(self) -> "UnlearnSpec":
+        if self.examples == "documents" and (self.loss_on == "answer" or self.alternatives):
+            what = "alternatives" if self.alternatives else 'loss_on = "answer"'
+            raise ValueError(f'documents have no answers; {what} needs examples = "questions"')
+        if self.examples == "questions" and (self.pack_tokens or self.retain):
+            what = "pack_tokens" if self.pack_tokens else "retain"
+            raise ValueError(f'{what} is about documents; leave it out, or examples = "questions"')
         return self
 
 

@@ -14,26 +14,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.adapterfiles import CONFIG, WEIGHTS
 from remnant.corpus import plain_items
 from remnant.corpus.base import Item
-from remnant.corpus.prepared import raw_texts, settings
+from remnant.corpus.prepared import settings
 from remnant.durable import is_whole, tell
 from remnant.errors import UserError
-from remnant.functional.view import IGNORED, View
+from remnant.functional.view import View
 from remnant.model import kept
 from remnant.model.data import (
     Batch,
-    collate,
-    context_tokens,
-    encode,
-    pack,
-    prompt_ids,
 )
 from remnant.model.door import check_plain
+from remnant.model.examples import Pool, batch_of, joined
 from remnant.model.held import let_go
 from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import Probed, UnlearnResult, UnlearnSpec
+from remnant.stages.examples import read_examples
 from remnant.trainable.attach import attach
 from remnant.trainable.trainable import Trainable
 from remnant.training.loop import AfterStep, fit
@@ -74,8 +71,8 @@ def run(
     check_ids(model, tokenizer)
     before, numbers = prints(model), sampled(model)
     terms = terms_of(spec)
-    examples = read_examples(spec, tokenizer, corpus)
-    longest = max((len(e) for side in examples.values() for e in side), default=0)
+    pools = read_examples(spec, tokenizer, corpus, inputs.get("alternatives"))
+    longest = max((len(e.ids) for pool in pools.values() for e in pool.examples), default=0)
     if longest > context_length(model):
         raise UserError(
             (
@@ -84,14 +81,14 @@ def run(
             ),
             "Lower unlearn's max_tokens, so that texts are cut.",
         )
-    streams = make_streams(model, terms, examples, pad, spec.seed)
+    streams = make_streams(model, terms, pools, pad, spec.seed)
     probe = make_probe(model, tokenizer, corpus)
     moving = attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
     best = out / "best.pt"
     if best.exists() and not is_whole(best):
         _start_afresh(out)
     loss_at = make_loss(model, terms, streams, spec.batch_size, pad)
-    forget_loss = make_forget_loss(model, examples["forget"], spec.batch_size, pad)
+    forget_loss = make_forget_loss(model, pools["forget"], spec.batch_size, pad)
     after_step = _watch(spec, moving, probe, forget_loss, best)
     steps, memory = fit(moving, spec, loss_at, out, report, after_step)
     if spec.select == "best" and "chosen" in memory:
@@ -202,37 +199,6 @@ def _start_afresh(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def read_examples(
-    spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, corpus: Path
-) -> dict[str, list[list[int]]]:
-    """The forget text, and the retain text that retain terms read, as far as the corpus has it.
-
-    As token lists.
-    """
-    there = [
-        split
-        for split in spec.retain or ("retain1",)
-        if (corpus / "raw" / f"{split}.json").is_file()
-    ]
-    texts = {
-        "forget": raw_texts(corpus, "forget"),
-        "retain": [text for split in there for text in raw_texts(corpus, split)],
-    }
-    return {side: _tokenized(spec, tokenizer, found) for side, found in texts.items()}
-
-
-def _tokenized(
-    spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, texts: list[str]
-) -> list[list[int]]:
-    """Each text an example, cut at ``max_tokens``.
-
-    Or several short ones packed into one of up to ``pack_tokens``, as MUSE's code does.
-    """
-    if spec.pack_tokens is not None:
-        return pack(tokenizer, texts, spec.pack_tokens, spec.seed)
-    return encode(tokenizer, texts, spec.max_tokens)
-
-
 def _mean_of(log: Path, name: str) -> float:
     """The mean of one entry of the step log."""
     values: list[float] = [
@@ -280,16 +246,12 @@ def answers(
         if len(chosen) > PROBE_ITEMS
         else chosen
     )
-    batches = []
-    for start in range(0, len(chosen), 16):
-        part = chosen[start : start + 16]
-        whole = [prompt_ids(tokenizer, i.prompt + i.truth) for i in part]
-        batch = collate(whole, tokenizer.pad_token_id, next(model.parameters()).device)
-        labels = batch.labels.clone()
-        for row, item in enumerate(part):
-            labels[row, : context_tokens(whole[row], prompt_ids(tokenizer, item.prompt))] = IGNORED
-        batches.append(Batch(batch.ids, batch.mask, labels))
-    return batches
+    where = next(model.parameters()).device
+    found = [joined(tokenizer, i.id, i.prompt, i.truth) for i in chosen]
+    return [
+        batch_of(found[start : start + 16], tokenizer.pad_token_id, where)
+        for start in range(0, len(found), 16)
+    ]
 
 
 def accuracy(model: PreTrainedModel, batches: list[Batch]) -> float:
@@ -308,15 +270,16 @@ def accuracy(model: PreTrainedModel, batches: list[Batch]) -> float:
 
 
 def make_forget_loss(
-    model: PreTrainedModel, examples: list[list[int]], batch_size: int, pad: int
+    model: PreTrainedModel, pool: Pool, batch_size: int, pad: int
 ) -> Callable[[], float]:
     """The cross entropy of the whole forget set, in nats per token, averaged over texts as the loss
     terms do.
     """
-    ordered = sorted(examples, key=len)
+    ordered = sorted(pool.examples, key=lambda example: len(example.ids))
     where = next(model.parameters()).device
     batches = [
-        collate(ordered[i : i + batch_size], pad, where) for i in range(0, len(ordered), batch_size)
+        batch_of(ordered[i : i + batch_size], pad, where)
+        for i in range(0, len(ordered), batch_size)
     ]
 
     @torch.no_grad()

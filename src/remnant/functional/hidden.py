@@ -1,0 +1,30 @@
+"""Hidden states of one layer, with the mask that says which of them count."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What a block of a model gives for a batch.
+
+    Args:
+        states: [B, T, H], any float type; all sums are taken in float32.
+        mask: [B, T] bool, True at the tokens that count. Unlike in a View the last token of a text
+            has its state here, though nothing is predicted from it.
+
+    States where the mask is False never influence any result.
+    """
+
+    states: Tensor
+    mask: Tensor
+
+    def counted(self) -> Tensor:
+        """[B, T, H] float32, zero where masked."""
+        return self.states.float().masked_fill(~self.mask[..., None], 0.0)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """[B] the mean of [B, T] values over the tokens that count; 0 where none does."""
+        total = values.masked_fill(~self.mask, 0.0).sum(-1)
+        return total / self.mask.sum(-1).clamp(min=1)

@@ -1,0 +1,79 @@
+"""One pass of a model that keeps what some of its blocks give, and makes logits only if asked."""
+
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from remnant.errors import UserError
+from remnant.model.data import Batch
+
+
+def blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The blocks of a model in order, as its configuration counts them.
+
+    Raises:
+        UserError: the model holds no list of as many modules.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    # Lists inside a block (experts) may be as long, and come later.
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise UserError(
+        f"The blocks of this {model.config.model_type} model cannot be told.",
+        "Use a loss that reads no hidden states.",
+    )
+
+
+class _Enough(Exception):
+    """The deepest block that was asked for has answered."""
+
+
+def forward(
+    model: PreTrainedModel, batch: Batch, layers: Collection[int] = (), *, logits: bool = True
+) -> tuple[Tensor | None, dict[int, Tensor]]:
+    """The logits [B, T, V] of a batch, and what some blocks give, each [B, T, H].
+
+    Args:
+        model: any causal model.
+        batch: padded on the right.
+        layers: blocks whose output is kept, the first being 0. Block l is entry l + 1 of
+            transformers' ``hidden_states``, but for the last, which there stands behind the final
+            norm.
+        logits: if not, the pass ends behind the deepest of the blocks, and None stands for the
+            logits.
+
+    Raises:
+        UserError: the model has no such block.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keeper(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            kept[layer] = output[0] if isinstance(output, tuple) else output
+            if not logits and layer == max(layers):
+                raise _Enough
+
+        return keep
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hook = _block(model, layer).register_forward_hook(keeper(layer))
+            hooks.callback(hook.remove)
+        hooks.enter_context(suppress(_Enough))
+        out = model(input_ids=batch.ids, attention_mask=batch.mask)
+        return out.logits, kept
+    return None, kept
+
+
+def _block(model: PreTrainedModel, layer: int) -> nn.Module:
+    found = blocks(model)
+    if layer >= len(found):
+        raise UserError(
+            f"The model has {len(found)} blocks, so there is no layer {layer}.",
+            f"Layers are counted from 0 to {len(found) - 1}.",
+        )
+    return found[layer]

@@ -1,0 +1,93 @@
+"""Training examples: texts as tokens that know where they begin to count and what stands beside
+them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from remnant.functional.view import IGNORED
+from remnant.model.data import Batch, batch_order, collate, context_tokens, prompt_ids
+
+
+class Example(NamedTuple):
+    """One text as token ids; those before place ``counted_from`` are read but not counted."""
+
+    id: str
+    ids: list[int]
+    counted_from: int = 0
+
+
+class Pool(NamedTuple):
+    """The examples of one side.
+
+    ``beside``: of a side that is paired with another, for every pass over the partner's examples
+    the place of the example that stands beside each of them; empty where a side has no partner.
+    """
+
+    examples: list[Example]
+    beside: Sequence[list[int]] = ()
+
+    def place(self, number: int, index: int) -> int:
+        """Where the example of a turn stands: of pass ``number``, beside (or itself) ``index``."""
+        return self.beside[number][index] if self.beside else index
+
+
+def pool_of(chunks: Sequence[list[int]], name: str = "text") -> Pool:
+    """Token lists as examples that count from their first token."""
+    return Pool([Example(f"{name}-{i}", ids) for i, ids in enumerate(chunks)])
+
+
+def joined(tokenizer: PreTrainedTokenizerBase, name: str, before: str, after: str) -> Example:
+    """A text behind another, encoded as one; counted from the first token that is not the same as
+    in the text before alone.
+
+    Where a token spans the seam it belongs to what comes behind it.
+    """
+    whole = prompt_ids(tokenizer, before + after)
+    return Example(name, whole, context_tokens(whole, prompt_ids(tokenizer, before)))
+
+
+def passes(size: int, batch_size: int, batches: int) -> int:
+    """How many passes over ``size`` examples some batches begin."""
+    return math.ceil(batches * batch_size / size) if size else 0
+
+
+def beside(
+    counts: Sequence[int], example: Callable[[int, int], Example], number: int, seed: int
+) -> Pool:
+    """For each of some examples one of its alternatives, in every pass another.
+
+    Passes over a permutation of each example's alternatives, so that each comes as often as the
+    others; a pure function of (seed, pass). Only what some pass shows is made.
+
+    Args:
+        counts: how many alternatives each example has.
+        example: makes alternative k of example i.
+        number: how many passes.
+        seed: of the run.
+    """
+    places: dict[tuple[int, int], int] = {}
+    shown = [
+        [
+            places.setdefault((i, _alternative(count, n, seed, i)), len(places))
+            for i, count in enumerate(counts)
+        ]
+        for n in range(number)
+    ]
+    return Pool([example(i, k) for i, k in places], shown)
+
+
+def _alternative(count: int, number: int, seed: int, index: int) -> int:
+    return batch_order(count, 1, number, f"{seed}-alternative-{index}")[0]
+
+
+def batch_of(examples: Sequence[Example], pad: int, where: torch.device) -> Batch:
+    """A batch in which neither padding nor what stands before the counted tokens is a label."""
+    batch = collate([e.ids for e in examples], pad, where)
+    starts = torch.tensor([e.counted_from for e in examples], device=where)
+    before = torch.arange(batch.ids.shape[1], device=where) < starts[:, None]
+    return batch._replace(labels=batch.labels.masked_fill(before, IGNORED))

@@ -1,0 +1,126 @@
+"""From a corpus to the training examples of every side: documents, or questions with their
+answers.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from remnant.corpus.base import Item
+from remnant.corpus.prepared import raw_texts, settings
+from remnant.errors import UserError
+from remnant.evaluate.items import items_of
+from remnant.flow.alternatives import Alternatives, read_alternatives
+from remnant.model.data import encode, pack
+from remnant.model.examples import Example, Pool, beside, joined, passes, pool_of
+from remnant.readings import SIDES
+from remnant.records import UnlearnSpec
+
+# Sets of questions about each side, the first that a corpus has.
+QUESTIONS: Mapping[str, tuple[str, ...]] = {
+    "forget": ("tofu_forget", "knowmem_forget"),
+    "retain": ("tofu_retain", "knowmem_retain"),
+}
+
+
+def read_examples(
+    spec: UnlearnSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Path,
+    alternatives: Path | None = None,
+) -> dict[str, Pool]:
+    """The examples of every side, as far as the corpus has them.
+
+    Retain questions are those of the development half: the other half is what a report measures
+    utility by, and has not been trained on.
+
+    Raises:
+        UserError: the corpus has no questions, one is too long, or the alternatives do not fit.
+    """
+    if spec.examples == "documents":
+        return {
+            "forget": _documents(spec, tokenizer, corpus, ("forget",)),
+            "retain": _documents(spec, tokenizer, corpus, spec.retain or ("retain1",)),
+            "alternative": Pool([]),
+        }
+    items = {side: _questions(side, tokenizer, corpus) for side in QUESTIONS}
+    items["retain"] = [item for item in items["retain"] if item.half == "dev"]
+    pools = {
+        side: Pool([_answered(spec, tokenizer, item, item.truth) for item in found])
+        for side, found in items.items()
+    }
+    pools["alternative"] = Pool([])
+    if alternatives is not None:
+        partner = SIDES["alternative"].paired_with or ""
+        given = read_alternatives(str(alternatives))
+        pools["alternative"] = _alternatives(spec, tokenizer, items[partner], given)
+    return pools
+
+
+def _documents(
+    spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, corpus: Path, splits: tuple[str, ...]
+) -> Pool:
+    """Each text an example, cut at ``max_tokens``.
+
+    Or several short ones packed into one of up to ``pack_tokens``, as MUSE's code does.
+    """
+    there = [split for split in splits if split == "forget" or _has(corpus, split)]
+    texts = [text for split in there for text in raw_texts(corpus, split)]
+    if spec.pack_tokens is not None:
+        return pool_of(pack(tokenizer, texts, spec.pack_tokens, spec.seed), splits[0])
+    return pool_of(encode(tokenizer, texts, spec.max_tokens), splits[0])
+
+
+def _has(corpus: Path, split: str) -> bool:
+    return (corpus / "raw" / f"{split}.json").is_file()
+
+
+def _questions(side: str, tokenizer: PreTrainedTokenizerBase, corpus: Path) -> list[Item]:
+    """The questions about one side in the form in which they are asked, without shown examples."""
+    card = settings(corpus)
+    reason = ""
+    for name in QUESTIONS[side]:
+        found = items_of(name, corpus, card, tokenizer)
+        if not isinstance(found, str):
+            return [item._replace(context="") for item in found.items]
+        reason = found
+    raise UserError(
+        f"The corpus has no questions about {side} text: {reason}.",
+        'Use examples = "documents", or prepare a corpus with questions.',
+    )
+
+
+def _answered(
+    spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, item: Item, answer: str
+) -> Example:
+    """A question with an answer behind it."""
+    found = joined(tokenizer, item.id, item.prompt, answer)
+    if len(found.ids) > spec.max_tokens:
+        raise UserError(
+            f"The question {item.id} has {len(found.ids)} tokens with its answer.",
+            f"Raise unlearn's max_tokens, which is {spec.max_tokens}.",
+        )
+    return found if spec.loss_on == "answer" else found._replace(counted_from=0)
+
+
+def _alternatives(
+    spec: UnlearnSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    items: list[Item],
+    given: Alternatives,
+) -> Pool:
+    """For every question another answer in every pass over the questions."""
+    if given.each and len(given.each) != len(items):
+        raise UserError(
+            f"There are {len(given.each)} lists of alternatives for {len(items)} questions.",
+            "Give one list per forget question, in the order of the corpus.",
+        )
+
+    def example(i: int, k: int) -> Example:
+        # Where the tokenizer joins a space to the word behind it, answers begin with one.
+        space = " " if items[i].truth.startswith(" ") else ""
+        return _answered(spec, tokenizer, items[i], f"{space}{given.of(i)[k]}")
+
+    number = passes(len(items), spec.batch_size, spec.steps * spec.accumulate)
+    return beside([len(given.of(i)) for i in range(len(items))], example, number, spec.seed)
