@@ -43,6 +43,20 @@ LOSSES: Mapping[str, Entry] = {
         "arXiv 2404.05868, eq. 3",
         unit="nats",
     ),
+    "dpo": Entry(
+        _LOSS + "dpo",
+        1,
+        "preference of another answer over the true one",
+        "arXiv 2305.18290, eq. 7",
+        unit="nats",
+    ),
+    "alternative_nll": Entry(
+        _LOSS + "alternative_nll",
+        1,
+        "cross entropy of another answer",
+        "arXiv 2401.06121",
+        unit="nats",
+    ),
     "gdr": Entry(_LOSS + "gdr", 1, "cross entropy on retain text", "arXiv 2401.06121", unit="nats"),
     "klr": Entry(
         _LOSS + "klr",
@@ -66,11 +80,18 @@ class Recipe(NamedTuple):
     alternatives: Literal["shared", "each"] | None = None
 
 
-METHODS: Mapping[str, Recipe] = {
+_FORGET: Mapping[str, Recipe] = {
     "ga": Recipe(("ga",)),
-    "ga_gdr": Recipe(("ga",), ("gdr",)),
-    "ga_klr": Recipe(("ga",), ("klr",)),
     "npo": Recipe(("npo",)),
-    "npo_gdr": Recipe(("npo",), ("gdr",)),
-    "npo_klr": Recipe(("npo",), ("klr",)),
+    "dpo": Recipe(("dpo",)),
+    "idk_dpo": Recipe(("dpo",), alternatives="shared"),
+    "idk_nll": Recipe(("alternative_nll",), alternatives="shared"),
+    "altpo": Recipe(("dpo",), alternatives="each"),
+}
+_RETAIN: Mapping[str, tuple[str, ...]] = {"": (), "_gdr": ("gdr",), "_klr": ("klr",)}
+
+METHODS: Mapping[str, Recipe] = {
+    name + suffix: recipe._replace(retain=retain)
+    for name, recipe in _FORGET.items()
+    for suffix, retain in _RETAIN.items()
 }
