@@ -57,6 +57,21 @@ LOSSES: Mapping[str, Entry] = {
         "arXiv 2401.06121",
         unit="nats",
     ),
+    "rmu": Entry(
+        _LOSS + "rmu", 1, "hidden states of forget text to a random point", "arXiv 2403.03218"
+    ),
+    "adaptive_rmu": Entry(
+        _LOSS + "adaptive_rmu",
+        1,
+        "the same, the point as far out as the target's states are",
+        "arXiv 2408.06223",
+    ),
+    "hidden_mse": Entry(
+        _LOSS + "hidden_mse",
+        1,
+        "hidden states of retain text held where the target's are",
+        "arXiv 2403.03218",
+    ),
     "gdr": Entry(_LOSS + "gdr", 1, "cross entropy on retain text", "arXiv 2401.06121", unit="nats"),
     "klr": Entry(
         _LOSS + "klr",
@@ -91,7 +106,11 @@ _FORGET: Mapping[str, Recipe] = {
 _RETAIN: Mapping[str, tuple[str, ...]] = {"": (), "_gdr": ("gdr",), "_klr": ("klr",)}
 
 METHODS: Mapping[str, Recipe] = {
-    name + suffix: recipe._replace(retain=retain)
-    for name, recipe in _FORGET.items()
-    for suffix, retain in _RETAIN.items()
+    **{
+        name + suffix: recipe._replace(retain=retain)
+        for name, recipe in _FORGET.items()
+        for suffix, retain in _RETAIN.items()
+    },
+    "rmu": Recipe(("rmu",), ("hidden_mse",)),
+    "adaptive_rmu": Recipe(("adaptive_rmu",), ("hidden_mse",)),
 }

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -28,3 +29,13 @@ class Hidden:
         """[B] the mean of [B, T] values over the tokens that count; 0 where none does."""
         total = values.masked_fill(~self.mask, 0.0).sum(-1)
         return total / self.mask.sum(-1).clamp(min=1)
+
+
+def direction(size: int, seed: int) -> Tensor:
+    """[size] the unit vector along numbers drawn from [0, 1) by a seed, so all at least 0.
+
+    >>> direction(3, seed=0).norm().item()
+    1.0
+    """
+    drawn = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(drawn, dim=0)

@@ -8,6 +8,7 @@ be tuned. The caller averages over B.
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from remnant.functional.hidden import Hidden, direction
 from remnant.functional.view import View
 
 
@@ -77,6 +78,67 @@ def alternative_nll(alternative: View) -> Tensor:
     tensor([1.3863])
     """
     return -alternative.mean_logp()
+
+
+def rmu(forget_hidden: Hidden, *, layer: int = 7, scale: float = 6.5, seed: int = 0) -> Tensor:
+    """Representation misdirection: mean squared distance, per coordinate, of the hidden states of
+    forget text from a fixed point scale * r / |r|. [B], at least 0, 0 iff every state is there.
+
+    r is drawn once from the seed, uniformly from [0, 1) in every coordinate. ``layer``: the block
+    whose output is meant, the first being 0.
+
+    Source: Li et al. 2024 (arXiv 2403.03218), section 4. Differs from the source in the mean,
+    which is taken over the tokens of each text that count, not over all positions, padding
+    included.
+
+    >>> import torch
+    >>> there = 6.5 * direction(4, seed=0).expand(1, 3, 4)
+    >>> rmu(Hidden(there, torch.ones(1, 3, dtype=torch.bool)))
+    tensor([0.])
+    """
+    point = direction(forget_hidden.states.shape[-1], seed).to(forget_hidden.states.device)
+    return _distance(forget_hidden, scale * point)
+
+
+def adaptive_rmu(
+    forget_hidden: Hidden,
+    ref_forget_norm: Tensor,
+    *,
+    layer: int = 7,
+    scale: float = 5.0,
+    seed: int = 0,
+) -> Tensor:
+    """RMU whose point lies ``scale`` times as far out as the target's own states: scale * n * r /
+    |r|, n their mean norm at this layer. [B], at least 0.
+
+    Source: Huu-Tien et al. 2024 (arXiv 2408.06223). Differs from the source in n, which is
+    the mean over all forget text instead of over the first batch, so that it depends on no order.
+
+    >>> import torch
+    >>> there = 5.0 * 2.0 * direction(4, seed=0).expand(1, 3, 4)
+    >>> adaptive_rmu(Hidden(there, torch.ones(1, 3, dtype=torch.bool)), torch.tensor(2.0))
+    tensor([0.])
+    """
+    point = direction(forget_hidden.states.shape[-1], seed).to(forget_hidden.states.device)
+    return _distance(forget_hidden, scale * ref_forget_norm * point)
+
+
+def hidden_mse(retain_hidden: Hidden, ref_retain_hidden: Hidden, *, layer: int = 7) -> Tensor:
+    """Mean squared distance, per coordinate, of the hidden states of retain text from the
+    target's. [B], at least 0, 0 at the target.
+
+    Source: Li et al. 2024 (arXiv 2403.03218), section 4, with the mean of ``rmu``.
+
+    >>> import torch
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> hidden_mse(Hidden(torch.ones(1, 3, 4), mask), Hidden(torch.zeros(1, 3, 4), mask))
+    tensor([1.])
+    """
+    return _distance(retain_hidden, ref_retain_hidden.counted())
+
+
+def _distance(hidden: Hidden, point: Tensor) -> Tensor:
+    return hidden.mean((hidden.counted() - point).square().mean(-1))
 
 
 def gdr(retain: View) -> Tensor:
