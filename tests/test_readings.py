@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant.errors import UserError
+from remnant.evaluate.reads import needs
 from remnant.functional.hidden import Hidden
 from remnant.functional.view import IGNORED, View
 from remnant.methods import loss_reads
@@ -18,9 +19,18 @@ from remnant.model.blocks import forward
 from remnant.model.examples import Example, Pool, batch_of
 from remnant.model.reference import build
 from remnant.model.terms import Group, make_loss, make_streams, terms_of
-from remnant.readings import LOSS_READINGS, SIDES, Reading, leader, reading_of
+from remnant.readings import (
+    LOSS_READINGS,
+    METRIC_READINGS,
+    SIDES,
+    Reading,
+    by_reference,
+    leader,
+    of_measured,
+    reading_of,
+)
 from remnant.records import TermSpec, UnlearnSpec
-from remnant.testing import tiny_model
+from remnant.testing import tiny_model, what_is_read
 
 FORMS = ["llama", "qwen3", "gemma3_text", "gemma2", "mistral", "gpt2", "gpt_neox", "mixtral"]
 LENGTHS = (9, 4, 12, 7, 3)
@@ -220,3 +230,34 @@ def test_retain_batches_are_those_of_the_written_formula() -> None:
     spec = UnlearnSpec(method="npo_klr", seed=7)
     groups = make_streams(tiny_model(), terms_of(spec), pools(), 0, spec.seed)
     assert {name: group.seed for name, group in groups.items()} == {"forget": 14, "retain": 15}
+
+
+def test_what_metrics_read_is_one_table() -> None:
+    known = what_is_read("truth", "written", memory=0.5, count=2)
+    assert {*known, "view"} == set(METRIC_READINGS)
+    for reading in METRIC_READINGS.values():
+        assert reading.of is None or METRIC_READINGS[reading.of].model == "policy"
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (("prompt", "truth"), set()),
+        (("truth", "generated"), {"writing"}),
+        (("samples",), {"writing"}),
+        (("told",), {"writing"}),
+        (("tokens", "text"), {"logp", "rank"}),
+        (("tokens", "reference"), {"logp", "rank"}),
+        (("reference",), set()),
+        (("slope",), {"slope"}),
+        (("view",), {"slope"}),
+        (("wrong", "paraphrased", "generated"), {"logp", "rank", "writing"}),
+    ],
+)
+def test_what_a_backend_must_offer(names: tuple[str, ...], wanted: set[str]) -> None:
+    assert needs(names, ("logp", "rank")) == wanted
+
+
+def test_the_reference_is_asked_for_its_own_readings_only() -> None:
+    assert by_reference(("tokens", "told", "reference")) == ("told", "reference")
+    assert of_measured(("tokens", "told", "reference")) == ("generated", "tokens")

@@ -10,7 +10,7 @@ from remnant.corpus import METRIC_GROUPS, METRICS, READERS
 from remnant.errors import UserError, unknown
 from remnant.formats import table
 from remnant.parsing import parse
-from remnant.readings import LOSS_READINGS, Reading, readings_of
+from remnant.readings import LOSS_READINGS, METRIC_READINGS, Reading, readings_of
 from remnant.records import (
     MetricSpec,
     OwnRole,
@@ -25,10 +25,7 @@ LOSS_READS = tuple(LOSS_READINGS)
 _NAMED_ELSEWHERE = ("use", "params", "skip")
 READER_READS = ("folder", "own")
 QUANTIZER_READS = ("weight", "model", "tokenizer", "batches", "names")
-METRIC_READS = (
-    "view", "prompt", "truth", "text", "generated", "samples", "tokens", "lower", "prefixed",
-    "reference", "told", "slope", "paraphrased", "wrong", "choices", "right",
-)  # fmt: skip
+METRIC_READS = tuple(METRIC_READINGS)
 
 
 def term_specs(spec: UnlearnSpec) -> tuple[TermSpec, ...]:

@@ -129,3 +129,52 @@ def readings_of(
             reading = reading._replace(layer=layer)
         found.append(reading)
     return tuple(found)
+
+
+class ItemReading(NamedTuple):
+    """What a metric reads of one item.
+
+    ``model``: who is asked, the measured model or the reference. ``what``: "given", texts of the
+    item; "writing", what is written; "tokens", what is said of every token of a text; "gradient",
+    a norm; "view", whole logits. ``of``: the reading of the measured model that it is made from.
+    """
+
+    model: Who
+    what: Literal["given", "writing", "tokens", "gradient", "view"]
+    of: str | None = None
+
+
+METRIC_READINGS: Mapping[str, ItemReading] = {
+    "view": ItemReading("policy", "view"),
+    "prompt": ItemReading("policy", "given"),
+    "truth": ItemReading("policy", "given"),
+    "text": ItemReading("policy", "given"),
+    "generated": ItemReading("policy", "writing"),
+    "samples": ItemReading("policy", "writing"),
+    "tokens": ItemReading("policy", "tokens"),
+    "lower": ItemReading("policy", "tokens"),
+    "prefixed": ItemReading("policy", "tokens"),
+    "paraphrased": ItemReading("policy", "tokens"),
+    "wrong": ItemReading("policy", "tokens"),
+    "choices": ItemReading("policy", "tokens"),
+    "right": ItemReading("policy", "given"),
+    "slope": ItemReading("policy", "gradient"),
+    "reference": ItemReading("reference", "tokens"),
+    "told": ItemReading("reference", "tokens", of="generated"),
+}
+
+
+def by_reference(names: Iterable[str]) -> tuple[str, ...]:
+    """Those among some readings that the reference model is asked for."""
+    return tuple(name for name in names if METRIC_READINGS[name].model == "reference")
+
+
+def of_measured(names: Iterable[str]) -> tuple[str, ...]:
+    """What the measured model is asked for, for some readings: its own, and what the reference
+    reads of it; sorted, each once.
+    """
+    asked = {
+        METRIC_READINGS[name].of if METRIC_READINGS[name].model == "reference" else name
+        for name in names
+    }
+    return tuple(sorted(name for name in asked if name))

@@ -2,7 +2,7 @@
 metric is called with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from remnant.corpus.base import Item, ItemSet
@@ -11,13 +11,20 @@ from remnant.evaluate.collect import Answers
 from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Steep, Writing
 from remnant.functional.text import cut_answer
 from remnant.functional.tokens import Tokens
+from remnant.readings import METRIC_READINGS, of_measured
 
 PAPER_TEMPERATURE = 0.9
-# Readings that another model than the measured one is asked for; the second reads what the first
-# has written.
-BY_REFERENCE = ("reference", "told")
-# What a backend must offer for a reading, besides the columns of Tokens.
-NEEDS = {"generated": "writing", "samples": "writing", "told": "writing", "slope": "slope"}
+# What a backend must offer for a kind of reading, besides the columns of Tokens. Only a model that
+# is open here has gradients, and whole logits.
+NEEDS = {"writing": "writing", "gradient": "slope", "view": "slope"}
+
+
+def needs(names: Iterable[str], columns: Iterable[str]) -> set[str]:
+    """What a backend must offer for some readings, those of ``columns`` for tokens."""
+    kinds = {METRIC_READINGS[name].what for name in of_measured(names)}
+    return {NEEDS[kind] for kind in kinds if kind in NEEDS} | (
+        set(columns) if "tokens" in kinds else set()
+    )
 
 
 class Wanted(NamedTuple):

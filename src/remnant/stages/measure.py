@@ -22,7 +22,7 @@ from remnant.evaluate.items import items_of
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
 from remnant.evaluate.reading import states
-from remnant.evaluate.reads import BY_REFERENCE, NEEDS, Wanted, asked, is_cut, plain, value
+from remnant.evaluate.reads import Wanted, asked, is_cut, needs, plain, value
 from remnant.evaluate.requests import Backend, Reading, Refused, Request, not_finite
 from remnant.evaluate.trial import model_checks, special_tokens_check
 from remnant.evaluate.vllm import Vllm
@@ -36,6 +36,7 @@ from remnant.methods import metric, metric_names
 from remnant.model.data import collate, prompt_ids
 from remnant.model.held import keep, take
 from remnant.model.load import context_length, on_device, open_model, open_tokenizer
+from remnant.readings import METRIC_READINGS, by_reference, of_measured
 from remnant.records import Check, MeasureResult, MeasureSpec, MetricSpec, Row
 from remnant.resolve import Method
 from remnant.stages.checks import CUT, checks_of
@@ -259,17 +260,9 @@ def _wanted(spec: MeasureSpec, corpus: Path, method: Method, columns: tuple[str,
 def _unanswered(plan: Plan, offers: frozenset[str], has_reference: bool, who: str) -> str:
     """Why a metric cannot be measured with this backend; empty if it can."""
     reads = plan.method.reads
-    if not has_reference and any(r in reads for r in BY_REFERENCE):
+    if not has_reference and by_reference(reads):
         return "no reference model was given"
-    needs = {NEEDS[r] for r in reads if r in NEEDS}
-    needs |= (
-        set(plan.wanted.columns)
-        if {"tokens", "wrong", "choices", "paraphrased", "lower", "prefixed"} & set(reads)
-        else set()
-    )
-    if "view" in reads:
-        needs.add("slope")
-    lacking = sorted(needs - offers)
+    lacking = sorted(needs(reads, plan.wanted.columns) - offers)
     return f"the {who} does not say this of a text: {', '.join(lacking)}" if lacking else ""
 
 
@@ -277,11 +270,10 @@ def _first(plans: list[Plan], sets: Mapping[str, ItemSet]) -> list[Request]:
     """What the measured model is asked."""
     found: list[Request] = []
     for p in plans:
-        reads = {"generated" if r == "told" else r for r in p.method.reads if r != "reference"}
         found += [
             r
             for item in sets[p.on].items
-            for read in sorted(reads)
+            for read in of_measured(p.method.reads)
             for r in asked(read, item, sets[p.on], p.wanted)
         ]
     return found
@@ -292,11 +284,25 @@ def _second(plans: list[Plan], sets: Mapping[str, ItemSet], answers: Answers) ->
     found: list[Request] = []
     for p in plans:
         of = sets[p.on]
-        if "reference" in p.method.reads:
-            found += [r for item in of.items for r in asked("reference", item, of, p.wanted)]
-        if "told" in p.method.reads:
-            found += [r for item in of.items if (r := _told(item, of, p.wanted, answers))]
+        for read in by_reference(p.method.reads):
+            found += [
+                request
+                for item in of.items
+                for request in _of_reference(read, item, of, p.wanted, answers)
+            ]
     return found
+
+
+def _of_reference(
+    read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers
+) -> list[Request]:
+    """What the reference is asked for one reading of one item; nothing where nothing was
+    written.
+    """
+    if METRIC_READINGS[read].of is None:
+        return asked(read, item, of, wanted)
+    request = _told(item, of, wanted, answers)
+    return [request] if request else []
 
 
 def _told(item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> Reading | None:
@@ -336,8 +342,10 @@ def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -
 def _value(
     read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers, told: Answers
 ) -> Any:
-    if read != "told":
-        return value(read, item, of, wanted, told if read == "reference" else answers)
+    reading = METRIC_READINGS[read]
+    if reading.of is None:
+        who = told if reading.model == "reference" else answers
+        return value(read, item, of, wanted, who)
     request = _told(item, of, wanted, answers)
     found = told[request] if request else Refused("nothing was written")
     if not isinstance(found, Tokens):
