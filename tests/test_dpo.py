@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.catalog import METHODS
+from remnant.corpus.prepared import records
 from remnant.errors import UserError
 from remnant.flow.place import Outside
 from remnant.flow.plan import unlearn_node
 from remnant.functional import losses
 from remnant.functional.view import IGNORED, View
-from remnant.model.data import records
 from remnant.model.examples import Example, Pool
 from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
