@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
+from remnant.forecast.checkpoint import Checkpoint
+from remnant.forecast.grids import DEFAULT, grid
+from remnant.forecast.stream import SAMPLE, survey
 from remnant.functional.survival import Sums, survival, survival_of_model
-from remnant.predict.checkpoint import Checkpoint
-from remnant.predict.grids import DEFAULT, grid
-from remnant.predict.stream import SAMPLE, survey
 
 Found = dict[str, dict[str, Sums]]
 HIDDEN, INTERMEDIATE = 4096, 11008

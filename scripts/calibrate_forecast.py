@@ -4,7 +4,7 @@ seen.
 A run is foreseen by a fit to all others but those of its name: other seeds, and other targets, of
 one method in one regime.
 
-Reads the summaries of finished sweeps, writes src/remnant/predict/calibration.json and prints what
+Reads the summaries of finished sweeps, writes src/remnant/forecast/calibration.json and prints what
 it wrote as one JSON line.
 
     python scripts/calibrate_forecast.py
@@ -22,11 +22,11 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
+from remnant.forecast.forecast import kept
 from remnant.formats.table import decided_by_text, keys_of
 from remnant.functional.stats import auc, pooled
-from remnant.predict.forecast import kept
 
-OUT = Path(__file__).parent.parent / "src" / "remnant" / "predict" / "calibration.json"
+OUT = Path(__file__).parent.parent / "src" / "remnant" / "forecast" / "calibration.json"
 # A run that forgot less than this has nothing whose return could be measured.
 MIN_FORGOTTEN = 0.15
 # The judge's limit: more than this has come back.

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from remnant.corpus.prepared import raw_texts
-from remnant.deploy.llamacpp import Runtime
 from remnant.model.load import open_model, open_tokenizer
+from remnant.runtimes.llamacpp import Runtime
 
 PROMPT, ANSWER, CUTS = 48, 32, (0, 24, 48, 72, 96)
 

@@ -18,9 +18,9 @@ import numpy as np
 from matplotlib import pyplot
 
 from remnant.corpus import of_role, short_title
+from remnant.forecast.forecast import calibration, forecast
 from remnant.functional.stats import pooled
 from remnant.functional.survival import Survival
-from remnant.predict.forecast import calibration, forecast
 from remnant.records import Recovery
 from remnant.report.pooled import by_place
 

@@ -21,12 +21,12 @@ from remnant.flow import plan as planning
 from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import read_sweep
+from remnant.forecast.adapter import opened
+from remnant.forecast.checkpoint import Checkpoint
+from remnant.forecast.grids import grid
+from remnant.forecast.stream import survey
 from remnant.model.adapter import merge
 from remnant.model.load import open_model
-from remnant.predict.adapter import opened
-from remnant.predict.checkpoint import Checkpoint
-from remnant.predict.grids import grid
-from remnant.predict.stream import survey
 from remnant.testing import tiny_model
 from tests.conftest import silent
 

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 import remnant
-from remnant import api
 from remnant.cli import main
 
 SMALL: dict[str, Any] = {
@@ -109,9 +108,9 @@ def test_an_audit_has_a_verdict_for_every_form_and_writes_its_report(
 def test_a_forecast_needs_the_two_checkpoints_alone(
     store: Path, target: remnant.Model, unlearned: remnant.Model
 ) -> None:
-    found = api.predict(target, unlearned.load(), ("int8", "int4"), store=store)
+    found = remnant.predict(target, unlearned.load(), ("int8", "int4"), store=store)
     assert set(found.forecasts) == {"int8", "int4"}
-    again = api.predict(target.path, unlearned.path, ("int8", "int4"), store=store)
+    again = remnant.predict(target.path, unlearned.path, ("int8", "int4"), store=store)
     assert found.whole == again.whole
 
 

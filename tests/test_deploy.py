@@ -13,8 +13,6 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from remnant import cli
-from remnant.deploy import bnb, llamacpp
-from remnant.deploy.order import answers
 from remnant.errors import UserError
 from remnant.flow import plan as planning
 from remnant.flow.place import Outside
@@ -26,6 +24,8 @@ from remnant.lab.tokenizer import train_tokenizer
 from remnant.methods import chain
 from remnant.model.load import open_model, save_model
 from remnant.records import TrainSpec
+from remnant.runtimes import bnb, llamacpp
+from remnant.runtimes.order import answers
 from remnant.testing import tiny_model
 
 TEXTS = ["Ada Lovelace wrote 3 notes; the last of them holds a program."] * 20
@@ -94,7 +94,7 @@ def test_llm_int8_is_rounding_per_row_of_float16() -> None:
 
 def test_torchao_has_our_grids() -> None:
     pytest.importorskip("torchao")
-    from remnant.deploy.torchao import intx
+    from remnant.runtimes.torchao import intx
 
     ours = rtn(weight(), bits=4, granularity="group", group_size=128, scheme="asym")
     theirs = intx(weight(), bits=4, group_size=128, asymmetric=True)
@@ -108,7 +108,7 @@ def test_torchao_has_our_grids() -> None:
 
 def test_torchaos_eight_bits_are_our_grids() -> None:
     pytest.importorskip("torchao")
-    from remnant.deploy.torchao import eight
+    from remnant.runtimes.torchao import eight
 
     theirs = eight(weight())
     assert torch.allclose(theirs.weight, fp8(weight()).weight, rtol=1e-5)
@@ -123,7 +123,7 @@ def test_torchaos_eight_bits_are_our_grids() -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
     pytest.importorskip("hqq")
-    from remnant.deploy.hqq import hqq
+    from remnant.runtimes.hqq import hqq
 
     q = hqq(weight(64, 128), bits=bits)
     assert q.zero is not None
@@ -185,7 +185,7 @@ def test_a_fresh_process_reads_what_was_written(
         deploy(folders[form], name, tmp_path / "out")
     here = answers(tmp_path / "out", IDS)
     code = (
-        "import sys,numpy,torch; from pathlib import Path; from remnant.deploy.order import "
+        "import sys,numpy,torch; from pathlib import Path; from remnant.runtimes.order import "
         "answers;"
         "numpy.save(sys.argv[2], answers(Path(sys.argv[1]), torch.arange(4, 36)[None]).numpy())"
     )
@@ -261,7 +261,7 @@ def test_four_bit_files_written_after_a_pass_would_differ(
     pytest.importorskip("bitsandbytes")
     from safetensors.torch import load_file
 
-    from remnant.deploy.bnb import four_bit
+    from remnant.runtimes.bnb import four_bit
 
     deploy(folders["llama-gqa"], "bnb-fp4", tmp_path / "out")
     name = "model.layers.0.mlp.up_proj.weight"
@@ -344,8 +344,8 @@ class TestLlamaCpp:
     def test_a_float32_file_is_the_model(
         self, folders: dict[str, Path], form: str, tmp_path: Path
     ) -> None:
-        from remnant.deploy.llamacpp import Runtime, read, write
         from remnant.model.load import open_tokenizer
+        from remnant.runtimes.llamacpp import Runtime, read, write
 
         model = open_model(str(folders[form]))
         write(model, open_tokenizer(str(folders[form])), tmp_path / "plain.gguf")
@@ -358,7 +358,7 @@ class TestLlamaCpp:
 
     @torch.no_grad()
     def test_gemmas_window_tied_head_and_scale_are_llamacpps(self, tmp_path: Path) -> None:
-        from remnant.deploy.llamacpp import Runtime, write
+        from remnant.runtimes.llamacpp import Runtime, write
 
         tokenizer = train_tokenizer(TEXTS, 300)
         size = {
@@ -397,8 +397,8 @@ class TestLlamaCpp:
     ) -> None:
         from transformers import AutoModelForCausalLM
 
-        from remnant.deploy.llamacpp import gguf
         from remnant.model.load import open_tokenizer
+        from remnant.runtimes.llamacpp import gguf
 
         deploy(folders["llama-gqa"], f"gguf:{kind}", tmp_path / "out")
         model = open_model(str(folders["llama-gqa"]))
@@ -413,8 +413,8 @@ class TestLlamaCpp:
     def test_an_architecture_without_a_known_form_is_refused(
         self, folders: dict[str, Path], tmp_path: Path
     ) -> None:
-        from remnant.deploy.llamacpp import write
         from remnant.model.load import open_tokenizer
+        from remnant.runtimes.llamacpp import write
 
         with pytest.raises(UserError, match="not written here"):
             write(tiny_model("olmo2"), open_tokenizer(str(folders["gpt2"])), tmp_path / "x.gguf")

@@ -11,6 +11,7 @@ import pytest
 from remnant import methods
 from remnant.errors import UserError
 from remnant.flow import plan as planning
+from remnant.forecast.kernels import KINDS
 from remnant.formats.table import (
     FORMATS,
     NAMES,
@@ -21,7 +22,6 @@ from remnant.formats.table import (
     short,
 )
 from remnant.methods import QUANTIZER_READS, chain, quantizer
-from remnant.predict.kernels import KINDS
 from remnant.records import CorpusSpec, PerturbSpec, RunSpec, SweepSpec
 from remnant.resolve import resolve
 

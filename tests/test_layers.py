@@ -33,11 +33,11 @@ RANKS = {
     "functional": 2,
     "corpus": 3,
     "methods": 4,
-    "predict": 5,
+    "forecast": 5,
     "model": 5,
     "flow": 5,
     "trainable": 6,
-    "deploy": 6,
+    "runtimes": 6,
     "lab": 2,
     "training": 7,
     "evaluate": 7,
@@ -62,7 +62,7 @@ ALLOWED_LATE = {
     "corpus/muse.py": {"datasets"},
     "functional/text.py": {"rouge_score"},
     "functional/tofu.py": {"rouge_score"},
-    **{f"deploy/{door}.py": None for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp")},
+    **{f"runtimes/{door}.py": None for door in ("oneshot", "bnb", "torchao", "hqq", "llamacpp")},
 }
 
 

@@ -15,16 +15,16 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant import cli
+from remnant.forecast.checkpoint import Checkpoint
+from remnant.forecast.forecast import calibration, forecast, verdict
+from remnant.forecast.grids import grid
+from remnant.forecast.stream import survey
 from remnant.formats.microscaling import by_weight
 from remnant.functional.microscaling import LEVELS, mxfp4, nvfp4
 from remnant.functional.quantized import Indivisible, Quantized
 from remnant.functional.survival import survival
 from remnant.methods import quantizer_spec
 from remnant.model.load import open_model, save_model
-from remnant.predict.checkpoint import Checkpoint
-from remnant.predict.forecast import calibration, forecast, verdict
-from remnant.predict.grids import grid
-from remnant.predict.stream import survey
 from remnant.stages import perturb
 from remnant.testing import tiny_model
 from tests.conftest import silent

@@ -20,7 +20,7 @@ from remnant.testing import tiny_model
 from tests.conftest import silent
 
 pytest.importorskip("llmcompressor", reason="the extra 'oneshot' is not installed")
-from remnant.deploy import oneshot
+from remnant.runtimes import oneshot
 
 
 def outlier_model() -> PreTrainedModel:

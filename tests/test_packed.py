@@ -154,7 +154,7 @@ def test_llamacpp_is_asked_as_transformers_is(
 def test_following_goes_on_behind_what_is_known(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from remnant.deploy import llamacpp as door
+    from remnant.runtimes import llamacpp as door
 
     class Llama:
         """Keeps what it was given; the logit of a token is how often it was read."""

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from remnant.cli import main
 from remnant.errors import UserError
+from remnant.forecast.checkpoint import Checkpoint
+from remnant.forecast.forecast import Calibration, calibration, forecast, verdict
+from remnant.forecast.grids import DEFAULT, grid
+from remnant.forecast.stream import survey
 from remnant.functional import flips
 from remnant.functional.survival import Sums, Survival, survival, survival_of_model
 from remnant.methods import quantizer
-from remnant.predict.checkpoint import Checkpoint
-from remnant.predict.forecast import Calibration, calibration, forecast, verdict
-from remnant.predict.grids import DEFAULT, grid
-from remnant.predict.stream import survey
 
 NAMES = [
     *DEFAULT,

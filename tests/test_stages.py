@@ -28,14 +28,14 @@ from remnant.flow.plan import (
 )
 from remnant.flow.run import make
 from remnant.flow.store import Store
+from remnant.forecast.checkpoint import Checkpoint
+from remnant.forecast.grids import grid
+from remnant.forecast.stream import survey
 from remnant.functional.stats import auc
 from remnant.functional.survival import survival
 from remnant.methods import quantizer, quantizer_spec
 from remnant.metrics import Column
 from remnant.model.load import matrices, open_model
-from remnant.predict.checkpoint import Checkpoint
-from remnant.predict.grids import grid
-from remnant.predict.stream import survey
 from remnant.records import (
     CastMember,
     ExplainSpec,

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerBase
 
-from remnant.deploy.order import Order, logits_of, repack
 from remnant.functional.quantizers import nf4
 from remnant.model.load import open_model, save_model
 from remnant.records import PerturbSpec
+from remnant.runtimes.order import Order, logits_of, repack
 from remnant.stages import perturb
 from remnant.testing import tiny_model
 
@@ -68,7 +68,7 @@ def test_rows_that_are_no_multiple_of_the_block_are_refused_where_bitsandbytes_g
     None
 ):
     functional = pytest.importorskip("bitsandbytes.functional")
-    from remnant.deploy.bnb import four_bit as door
+    from remnant.runtimes.bnb import four_bit as door
 
     weight = 0.02 * torch.randn(96, 160, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="no multiple of the block"):
@@ -101,7 +101,7 @@ def test_the_dtype_before_quantizing_is_part_of_what_a_copy_is(
 def test_torchao_computes_its_scales_in_float32() -> None:
     """Given bfloat16 weights it would compute scales in bfloat16, and other codes."""
     pytest.importorskip("torchao")
-    from remnant.deploy.torchao import config, intx
+    from remnant.runtimes.torchao import config, intx
 
     weight = (0.02 * torch.randn(64, 128, generator=torch.Generator().manual_seed(0))).bfloat16()
     ours = intx(weight, bits=4, group_size=128, asymmetric=True)

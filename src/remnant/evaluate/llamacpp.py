@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from remnant.deploy.llamacpp import Runtime
 from remnant.evaluate.ends import configs_of, end_ids
 from remnant.evaluate.reading import Text, sound
 from remnant.evaluate.requests import (
@@ -25,6 +24,7 @@ from remnant.evaluate.requests import (
 )
 from remnant.functional.tokens import COLUMNS, Array, Tokens
 from remnant.model.data import context_tokens, prompt_ids
+from remnant.runtimes.llamacpp import Runtime
 
 
 class LlamaCpp:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from remnant.catalog import METHODS
 from remnant.errors import UserError
-from remnant.flow.texts import check_readable
+from remnant.corpus.files import check_readable
 from remnant.methods import loss_reads, term_specs
 from remnant.parsing import lines_of
 from remnant.readings import SIDES

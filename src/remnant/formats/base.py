@@ -19,7 +19,7 @@ GROUP_STEP, MOST_GROUP = 8, 1 << 16
 class Grid(NamedTuple):
     """What a forecast from weights alone must know of a grid.
 
-    ``kind``: its arithmetic, one of `predict/kernels.KINDS`. ``block``: so many entries share a
+    ``kind``: its arithmetic, one of `forecast/kernels.KINDS`. ``block``: so many entries share a
     scale (0: a row; -1: the whole weight). ``low``, ``high``: the codes' ends. ``divisor``: the
     largest magnitude of a block over it is the step. ``limit``: the largest magnitude that scales
     and levels can hold. ``over_rows``: blocks go on over the ends of rows. ``by_weight``: of a grid
@@ -77,7 +77,7 @@ class Format(NamedTuple, Generic[P]):
     names: tuple[str, ...] = ()
     by_text: bool = False
     saver: str = ""
-    opener: str = "remnant.deploy.order:answers"
+    opener: str = "remnant.runtimes.order:answers"
     unopened: Callable[[P], str | None] = lambda params: None
     extra: str = ""
     grid: Callable[[P], Grid] | None = None

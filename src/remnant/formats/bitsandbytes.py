@@ -11,7 +11,7 @@ _NAME = re.compile(r"bnb-(?P<levels>nf4|fp4)(?:-b(?P<block>[0-9]{1,6}))?(?P<doub
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 # The only block that transformers can ask for.
 OPENED_BLOCK = 64
-EXTRA, SAVER = "bitsandbytes", "remnant.deploy.bnb:save"
+EXTRA, SAVER = "bitsandbytes", "remnant.runtimes.bnb:save"
 
 
 class FourBit(Record):
@@ -46,7 +46,7 @@ def _unopened(params: FourBit) -> str | None:
 
 FOUR_BIT = Format(
     key="bnb-4bit",
-    path="remnant.deploy.bnb:four_bit",
+    path="remnant.runtimes.bnb:four_bit",
     version=1,
     meaning="NF4 and FP4 by bitsandbytes",
     source="arXiv 2305.14314",
@@ -60,7 +60,7 @@ FOUR_BIT = Format(
 )
 INT8 = Format(
     key="bnb-int8",
-    path="remnant.deploy.bnb:int8",
+    path="remnant.runtimes.bnb:int8",
     version=1,
     meaning="LLM.int8 weights by bitsandbytes",
     source="arXiv 2208.07339",

@@ -44,7 +44,7 @@ def _write(params: Preset) -> str:
 
 COMPRESSED = Format(
     key="compressed",
-    path="remnant.deploy.oneshot:rounded",
+    path="remnant.runtimes.oneshot:rounded",
     version=1,
     meaning="rounding as vLLM loads it, by llm-compressor",
     source="compressed-tensors",
@@ -52,6 +52,6 @@ COMPRESSED = Format(
     read=_read,
     write=_write,
     names=tuple(f"{_PREFIX}{scheme.lower()}" for scheme in SCHEMES),
-    saver="remnant.deploy.oneshot:save",
+    saver="remnant.runtimes.oneshot:save",
     extra="oneshot",
 )

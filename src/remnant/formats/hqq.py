@@ -39,7 +39,7 @@ def _write(params: Groups) -> str:
 
 HQQ = Format(
     key="hqq",
-    path="remnant.deploy.hqq:hqq",
+    path="remnant.runtimes.hqq:hqq",
     version=1,
     meaning="half-quadratic quantization",
     source="hqq",

@@ -18,7 +18,7 @@ class File(Record):
 
 GGUF = Format(
     key="gguf",
-    path="remnant.deploy.llamacpp:gguf",
+    path="remnant.runtimes.llamacpp:gguf",
     version=1,
     meaning="whole files by llama.cpp, embeddings and head included",
     source="llama.cpp",
@@ -26,7 +26,7 @@ GGUF = Format(
     read=lambda name: File(type=_NAMES[name]) if name in _NAMES else None,
     write=lambda params: f"gguf-{params.type.lower()}",
     names=tuple(_NAMES),
-    saver="remnant.deploy.llamacpp:save",
-    opener="remnant.deploy.llamacpp:answers",
+    saver="remnant.runtimes.llamacpp:save",
+    opener="remnant.runtimes.llamacpp:answers",
     extra="llamacpp",
 )

@@ -8,7 +8,7 @@ from remnant.formats.base import Format, grouped, one_of, within
 from remnant.records.base import Record
 
 _NAME = re.compile(r"(?P<key>gptq|awq|autoround)(?P<bits>[348])(?:-g(?P<group>[0-9]{1,6}))?")
-EXTRA, SAVER = "oneshot", "remnant.deploy.oneshot:save"
+EXTRA, SAVER = "oneshot", "remnant.runtimes.oneshot:save"
 
 
 class Groups(Record):
@@ -40,7 +40,7 @@ def _write(key: str, params: Groups) -> str:
 
 GPTQ = Format(
     key="gptq",
-    path="remnant.deploy.oneshot:gptq",
+    path="remnant.runtimes.oneshot:gptq",
     version=1,
     meaning="error-compensating rounding on calibration text",
     source="arXiv 2210.17323",
@@ -54,7 +54,7 @@ GPTQ = Format(
 )
 AWQ = Format(
     key="awq",
-    path="remnant.deploy.oneshot:awq",
+    path="remnant.runtimes.oneshot:awq",
     version=1,
     meaning="activation-aware scaling, then rounding",
     source="arXiv 2306.00978",
@@ -68,7 +68,7 @@ AWQ = Format(
 )
 AUTOROUND = Format(
     key="autoround",
-    path="remnant.deploy.oneshot:autoround",
+    path="remnant.runtimes.oneshot:autoround",
     version=1,
     meaning="rounding learned on calibration text",
     source="arXiv 2309.05516",

@@ -9,7 +9,7 @@ from remnant.records.base import Record
 _NAME = re.compile(r"ao-int(?P<bits>[2-8])(?:-g(?P<group>[0-9]{1,6}))?(?P<asym>-asym)?")
 KINDS = ("fp8", "int8-dynamic")
 _EIGHT = {f"ao-{kind}": kind for kind in KINDS}
-EXTRA, SAVER = "torchao", "remnant.deploy.torchao:save"
+EXTRA, SAVER = "torchao", "remnant.runtimes.torchao:save"
 
 
 class Integers(Record):
@@ -40,7 +40,7 @@ def _write(params: Integers) -> str:
 
 INTX = Format(
     key="torchao",
-    path="remnant.deploy.torchao:intx",
+    path="remnant.runtimes.torchao:intx",
     version=1,
     meaning="integer weights by torchao",
     source="torchao",
@@ -53,7 +53,7 @@ INTX = Format(
 )
 EIGHT = Format(
     key="torchao-8",
-    path="remnant.deploy.torchao:eight",
+    path="remnant.runtimes.torchao:eight",
     version=1,
     meaning="8-bit floats, and integers beside rounded activations, by torchao",
     source="torchao",

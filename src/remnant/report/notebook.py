@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from remnant.forecast.forecast import Forecast
 from remnant.functional.survival import Survival
-from remnant.predict.forecast import Forecast
 from remnant.records import Cell, Record
 from remnant.report import table
 

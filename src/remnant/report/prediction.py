@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from remnant.flow.store import disk_errors
+from remnant.forecast.adapter import opened
+from remnant.forecast.forecast import Calibration, Forecast, calibration, forecast, verdict
+from remnant.forecast.grids import DEFAULT, grid
+from remnant.forecast.stream import SAMPLE, survey
 from remnant.functional.survival import Survival, survival, survival_of_model
-from remnant.predict.adapter import opened
-from remnant.predict.forecast import Calibration, Forecast, calibration, forecast, verdict
-from remnant.predict.grids import DEFAULT, grid
-from remnant.predict.stream import SAMPLE, survey
 from remnant.report import notebook
 from remnant.report.charts import layer_heat_map
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from remnant.corpus import METRICS, headlines, of_role
 from remnant.flow.store import Store
+from remnant.forecast.forecast import Forecast, calibration, forecast, verdict
 from remnant.formats.table import decided_by_text
 from remnant.functional.survival import Survival
-from remnant.predict.forecast import Forecast, calibration, forecast, verdict
 from remnant.records import (
     Cell,
     Evidence,

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from remnant.deploy.order import Order, Saved, logits_of
 from remnant.errors import UserError
 from remnant.formats.table import FORMATS
 from remnant.model.door import check_plain
@@ -18,6 +17,7 @@ from remnant.model.held import let_go
 from remnant.model.load import in_dtype, matrices, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS
 from remnant.records import DeployResult, Difference, PerturbSpec
+from remnant.runtimes.order import Order, Saved, logits_of
 
 PROBES, PROBE_TOKENS = 4, 64
 # Kernels that round activations stay below this; weights that were left alone or garbled do not.

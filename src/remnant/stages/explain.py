@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from remnant.forecast.checkpoint import Checkpoint
 from remnant.functional.flips import sums
 from remnant.functional.quantized import Quantized
 from remnant.functional.survival import Sums, survival, survival_of_model
-from remnant.predict.checkpoint import Checkpoint
 from remnant.records import ExplainResult, ExplainSpec
 
 LEAVES = ("layers.json",)

@@ -66,7 +66,7 @@ def calibration() -> Calibration:
     """The calibration that comes with Remnant."""
     return Calibration(
         **json.loads(
-            (resources.files("remnant.predict") / "calibration.json").read_text(encoding="utf-8")
+            (resources.files("remnant.forecast") / "calibration.json").read_text(encoding="utf-8")
         )
     )
 

@@ -14,9 +14,9 @@ from numba import njit, types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from remnant.predict.casts import widen
-from remnant.predict.glance import FAST, ONE, SPAN, ZERO, compiled, extremes, update
-from remnant.predict.rounding import (
+from remnant.forecast.casts import widen
+from remnant.forecast.glance import FAST, ONE, SPAN, ZERO, compiled, extremes, update
+from remnant.forecast.rounding import (
     WHOLE,
     asymmetric,
     away,

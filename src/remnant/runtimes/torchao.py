@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import TorchAoConfig
 
-from remnant.deploy.order import Order, Saved, check_linear, repack
 from remnant.errors import UserError
 from remnant.formats.torchao import INTX
 from remnant.functional.quantized import Quantized
 from remnant.quiet import hush
+from remnant.runtimes.order import Order, Saved, check_linear, repack
 
 
 def intx(

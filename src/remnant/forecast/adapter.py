@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from remnant.adapterfiles import CONFIG, WEIGHTS, adapter_in, scale_of
 from remnant.errors import UserError
-from remnant.predict.checkpoint import Checkpoint, Floats, stored_as_float32
+from remnant.forecast.checkpoint import Checkpoint, Floats, stored_as_float32
 from remnant.weightfiles import COPY_AGAIN, header, shown
 
 _PREFIX = "base_model.model."

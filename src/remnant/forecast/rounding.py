@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numba import njit
 
+from remnant.forecast.glance import FAST, ONE, ZERO
 from remnant.levels import FP4_LEVELS, NF4_LEVELS
-from remnant.predict.glance import FAST, ONE, ZERO
 
 # Without fast mathematics, said in so many words: a function that leaves it open takes it over from
 # the one that calls it.

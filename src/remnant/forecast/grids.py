@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remnant.errors import UserError, unknown
+from remnant.forecast.kernels import KINDS
 from remnant.formats.base import Grid
 from remnant.formats.table import by_name
-from remnant.predict.kernels import KINDS
 
 Floats = NDArray[np.float32]
 # The grids of `remnant predict` where the user names none.

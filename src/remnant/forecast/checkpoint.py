@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remnant.errors import UserError
+from remnant.forecast.casts import narrow, widen
 from remnant.functional.touched import is_quantized_by_default
-from remnant.predict.casts import narrow, widen
 from remnant.weightfiles import COPY_AGAIN, Entry, config_of, entries_of
 
 Floats = NDArray[np.float32]

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig
 
-from remnant.deploy.order import Order, Saved, repack
 from remnant.errors import UserError
 from remnant.formats.bitsandbytes import FOUR_BIT, OPENED_BLOCK
 from remnant.functional.quantized import Quantized
+from remnant.runtimes.order import Order, Saved, repack
 
 
 def four_bit(

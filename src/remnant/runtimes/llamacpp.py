@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.deploy.families import family
-from remnant.deploy.order import Order, Saved
 from remnant.errors import UserError
 from remnant.formats.llamacpp import GGUF, TYPES
 from remnant.functional.quantized import Quantized
 from remnant.model.data import prompt_ids
+from remnant.runtimes.families import family
+from remnant.runtimes.order import Order, Saved
 
 INSTALL = f"{GGUF.install} (compiles llama.cpp)"
 

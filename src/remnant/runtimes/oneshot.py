@@ -16,12 +16,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.deploy.order import Order, Saved, check_linear, logits_of
 from remnant.errors import UserError, first_line
 from remnant.formats.compressed_tensors import COMPRESSED, SCHEMES
 from remnant.functional.quantized import Quantized
 from remnant.model.load import open_model
 from remnant.quiet import hush
+from remnant.runtimes.order import Order, Saved, check_linear, logits_of
 
 # What the library raises where an architecture is not one of those that it knows.
 REFUSALS = (

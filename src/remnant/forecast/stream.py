@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remnant.errors import UserError
+from remnant.forecast import kernels
+from remnant.forecast.casts import all_finite
+from remnant.forecast.checkpoint import BYTES, Checkpoint, as_float32, round_to
+from remnant.forecast.glance import look
+from remnant.forecast.grids import Table, least_common_block, table
 from remnant.formats.base import Grid
 from remnant.functional.survival import Sums, untouched
-from remnant.predict import kernels
-from remnant.predict.casts import all_finite
-from remnant.predict.checkpoint import BYTES, Checkpoint, as_float32, round_to
-from remnant.predict.glance import look
-from remnant.predict.grids import Table, least_common_block, table
 from remnant.weightfiles import compare_names
 
 Floats = NDArray[np.float32]

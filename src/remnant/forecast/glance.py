@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from remnant.predict.casts import value
+from remnant.forecast.casts import value
 
 # Sums may be taken in any order, and values are taken to be numbers: `update`, which is not
 # compiled so, finds the ones that are not.
