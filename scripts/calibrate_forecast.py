@@ -8,7 +8,7 @@ Reads the summaries of finished sweeps, writes src/remnant/forecast/calibration.
 it wrote as one JSON line.
 
     python scripts/calibrate_forecast.py
-    docs/results/{catastrophic-failure,mixed-precision,deployment-matrix}/summary.json
+    docs/results/{catastrophic-failure,mixed-precision,deployment-matrix}/summary.json.gz
 """
 
 import argparse
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kept as results
 import numpy as np
 from scipy.optimize import least_squares
 from scipy.stats import spearmanr
@@ -145,7 +146,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("summaries", type=Path, nargs="+")
     paths = arguments.parse_args().summaries
-    by_sweep = [cases(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    by_sweep = [cases(results.read(path)) for path in paths]
     # One cell that several sweeps share counts once.
     known = list({(c.run, c.grid): c for found in by_sweep for c in found}.values())
     runs = sorted({c.run for c in known})

@@ -1,7 +1,7 @@
 """The deployment matrix as a Markdown table, and how well what survives of the update ranks the
 formats.
 
-    python scripts/matrix_table.py docs/results/deployment-matrix/summary.json [--store runs]
+    python scripts/matrix_table.py docs/results/deployment-matrix/summary.json.gz [--store runs]
 
 Per format and unlearned model: recovery of VerMem / KnowMem and the gain, means over seeds; then
 what the runtimes' own kernels change. With a store, also the median seconds of quantizing and
@@ -16,11 +16,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import kept
 from scipy.stats import spearmanr
 
 from remnant.corpus import of_role
 from remnant.functional.stats import auc
-from remnant.methods import quantizer_spec
+from remnant.methods import quantizer
 from remnant.records import Recovery, Shares
 from remnant.report.pooled import Place, by_place
 
@@ -64,7 +65,7 @@ def kernels_apart(store: Path) -> dict[str, float]:
 
 def key_of(name: str) -> str:
     """What a quantizer is called in a store's manifests."""
-    spec = quantizer_spec(name)
+    spec = quantizer(name).spec
     return json.dumps([spec.use, dict(spec.params)], sort_keys=True)
 
 
@@ -126,7 +127,7 @@ def main() -> None:
     arguments.add_argument("summary", type=Path)
     arguments.add_argument("--store", type=Path)
     given = arguments.parse_args()
-    summary: dict[str, Any] = json.loads(given.summary.read_text(encoding="utf-8"))
+    summary: dict[str, Any] = kept.read(given.summary)
     gains = {(s["seed"], s["model"], s["quantizer"]): s["gain"] for s in summary["survival"]}
     found: dict[tuple[int, str, str], dict[str, float]] = defaultdict(dict)
     for r in summary["recovery"]:

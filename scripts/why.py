@@ -4,7 +4,6 @@ from the grids themselves.
 python scripts/why.py                prints the tables in Markdown and writes docs/figures/why-*.svg
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import matplotlib
 
 matplotlib.use("svg")
 
+import kept
 import numpy as np
 from matplotlib import pyplot
 
@@ -243,10 +243,7 @@ def main() -> None:
     """Everything that the page shows."""
     matplotlib.rcParams["svg.hashsalt"] = "remnant"
     figure_bins()
-    summaries = {
-        name: json.loads((RESULTS / name / "summary.json").read_text(encoding="utf-8"))
-        for name in SWEEPS
-    }
+    summaries = {name: kept.read(RESULTS / name / "summary.json.gz") for name in SWEEPS}
     for i, (name, summary) in enumerate(summaries.items()):
         for corpus in dict.fromkeys(c["corpus"] for c in summary["cells"]):
             print(
