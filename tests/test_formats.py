@@ -124,7 +124,6 @@ def test_what_a_format_says_of_itself_is_so(key: str) -> None:
         ("hqq", {"group_size": 0}, "hqq has no scale per whole row"),
         ("bnb-4bit", {"block": 48}, "bitsandbytes has blocks of 32, 64"),
         ("compressed", {"scheme": "W9A9"}, "the scheme is W4A16, W8A16"),
-        ("lora", {"adapter": ""}, "name the folder of the adapter"),
     ],
 )
 def test_what_a_library_would_refuse_is_refused_in_words(

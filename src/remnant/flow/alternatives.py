@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from remnant.catalog import METHODS
-from remnant.errors import UserError
 from remnant.corpus.files import check_readable
+from remnant.errors import UserError
 from remnant.methods import loss_reads, term_specs
 from remnant.parsing import lines_of
 from remnant.readings import SIDES
