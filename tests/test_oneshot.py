@@ -103,7 +103,7 @@ def test_gptqs_layer_output_error_is_below_rounding(original: PreTrainedModel) -
     assert errors["gptq"] < 0.8 * errors["rtn"]
 
 
-@pytest.mark.parametrize("name", ["gptq", "awq", "autoround"])
+@pytest.mark.parametrize("name", ["gptq", "awq", pytest.param("autoround", marks=pytest.mark.slow)])
 def test_the_models_output_error_is_below_rounding(name: str, original: PreTrainedModel) -> None:
     rounded = copy.deepcopy(original)
     for m in matrices(rounded):

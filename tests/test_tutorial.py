@@ -9,7 +9,8 @@ from nbclient import NotebookClient
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.ipynb"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_tutorial_runs_and_shows_that_four_bits_bring_it_back(tmp_path: Path) -> None:
     book = nbformat.read(TUTORIAL, as_version=4)
     assert all(not cell.get("outputs") for cell in book.cells)

@@ -35,7 +35,7 @@ def of_role(role: Role) -> tuple[str, ...]:
     """The metrics of a role, in the order of the catalogue.
 
     >>> of_role("utility")
-    ('knowmem_retain', 'verbmem_retain')
+    ('knowmem_retain', 'verbmem_retain', 'wmdp_retain')
     """
     return tuple(name for name, metric in METRICS.items() if metric.role == role)
 
