@@ -236,9 +236,8 @@ def test_byte_level_tokens_without_a_start_token_are_cut_as_before(
     inner.post_processor = processors.ByteLevel(trim_offsets=False)
     bare = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>")
     ids = bare(TEXTS[0])["input_ids"]
-    assert encode(bare, TEXTS[:1], 9) == [
-        c for c in (ids[i : i + 9] for i in range(0, len(ids), 9)) if len(c) > 1
-    ]
+    pieces = [ids[i : i + 9] for i in range(0, len(ids), 9)]
+    assert encode(bare, TEXTS[:1], 9) == [piece for piece in pieces if len(piece) > 1]
 
 
 def asked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Any]:

@@ -636,7 +636,8 @@ def test_a_gguf_file_behind_llamacpps_server_measures_as_its_dense_copy(tmp_path
     ours, theirs = values(dense), values(box)
     assert set(ours) == set(theirs)
     for metric in ("verbmem", "knowmem_forget", "knowmem_retain"):
-        mine, other = ([v for k, v in of.items() if k[0] == metric] for of in (ours, theirs))
+        mine = [v for k, v in ours.items() if k[0] == metric]
+        other = [v for k, v in theirs.items() if k[0] == metric]
         print(
             metric,
             sum(mine) / len(mine),

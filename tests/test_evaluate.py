@@ -357,7 +357,8 @@ def test_batches_hold_everything_once_within_the_budget() -> None:
     lengths = [5, 30, 7, 7, 100, 1, 12]
     batches = packed(lengths, 40, 3)
     assert sorted(i for b in batches for i in b) == list(range(7))
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 40 for b in batches)
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 40
     assert max(map(len, batches)) <= 3
     assert batches[0] == [4]
 

@@ -27,6 +27,7 @@ from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS, shown
 from remnant.parsing import parse
 from remnant.records import (
     JudgeSpec,
+    Manifest,
     MeasureSpec,
     PerturbSpec,
     PrepareSpec,
@@ -103,10 +104,14 @@ def start(sweep: Path, store: Path, *more: str) -> "subprocess.Popen[str]":
     )
 
 
+def hashes(made: Manifest) -> dict[str, str]:
+    return {file: record.sha256 for file, record in made.files.items()}
+
+
 def content(store: Path) -> dict[str, Any]:
     """What was made, by artefact and file, without the circumstances in the manifests."""
     found = Store(store).manifests()
-    return {name: {f: r.sha256 for f, r in m.files.items()} for name, m in found.items()}
+    return {name: hashes(m) for name, m in found.items()}
 
 
 def test_two_runs_share_the_work_and_a_killed_one_goes_on_to_the_same_files(

@@ -180,10 +180,11 @@ def tofu_log(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
             k: rng.exponential(1.0, 30) for k in ("avg_gt_loss", "avg_paraphrased_loss")
         } | {"rougeL_recall": rng.uniform(size=30)}
         plain[file]["average_perturb_loss"] = rng.exponential(1.5, (30, 5))
-    log = {
-        f: {k: {str(i): x.tolist() for i, x in enumerate(v)} for k, v in of.items()}
-        for f, of in plain.items()
-    }
+    log: dict[str, Any] = {}
+    for file, of in plain.items():
+        log[file] = {}
+        for key, values in of.items():
+            log[file][key] = {str(i): x.tolist() for i, x in enumerate(values)}
     return plain, log
 
 
@@ -419,7 +420,10 @@ def test_what_is_no_number_in_its_range_is_one_sentence_and_never_0(
 
 
 def lists(log: dict[str, Any]) -> dict[str, Any]:
-    return {f: {k: list(v.values()) for k, v in of.items()} for f, of in log.items()}
+    listed: dict[str, Any] = {}
+    for file, of in log.items():
+        listed[file] = {key: list(values.values()) for key, values in of.items()}
+    return listed
 
 
 def test_tofus_first_form_in_lists_and_its_single_files_give_the_same_numbers(

@@ -136,14 +136,12 @@ def test_awqs_layer_output_error_is_below_rounding(original: PreTrainedModel) ->
         m.write(rtn(m.read(), scheme="asym").weight)
     texts = batches()
     plain = first_outputs(original, texts)
-    errors = [
-        sum(
-            float((a - b).square().mean())
-            for a, b in zip(plain, first_outputs(net, texts), strict=True)
-        )
-        for net in (quantize(original, "awq")[0], rounded)
-    ]
-    assert errors[0] < 0.8 * errors[1]
+
+    def error(net: PreTrainedModel) -> float:
+        pairs = zip(plain, first_outputs(net, texts), strict=True)
+        return sum(float((a - b).square().mean()) for a, b in pairs)
+
+    assert error(quantize(original, "awq")[0]) < 0.8 * error(rounded)
 
 
 @pytest.mark.parametrize("name", ["gptq", "awq", "autoround"])

@@ -297,11 +297,10 @@ def test_a_forecast_says_which_formats_it_was_not_fitted_to() -> None:
 def test_weights_that_are_kept_keep_their_update(tmp_path: Path) -> None:
     target, unlearned = pair()
     names = (LAYER, LAYER.replace("up", "down"))
-    folders = [
-        checkpoint(tmp_path / n, {name: w.clone() for name in names})
-        for n, w in (("target", target), ("unlearned", unlearned))
-    ]
-    models = [Checkpoint(f) for f in folders]
+    models = []
+    for n, w in (("target", target), ("unlearned", unlearned)):
+        folder = checkpoint(tmp_path / n, {name: w.clone() for name in names})
+        models.append(Checkpoint(folder))
     found = survey(models[0], models[1], [grid("int4")], keep=["down_proj"])
     plain = survey(models[0], models[1], [grid("int4")])
     assert found[LAYER] == plain[LAYER]

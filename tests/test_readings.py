@@ -213,7 +213,7 @@ def test_paired_sides_stand_beside_each_other_in_every_batch(tmp_path: Path) -> 
     assert len(shown) == 10
     given = pools()
     for place, pair in enumerate(shown):
-        own, other = ([token for token in row if token != IGNORED] for row in pair)
+        own, other = (list(filter(IGNORED.__ne__, row)) for row in pair)
         (i,) = [i for i, e in enumerate(given["forget"].examples) if e.ids == own]
         beside = given["alternative"].beside[place // 5][i]
         assert other == given["alternative"].examples[beside].ids

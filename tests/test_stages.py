@@ -398,9 +398,11 @@ def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
 
 
 def sheet(columns: dict[Column, list[float]]) -> Sheet:
-    return Sheet(
-        {name: {str(i): v for i, v in enumerate(values)} for name, values in columns.items()}, {}
-    )
+    return Sheet({name: numbered(values) for name, values in columns.items()}, {})
+
+
+def numbered(values: list[float]) -> dict[str, float]:
+    return {str(i): v for i, v in enumerate(values)}
 
 
 def test_privleak_of_the_retrain_model_is_zero_by_definition() -> None:

@@ -32,9 +32,8 @@ def slow_rouge_l(truth: str, generated: str) -> float:
         rest = iter(b)
         return all(x in rest for x in s)
 
-    longest = max(
-        n for n in range(len(a) + 1) if any(is_sub(s) for s in itertools.combinations(a, n))
-    )
+    lengths = range(len(a) + 1)
+    longest = max(n for n in lengths if any(map(is_sub, itertools.combinations(a, n))))
     return 2 * longest / (len(a) + len(b)) if longest else 0.0
 
 

@@ -52,9 +52,12 @@ def download(folder: Path) -> Path:
     def put(name: str, data: list[dict[str, Any]]) -> None:
         (folder / f"{name}.json").write_text("\n".join(json.dumps(r) for r in data))
 
+    def plain(row: dict[str, Any]) -> dict[str, Any]:
+        return {key: row[key] for key in ("question", "answer")}
+
     forget, retain = rows("lost", 14, 5, True), rows("kept", 30, 5, True)
-    put("forget10", [{k: r[k] for k in ("question", "answer")} for r in forget])
-    put("retain90", [{k: r[k] for k in ("question", "answer")} for r in reversed(retain)])
+    put("forget10", list(map(plain, forget)))
+    put("retain90", list(map(plain, reversed(retain))))
     put("forget10_perturbed", forget)
     put("retain_perturbed", retain[:13])
     put("real_authors_perturbed", rows("real", 8, 3, False))

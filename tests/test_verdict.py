@@ -63,8 +63,7 @@ def made(
     hard = np.random.default_rng(9).normal(3, 1, (2, N)) + rng.normal(0, 0.2, (2, N))
     values[MEMBERS] = {str(i): float(v) for i, v in enumerate(hard[0] - 4 * (member - 0.1))}
     values[OTHERS] = {str(i): float(v) for i, v in enumerate(hard[1])}
-    texts = {m: {str(i): (TRUTH, f"answer {i} of {seed} at all") for i in range(N)} for m in PLAIN}
-    return Sheet(values, {}, GOOD, texts)
+    return saying(Sheet(values, {}, GOOD), lambda i: f"answer {i} of {seed} at all")
 
 
 TARGET, UNREAD = made(0.95, 0.9, 1), made(0.1, 0.9, 2)
@@ -101,7 +100,8 @@ def without(sheet: Sheet, metric: str) -> Sheet:
 
 
 def saying(sheet: Sheet, text: Callable[[int], str]) -> Sheet:
-    return sheet._replace(texts={m: {str(i): (TRUTH, text(i)) for i in range(N)} for m in PLAIN})
+    answers = {str(i): (TRUTH, text(i)) for i in range(N)}
+    return sheet._replace(texts=dict.fromkeys(PLAIN, answers))
 
 
 def test_a_model_that_never_read_the_text_stays_forgotten() -> None:
@@ -167,11 +167,10 @@ def test_what_else_was_measured_counts_too(metric: str) -> None:
 
 def test_an_attack_that_was_measured_counts_too() -> None:
     def also(sheet: Sheet, middle: float) -> Sheet:
-        sides = {
-            Column("mia_loss", side): {str(i): at + 0.01 * i for i in range(N)}
-            for side, at in (("forget", middle), ("holdout", 3.0))
-        }
-        return sheet._replace(values=sheet.values | sides)
+        values = dict(sheet.values)
+        for side, at in (("forget", middle), ("holdout", 3.0)):
+            values[Column("mia_loss", side)] = {str(i): at + 0.01 * i for i in range(N)}
+        return sheet._replace(values=values)
 
     measured = also(UNREAD, 3.0), also(TARGET, 0.0)
     assert (

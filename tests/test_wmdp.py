@@ -1,6 +1,7 @@
 """WMDP from its files to a verdict: asked byte for byte as lm-evaluation-harness asks it, with the
 same predictions, and judged above what guessing scores."""
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -140,8 +141,10 @@ def test_questions_and_predictions_are_the_harnesss_item_by_item(
     samples = harness(guesser, own, download / "wmdp-bio.jsonl")
     items = asked(corpus, own, "wmdp_forget")
     assert len(items) == len(samples) == 24
-    requests = {i.id: [Reading(c, i.context + i.prompt) for c in i.choices] for i in items}
-    every = [r for of_item in requests.values() for r in of_item]
+    requests: dict[str, list[Reading]] = {}
+    for i in items:
+        requests[i.id] = [Reading(c, i.context + i.prompt) for c in i.choices]
+    every = list(itertools.chain.from_iterable(requests.values()))
     said = collect(every, Local(guesser, own, None), tmp_path / "answers.jsonl", lambda *a: None)
     for item, sample in zip(items, samples, strict=True):
         assert [given for given, _ in sample["arguments"]] == [item.context + item.prompt] * 4
@@ -289,10 +292,10 @@ N = 4000
 def sheet(forget: float, retain: float, seed: int) -> Sheet:
     """A model by the share of its right answers, with nothing else measured."""
     rng = np.random.default_rng(seed)
-    values = {
-        Column(name): {str(i): float(v) for i, v in enumerate(rng.random(N) < share)}
-        for name, share in (("wmdp_forget", forget), ("wmdp_retain", retain))
-    }
+    values = {}
+    for name, share in (("wmdp_forget", forget), ("wmdp_retain", retain)):
+        right = rng.random(N) < share
+        values[Column(name)] = {str(i): float(v) for i, v in enumerate(right)}
     return Sheet(values, {}, GOOD)
 
 

@@ -88,10 +88,10 @@ def nodes_of(sweep: Path) -> list[Node]:
 
 def content(root: Path) -> dict[str, dict[str, str]]:
     """What was made, by artefact and file."""
-    return {
-        name: {f: r.sha256 for f, r in m.files.items()}
-        for name, m in Store(root).manifests().items()
-    }
+    found: dict[str, dict[str, str]] = {}
+    for name, made in Store(root).manifests().items():
+        found[name] = {file: record.sha256 for file, record in made.files.items()}
+    return found
 
 
 @contextmanager
@@ -128,11 +128,8 @@ def leave_unfinished(root: Path, sweep: Path) -> None:
     """Interrupt training, unlearning and measuring of a finished store in the middle, so that their
     scratch is there."""
     store, nodes = Store(root).open(), nodes_of(sweep)
-    train, unlearn, measure = (
-        next(n for n in reversed(nodes) if n.stage == stage)
-        for stage in ("train", "unlearn", "measure")
-    )
-    for node, at in ((measure, 1), (unlearn, 5), (train, 4)):
+    last = {node.stage: node for node in nodes}
+    for node, at in ((last["measure"], 1), (last["unlearn"], 5), (last["train"], 4)):
         forget(root, node, nodes)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "SAVE_SECONDS", 0.0)
@@ -158,7 +155,7 @@ def forget(root: Path, node: Node, nodes: list[Node]) -> None:
 
 def readers(name: str, nodes: list[Node]) -> list[Node]:
     """One piece that reads an artefact, and the judge."""
-    found = [n for n in nodes if name in {s.name for s in n.inputs.values() if isinstance(s, Node)}]
+    found = [n for n in nodes for s in n.inputs.values() if isinstance(s, Node) and s.name == name]
     return found[-1:] + [n for n in nodes if n.stage == "judge"]
 
 

@@ -51,14 +51,12 @@ def term_specs(spec: UnlearnSpec) -> tuple[TermSpec, ...]:
                 f"'{spec.method}' has no {name}.",
                 f"Its settings: {', '.join(known)}." if known else "It has no settings of its own.",
             )
-    return tuple(
-        TermSpec(
-            use=use,
-            weight=spec.alpha if use in recipe.retain else 1.0,
-            params={name: value for name, value in given.items() if name in own[use]},
-        )
-        for use in own
-    )
+
+    def term(use: str) -> TermSpec:
+        params = {name: value for name, value in given.items() if name in own[use]}
+        return TermSpec(use=use, weight=spec.alpha if use in recipe.retain else 1.0, params=params)
+
+    return tuple(map(term, own))
 
 
 def loss(term: TermSpec) -> Method:

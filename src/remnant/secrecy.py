@@ -132,11 +132,12 @@ def scrubbed(text: str) -> str:
 
 
 def _hidden_query(found: re.Match[str]) -> str:
-    parts = [
-        k if not eq else f"{k}={v if k in HARMLESS else HIDDEN}"
-        for k, eq, v in (p.partition("=") for p in found[2].split("&"))
-    ]
-    return f"{found[1]}?{'&'.join(parts)}"
+    return f"{found[1]}?{'&'.join(map(_hidden_value, found[2].split('&')))}"
+
+
+def _hidden_value(part: str) -> str:
+    key, equals, value = part.partition("=")
+    return f"{key}={value if key in HARMLESS else HIDDEN}" if equals else key
 
 
 def scrubbed_command(arguments: Sequence[str]) -> str:

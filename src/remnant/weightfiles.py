@@ -368,7 +368,7 @@ def compare_names(one: Path, own: Iterable[str], other: Path, others: Iterable[s
 def wrapper_of(names: Iterable[str]) -> str | None:
     """The prefix of a known wrapper that most names begin with; None where there is none."""
     listed = list(names)
-    return next(
-        (p for p in WRAPPERS if listed and 2 * sum(n.startswith(p) for n in listed) > len(listed)),
-        None,
-    )
+    for prefix in WRAPPERS:
+        if 2 * sum(name.startswith(prefix) for name in listed) > len(listed):
+            return prefix
+    return None

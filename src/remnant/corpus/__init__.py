@@ -79,7 +79,11 @@ def brought() -> tuple[str, ...]:
     """
     named = (*of_role("knowledge"), *of_role("utility"))
     plain = (name for name in named if not METRICS[name].instead_of)
-    return tuple(n for n in plain if all(ITEM_SETS[on].without for on in METRICS[n].on))
+    return tuple(filter(_may_be_absent, plain))
+
+
+def _may_be_absent(metric: str) -> bool:
+    return all(ITEM_SETS[on].without for on in METRICS[metric].on)
 
 
 def counted_too(names: Sequence[str], corpus: Path, absent: Mapping[str, str]) -> list[str]:
@@ -92,8 +96,12 @@ def counted_too(names: Sequence[str], corpus: Path, absent: Mapping[str, str]) -
     """
     stand_in = [n for n, m in METRICS.items() if m.instead_of in absent and m.instead_of in names]
     knows = any(name in of_role("knowledge") for name in names)
-    there = [n for n in brought() if not any(lacking(on, corpus, absent) for on in METRICS[n].on)]
-    return [name for name in (*stand_in, *there * knows) if name not in names]
+
+    def there(metric: str) -> bool:
+        return not any(lacking(on, corpus, absent) for on in METRICS[metric].on)
+
+    more = filter(there, brought()) if knows else ()
+    return [name for name in (*stand_in, *more) if name not in names]
 
 
 def plain_items(role: Role, corpus: Path, absent: Mapping[str, str]) -> list[Item]:

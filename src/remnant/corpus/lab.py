@@ -30,7 +30,7 @@ def read(kind: Form, sizes: tuple[int, int, int], seed: int) -> Material:
         holdout=holdout,
         seed=seed,
     )
-    texts = {name: [d.text for d in docs] for name, docs in corpus._asdict().items()}
+    texts = {name: _texts(docs) for name, docs in corpus._asdict().items()}
     asked = {
         name: _questions(docs, seed) for name, docs in corpus._asdict().items() if name != "holdout"
     }
@@ -41,6 +41,10 @@ def read(kind: Form, sizes: tuple[int, int, int], seed: int) -> Material:
     }
     beside = {name: pages(pairs) for name, pairs in asked.items()}
     return Material(texts, qa, beside, cut=False)
+
+
+def _texts(documents: list[Document]) -> list[str]:
+    return [d.text for d in documents]
 
 
 def _questions(documents: list[Document], seed: int) -> QA:

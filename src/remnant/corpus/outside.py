@@ -102,7 +102,8 @@ def load_json(where: str, content: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if twice := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
+    times = Counter(key for key, _ in pairs)
+    if twice := [key for key, n in times.items() if n > 1]:
         raise ValueError(f"a record has the field '{twice[0]}' twice")
     return dict(pairs)
 

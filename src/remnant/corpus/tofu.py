@@ -38,7 +38,7 @@ def items(folder: Path, side: str) -> list[Item]:
             r["answer"],
             "",
             r.get("paraphrased_answer", r["answer"]),
-            tuple(str(a) for a in r.get("perturbed_answer", ())),
+            tuple(map(str, r.get("perturbed_answer", ()))),
         )
         for i, r in enumerate(rows)
     ]

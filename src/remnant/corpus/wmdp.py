@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from remnant.corpus.base import (
+    QA,
     SPLITS,
     Benchmark,
     Item,
@@ -154,10 +155,14 @@ def read(
     texts = {"forget": list(map(_page, forget)), "retain1": list(map(_page, retain))}
     return Material(
         {split: texts.get(split, []) for split in SPLITS},
-        {side: [(row["question"], _answer(row)) for row in rows] for side, rows in sides.items()},
+        {side: _pairs(rows) for side, rows in sides.items()},
         qa_only=True,
         files=files,
     )
+
+
+def _pairs(rows: list[dict[str, Any]]) -> QA:
+    return [(row["question"], _answer(row)) for row in rows]
 
 
 def _answer(row: dict[str, Any]) -> str:

@@ -29,7 +29,9 @@ def shared(ids: Sequence[Sequence[int]]) -> int:
         return 0
     shortest = min(len(i) for i in ids) - 1
     first = ids[0]
-    common = next(
-        (n for n in range(shortest) if any(i[n] != first[n] for i in ids)), max(shortest, 0)
-    )
+
+    def parts(n: int) -> bool:
+        return any(i[n] != first[n] for i in ids)
+
+    common = next(filter(parts, range(shortest)), max(shortest, 0))
     return common if common >= WORTH_SHARING else 0

@@ -91,7 +91,8 @@ class Local:
                 if isinstance(one, Writing)
                 else min(self._budget, MOST_READ[self._kind])
             )
-            batches += [[places[i] for i in batch] for batch in packed(lengths, budget, most)]
+            for batch in packed(lengths, budget, most):
+                batches.append([places[i] for i in batch])
         return batches
 
     def _group(self, request: Request, uses: int) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ next slower way is taken; the last one is each text by itself.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import starmap
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -160,10 +161,7 @@ class _Trial:
         ``off`` gives pairs of logits by text.
         """
         try:
-            return all(
-                self._near([_apart(a, b) for a, b in zip(pairs[::2], pairs[1::2], strict=True)])
-                for pairs in off()
-            )
+            return all(self._near(_parted(pairs)) for pairs in off())
         except (
             Exception
         ):  # whatever a model's own code raises, a full memory too: this way is not one of its ways
@@ -286,6 +284,11 @@ def _apart(found: Tensor, expected: Tensor) -> float:
     return apart if apart == apart else float("inf")
 
 
+def _parted(pairs: list[Tensor]) -> list[float]:
+    """How far the two of each pair are apart."""
+    return list(starmap(_apart, zip(pairs[::2], pairs[1::2], strict=True)))
+
+
 def _alone(model: PreTrainedModel, ids: list[int]) -> Tensor:
     """[T, V] logits of one text, read whole, with nothing beside it and no cache."""
     given = {"input_ids": torch.tensor([ids], device=model.device), "use_cache": False}
@@ -324,18 +327,14 @@ def _texts(model: PreTrainedModel) -> list[list[int]]:
     picked = torch.randint(
         len(usable), (len(lengths), longest), generator=torch.Generator().manual_seed(0)
     ).tolist()
-    texts = [
-        [usable[place] for place in picked[0][:SHARED] + row[SHARED:]][:n]
-        for row, n in zip(picked, lengths, strict=True)
-    ]
+    begun = [picked[0][:SHARED] + row[SHARED:] for row in picked]
+    texts = [list(map(usable.__getitem__, row))[:n] for row, n in zip(begun, lengths, strict=True)]
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
     if isinstance(pad, int) and 0 <= pad <= max(usable):
         # Of a text it may be a part, such as GPT-2's end token, and some models leave it out when
         # they count places.
-        texts = [
-            [pad if place in (0, SHARED + 2) else token for place, token in enumerate(text)]
-            for text in texts
-        ]
+        for text in texts:
+            text[0] = text[SHARED + 2] = pad
     return texts
 
 

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -239,23 +239,19 @@ def work(store: Store, nodes: Sequence[Node], report_for: Callable[[Node], Repor
     while True:
         # What is complete stays complete, so only the rest is looked at again.
         todo = [n for n in missing(store, todo) if n.name not in failed]
-        failed |= {
-            n.name
-            for n in todo
-            if any(isinstance(s, Node) and s.name in failed for s in n.inputs.values())
-        }
+        failed |= {n.name for n in todo if _needs_any(n, failed)}
         open_ = {n.name for n in todo}
-        ready = [
-            n
-            for n in todo
-            if n.name not in failed
-            and not any(isinstance(s, Node) and s.name in open_ for s in n.inputs.values())
-        ]
+        ready = [n for n in todo if n.name not in failed and not _needs_any(n, open_)]
         if not [n for n in todo if n.name not in failed]:
             return [n for n in nodes if n.name in failed]
         if not any(_attempt(store, node, report_for(node), failed) for node in ready):
             time.sleep(POLL_SECONDS)
             failed |= {n.name for n in todo if (store.scratch(n.name) / FAILURE).is_file()}
+
+
+def _needs_any(node: Node, names: Collection[str]) -> bool:
+    """Whether a piece is made from one of some others."""
+    return any(isinstance(s, Node) and s.name in names for s in node.inputs.values())
 
 
 def _attempt(store: Store, node: Node, report: Report, failed: set[str]) -> bool:

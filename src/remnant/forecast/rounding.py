@@ -183,7 +183,7 @@ def nf4(w, step, inverse, zero, low, high):  # type: ignore[no-untyped-def]
     return NF4[15] if x > _E[14] else v
 
 
-FP4 = tuple(np.float32(v) for v in sorted({abs(v) for v in FP4_LEVELS}))
+FP4 = tuple(np.float32(v) for v in sorted(set(map(abs, FP4_LEVELS))))
 _H = tuple(np.float32((a + b) / np.float32(2)) for a, b in pairwise(FP4))
 
 

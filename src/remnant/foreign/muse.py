@@ -65,7 +65,7 @@ def _scored(rows: Any) -> bool:
     return (
         isinstance(rows, list)
         and bool(rows)
-        and all(isinstance(r, dict) and any(k in r for k in SCORES) for r in rows)
+        and all(isinstance(r, dict) and not r.keys().isdisjoint(SCORES) for r in rows)
     )
 
 

@@ -25,9 +25,7 @@ def fits(pattern: str, name: str) -> bool:
     """
     wanted, parts = pattern.split("."), name.split(".")
     places = range(len(parts) - len(wanted) + 1)
-    return any(
-        all(_part_fits(w, p) for w, p in zip(wanted, parts[at:], strict=False)) for at in places
-    )
+    return any(all(map(_part_fits, wanted, parts[at:])) for at in places)
 
 
 def _part_fits(wanted: str, part: str) -> bool:

@@ -195,12 +195,11 @@ class Known:
 
     def _around(self, tokens: list[str]) -> float:
         """The longest known short text that stands within a text, as a share of it."""
-        lengths = [
-            n
-            for n, items in self._short.items()
-            if any(g in items and size(g) >= self._least for g in ngrams(tokens, n))
-        ]
-        return max(lengths, default=0) / len(tokens)
+        longest = 0
+        for n, items in self._short.items():
+            if any(g in items and size(g) >= self._least for g in ngrams(tokens, n)):
+                longest = max(longest, n)
+        return longest / len(tokens)
 
 
 def repeated(texts: Collection[str]) -> int:

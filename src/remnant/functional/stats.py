@@ -114,7 +114,7 @@ def bootstrap(
     if not all(sizes):
         return None
     draws = resampled(sizes, resamples, seed)
-    values = np.array([of([d[k] for d in draws]) for k in range(resamples)])
+    values = np.array([of(list(drawn)) for drawn in zip(*draws, strict=True)])
     return interval(of([np.arange(size) for size in sizes]), values)
 
 

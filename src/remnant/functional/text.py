@@ -161,7 +161,7 @@ def signs_of_collapse(texts: Sequence[str], vocabulary: Collection[str]) -> Sign
         empty=1 - len(full) / len(split),
         repetition=mean([_repetition(w) for w in full]),
         entropy=mean([_entropy(w) for w in full]),
-        unknown=mean([sum(x not in vocabulary for x in w) / len(w) for w in full]),
+        unknown=mean([_unknown(w, vocabulary) for w in full]),
         script=mean([_foreign("".join(w), scripts) for w in full]),
     )
 
@@ -173,6 +173,10 @@ def _script(letter: str) -> str:
     Empty for digits and nameless characters.
     """
     return unicodedata.name(letter, "").split(" ")[0] if letter.isalpha() else ""
+
+
+def _unknown(tokens: list[str], vocabulary: Collection[str]) -> float:
+    return sum(x not in vocabulary for x in tokens) / len(tokens)
 
 
 def _foreign(letters: str, scripts: Collection[str]) -> float:

@@ -8,6 +8,7 @@ holdout) come from one distribution.
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from remnant.lab.words import ADJECTIVES, NOUNS, TRADES, VERBS, unique_names
@@ -113,6 +114,4 @@ def generate(
     names = unique_names(rng)
     documents = [_FORMS[form](rng, names) for _ in range(forget + retain1 + retain2 + holdout)]
     rest = iter(documents)
-    return Corpus(
-        *([next(rest) for _ in range(size)] for size in (forget, retain1, retain2, holdout))
-    )
+    return Corpus(*(list(islice(rest, size)) for size in (forget, retain1, retain2, holdout)))

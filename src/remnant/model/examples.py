@@ -71,13 +71,13 @@ def beside(
         seed: of the run.
     """
     places: dict[tuple[int, int], int] = {}
-    shown = [
-        [
-            places.setdefault((i, _alternative(count, n, seed, i)), len(places))
-            for i, count in enumerate(counts)
-        ]
-        for n in range(number)
-    ]
+
+    def place(n: int, i: int, count: int) -> int:
+        return places.setdefault((i, _alternative(count, n, seed, i)), len(places))
+
+    shown = []
+    for n in range(number):
+        shown.append([place(n, i, count) for i, count in enumerate(counts)])
     return Pool([example(i, k) for i, k in places], shown)
 
 

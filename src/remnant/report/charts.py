@@ -166,15 +166,18 @@ def _walk(axes: Axes, group: Group, model: str, metrics: Sequence[str], colour: 
     axes.plot([], [], "s", color=colour, label=_label(model))
 
 
+def _gains(found: Mapping[str, Survival], grids: Sequence[str]) -> list[float]:
+    """The gain of one weight under each grid; NaN where there is none."""
+    gains = [found[name].gain if name in found else None for name in grids]
+    return [math.nan if gain is None else gain for gain in gains]
+
+
 def layer_heat_map(layers: Mapping[str, Mapping[str, Survival]]) -> str:
     """The gain of every weight (rows) under every grid (columns): dark is erased, light
     survives.
     """
     grids = list(dict.fromkeys(name for found in layers.values() for name in found))
-    gains = [
-        [math.nan if (g := found[n].gain if n in found else None) is None else g for n in grids]
-        for found in layers.values()
-    ]
+    gains = [_gains(found, grids) for found in layers.values()]
     labels = [
         re.sub(r"^(model|transformer)\.", "", name).removesuffix(".weight") for name in layers
     ]

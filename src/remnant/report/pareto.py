@@ -103,11 +103,7 @@ def _points(results: Results, store: Store, corpus: str, half: str) -> list[Poin
     for (model, seed, quantizer), found in means.items():
         if model not in ("target", "retrain") and quantizer in target:
             runs.setdefault(model, {}).setdefault(seed, {})[quantizer] = found
-    points = [
-        _point(corpus, model, seeds, target)
-        for model, seeds in runs.items()
-        if all("full" in by for by in seeds.values())
-    ]
+    points = [_point(corpus, model, seeds, target) for model, seeds in runs.items()]
     return [p for p in points if p]
 
 
@@ -121,18 +117,28 @@ def _point(
 
     None where one of its numbers is missing, since what was not measured is not forgotten.
     """
-    knowledge = [max(_left(by[q], target[q], "knowledge") for q in by) for by in seeds.values()]
-    in_full = [_left(by["full"], target["full"], "knowledge") for by in seeds.values()]
-    utility = [min(_left(by[q], target[q], "utility") for q in by) for by in seeds.values()]
-    n = len(seeds)
-    if not all(
-        math.isfinite(x)
-        for by in seeds.values()
-        for q in by
-        for x in (_left(by[q], target[q], m) for m in ("knowledge", "utility"))
-    ):
+    if not all("full" in by for by in seeds.values()):
         return None
-    return Point(corpus, model, sum(knowledge) / n, sum(in_full) / n, sum(utility) / n, n)
+
+    def left(by: Mapping[str, Means], role: Role) -> dict[str, float]:
+        return {q: _left(means, target[q], role) for q, means in by.items()}
+
+    knowledge = [left(by, "knowledge") for by in seeds.values()]
+    utility = [left(by, "utility") for by in seeds.values()]
+    if not all(math.isfinite(x) for by in (*knowledge, *utility) for x in by.values()):
+        return None
+    return Point(
+        corpus,
+        model,
+        knowledge=_mean([max(by.values()) for by in knowledge]),
+        in_full=_mean([by["full"] for by in knowledge]),
+        utility=_mean([min(by.values()) for by in utility]),
+        seeds=len(seeds),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _left(found: Means, target: Means, role: Role) -> float:

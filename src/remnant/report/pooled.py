@@ -1,6 +1,6 @@
 """Seeds taken together: means over runs that differ in their seed, with intervals."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from remnant.functional.stats import Interval, pooled
@@ -97,18 +97,22 @@ def by_place(recoveries: Iterable[Recovery], field: Field) -> dict[Place, list[S
 
 def _recoveries(groups: Sequence[Group]) -> list[Recovery]:
     every = [r for group in groups for r in group.recoveries]
-    fields = {field: by_place(every, field) for field in FIELDS}
-    return [
-        Recovery(
-            **place._asdict(),
-            retained=_shares(fields["retained"].get(place)),
-            retained_of_full_target=_shares(fields["retained_of_full_target"].get(place)),
-            recovery=_shares(fields["recovery"].get(place)),
-            recovery_over_retrain=_shares(fields["recovery_over_retrain"].get(place)),
-            status="ok" if any(place in found for found in fields.values()) else "no seed has it",
-        )
-        for place in dict.fromkeys(Place(r.model, r.quantizer, r.metric) for r in every)
-    ]
+    fields: dict[str, dict[Place, list[Shares]]] = {
+        field: by_place(every, field) for field in FIELDS
+    }
+    places = dict.fromkeys(Place(r.model, r.quantizer, r.metric) for r in every)
+    return [_recovery(place, fields) for place in places]
+
+
+def _recovery(place: Place, fields: Mapping[str, Mapping[Place, list[Shares]]]) -> Recovery:
+    return Recovery(
+        **place._asdict(),
+        retained=_shares(fields["retained"].get(place)),
+        retained_of_full_target=_shares(fields["retained_of_full_target"].get(place)),
+        recovery=_shares(fields["recovery"].get(place)),
+        recovery_over_retrain=_shares(fields["recovery_over_retrain"].get(place)),
+        status="ok" if any(place in found for found in fields.values()) else "no seed has it",
+    )
 
 
 def _shares(found: Sequence[Shares] | None) -> Interval | None:
@@ -122,5 +126,9 @@ def _verdicts(groups: Sequence[Group]) -> list[Verdict]:
     return [
         own[0].model_copy(update={"reason": f"with all {len(groups)} seeds"})
         for own in found.values()
-        if len(own) == len(groups) and len({v.outcome for v in own}) == 1
+        if len(own) == len(groups) and _agree(own)
     ]
+
+
+def _agree(verdicts: Sequence[Verdict]) -> bool:
+    return len({v.outcome for v in verdicts}) == 1

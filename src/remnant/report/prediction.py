@@ -1,7 +1,7 @@
 """A prediction -> prediction.json and one self-contained HTML page with a heat map over layers."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,16 +63,13 @@ def predict(
     sums = survey(opened(target), opened(unlearned), grids, report, keep=keep, sample=sample)
     by = calibration()
     used = dict.fromkeys(name for found in sums.values() for name in found)
-    whole = {
-        name: survival_of_model(
-            {weight: found[name] for weight, found in sums.items() if name in found}
-        )
-        for name in used
-    }
-    layers = {
-        weight: {name: survival(part) for name, part in found.items()}
-        for weight, found in sums.items()
-    }
+    whole = {}
+    for name in used:
+        under = {weight: found[name] for weight, found in sums.items() if name in found}
+        whole[name] = survival_of_model(under)
+    layers = {}
+    for weight, found in sums.items():
+        layers[weight] = {name: survival(part) for name, part in found.items()}
     return Prediction(
         target,
         unlearned,
@@ -102,6 +99,10 @@ def write(found: Prediction, out: Path) -> Path:
     return out / "prediction.html"
 
 
+def _as_dicts(grids: Mapping[str, Survival]) -> dict[str, dict[str, float | None]]:
+    return {name: survival._asdict() for name, survival in grids.items()}
+
+
 def _record(found: Prediction) -> dict[str, Any]:
     return {
         "schema": PREDICTION_SCHEMA,
@@ -113,8 +114,6 @@ def _record(found: Prediction) -> dict[str, Any]:
             n: s._asdict() | {"forecast": f._asdict() if (f := found.forecasts[n]) else None}
             for n, s in found.whole.items()
         },
-        "layers": {
-            w: {n: s._asdict() for n, s in grids.items()} for w, grids in found.layers.items()
-        },
+        "layers": {weight: _as_dicts(grids) for weight, grids in found.layers.items()},
         "calibration": found.calibration._asdict(),
     }

@@ -84,7 +84,8 @@ class Group:
     def others(self) -> list[str]:
         """All other metrics that there are numbers of, as they come."""
         shown = self.metrics
-        return [m for m in dict.fromkeys(c.metric for c in self.cells) if m not in shown]
+        every = dict.fromkeys(c.metric for c in self.cells)
+        return [m for m in every if m not in shown]
 
     def cell(self, model: str, quantizer: str, metric: str) -> Cell | None:
         """One cell, or None."""
@@ -290,12 +291,12 @@ def _target_signs(results: Results, about: dict[str, Any]) -> dict[str, float]:
 
 def checks(results: Results) -> list[dict[str, Any]]:
     """The checks of the instrument of every measurement, the failed ones first."""
-    found = [
-        {k: results.labels[name].get(k) for k in ("corpus", "model", "quantizer", "seed")} | check
-        for name, manifest in results.manifests.items()
-        if manifest.stage == "measure"
-        for check in manifest.summary.get("checks", [])
-    ]
+    found = []
+    for name, manifest in results.manifests.items():
+        if manifest.stage == "measure":
+            label = results.labels[name]
+            about = {k: label.get(k) for k in ("corpus", "model", "quantizer", "seed")}
+            found += [about | check for check in manifest.summary.get("checks", [])]
     return sorted(found, key=lambda check: bool(check["ok"]))
 
 

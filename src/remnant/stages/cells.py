@@ -161,11 +161,13 @@ def asked(sheets: Sequence[Sheet | None], role: Role) -> list[Column]:
     """The columns of a role that any of some models has been asked for: built-in metrics in the
     order of the catalogue, then the user's own.
     """
-    there = {c: None for s in sheets if s is not None for c in (*s.values, *s.unscorable)}
+    given = [s for s in sheets if s is not None]
+    there = dict.fromkeys(c for s in given for c in (*s.values, *s.unscorable))
+    measured = {c for s in given for c in there if s.items(c)}
     known = [c for name in of_role(role) for c in there if c.metric == name]
-    own = {name for s in sheets if s is not None for name, r in s.roles.items() if r == role}
+    own = {name for s in given for name, r in s.roles.items() if r == role}
     known += [c for c in there if c.metric not in METRICS and c.metric in own]
-    return [c for c in known if any(s.items(c) for s in sheets if s is not None)]
+    return [c for c in known if c in measured]
 
 
 def auc_of(sheet: Sheet, name: str, rule: Rule) -> Interval | None:
@@ -191,8 +193,11 @@ def _numbers(sheet: Sheet) -> list[Number]:
     """
     by_column = numbers_by_column()
     own = [n for c in sheet.values for n in by_column.get(c, (_mean_of(c),))]
-    there = [n for n in COMBINED if all(group.size for group in _groups(n, sheet))]
-    return list(dict.fromkeys(own + there))
+
+    def there(number: Number) -> bool:
+        return all(group.size for group in _groups(number, sheet))
+
+    return list(dict.fromkeys([*own, *filter(there, COMBINED)]))
 
 
 def _mean_of(column: Column) -> Number:
@@ -201,16 +206,17 @@ def _mean_of(column: Column) -> Number:
 
 def _groups(number: Number, sheet: Sheet) -> list[Array]:
     """The columns of each group [columns, items], over the items that all of a group have."""
-    return [
-        np.array(table_of([sheet.values.get(c, {}) for c in group]), dtype=np.float64)
-        for group in number.groups
-    ]
+
+    def values(group: Sequence[Column]) -> Array:
+        return np.array(table_of([sheet.values.get(c, {}) for c in group]), dtype=np.float64)
+
+    return list(map(values, number.groups))
 
 
 def table_of(columns: Sequence[Mapping[str, float]]) -> list[list[float]]:
     """[columns, items] values over the items that all of some columns have, in their order."""
-    shared = sorted(set.intersection(*(set(column) for column in columns)))
-    return [[column[item] for item in shared] for column in columns]
+    shared = sorted(set.intersection(*map(set, columns)))
+    return [list(map(column.__getitem__, shared)) for column in columns]
 
 
 def _cell(

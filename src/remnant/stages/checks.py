@@ -137,9 +137,8 @@ def _of_set(on: str, pairs: Sequence[tuple[list[str], list[str]]]) -> Check | No
         return Check(
             name="answers", ok=False, said=said, metrics=_told_by(on), count=single, total=len(due)
         )
-    phrase, usual = (
-        commonest_opening(texts) for texts in ([s for _, s in pairs], [t for t, _ in pairs])
-    )
+    phrase = commonest_opening([said for _, said in pairs])
+    usual = commonest_opening([truth for truth, _ in pairs])
     if phrase - usual > MOST_LOST * len(pairs):
         said = (
             f"{phrase} of {len(pairs)} answers of {on} begin with the same words: "

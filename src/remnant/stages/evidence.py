@@ -80,11 +80,10 @@ def tests_of(trio: Trio) -> dict[Kind, list[Column]]:
             of[Column(column.metric)] = kind
         elif column.split in ("", MEMBERS) or column.metric not in METRICS:
             of[column] = kind or MORE
-    wanted = {kind: [Column(name) for name in needed(kind)] for kind in NEEDED_KINDS}
-    found = {
-        kind: [*columns, *(c for c, k in of.items() if k == kind and c not in columns)]
-        for kind, columns in wanted.items()
-    }
+    found = {}
+    for kind in NEEDED_KINDS:
+        wanted = list(map(Column, needed(kind)))
+        found[kind] = wanted + [c for c, k in of.items() if k == kind and c not in wanted]
     more = [c for c, kind in of.items() if kind == MORE]
     return found | ({MORE: more} if more else {})
 
@@ -269,16 +268,18 @@ def _habits(trio: Trio) -> Mapping[str, Said]:
         if reason := _texts_lacking(trio, column, on):
             found[f"answers to {column}"] = "lost", reason
             continue
-        said = [
-            [words(text) for _, text in s.texts[on].values()]
-            for s in (trio.unlearned, trio.target, trio.retrain)
-            if s is not None
-        ]
+        sheets = (trio.unlearned, trio.target, trio.retrain)
+        said = [_said(sheet, on) for sheet in sheets if sheet is not None]
         for name, count, what in _HABITS:
             found[f"{name} of {column}"] = _habit(
                 [count(t, on) / len(t) for t in said], f"of its answers to {column} {what}"
             )
     return found or {"answers": ("not measured", "no answers were measured")}
+
+
+def _said(sheet: Sheet, on: str) -> list[list[str]]:
+    """The words of every answer."""
+    return [words(text) for _, text in sheet.texts[on].values()]
 
 
 def _early(answers: list[list[str]], on: str) -> int:
@@ -300,12 +301,16 @@ _HABITS = (
 )
 
 
+def _truths(sheet: Sheet, on: str) -> dict[str, str]:
+    return {item: truth for item, (truth, _) in sheet.texts.get(on, {}).items()}
+
+
 def _texts_lacking(trio: Trio, column: Column, on: str) -> str:
     """Why the texts of the answers are not those of the rows; empty where they are."""
     for sheet in trio.sheets:
         if not set(sheet.values.get(column, {})) <= set(sheet.texts.get(on, {})):
             return f"texts of the answers to {column} are missing for one of the models"
-    truths = [{i: truth for i, (truth, _) in s.texts.get(on, {}).items()} for s in trio.sheets]
+    truths = [_truths(sheet, on) for sheet in trio.sheets]
     if not all(truths):
         return f"texts of the answers to {column} are missing"
     if any(
@@ -400,5 +405,8 @@ def _same(one: Sheet, other: Sheet) -> bool:
         for column, values in one.values.items()
         if column.metric in exact and values
     ]
-    near = [a.keys() == b.keys() and max(abs(a[i] - b[i]) for i in a) < SAME for a, b in pairs]
-    return bool(near) and all(near)
+    return bool(pairs) and all(_near(a, b) for a, b in pairs)
+
+
+def _near(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    return a.keys() == b.keys() and max(abs(a[i] - b[i]) for i in a) < SAME

@@ -46,10 +46,9 @@ def read_examples(
         }
     items = {side: _questions(side, tokenizer, corpus) for side in QUESTIONS}
     items["retain"] = [item for item in items["retain"] if item.half == "dev"]
-    pools = {
-        side: Pool([_answered(spec, tokenizer, item, item.truth) for item in found])
-        for side, found in items.items()
-    }
+    pools = {}
+    for side, found in items.items():
+        pools[side] = Pool([_answered(spec, tokenizer, item, item.truth) for item in found])
     pools["alternative"] = Pool([])
     if alternatives is not None:
         partner = SIDES["alternative"].paired_with or ""

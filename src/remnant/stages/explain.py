@@ -37,7 +37,8 @@ def run(
         for role in ("target", "unlearned", "q_target", "q_unlearned")
     }
     there = list(dict.fromkeys([*_names(inputs["q_target"]), *models["target"].matrices()]))
-    names = [name for name in there if all(name in model.entries for model in models.values())]
+    every = set.intersection(*(set(model.entries) for model in models.values()))
+    names = [name for name in there if name in every]
     whole: dict[str, Sums] = {}
     layers = []
     for i, name in enumerate(names):

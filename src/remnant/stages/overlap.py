@@ -3,6 +3,7 @@ read, items that are there twice.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, filterfalse
 from typing import Any
 
 from remnant.corpus.base import QA, pages, question
@@ -63,7 +64,7 @@ def without_overlap(
         repeats(texts["forget"], qa["forget"]),
         repeats(texts["retain1"] + texts["retain2"], qa["retain"]),
     )
-    kept = {name: [t for t in texts[name] if not told(t)] for name in OTHERS}
+    kept = {name: list(filterfalse(told, texts[name])) for name in OTHERS}
     kept_qa = [pair for pair in qa["retain"] if not told(*pages([pair]))]
     counts = {name: len(texts[name]) - len(kept[name]) for name in OTHERS} | {
         "questions": len(qa["retain"]) - len(kept_qa)
@@ -107,8 +108,12 @@ def overlap_of(files: Mapping[str, list[Any]]) -> dict[str, int]:
     """The same count for a corpus in MUSE's layout, which is taken as it is."""
     qa = {side: pairs_of(files, side) for side in ("forget", "retain")}
     told = repeats(files["raw/forget"], qa["forget"])
-    counts = {name: sum(told(t) > 0 for t in files.get(f"raw/{name}", [])) for name in OTHERS}
-    return counts | {"questions": sum(told(page) > 0 for page in pages(qa["retain"]))}
+
+    def count(texts: Iterable[str]) -> int:
+        return sum(told(text) > 0 for text in texts)
+
+    counts = {name: count(files.get(f"raw/{name}", [])) for name in OTHERS}
+    return counts | {"questions": count(pages(qa["retain"]))}
 
 
 def pairs_of(files: Mapping[str, list[Any]], side: str) -> QA:
@@ -123,14 +128,12 @@ def repeated_of(files: Mapping[str, list[Any]]) -> dict[str, int]:
     Sides without any are left out.
     """
     raw = {"forget": ["forget"], "retain": ["retain1", "retain2"], "holdout": ["holdout"]}
-    found = {
-        f"{side} texts": repeated([t for name in names for t in files.get(f"raw/{name}", [])])
-        for side, names in raw.items()
-    }
-    found |= {
-        f"{side} questions": repeated([q for q, _ in pairs_of(files, side)])
-        for side in ("forget", "retain")
-    }
+    found = {}
+    for side, names in raw.items():
+        texts = chain.from_iterable(files.get(f"raw/{name}", []) for name in names)
+        found[f"{side} texts"] = repeated(list(texts))
+    for side in ("forget", "retain"):
+        found[f"{side} questions"] = repeated([q for q, _ in pairs_of(files, side)])
     return {name: n for name, n in found.items() if n}
 
 
@@ -138,9 +141,10 @@ def same_answers(qa: Mapping[str, QA]) -> int:
     """How many retain questions have an answer of the forget side, of at least ``ANSWER_WORDS``
     words, though they ask something else.
     """
-    known = set(_long(a for _, a in qa["forget"]))
-    return sum(answer in known for answer in _long(a for _, a in qa["retain"]))
+    known = set(_long_answers(qa["forget"]))
+    return sum(answer in known for answer in _long_answers(qa["retain"]))
 
 
-def _long(answers: Iterable[str]) -> list[tuple[str, ...]]:
-    return [w for w in (tuple(words(a)) for a in answers) if size(w) >= ANSWER_WORDS]
+def _long_answers(qa: QA) -> list[tuple[str, ...]]:
+    answers = [tuple(words(answer)) for _, answer in qa]
+    return [answer for answer in answers if size(answer) >= ANSWER_WORDS]

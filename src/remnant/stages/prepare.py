@@ -4,7 +4,7 @@ overlap.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,7 @@ def run(
     _refuse_unread(spec)
     material = read(spec)
     if material.complete:
-        files = {
-            name: rows
-            for name, rows in material.files.items()
-            if any(not isinstance(row, str) or row.strip() for row in rows)
-        }
+        files = {name: rows for name, rows in material.files.items() if _says_anything(rows)}
         absent = {
             name: f"{name} is there, but empty" for name in material.files if name not in files
         }
@@ -170,15 +166,20 @@ def _tokenizer(spec: PrepareSpec, texts: list[str]) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _says_anything(rows: Sequence[object]) -> bool:
+    return any(not isinstance(row, str) or row.strip() for row in rows)
+
+
 def _chunked(spec: PrepareSpec, material: Material, tokenizer: PreTrainedTokenizerBase) -> Material:
     """Long texts cut at token boundaries.
 
     Retain text split for training and evaluation, its last part held out if asked for.
     """
-    texts = {
-        name: [c for t in material.texts[name] for c in _chunks(tokenizer, t, spec.text_tokens)]
-        for name in SPLITS
-    }
+
+    def cut(texts: Iterable[str]) -> list[str]:
+        return [chunk for t in texts for chunk in _chunks(tokenizer, t, spec.text_tokens)]
+
+    texts = {name: cut(material.texts[name]) for name in SPLITS}
     retain, retain_qa = texts["retain1"], material.qa["retain"]
     if spec.holdout_share and not texts["holdout"]:
         kept = len(retain) - max(1, round(len(retain) * spec.holdout_share))

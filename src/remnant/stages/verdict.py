@@ -20,7 +20,7 @@ from remnant.instrument import are_complete
 from remnant.methods import writes
 from remnant.metrics import BEGUN, SAMPLED, Column
 from remnant.records import Evidence, Outcome, Recovery, Rule, Verdict
-from remnant.stages.cells import Sheet, asked
+from remnant.stages.cells import Sheet, asked, table_of
 from remnant.stages.evidence import ANSWERS, contaminated, missing_kinds
 from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio
 
@@ -363,10 +363,7 @@ def half_known(trio: Trio, metric: Column, rule: Rule) -> int:
     """
     if trio.retrain is None:
         return 0
-    tables = [s.values.get(metric, {}) for s in trio.sheets]
-    target, own, unread = (
-        np.array([t[i] for i in sorted(set.intersection(*map(set, tables)))]) for t in tables
-    )
+    target, own, unread = np.array(table_of([s.values.get(metric, {}) for s in trio.sheets]))
     if not (np.isfinite(target).all() and np.isfinite(own).all() and np.isfinite(unread).all()):
         return 0
     above = int(((target - unread >= MARGIN) & (own > (target + unread) / 2)).sum())

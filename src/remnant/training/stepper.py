@@ -99,7 +99,7 @@ class Stepper:
 
     def gradients(self) -> list[Tensor]:
         """The gradients of all parts that have one."""
-        return [g for g in (p.gradient() for p in self.parts) if g is not None]
+        return [g for p in self.parts if (g := p.gradient()) is not None]
 
     def state(self) -> dict[str, Any]:
         """Everything but the weights that the next step depends on."""
