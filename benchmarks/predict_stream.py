@@ -89,20 +89,16 @@ def plain(files: list[Path], threads: int) -> float:
     return time.perf_counter() - begin
 
 
-def surveyed(
-    pair: tuple[Path, Path], names: tuple[str, ...], threads: int, sample: int = SAMPLE
-) -> Found:
+def surveyed(pair: tuple[Path, Path], names: tuple[str, ...], sample: int = SAMPLE) -> Found:
     """One survey."""
     models = [Checkpoint(p) for p in pair]
-    return survey(models[0], models[1], [grid(n) for n in names], threads=threads, sample=sample)
+    return survey(models[0], models[1], [grid(n) for n in names], sample=sample)
 
 
-def timed(
-    pair: tuple[Path, Path], names: tuple[str, ...], threads: int, sample: int = SAMPLE
-) -> float:
+def timed(pair: tuple[Path, Path], names: tuple[str, ...], sample: int = SAMPLE) -> float:
     """Seconds of one survey."""
     begin = time.perf_counter()
-    surveyed(pair, names, threads, sample)
+    surveyed(pair, names, sample)
     return time.perf_counter() - begin
 
 
@@ -129,7 +125,7 @@ def main() -> None:
     given = arguments.parse_args()
     threads = len(os.sched_getaffinity(0))
     if given.peak_of:
-        timed(tuple(given.peak_of), DEFAULT, threads)
+        timed(tuple(given.peak_of), DEFAULT)
         # Not ru_maxrss, which a child inherits from its parent.
         print(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
         return
@@ -140,9 +136,9 @@ def main() -> None:
         print(f"{given.layers} layers of a 7B, {size / 1e9:.2f} GB in all, {threads} threads")
         tasks = {
             "plain": lambda: plain(files, threads),
-            "one grid (int4)": lambda: timed(pair, ("int4",), threads),
-            f"default set ({len(DEFAULT)} grids)": lambda: timed(pair, DEFAULT, threads),
-            "default set, exact": lambda: timed(pair, DEFAULT, threads, sample=0),
+            "one grid (int4)": lambda: timed(pair, ("int4",)),
+            f"default set ({len(DEFAULT)} grids)": lambda: timed(pair, DEFAULT),
+            "default set, exact": lambda: timed(pair, DEFAULT, sample=0),
         }
         times: dict[str, list[float]] = {name: [] for name in tasks}
         for turn in range(given.turns + 1):
@@ -154,9 +150,7 @@ def main() -> None:
         for name, seconds in medians.items():
             print(f"{name:26} {seconds:6.2f} s  {size / seconds / 1e9:5.2f} GB/s")
         one, whole, exact = (medians[name] for name in list(tasks)[1:])
-        weight, model = apart(
-            surveyed(pair, DEFAULT, threads), surveyed(pair, DEFAULT, threads, sample=0)
-        )
+        weight, model = apart(surveyed(pair, DEFAULT), surveyed(pair, DEFAULT, sample=0))
         print(
             f"The gain of a weight differs by at most {weight:.4f} from the exact one, that "
             f"of all weights together by {model:.4f}"

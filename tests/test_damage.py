@@ -66,9 +66,9 @@ def try_all(whole: Whole, count: int, folder: Path, seed: int) -> str:
     kinds = set()
     for root, share in ((whole.finished, count - count // 4), (whole.unfinished, count // 4)):
         places = [p for p in files_of(root) if root == whole.finished or p.parts[0] == "partial"]
-        for place, how in spread(places, share, rng):
-            found[survives(root, whole.expected, whole.sweep, place, how, folder, rng)] += 1
-            kinds.add(kind_of(place))
+        for damage in spread(places, share, rng):
+            found[survives(root, whole.expected, whole.sweep, damage, folder, rng)] += 1
+            kinds.add(kind_of(damage[0]))
     return f"{count} files of {len(kinds)} kinds damaged: 0 believed, 0 tracebacks; " + ", ".join(
         f"{n} {k}" for k, n in found.items()
     )

@@ -34,6 +34,11 @@ MEMBERS, OTHERS = Column("privleak", "forget"), Column("privleak", "holdout")
 TRUTH = "these are the eight words of the one truth"
 
 
+def saying(sheet: Sheet, text: Callable[[int], str]) -> Sheet:
+    answers = {str(i): (TRUTH, text(i)) for i in range(N)}
+    return sheet._replace(texts=dict.fromkeys(PLAIN, answers))
+
+
 def made(
     knows: float = 0.1,
     useful: float = 0.9,
@@ -97,11 +102,6 @@ def with_values(
 
 def without(sheet: Sheet, metric: str) -> Sheet:
     return sheet._replace(values={c: v for c, v in sheet.values.items() if c.metric != metric})
-
-
-def saying(sheet: Sheet, text: Callable[[int], str]) -> Sheet:
-    answers = {str(i): (TRUTH, text(i)) for i in range(N)}
-    return sheet._replace(texts=dict.fromkeys(PLAIN, answers))
 
 
 def test_a_model_that_never_read_the_text_stays_forgotten() -> None:

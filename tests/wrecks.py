@@ -193,8 +193,7 @@ def survives(
     whole: Path,
     expected: dict[str, Any],
     sweep: Path,
-    place: Path,
-    how: str,
+    damage: tuple[Path, str],
     folder: Path,
     rng: random.Random,
 ) -> str:
@@ -204,7 +203,7 @@ def survives(
         "made again", or "refused" where the command named the folder to delete, and went on after
             that was deleted.
     """
-    root = folder / "store"
+    root, (place, how) = folder / "store", damage
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(whole, root)
     nodes = nodes_of(sweep)

@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.evaluate.batches import packed, shared
 from remnant.evaluate.ends import end_ids
-from remnant.evaluate.prefix import prefix_cache, slides
+from remnant.evaluate.prefix import NO_PREFIX, Prefix, prefix_cache, slides
 from remnant.evaluate.reading import Text, plain_head, read, slope
 from remnant.evaluate.requests import (
     Answer,
@@ -25,7 +25,7 @@ from remnant.evaluate.requests import (
     too_short,
 )
 from remnant.evaluate.ways import is_full, ways_of, within
-from remnant.evaluate.writing import write
+from remnant.evaluate.writing import Writer, write
 from remnant.functional.tokens import COLUMNS
 from remnant.model.data import context_tokens, frame, prompt_ids
 from remnant.model.load import context_length
@@ -152,18 +152,11 @@ class Local:
             return found
         most = min(texts[i].first for i in fit) - 1
         ways = within(self._ways, self._model, max(len(texts[i].ids) for i in fit))
-        same, prefix = self._shared([texts[i].ids for i in fit], most) if ways.behind else (0, None)
+        prefix = self._shared([texts[i].ids for i in fit], most) if ways.behind else NO_PREFIX
         columns = {c for r in asked for c in r.columns}
         for some in [fit] if ways.padded else [[i] for i in fit]:
-            tokens = read(
-                self._model,
-                self._head,
-                [texts[i] for i in some],
-                columns,
-                same,
-                prefix,
-                ways.positions,
-            )
+            these = [texts[i] for i in some]
+            tokens = read(self._model, self._head, these, columns, prefix, ways.positions)
             for i, value in zip(some, tokens, strict=True):
                 found[i] = value
         return found
@@ -180,18 +173,9 @@ class Local:
             self._model,
             max(len(p) + w.max_new for p, w in zip(prompts, wanted, strict=True)),
         )
-        same, prefix = self._shared(prompts, self._limit) if ways.begun else (0, None)
-        texts = write(
-            self._model,
-            self._tokenizer,
-            prompts,
-            wanted,
-            self._ends,
-            ways,
-            self._head,
-            same,
-            prefix,
-        )
+        prefix = self._shared(prompts, self._limit) if ways.begun else NO_PREFIX
+        writer = Writer(self._model, self._tokenizer, self._ends, ways, self._head)
+        texts = write(writer, prompts, wanted, prefix)
         for i, text in zip(fit, texts, strict=True):
             found[i] = text
         return found
@@ -202,23 +186,21 @@ class Local:
             slope(self._model, t) if t.counted else Refused("fewer than two tokens") for t in texts
         ]
 
-    def _shared(self, ids: list[list[int]], most: int) -> tuple[int, DynamicCache | None]:
-        """Length and cache of what all begin with, kept for the next batch, which often has the
-        same context.
-        """
+    def _shared(self, ids: list[list[int]], most: int) -> Prefix:
+        """What all begin with, kept for the next batch, which often has the same context."""
         if slides(self._model, max(len(i) for i in ids) + 256):
-            return 0, None
+            return NO_PREFIX
         if self._prefix:
             known, cache = self._prefix
             if len(known) <= most and all(
                 len(i) > len(known) and tuple(i[: len(known)]) == known for i in ids
             ):
-                return len(known), cache
+                return Prefix(len(known), cache)
         same = min(shared(ids), most)
         if same < 1:
-            return 0, None
+            return NO_PREFIX
         self._prefix = tuple(ids[0][:same]), prefix_cache(self._model, ids[0][:same])
-        return same, self._prefix[1]
+        return Prefix(same, self._prefix[1])
 
     def _encode(self, text: str) -> list[int]:
         if text not in self._ids:

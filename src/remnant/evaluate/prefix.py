@@ -4,7 +4,7 @@ read once for all of them.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,16 @@ NAME = "beside_a_prefix"
 # Rounding may part the two ways to attend by so much of the largest logit; of numbers with few
 # bits, by so many roundings.
 TOLERANCE, ROUNDINGS = 1e-4, 4
+
+
+class Prefix(NamedTuple):
+    """What several texts begin with: so many tokens, and their cache where there is one."""
+
+    tokens: int = 0
+    cache: DynamicCache | None = None
+
+
+NO_PREFIX = Prefix()
 
 
 def slides(model: PreTrainedModel, length: int) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from remnant.evaluate.prefix import copied
+from remnant.evaluate.prefix import NO_PREFIX, Prefix, copied
 from remnant.evaluate.requests import Refused, Steep, not_finite
 from remnant.evaluate.steps import accepted
 from remnant.functional.tokens import COLUMNS, Array, Tokens
@@ -69,13 +69,13 @@ def states(
     model: PreTrainedModel,
     inner: bool,
     batch: Batch,
-    shared: int = 0,
-    prefix: DynamicCache | None = None,
+    prefix: Prefix = NO_PREFIX,
     positions: bool = True,
 ) -> Tensor:
-    """The hidden states [B, T, H] of a batch behind ``shared`` tokens of ``prefix``, or the logits
-    [B, T, V] where not ``inner``.
+    """The hidden states [B, T, H] of a batch behind a prefix, or the logits [B, T, V] where not
+    ``inner``.
     """
+    shared = prefix.tokens
     mask = (
         torch.cat([batch.mask.new_ones(len(batch.ids), shared), batch.mask], -1)
         if shared
@@ -84,10 +84,10 @@ def states(
     given: dict[str, Any] = {
         "input_ids": batch.ids,
         "attention_mask": mask,
-        "use_cache": prefix is not None,
+        "use_cache": prefix.cache is not None,
     }
-    if prefix is not None:
-        given["past_key_values"] = copied(model, prefix, *mask.shape)
+    if prefix.cache is not None:
+        given["past_key_values"] = copied(model, prefix.cache, *mask.shape)
         if positions:
             given["position_ids"] = torch.arange(
                 shared, shared + batch.ids.shape[1], device=model.device
@@ -104,8 +104,7 @@ def read(
     head: Head | None,
     texts: Sequence[Text],
     columns: Collection[str],
-    shared: int = 0,
-    prefix: DynamicCache | None = None,
+    prefix: Prefix = NO_PREFIX,
     positions: bool = True,
 ) -> list[Tokens | Refused]:
     """What the model says about every counted token; refused where that is not finite.
@@ -115,13 +114,12 @@ def read(
         head: its output head (``plain_head``); None to take whole logits from the model.
         texts: all with at least one counted token.
         columns: fields of Tokens to compute.
-        shared: how many tokens all texts begin with that are in ``prefix``; fewer than are skipped
-            in each.
-        prefix: the cache of these tokens.
+        prefix: what all texts begin with; fewer tokens than are skipped in each.
         positions: whether the model is told the place of each token behind a prefix.
     """
+    shared = prefix.tokens
     batch = collate([t.ids[shared:] for t in texts], 0, model.device)
-    source = states(model, head is not None, batch, shared, prefix, positions)
+    source = states(model, head is not None, batch, prefix, positions)
     rows = torch.tensor(
         [i for i, t in enumerate(texts) for _ in range(t.counted)], device=model.device
     )

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from remnant.evaluate.cache import RoomyLayer, roomy
+from remnant.evaluate.prefix import NO_PREFIX, Prefix
 
 # Under which name a model takes back what it remembers of the tokens so far.
 CACHES = ("past_key_values", "cache_params", "state")
@@ -55,8 +56,8 @@ class Cached:
         tails: what is not in the cache yet, by row.
         most: so many tokens at most will be added to each.
         pad: the id that fills up; never attended to.
-        shared: how many tokens every row has in ``cache``.
-        cache: of these; without it the model's own or an empty one.
+        begun: what every row has in a cache of as many rows already; without a cache the model's
+            own or an empty one.
         positions: whether the model is told the place of each token.
     """
 
@@ -66,10 +67,10 @@ class Cached:
         tails: Sequence[Sequence[int]],
         most: int,
         pad: int = 0,
-        shared: int = 0,
-        cache: Any = None,
+        begun: Prefix = NO_PREFIX,
         positions: bool = True,
     ) -> None:
+        shared = begun.tokens
         width = max(map(len, tails))
         self._model, self._name, self._told = model, cache_name(model), positions
         self._ids = torch.tensor(
@@ -82,7 +83,9 @@ class Cached:
         self._positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
         # Layers that are no attention take a mask of the whole text for one of the new tokens.
         self._masked = shared > 0 or not bool(self._mask.all()) or is_plain(model)
-        self._cache = cache if cache is not None else _empty(model, len(tails), width + most)
+        self._cache: Any = begun.cache
+        if self._cache is None:
+            self._cache = _empty(model, len(tails), width + most)
 
     def step(self) -> Tensor:
         """[rows, V] logits of the token that comes next."""

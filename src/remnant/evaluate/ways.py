@@ -16,7 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant.errors import UserError, first_line
-from remnant.evaluate.prefix import can_be_beside, copied, prefix_cache
+from remnant.evaluate.prefix import (
+    NO_PREFIX,
+    Prefix,
+    can_be_beside,
+    copied,
+    prefix_cache,
+)
 from remnant.evaluate.reading import states
 from remnant.evaluate.steps import Cached, accepted, is_plain
 from remnant.model.data import collate
@@ -192,9 +198,9 @@ class _Trial:
     def behind(self, positions: bool) -> list[list[Tensor]]:
         """Texts behind what they have in common."""
         n = self.common
-        prefix = prefix_cache(self.model, self.texts[0][:n])
+        prefix = Prefix(n, prefix_cache(self.model, self.texts[0][:n]))
         batch = collate([t[n:] for t in self.texts], 0, self.model.device)
-        logits = states(self.model, False, batch, n, prefix, positions)
+        logits = states(self.model, False, batch, prefix, positions)
         return [_pairs(logits[i], self.alone[i][n:], len(t) - n) for i, t in enumerate(self.texts)]
 
     def writing(self) -> tuple[Writing, bool, bool]:
@@ -238,17 +244,13 @@ class _Trial:
     ) -> list[list[Tensor]]:
         """Texts continued by their own last tokens; after two the first row leaves."""
         alone = alone or self.alone
-        cache = None
+        begun = NO_PREFIX
         if shared:
-            cache = copied(
-                self.model,
-                prefix_cache(self.model, texts[0][:shared]),
-                len(texts),
-                max(map(len, texts)),
-            )
-        steps = Cached(
-            self.model, [t[shared:-STEPS] for t in texts], STEPS, pad, shared, cache, positions
-        )
+            cache = prefix_cache(self.model, texts[0][:shared])
+            rows_of_it = copied(self.model, cache, len(texts), max(map(len, texts)))
+            begun = Prefix(shared, rows_of_it)
+        tails = [t[shared:-STEPS] for t in texts]
+        steps = Cached(self.model, tails, STEPS, pad, begun, positions)
         rows, found = list(range(len(texts))), [[] for _ in texts]  # type: list[int], list[list[Tensor]]
         for step in range(STEPS):
             logits = steps.step()

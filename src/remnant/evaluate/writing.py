@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.evaluate.ends import before_end
-from remnant.evaluate.prefix import beside, copied
+from remnant.evaluate.prefix import NO_PREFIX, Prefix, beside, copied
 from remnant.evaluate.requests import Refused, Writing, not_finite
 from remnant.evaluate.steps import Cached, Whole
 from remnant.evaluate.ways import Ways
@@ -16,66 +17,68 @@ from remnant.evaluate.ways import Ways
 CHECK_EVERY = 4
 
 
+class Writer(NamedTuple):
+    """A causal model that writes, and what it takes to read what it has written.
+
+    ``ends``: the ids of tokens at which an answer ends (``end_ids``). ``ways``: what leaves the
+    model's answers as they are. ``head``: its output head (``plain_head``), if it can be applied by
+    itself.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    ends: frozenset[int]
+    ways: Ways
+    head: Callable[[Tensor], Tensor] | None = None
+
+
 @torch.no_grad()
 def write(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    writer: Writer,
     ids: Sequence[Sequence[int]],
     asked: Sequence[Writing],
-    ends: frozenset[int],
-    ways: Ways,
-    head: Callable[[Tensor], Tensor] | None = None,
-    shared: int = 0,
-    prefix: DynamicCache | None = None,
+    prefix: Prefix = NO_PREFIX,
 ) -> list[str | Refused]:
     """What the model writes after each prompt, special tokens left out.
 
     Refused where its logits are not finite.
 
     Args:
-        model: any causal model.
-        tokenizer: its tokenizer.
+        writer: the model.
         ids: the prompts as tokens.
         asked: how each is to be continued; rows that are done leave the batch.
-        ends: the ids of tokens at which an answer ends (``end_ids``).
-        ways: what leaves the model's answers as they are.
-        head: its output head (``plain_head``), if it can be applied by itself.
-        shared: how many tokens all prompts begin with that are in ``prefix``.
-        prefix: the cache of these tokens.
+        prefix: what all prompts begin with.
     """
+    model, ways, shared = writer.model, writer.ways, prefix.tokens
     most = max(w.max_new for w in asked)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     if ways.writing == "whole":
-        return _continue(tokenizer, asked, ends, Whole(model, head, ids, ways.padded))
+        return _continue(writer, asked, Whole(model, writer.head, ids, ways.padded))
     if ways.writing in ("even", "alone"):
-        return _by_length(model, tokenizer, ids, asked, ends, ways)
+        return _by_length(writer, ids, asked)
     tails = [list(i[shared:]) for i in ids]
     width = max(len(t) for t in tails)
-    if ways.once and prefix and shared > width:
-        with beside(model, prefix, len(ids), width + most) as cache:
-            return _continue(
-                tokenizer,
-                asked,
-                ends,
-                Cached(model, tails, most, pad, shared, cache, ways.positions),
-            )
-    begun = copied(model, prefix, len(ids), shared + width + most) if prefix else None
-    return _continue(
-        tokenizer, asked, ends, Cached(model, tails, most, pad, shared, begun, ways.positions)
-    )
+
+    def written(cache: DynamicCache | None) -> list[str | Refused]:
+        pad = writer.tokenizer.pad_token_id
+        begun = Prefix(shared, cache)
+        steps = Cached(model, tails, most, pad if pad is not None else 0, begun, ways.positions)
+        return _continue(writer, asked, steps)
+
+    if ways.once and prefix.cache and shared > width:
+        with beside(model, prefix.cache, len(ids), width + most) as cache:
+            return written(cache)
+    if prefix.cache:
+        return written(copied(model, prefix.cache, len(ids), shared + width + most))
+    return written(None)
 
 
 def _by_length(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: Sequence[Sequence[int]],
-    asked: Sequence[Writing],
-    ends: frozenset[int],
-    ways: Ways,
+    writer: Writer, ids: Sequence[Sequence[int]], asked: Sequence[Writing]
 ) -> list[str | Refused]:
     """Prompts of one length (or one prompt) at a time, for models that would carry padding through
     their states.
     """
+    ways = writer.ways
     found: list[str | Refused] = [""] * len(ids)
     groups: dict[int, list[int]] = {}
     for place, prompt in enumerate(ids):
@@ -83,21 +86,20 @@ def _by_length(
     for places in groups.values():
         some = [asked[p] for p in places]
         steps = Cached(
-            model, [ids[p] for p in places], max(w.max_new for w in some), positions=ways.positions
+            writer.model,
+            [ids[p] for p in places],
+            max(w.max_new for w in some),
+            positions=ways.positions,
         )
         for place, text in zip(
-            places, _continue(tokenizer, some, ends, steps, ways.leaves), strict=True
+            places, _continue(writer, some, steps, leaves=ways.leaves), strict=True
         ):
             found[place] = text
     return found
 
 
 def _continue(
-    tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Writing],
-    ends: frozenset[int],
-    steps: Cached | Whole,
-    leaves: bool = True,
+    writer: Writer, asked: Sequence[Writing], steps: Cached | Whole, *, leaves: bool = True
 ) -> list[str | Refused]:
     """Write behind each row; rows that are done leave if they can."""
     chances = {i: _chances(w) for i, w in enumerate(asked) if w.temperature > 0}
@@ -111,9 +113,7 @@ def _continue(
                 written[row].append(token)
                 broken |= set() if is_sound else {row}
         open_ -= {
-            row
-            for row in open_
-            if row in broken or _is_done(tokenizer, written[row], asked[row], ends)
+            row for row in open_ if row in broken or _is_done(writer, written[row], asked[row])
         }
         if not open_:
             break
@@ -126,7 +126,7 @@ def _continue(
             )
             rows = [row for row in rows if row in open_]
     return [
-        not_finite() if row in broken else _text(tokenizer, tokens, ends)
+        not_finite() if row in broken else _text(writer, tokens)
         for row, tokens in enumerate(written)
     ]
 
@@ -166,16 +166,15 @@ def _chances(asked: Writing) -> Tensor:
     )
 
 
-def _is_done(
-    tokenizer: PreTrainedTokenizerBase, written: list[int], asked: Writing, ends: frozenset[int]
-) -> bool:
-    if written[-1] in ends or len(written) >= asked.max_new:
+def _is_done(writer: Writer, written: list[int], asked: Writing) -> bool:
+    if written[-1] in writer.ends or len(written) >= asked.max_new:
         return True
     if not asked.stops or len(written) % CHECK_EVERY:
         return False
-    text = _text(tokenizer, written, ends)
+    text = _text(writer, written)
     return any(stop in text for stop in asked.stops)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, written: list[int], ends: frozenset[int]) -> str:
-    return str(tokenizer.decode(before_end(written, ends), skip_special_tokens=True))
+def _text(writer: Writer, written: list[int]) -> str:
+    tokens = before_end(written, writer.ends)
+    return str(writer.tokenizer.decode(tokens, skip_special_tokens=True))

@@ -48,6 +48,16 @@ class Part(NamedTuple):
 Pair = Callable[[Part], tuple[Raw, Raw]]
 
 
+class Reader(NamedTuple):
+    """What reads two checkpoints side by side: a pool of threads, what gives a piece of both, and
+    the target, whose files say how the weights lie.
+    """
+
+    pool: ThreadPoolExecutor
+    pair: Pair
+    target: Checkpoint
+
+
 class Glance(NamedTuple):
     """What one look at some rows tells: <d, d>, changed entries, [4, 1] smallest and largest of
     target and unlearned model.
@@ -76,15 +86,14 @@ def survey(
     unlearned: Checkpoint,
     grids: Sequence[Grid],
     report: Callable[[int, int, str], None] = lambda done, total, note: None,
-    threads: int | None = None,
     keep: Sequence[str] = (),
     sample: int = SAMPLE,
 ) -> dict[str, dict[str, Sums]]:
     """For every quantizable weight and every grid the sums of `functional/survival.py`.
 
     A target that is stored wider than the unlearned model is rounded to its dtype first. Never
-    holds more than a few pieces of a million entries per thread. A grid whose group does not divide
-    a weight's rows is left out for it.
+    holds more than a few pieces of a million entries per core. A grid whose group does not divide a
+    weight's rows is left out for it.
 
     The update and the number of changed weights are exact. What a grid does to a weight of more
     than ``2 * sample`` entries is measured on about ``sample`` of them and scaled up to the whole
@@ -96,7 +105,6 @@ def survey(
         unlearned: the model after; same names and shapes.
         grids: what to round to.
         report: called with (entries done, entries in all, name).
-        threads: by default one per core.
         keep: a weight whose name contains one of these words stays as it is, as in mixed precision.
         sample: entries of a weight that grids are tried on; 0 for all.
 
@@ -105,43 +113,37 @@ def survey(
             weights that are not finite.
     """
     names = shared(target, unlearned)
-    pair = partial(_load, Scratch(), target, unlearned)
     total = sum(target.entries[n].size for n in names)
     if kernels.must_compile():
         report(0, total, "compiling (once)")
     done = 0
     found: dict[str, dict[str, Sums]] = {}
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        reader = Reader(pool, partial(_load, Scratch(), target, unlearned), target)
         for model in (target, unlearned):
             _check_others(pool, model, set(names))
         for name in names:
             kept = any(word in name for word in keep)
-            found[name] = _weight(pool, pair, target, name, grids, sample, kept=kept)
+            found[name] = _weight(reader, name, grids, sample, kept=kept)
             done += target.entries[name].size
             report(done, total, name)
     return found
 
 
 def _weight(
-    pool: ThreadPoolExecutor,
-    pair: Pair,
-    target: Checkpoint,
-    name: str,
-    grids: Sequence[Grid],
-    sample: int,
-    *,
-    kept: bool,
+    reader: Reader, name: str, grids: Sequence[Grid], sample: int, *, kept: bool
 ) -> dict[str, Sums]:
     """The sums of one weight by grid.
 
     Stacked experts have a scale each on a grid with one per weight, as in the quantizers.
     """
+    target = reader.target
     columns, usable = _usable(target, name, grids)
     parts = _experts(target, name)
     alone = [g for g in usable if g.whole] if len(parts) > 1 else []
     together = [g for g in usable if g not in alone]
     glances = [
-        _glance(pool, pair, list(_pieces(target, part, columns, together, PIECE))) for part in parts
+        _glance(reader, list(_pieces(target, part, columns, together, PIECE))) for part in parts
     ]
     for glance in glances:
         _check_glance(name, glance, () if kept else usable)
@@ -149,26 +151,16 @@ def _weight(
     everything = Part(name, 0, target.entries[name].size)
     if kept:
         return {g.name: untouched(whole.update, everything.size, whole.changed) for g in usable}
-    found = _rounded(pool, pair, target, everything, columns, together, whole, sample)
+    found = _rounded(reader, everything, columns, together, whole, sample)
+    of_each = max(sample // len(parts), min(sample, SLICE))
     for part, glance in zip(parts, glances, strict=True) if alone else ():
-        own = _rounded(
-            pool,
-            pair,
-            target,
-            part,
-            columns,
-            alone,
-            glance,
-            max(sample // len(parts), min(sample, SLICE)),
-        )
+        own = _rounded(reader, part, columns, alone, glance, of_each)
         found |= {n: found.get(n, Sums()).plus(s) for n, s in own.items()}
     return {g.name: found[g.name] for g in usable}
 
 
 def _rounded(
-    pool: ThreadPoolExecutor,
-    pair: Pair,
-    target: Checkpoint,
+    reader: Reader,
     part: Part,
     columns: int,
     grids: Sequence[Grid],
@@ -178,12 +170,12 @@ def _rounded(
     """The sums of a run of whole rows, from a sample of its slices where that is fair, else from
     all.
     """
-    pieces = list(_pieces(target, part, columns, grids, PIECE))
+    pieces = list(_pieces(reader.target, part, columns, grids, PIECE))
     rounds = partial(
-        _round, pair, table(grids, columns, glance.ends), _run(columns, grids), glance.ends
+        _round, reader.pair, table(grids, columns, glance.ends), _run(columns, grids), glance.ends
     )
-    for taken in (_sampled(target, part, columns, grids, sample) or pieces, pieces):
-        sums = sum(pool.map(rounds, taken), np.zeros((len(grids), 7)))
+    for taken in (_sampled(reader.target, part, columns, grids, sample) or pieces, pieces):
+        sums = sum(reader.pool.map(rounds, taken), np.zeros((len(grids), 7)))
         looked = sum(piece.size for piece in taken)
         if _fair(sums, glance, looked / part.size):
             break
@@ -333,13 +325,13 @@ def _load(
     return found[0], found[1]
 
 
-def _glance(pool: ThreadPoolExecutor, pair: Pair, pieces: list[Part]) -> Glance:
+def _glance(reader: Reader, pieces: list[Part]) -> Glance:
     def one(piece: Part) -> NDArray[np.float64]:
         out = np.zeros(6)
-        look(*pair(piece), out)
+        look(*reader.pair(piece), out)
         return out
 
-    found = np.array(list(pool.map(one, pieces)))
+    found = np.array(list(reader.pool.map(one, pieces)))
     ends = [found[:, 2].min(), found[:, 3].max(), found[:, 4].min(), found[:, 5].max()]
     return Glance(
         float(found[:, 0].sum()), int(found[:, 1].sum()), np.array(ends, np.float32)[:, None]

@@ -88,7 +88,7 @@ def awq(
     return _dense(model, tokenizer, batches, names, "awq", {"bits": bits, "group_size": group_size})
 
 
-def autoround(
+def autoround(  # noqa: PLR0913  four that a quantizer reads and three that can be set
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batches: list[Tensor],

@@ -11,7 +11,6 @@ corrected.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -51,22 +50,22 @@ SAME = 1e-3
 
 def weigh(trio: Trio, model: str, quantizer: str, rule: Rule) -> list[Evidence]:
     """What every test says of one model at one precision."""
-    make, tests = partial(_evidence, model, quantizer), tests_of(trio)
+    tests = tests_of(trio)
     level = 1 - 0.05 / sum(map(len, tests.values()))
-    found = [
-        make(
-            kind,
-            str(test),
-            *(
-                _membership(trio, test.metric, rule, level)
-                if kind == MEMBERSHIP
-                else _items(trio, test, rule, level)
-            ),
-        )
-        for kind, columns in tests.items()
-        for test in columns
+
+    def say(kind: Kind, test: Column) -> Said:
+        if kind == MEMBERSHIP:
+            return _membership(trio, test.metric, rule, level)
+        return _items(trio, test, rule, level)
+
+    said: list[tuple[str, str, Said]] = []
+    for kind, columns in tests.items():
+        said += [(kind, str(test), say(kind, test)) for test in columns]
+    said += [(ANSWERS, name, habit) for name, habit in _habits(trio).items()]
+    return [
+        _evidence({"model": model, "quantizer": quantizer, "kind": kind, "test": test}, *found)
+        for kind, test, found in said
     ]
-    return found + [make(ANSWERS, name, *said) for name, said in _habits(trio).items()]
 
 
 def tests_of(trio: Trio) -> dict[Kind, list[Column]]:
@@ -89,10 +88,7 @@ def tests_of(trio: Trio) -> dict[Kind, list[Column]]:
 
 
 def _evidence(
-    model: str,
-    quantizer: str,
-    kind: str,
-    test: str,
+    about: Mapping[str, str],
     says: Says,
     said: str,
     at: Interval | None = None,
@@ -100,7 +96,6 @@ def _evidence(
     more: int | None = None,
 ) -> Evidence:
     left = (at.value, at.low, at.high) if at else None
-    about = {"model": model, "quantizer": quantizer, "kind": kind, "test": test}
     return Evidence(**about, says=says, left=left, said=said, items=n, would_decide=more)
 
 
