@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic import JsonValue
+
 SEAL = 64
 PIECE = 1 << 20
 SCRATCH = ".tmp"
@@ -160,6 +162,6 @@ def kept(path: Path) -> bool:
     return True
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> JsonValue:
     """The data of ``write_json``; None where there is none or it was damaged."""
     return json.loads(path.read_bytes()[:-SEAL]) if kept(path) else None

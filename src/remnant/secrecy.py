@@ -9,11 +9,11 @@ environment, which workers inherit.
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, JsonValue
 
 HIDDEN = "***"
 # How worker processes are told the addresses in full.
@@ -157,25 +157,33 @@ def _scrubbed_argument(argument: str) -> str:
     return scrubbed(hidden)
 
 
-def redacted(data: Any, name: str = "") -> Any:
+def redacted(data: Mapping[str, Any]) -> dict[str, JsonValue]:
     """Plain data as it may be kept: texts under a name that looks like a secret's are hidden, in
     other texts what is known.
     """
+    return {k: _redacted(v, k) for k, v in data.items()}
+
+
+def _redacted(data: Any, name: str) -> Any:
     if isinstance(data, dict):
-        return {k: redacted(v, str(k)) for k, v in data.items()}
+        return {k: _redacted(v, str(k)) for k, v in data.items()}
     if isinstance(data, list | tuple):
-        return [redacted(v, name) for v in data]
+        return [_redacted(v, name) for v in data]
     if isinstance(data, str):
         return HIDDEN if data and looks_secret(name) else scrubbed(data)
     return data
 
 
-def without_secrets(data: Any) -> Any:
+def without_secrets(data: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Plain data as it enters an identity: without what is certainly a secret."""
+    return {
+        k: _without_secrets(v)
+        for k, v in data.items()
+        if not (isinstance(v, str) and CERTAIN.search(str(k)))
+    }
+
+
+def _without_secrets(data: JsonValue) -> JsonValue:
     if isinstance(data, dict):
-        return {
-            k: without_secrets(v)
-            for k, v in data.items()
-            if not (isinstance(v, str) and CERTAIN.search(str(k)))
-        }
-    return [without_secrets(v) for v in data] if isinstance(data, list) else data
+        return without_secrets(data)
+    return [_without_secrets(v) for v in data] if isinstance(data, list) else data

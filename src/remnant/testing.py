@@ -24,6 +24,8 @@ from remnant.readings import LOSS_READINGS, SIDES
 from remnant.resolve import Listed, Method, functions_of, resolve
 
 B, T, V, H = 3, 7, 11, 5
+# What a loss reads.
+Read = View | Hidden | Tensor
 
 
 class Result(NamedTuple):
@@ -44,8 +46,8 @@ def labels(seed: int = 0) -> Tensor:
 
 
 def readings(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """One random value for everything that a loss may read; what the policy says wants
-    gradients.
+    """One random value for everything that a loss may read, each of the type that its name says;
+    what the policy says wants gradients.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -59,10 +61,10 @@ def readings(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any
         found[f"ref_{side}"] = View(random(B, T, V), given)
         found[f"{side}_hidden"] = Hidden(random(B, T, H).requires_grad_(), given != IGNORED)
         found[f"ref_{side}_hidden"] = Hidden(random(B, T, H), given != IGNORED)
-    return derived(found)
+    return _derived(found)
 
 
-def derived(values: Mapping[str, Any]) -> dict[str, Any]:
+def _derived(values: Mapping[str, Any]) -> dict[str, Any]:
     """The readings with those that follow from others: likelihoods and norms of the reference."""
     found = dict(values)
     for side in SIDES:
@@ -72,13 +74,13 @@ def derived(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def changed(
+def _changed(
     values: Mapping[str, Any],
     change: Callable[[View | Hidden], View | Hidden],
     which: Callable[[str], bool] = lambda name: True,
 ) -> dict[str, Any]:
     """The readings with some Views and hidden states changed; what is derived follows."""
-    return derived(
+    return _derived(
         {
             name: change(v) if isinstance(v, View | Hidden) and which(name) else v
             for name, v in values.items()
@@ -121,7 +123,7 @@ def lowered(value: View | Hidden) -> View | Hidden:
     return View(value.logits.to(torch.bfloat16), value.labels)
 
 
-def flipped(value: Any) -> Any:
+def flipped(value: Read) -> Read:
     """A reading of the batch in the reverse order."""
     if isinstance(value, View):
         return View(value.logits.flip(0), value.labels.flip(0))
@@ -176,7 +178,7 @@ def _masked(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str 
     values = readings()
     return _same(
         call(values),
-        call(changed(values, noise_where_masked)),
+        call(_changed(values, noise_where_masked)),
         "what stands at masked positions",
     )
 
@@ -186,7 +188,7 @@ def _constant(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> st
     faults = [
         _same(
             call(values),
-            call(changed(values, shifted, which)),
+            call(_changed(values, shifted, which)),
             f"a constant added to the {whose} logits",
             1e-4,
         )
@@ -211,13 +213,13 @@ def _labels(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str 
     if views != {"policy"}:
         return None
     values = readings()
-    changes = bool((call(values) != call(changed(values, relabelled))).any())
+    changes = bool((call(values) != call(_changed(values, relabelled))).any())
     return None if changes else "the labels do not matter"
 
 
 def _bfloat16(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
     values = readings()
-    low = changed(values, lowered)
+    low = _changed(values, lowered)
     return _same(call(values).float(), call(low).float(), "bfloat16 input by more than 5 %", 5e-2)
 
 
@@ -301,7 +303,7 @@ def _keeps_zeros(call: Callable[[Tensor], Quantized]) -> bool:
         return True
 
 
-def what_is_read(truth: str, generated: str, memory: float, count: int) -> dict[str, Any]:
+def what_is_read(truth: str, generated: str, memory: float, count: int) -> dict[str, object]:
     """One value for everything that a metric may read but a view: each of ``count`` tokens has the
     probability ``memory``.
     """

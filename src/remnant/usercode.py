@@ -193,7 +193,7 @@ def parsed(use: str, source: str) -> ast.Module:
         ) from error
 
 
-def literal(node: ast.expr, names: Mapping[str, ast.expr], depth: int = 0) -> Any:
+def literal(node: ast.expr, names: Mapping[str, ast.expr], depth: int = 0) -> object:
     """The value of an expression made of literals, names of literals and arithmetic.
 
     Raises:
@@ -259,7 +259,7 @@ def _arithmetic(node: ast.UnaryOp | ast.BinOp, inner: Callable[[ast.expr], Any])
         raise Unreadable(f"{ast.unparse(node)[:60]}: {error}") from error
 
 
-def annotation_of(node: ast.expr | None, names: Mapping[str, ast.expr], depth: int = 0) -> Any:
+def annotation_of(node: ast.expr | None, names: Mapping[str, ast.expr], depth: int = 0) -> object:
     """The type that an annotation stands for: plain types, lists, tuples, dicts, unions and
     ``Literal``; ``Any`` for all others.
     """

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+from pydantic import JsonValue
+
 from remnant.errors import UserError
 
 # Bits of an entry by the dtype of a header. Source: safetensors 0.8, tensor.rs.
@@ -123,7 +125,7 @@ def header(file: Path) -> dict[str, Entry]:
         ) from error
 
 
-def strict_json(raw: bytes) -> Any:
+def strict_json(raw: bytes) -> JsonValue:
     """JSON without what readers understand differently: keys twice, NaN, infinities, half
     surrogates, endless nesting.
 
@@ -135,8 +137,10 @@ def strict_json(raw: bytes) -> Any:
         found = dict(pairs)
         if len(found) < len(pairs):
             seen: set[str] = set()
-            twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-            raise ValueError(f"{shown(twice)} stands there twice")
+            for key, _ in pairs:
+                if key in seen:
+                    raise ValueError(f"{shown(key)} stands there twice")
+                seen.add(key)
         return found
 
     def constant(name: str) -> Any:
@@ -144,7 +148,7 @@ def strict_json(raw: bytes) -> Any:
 
     try:
         text = raw.decode("utf-8")
-        data = json.loads(text, object_pairs_hook=once, parse_constant=constant)
+        data: JsonValue = json.loads(text, object_pairs_hook=once, parse_constant=constant)
         if "\\u" in text:
             json.dumps(data, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
@@ -154,7 +158,7 @@ def strict_json(raw: bytes) -> Any:
     return data
 
 
-def config_of(folder: Path) -> dict[str, Any]:
+def config_of(folder: Path) -> dict[str, JsonValue]:
     """The configuration of a model folder; empty where there is none.
 
     Raises:
@@ -165,7 +169,8 @@ def config_of(folder: Path) -> dict[str, Any]:
         return {}
     found = object_in(path)
     for name, most in SIZES.items():
-        for value in found[name] if isinstance(found.get(name), list) else [found.get(name)]:
+        given = found.get(name)
+        for value in given if isinstance(given, list) else [given]:
             if value is not None and (
                 type(value) is not int
                 or not (0 if "head" in name or "expert" in name else 1) <= value <= most
@@ -231,7 +236,7 @@ def _counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in values)
 
 
-def object_in(path: Path) -> dict[str, Any]:
+def object_in(path: Path) -> dict[str, JsonValue]:
     """The object that a small file of JSON holds.
 
     Raises:
@@ -301,16 +306,13 @@ def _told(folder: Path) -> dict[str, str]:
         raise UserError(f"{path} has no weight_map.", COPY_AGAIN)
     home = folder.resolve()
     homes = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
-    for name in (
-        dict.fromkeys(told.values()) if all(isinstance(v, str) for v in told.values()) else [None]
-    ):
-        if (
-            name is None
-            or not name.endswith(".safetensors")
-            or not name.isprintable()
-            or len(name) > 200
-        ):
-            raise UserError(f"{path} does not name files of safetensors.", COPY_AGAIN)
+    shards = {weight: file for weight, file in told.items() if isinstance(file, str)}
+    unnamed = UserError(f"{path} does not name files of safetensors.", COPY_AGAIN)
+    if len(shards) < len(told):
+        raise unnamed
+    for name in dict.fromkeys(shards.values()):
+        if not name.endswith(".safetensors") or not name.isprintable() or len(name) > 200:
+            raise unnamed
         place = (folder / name).resolve()
         if (
             Path(name).is_absolute()
@@ -321,7 +323,7 @@ def _told(folder: Path) -> dict[str, str]:
                 f"{path} names {shown(name)}, which lies outside the folder.",
                 "Put the shards into the folder itself.",
             )
-    return told
+    return shards
 
 
 def _agree(folder: Path, told: dict[str, str], found: dict[str, Entry]) -> None:

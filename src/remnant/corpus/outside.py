@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from remnant.corpus.files import check_readable
 from remnant.errors import UserError
 from remnant.parsing import lines_of
@@ -87,18 +89,19 @@ def _parsed(path: Path, content: str) -> Any:
     return [load_json(f"Line {i} of {path}", line) for i, line in lines]
 
 
-def load_json(where: str, content: str) -> Any:
+def load_json(where: str, content: str) -> JsonValue:
     """A JSON value.
 
     Raises:
         UserError: not JSON, a key twice in one record, or too deep.
     """
     try:
-        return json.loads(content, object_pairs_hook=_once)
+        found: JsonValue = json.loads(content, object_pairs_hook=_once)
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply to be read.", _SHAPES) from error
     except ValueError as error:
         raise UserError(f"{where} is not JSON: {error}.", _SHAPES) from error
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def has(record: Any, *keys: str) -> bool:
     return isinstance(record, dict) and not any(no_text(key, record.get(key)) for key in keys)
 
 
-def checked(where: str, rows: Any, keys: tuple[str, ...]) -> list[Any]:
+def checked(where: str, rows: object, keys: tuple[str, ...]) -> list[JsonValue]:
     """Rows that have all these keys, or are strings where there are none.
 
     Raises:

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from remnant.errors import UserError
 
 
-def read_list(path: Path) -> list[Any]:
+def read_list(path: Path) -> list[JsonValue]:
     """A JSON list from a corpus folder.
 
     Raises:
@@ -35,7 +37,7 @@ def read_list(path: Path) -> list[Any]:
     return data
 
 
-def settings(corpus: Path) -> dict[str, Any]:
+def settings(corpus: Path) -> dict[str, JsonValue]:
     """The corpus card: name, token lengths, counts, and the metrics that are absent with the
     reason.
 
@@ -71,12 +73,12 @@ def settings(corpus: Path) -> dict[str, Any]:
 
 
 def records(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """A JSON list of records that have all these keys, each a string.
+    """A JSON list of records that have all these keys, each a string, and any others.
 
     Raises:
         UserError: as ``read_list``, or a record has not.
     """
-    rows = read_list(path)
+    rows: list[Any] = read_list(path)
     for i, row in enumerate(rows):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
             raise UserError(
@@ -89,9 +91,10 @@ def records(path: Path, *keys: str) -> list[dict[str, Any]]:
 def texts(path: Path) -> list[str]:
     """A JSON list of strings; raises UserError as ``read_list`` or for anything else among them."""
     rows = read_list(path)
-    if bad := [i for i, row in enumerate(rows) if not isinstance(row, str)]:
-        raise UserError(f"{path}: entry {bad[0] + 1} is no string.", "Prepare the corpus again.")
-    return rows
+    for i, row in enumerate(rows, 1):
+        if not isinstance(row, str):
+            raise UserError(f"{path}: entry {i} is no string.", "Prepare the corpus again.")
+    return [str(row) for row in rows]
 
 
 def raw_texts(corpus: Path, split: str) -> list[str]:

@@ -194,7 +194,7 @@ def read(
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path} is missing.", "Give the folder of a complete TOFU download.")
-    rows = read_records(path)
+    rows: list[Any] = read_records(path)
     if not rows or not all(has(row, "question", "answer") for row in rows):
         raise UserError(f"{path} does not hold questions and answers.", "Is it TOFU's file?")
     return rows

@@ -204,7 +204,8 @@ def _parsed(path: Path) -> list[Any]:
             raise UserError(f"{path} is no Parquet table: {first_line(error)}") from error
     content = read_utf8(path)
     if content.lstrip().startswith("["):
-        return list(load_json(path.as_posix(), content))
+        found: Any = load_json(path.as_posix(), content)
+        return list(found)
     lines = [(i, line) for i, line in enumerate(lines_of(content), 1) if line.strip()]
     return [load_json(f"Line {i} of {path}", line) for i, line in lines]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
 from transformers import PreTrainedTokenizerBase
 
 from remnant.model.door import read_json
@@ -47,7 +48,7 @@ def _of(config: Any, name: str) -> Any:
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
-def configs_of(source: str) -> list[Mapping[str, Any]]:
+def configs_of(source: str) -> list[Mapping[str, JsonValue]]:
     """The configurations in a model's folder, for engines that open it themselves.
 
     None for a hub id.

@@ -66,7 +66,7 @@ def asked(read: str, item: Item, of: ItemSet, wanted: Wanted) -> list[Request]:
     return [single[read]] if read in single else []
 
 
-def value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> Any:
+def value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> object:
     """What a metric is called with for one reading (``plain``), with what is known of it besides.
 
     Raises:
@@ -100,6 +100,6 @@ def is_cut(values: Mapping[str, Any]) -> bool:
     return any(isinstance(one, Tokens | Steep) and one.cut for one in read)
 
 
-def plain(found: Any) -> Any:
+def plain(found: Answer) -> Answer | float:
     """A reading as a metric takes it: of a slope the number alone."""
     return found.norm if isinstance(found, Steep) else found

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from pydantic import JsonValue
 
 from remnant.functional.tokens import COLUMNS, Tokens
 
@@ -103,7 +104,7 @@ def not_finite() -> Refused:
     return Refused("the logits are not finite")
 
 
-def to_json(answer: Answer) -> Any:
+def to_json(answer: Answer) -> dict[str, JsonValue]:
     """An answer as plain data, exact to the last bit."""
     if isinstance(answer, Tokens):
         return {"tokens": [getattr(answer, c).tolist() for c in COLUMNS], "cut": answer.cut}

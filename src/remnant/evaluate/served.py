@@ -11,6 +11,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import JsonValue
 
 from remnant.evaluate.requests import Reading, Refused, Writing, too_short
 from remnant.functional.tokens import Tokens
@@ -77,7 +78,7 @@ class Failed(ValueError):
     """The server says that it failed."""
 
 
-def parsed(body: bytes) -> dict[str, Any]:
+def parsed(body: bytes) -> dict[str, JsonValue]:
     """The body as a JSON object; raises Malformed."""
     try:
         found = json.loads(body)

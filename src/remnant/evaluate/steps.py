@@ -3,8 +3,8 @@ again.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,10 @@ CACHES = ("past_key_values", "cache_params", "state")
 # Layers of a cache that hold keys and values and nothing else.
 KEYS_AND_VALUES = (RoomyLayer, DynamicSlidingWindowLayer)
 
+T = TypeVar("T")
 
-def accepted(module: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
+
+def accepted(module: nn.Module, given: Mapping[str, T]) -> dict[str, T]:
     """What of ``given`` a model's forward, or the inner model's to which it hands everything on,
     takes by name.
     """
@@ -36,7 +38,7 @@ def cache_name(model: PreTrainedModel) -> str:
     return next(iter(accepted(model, dict.fromkeys(CACHES))), "")
 
 
-def kept_rows(cache: Any, rows: Tensor) -> Any:
+def kept_rows(cache: Any, rows: Tensor) -> object:
     """A cache with some of its rows only: changed in place, or new where it is a list of [rows,
     ...] tensors.
     """

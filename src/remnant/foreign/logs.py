@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from remnant.errors import Unscorable, UserError
 from remnant.functional.stats import (
@@ -84,12 +85,13 @@ def read_text(path: Path) -> str:
         raise UserError(f"{shown(path)} cannot be read: {error.strerror}.") from error
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str) -> JsonValue:
     """One JSON value; raises ValueError, also for what is nested without end."""
     try:
-        return json.loads(text)
+        found: JsonValue = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    return found
 
 
 def shown(what: object) -> str:

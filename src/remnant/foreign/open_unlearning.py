@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import JsonValue
 
 from remnant.errors import UserError
 from remnant.foreign.logs import Array, Cells, Log, Reference, number, rouge, shown
@@ -72,9 +73,9 @@ def is_log(data: Mapping[str, Any]) -> bool:
     )
 
 
-def entries(logs: Sequence[Log]) -> dict[str, tuple[Log, Mapping[str, Any]]]:
+def entries(logs: Sequence[Log]) -> dict[str, tuple[Log, Mapping[str, JsonValue]]]:
     """The numbers of one model's logs by name: those with items before those of a summary."""
-    found: dict[str, tuple[Log, Mapping[str, Any]]] = {}
+    found: dict[str, tuple[Log, Mapping[str, JsonValue]]] = {}
     for log in sorted(logs, key=lambda log: (log.file.stem.endswith("_SUMMARY"), log.file)):
         for name, value in sorted(log.data.items()):
             entry = value if isinstance(value, dict) else {"agg_value": value}

@@ -91,7 +91,7 @@ def _fault(name: str, error: ValidationError) -> UserError:
     return UserError(f"The quantizer '{name}': {' '.join(said)}")
 
 
-def short(use: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def short(use: str, params: Mapping[str, Any]) -> tuple[str, dict[str, object]]:
     """The short name of a format with some parameters, and those of them that it does not say.
 
     Of what is no format, or has no short name, the key and all of them.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ INSTALL = "Install it with: pip install 'remnant[lora]'"
 OTHER = "Give the adapter of this model."
 
 
-def peft_library() -> Any:
+def peft_library() -> ModuleType:
     """The library itself, which is an extra.
 
     Raises:
@@ -28,7 +29,8 @@ def peft_library() -> Any:
         import peft
     except ImportError as error:
         raise UserError("Adapters need peft, which is not installed.", INSTALL) from error
-    return peft
+    library: ModuleType = peft
+    return library
 
 
 class Merged(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
+from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -41,7 +42,7 @@ class Stored(NamedTuple):
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, JsonValue]:
     """An object from a JSON file of a model folder.
 
     Raises:
@@ -180,14 +181,12 @@ def weight_files(folder: Path) -> list[Path]:
 def _indexed(index: Path) -> list[Path]:
     """The shards that an index names, all of them there and in its own folder."""
     named = read_json(index).get("weight_map")
-    if (
-        not isinstance(named, dict)
-        or not named
-        or not all(isinstance(n, str) for n in named.values())
-    ):
+    told = list(named.values()) if isinstance(named, dict) else []
+    shards = {name for name in told if isinstance(name, str)}
+    if not told or not all(isinstance(name, str) for name in told):
         raise UserError(f"{index} names no shards.", AGAIN)
     files = []
-    for name in sorted(set(named.values())):
+    for name in sorted(shards):
         if Path(name).name != name or name in (".", ".."):
             raise UserError(
                 f"{index} points outside its folder, to {name!r}.",

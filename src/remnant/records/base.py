@@ -5,9 +5,9 @@ A field marked ``circumstance`` says how a result is computed, not what it is, a
 the identity of an artefact.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from remnant.secrecy import without_secrets
 
@@ -21,8 +21,10 @@ OwnRole = Literal["knowledge", "utility", "test"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+T = TypeVar("T")
 
-def circumstance(default: Any) -> Any:
+
+def circumstance(default: T) -> T:
     """A field that does not enter the identity of an artefact."""
     return Field(default=default, json_schema_extra={"circumstance": True})
 
@@ -32,7 +34,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, JsonValue]:
         """The fields that decide what the result is, ready for hashing.
 
         None is left out, so that an optional field that is added later leaves the keys of what was
@@ -43,6 +45,4 @@ class Record(BaseModel):
             for n, f in type(self).model_fields.items()
             if isinstance(f.json_schema_extra, dict) and f.json_schema_extra
         }
-        return dict(
-            without_secrets(self.model_dump(mode="json", exclude=dropped, exclude_none=True))
-        )
+        return without_secrets(self.model_dump(mode="json", exclude=dropped, exclude_none=True))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import JsonValue
+
 from remnant.corpus import METRICS, headlines, of_role
 from remnant.flow.store import Store
 from remnant.forecast.forecast import Forecast, calibration, forecast, verdict
@@ -175,9 +177,9 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def summary(results: Results) -> dict[str, Any]:
+def summary(results: Results) -> dict[str, JsonValue]:
     """The content of summary.json; its fields are described in docs/summary.md."""
-    lost = [
+    lost: list[JsonValue] = [
         {
             "model": about.get("model", "?"),
             "quantizer": about.get("quantizer", "?"),
@@ -206,14 +208,14 @@ def summary(results: Results) -> dict[str, Any]:
             for g in results.groups
             for e in g.evidence
         ],
-        "checks": checks(results),
+        "checks": list(checks(results)),
         "survival": [_flat(s) for g in results.groups for s in g.surviving],
         "failed": lost,
         "rule": results.sweep.judge.model_dump(mode="json"),
     }
 
 
-def scored_summary(cells: Iterable[Cell]) -> dict[str, Any]:
+def scored_summary(cells: Iterable[Cell]) -> dict[str, JsonValue]:
     """The same form for cells that were scored from a file."""
     return {
         "schema": SUMMARY_SCHEMA,
@@ -258,7 +260,7 @@ def tone(group: Group, cell: Cell | None) -> str:
     return "good" if left <= 0.35 else "bad" if left >= 0.65 else "plain"
 
 
-def signs(results: Results) -> list[dict[str, Any]]:
+def signs(results: Results) -> list[dict[str, JsonValue]]:
     """Signs of collapse of every measured model, with the ones over their limit."""
     rows = []
     for name, manifest in results.manifests.items():
@@ -289,7 +291,7 @@ def _target_signs(results: Results, about: dict[str, Any]) -> dict[str, float]:
     return {}
 
 
-def checks(results: Results) -> list[dict[str, Any]]:
+def checks(results: Results) -> list[dict[str, JsonValue]]:
     """The checks of the instrument of every measurement, the failed ones first."""
     found = []
     for name, manifest in results.manifests.items():

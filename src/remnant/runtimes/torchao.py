@@ -85,7 +85,7 @@ def _decoded(kept: Any, like: Tensor) -> Tensor:
     return found
 
 
-def config(bits: int, group_size: int, asymmetric: bool) -> Any:
+def config(bits: int, group_size: int, asymmetric: bool) -> object:
     """The library's own configuration of a format; raises UserError if it is missing."""
     library = _library()
     granularity = library["PerGroup"](group_size) if group_size else library["PerAxis"](0)
@@ -95,7 +95,7 @@ def config(bits: int, group_size: int, asymmetric: bool) -> Any:
     )
 
 
-def config_of_eight(kind: str) -> Any:
+def config_of_eight(kind: str) -> object:
     """The library's own configuration of an 8-bit format.
 
     Raises UserError if it is missing, ValueError for another kind.

@@ -404,7 +404,7 @@ def _ability(
             "the harness runs on models opened by transformers only",
         )
     kept = out / "ability.json"
-    found = read_json(kept)
+    found: Any = read_json(kept)
     if found is None:
         found = ability(
             model,

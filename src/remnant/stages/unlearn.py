@@ -223,7 +223,7 @@ def make_probe(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Path
 ) -> Callable[[], Probe]:
     """A cheap look at knowledge and utility on the development half, without generation."""
-    absent = settings(corpus)["absent"]
+    absent: Any = settings(corpus)["absent"]
     batches = {
         "forget": answers(model, tokenizer, plain_items("knowledge", corpus, absent)),
         "retain": answers(model, tokenizer, plain_items("utility", corpus, absent)),

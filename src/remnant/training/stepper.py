@@ -101,7 +101,7 @@ class Stepper:
         """The gradients of all parts that have one."""
         return [g for p in self.parts if (g := p.gradient()) is not None]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Everything but the weights that the next step depends on."""
         return {"optimizer": self.optimizer.state_dict(), "noise": self.noise.get_state()}
 
