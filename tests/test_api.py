@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import remnant
 from remnant.cli import main
+from remnant.records import UnlearnResult
 
 SMALL: dict[str, Any] = {
     "vocab_size": 400,
@@ -55,7 +56,8 @@ def test_a_call_gives_the_artefact_that_the_command_makes(
     said = CliRunner().invoke(main, asked)
     assert said.exit_code == 0
     assert str(unlearned.path) in said.output
-    assert f"Kept step {unlearned.result.kept_step}" in said.output  # type: ignore[union-attr]
+    assert isinstance(unlearned.result, UnlearnResult)
+    assert f"Kept step {unlearned.result.kept_step}" in said.output
 
 
 def test_a_live_model_is_measured_as_its_folder_is(

@@ -18,7 +18,7 @@ from remnant.evaluate.requests import Reading, Request, Writing
 from remnant.evaluate.steps import Cached
 from remnant.evaluate.ways import Ways, ways_of
 from remnant.functional.tokens import Tokens
-from remnant.model.load import context_length, open_model, save_model
+from remnant.model.load import context_length, in_dtype, open_model, save_model
 from remnant.model.sizes import bytes_per_token, declared_context, longest_text, reach
 from remnant.testing import tiny_model
 from tests.zoo import ARCHITECTURES, shape_of, zoo_model
@@ -223,7 +223,7 @@ def test_a_model_whose_logits_are_not_finite_is_asked_in_the_slowest_way_and_is_
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_of_short_numbers_does_not_part_texts_that_may_share(dtype: torch.dtype) -> None:
-    found = ways_of(zoo_model("mixtral", 100).to(dtype))  # type: ignore[arg-type]
+    found = ways_of(in_dtype(zoo_model("mixtral", 100), dtype))
     assert (found.padded, found.behind, found.writing, found.begun) == (True, True, "left", True)
 
 

@@ -4,6 +4,7 @@ and random moments of a run."""
 import random
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +104,7 @@ def kill(whole: Whole, times: int, root: Path, seed: int) -> str:
         else:  # it was ready before: the machine is less busy than it was
             early += 1
             seconds *= 0.9
-        assert ended(child(lambda place=place: work_in(place, whole.sweep))) == 0  # type: ignore[misc]
+        assert ended(child(partial(work_in, place, whole.sweep))) == 0
         assert content(place) == whole.expected["content"], f"kill {i}"
         assert all(Store(place).sound(n.name) for n in nodes_of(whole.sweep))
         assert not list((place / "partial").glob("*/*"))

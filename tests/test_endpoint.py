@@ -195,8 +195,10 @@ def test_log_probabilities_are_taken_where_a_server_echoes(serve: Serve) -> None
     backend = Endpoint(EndpointSpec(url=serve(reply).url))
     assert backend.offers == {"writing", "logp"}
     whole, behind = backend.answer([Reading("a b c"), Reading(" d e", "a b c")])
-    assert whole.logp.tolist() == [-1.0, -2.0]  # type: ignore[union-attr]
-    assert behind.logp.tolist() == [-3.0, -4.0]  # type: ignore[union-attr]
+    assert isinstance(whole, Tokens)
+    assert isinstance(behind, Tokens)
+    assert whole.logp.tolist() == [-1.0, -2.0]
+    assert behind.logp.tolist() == [-3.0, -4.0]
 
 
 def test_what_a_server_does_not_say_is_absent_and_an_answered_audit_is_kept(

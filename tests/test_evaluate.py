@@ -32,7 +32,7 @@ from remnant.evaluate.requests import (
     united,
 )
 from remnant.functional.tokens import COLUMNS, Tokens
-from remnant.model.load import save_model
+from remnant.model.load import in_dtype, save_model
 from remnant.records import MeasureSpec
 from remnant.stages import measure
 from remnant.testing import tiny_model
@@ -183,11 +183,13 @@ def test_in_bfloat16_batching_moves_numbers_by_rounding_only(
 ) -> None:
     """Sums of bfloat16 depend on the shape of the batch: log-probabilities move by some steps of
     2^-8, and not systematically."""
-    model = tiny_model(form, vocab=len(tokenizer)).to(torch.bfloat16)  # type: ignore[arg-type]
+    model = in_dtype(tiny_model(form, vocab=len(tokenizer)), torch.bfloat16)
     texts = [Reading(p) for p in PROMPTS]
     together = ask(model, tokenizer, texts, tmp_path / "together")
     alone = [ask(model, tokenizer, [t], tmp_path / f"{i}")[0] for i, t in enumerate(texts)]
-    apart = np.concatenate([a.logp - b.logp for a, b in zip(together, alone, strict=True)])  # type: ignore[union-attr]
+    assert all(isinstance(answer, Tokens) for answer in (*together, *alone))
+    pairs: Any = zip(together, alone, strict=True)
+    apart = np.concatenate([a.logp - b.logp for a, b in pairs])
     assert np.abs(apart).max() < 0.06
     assert abs(apart.mean()) < 0.01
 
@@ -416,11 +418,12 @@ def measure_slowly(model: Path, corpus: Path, out: Path) -> None:
         time.sleep(0.05)
         return plain(self, batch)
 
-    Local._answer = slow  # type: ignore[method-assign]
     spec = MeasureSpec(
         metrics=("muse", "memorization", "mia_loss", "leak"), samples=4, batch_tokens=300
     )
-    measure.run(spec, {"model": model, "corpus": corpus}, out, silent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Local, "_answer", slow)
+        measure.run(spec, {"model": model, "corpus": corpus}, out, silent)
 
 
 def test_rows_after_kill_9_at_random_points_are_the_same_bytes(

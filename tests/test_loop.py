@@ -19,6 +19,7 @@ from remnant.functional.view import View
 from remnant.functional.weights import stochastic_round
 from remnant.model.data import batch_order, encode, pack
 from remnant.model.examples import Pool, batch_of, pool_of
+from remnant.model.load import in_dtype
 from remnant.model.reference import build
 from remnant.model.terms import Values, make_loss, make_streams, terms_of
 from remnant.readings import LOSS_READINGS
@@ -69,7 +70,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
 
     def run(folder: Path, cut: int | None) -> list[Tensor]:
         folder.mkdir(exist_ok=True)
-        model = tiny_model(vocab=len(tokenizer)).to(storage_dtype(regime))  # type: ignore[arg-type]
+        model = in_dtype(tiny_model(vocab=len(tokenizer)), storage_dtype(regime))
         loss_at = loss_for(model, spec, corpus, tokenizer)
 
         def cut_off(done: int, total: int, note: str) -> None:
@@ -88,7 +89,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     assert logs[0] == logs[1]
     assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [1, 2, 3, 4, 5, 6]
     seen: list[int] = []
-    again = tiny_model(vocab=len(tokenizer)).to(storage_dtype(regime))  # type: ignore[arg-type]
+    again = in_dtype(tiny_model(vocab=len(tokenizer)), storage_dtype(regime))
     fit(
         everything(again),
         spec,
@@ -177,7 +178,7 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
 
 def test_small_updates_survive_in_float32_and_are_lost_in_bfloat16(tmp_path: Path) -> None:
     def moved(regime: Any) -> float:
-        model = tiny_model().to(storage_dtype(regime))  # type: ignore[arg-type]
+        model = in_dtype(tiny_model(), storage_dtype(regime))
         before = weights_of(model)
 
         def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:

@@ -16,7 +16,7 @@ from remnant.errors import Interrupted, UserError
 from remnant.functional.weights import at_least_percentile
 from remnant.model.data import encode
 from remnant.model.examples import pool_of
-from remnant.model.load import matrices
+from remnant.model.load import in_dtype, matrices
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import SureResult, SureSpec, UnlearnSpec
 from remnant.testing import tiny_model
@@ -166,7 +166,8 @@ def test_heads_are_sliced_where_they_are() -> None:
 def test_outside_the_mask_nothing_moves_in_200_steps(
     unit: str, weights: Any, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    model = tiny_model(vocab=len(tokenizer), num_hidden_layers=2).to(storage_dtype(weights))  # type: ignore[arg-type]
+    plain = tiny_model(vocab=len(tokenizer), num_hidden_layers=2)
+    model = in_dtype(plain, storage_dtype(weights))
     spec = UnlearnSpec.model_validate(
         {
             "method": "npo_klr",

@@ -385,8 +385,10 @@ def outcome_of(tmp_path: Path, own: Path) -> dict[str, Any]:
         "retrain": written(tmp_path / "r", UNREAD),
         "m": own,
     }
-    about = {"corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0}
-    cast = {name: CastMember(model=name, **about) for name in folders}  # type: ignore[arg-type]
+    about: dict[str, Any] = {
+        "corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0,
+    }  # fmt: skip
+    cast = {name: CastMember(model=name, **about) for name in folders}
     (tmp_path / "out").mkdir()
     judge.run(JudgeSpec(rule=RULE, cast=cast), folders, tmp_path / "out", silent)
     found: list[dict[str, Any]] = json.loads((tmp_path / "out/verdicts.json").read_text())

@@ -74,7 +74,8 @@ class Method:
             ) from error
         if not callable(found):
             raise UserError(f"'{self.use}' is not a function.")
-        return found  # type: ignore[no-any-return]
+        function: Callable[..., Any] = found
+        return function
 
 
 def resolve(

@@ -354,9 +354,10 @@ def check_metric(method: Method) -> Iterator[Result]:
     def call(generated: str, memory: float, count: int = 3) -> float | None:
         values = what_is_read("seven brass lanterns", generated, memory, count)
         try:
-            return function(*(values[r] for r in method.reads), **method.params)  # type: ignore[no-any-return]
+            found: float = function(*(values[r] for r in method.reads), **method.params)
         except Unscorable:
             return None
+        return found
 
     same, other = call("seven brass lanterns", 1.0), call("no", 0.1)
     yield _result(

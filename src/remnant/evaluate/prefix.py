@@ -4,7 +4,7 @@ read once for all of them.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class BesideLayer(RoomyLayer):
 
     def _show(self) -> tuple[Tensor, Tensor]:
         keys, values = super()._show()
-        keys.prefix = self.prefix  # type: ignore[attr-defined]
+        vars(keys)["prefix"] = self.prefix
         return keys, values
 
 
@@ -89,7 +89,7 @@ def beside(
     """
     cache = roomy(model, rows, tokens, BesideLayer)
     for layer, held in zip(cache.layers, keys_and_values(prefix), strict=True):
-        layer.prefix = held  # type: ignore[union-attr]
+        cast(BesideLayer, layer).prefix = held
     config: Any = model.config.get_text_config()
     before, config._attn_implementation = config._attn_implementation, NAME
     try:

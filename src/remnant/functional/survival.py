@@ -9,6 +9,7 @@ anywhere in its bin keeps its update in expectation (E[r] = d) and gets noise of
 
 import re
 from collections.abc import Mapping
+from operator import add
 from typing import NamedTuple
 
 # Where the number of a transformer's block stands in the name of a weight.
@@ -35,7 +36,7 @@ class Sums(NamedTuple):
 
     def plus(self, other: "Sums") -> "Sums":
         """The sums of both parts."""
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))  # type: ignore[arg-type]
+        return Sums(*map(add, self, other))
 
 
 def untouched(update: float, weights: int, changed: int) -> Sums:

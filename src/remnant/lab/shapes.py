@@ -39,9 +39,9 @@ def fresh_model(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrain
         config = AutoConfig.for_model(spec.architecture, **shape)
         with torch.random.fork_rng():
             torch.manual_seed(spec.seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError) as error:
         raise UserError(
             f"No model of architecture '{spec.architecture}' with this shape: {error}."
         ) from error
-    return model  # type: ignore[no-any-return]
+    return model

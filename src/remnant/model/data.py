@@ -99,7 +99,8 @@ def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
             "The tokenizer puts tokens behind every text and cannot be told not to.",
             "Set add_eos_token to false in its files.",
         )
-    return copied  # type: ignore[no-any-return]
+    bare: PreTrainedTokenizerBase = copied
+    return bare
 
 
 def context_tokens(whole: Sequence[int], beginning: Sequence[int]) -> int:

@@ -97,7 +97,8 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
     check_finite(model, source)
     if packed:
         _unpack(model, dtype)
-    return model.eval()  # type: ignore[no-any-return]
+    ready: PreTrainedModel = model.eval()
+    return ready
 
 
 @torch.no_grad()
