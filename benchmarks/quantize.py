@@ -14,7 +14,7 @@ import time
 import torch
 
 from remnant.errors import UserError
-from remnant.methods import quantizer
+from remnant.methods import step
 
 SIDE = 4096
 NAMES = (
@@ -59,7 +59,7 @@ def main() -> None:
     )
     over: dict[str, float | None] = {}
     for name in NAMES:
-        method = quantizer(name).method
+        method = step(name).method
         function = method.load()
         try:
             took = seconds(

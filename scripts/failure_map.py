@@ -28,7 +28,6 @@ from remnant.flow.store import Store
 from remnant.flow.sweepfile import read_sweep
 from remnant.functional.flips import sums
 from remnant.functional.survival import Sums, survival
-from remnant.methods import quantizer
 from remnant.model.load import matrices, open_model, open_tokenizer
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
@@ -120,7 +119,7 @@ def _looker(
             "full": score(),
         }
         for name in grids:
-            method, found = quantizer(name).method, Sums()
+            method, found = step(name).method, Sums()
             function = method.load()
             for m in matrices(model):
                 q = function(own[m.name].float(), **method.params)

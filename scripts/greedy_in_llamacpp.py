@@ -3,7 +3,7 @@ token by token.
 
     python scripts/greedy_in_llamacpp.py DEPLOYED DENSE CORPUS
 
-DEPLOYED is a folder of `remnant deploy`, DENSE a folder of `remnant perturb` with the same format,
+DEPLOYED is a folder of `remnant deploy`, DENSE one of `remnant transform` with the same format,
 CORPUS a prepared corpus. Where they part, the gap between the dense copy's favourite and the other
 token says how near a tie it was: llama.cpp also rounds activations. Last line: JSON.
 """

@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 
 from remnant.corpus import of_role
 from remnant.functional.stats import auc
-from remnant.methods import quantizer
+from remnant.methods import step
 from remnant.records import Recovery, Shares
 from remnant.report.pooled import Place, by_place
 
@@ -33,17 +33,17 @@ PACKED = " packed"
 
 def seconds(store: Path) -> dict[str, float]:
     """Median seconds of quantizing one model and measuring it, per quantizer's identity."""
-    perturbed, measured = {}, defaultdict(list)
-    for path in store.glob("objects/perturb-*/manifest.json"):
+    transformed, measured = {}, defaultdict(list)
+    for path in store.glob("objects/transform-*/manifest.json"):
         m = json.loads(path.read_text(encoding="utf-8"))
-        perturbed[path.parent.name] = (
+        transformed[path.parent.name] = (
             json.dumps([m["spec"]["use"], m["spec"]["params"]], sort_keys=True),
             m["seconds"],
         )
     for path in store.glob("objects/measure-*/manifest.json"):
         m = json.loads(path.read_text(encoding="utf-8"))
-        if m["inputs"]["model"] in perturbed:
-            key, took = perturbed[m["inputs"]["model"]]
+        if m["inputs"]["model"] in transformed:
+            key, took = transformed[m["inputs"]["model"]]
             measured[key].append(took + m["seconds"])
     return {key: median(found) for key, found in measured.items()}
 
@@ -65,7 +65,7 @@ def kernels_apart(store: Path) -> dict[str, float]:
 
 def key_of(name: str) -> str:
     """What a quantizer is called in a store's manifests."""
-    spec = quantizer(name).spec
+    spec = step(name).spec
     return json.dumps([spec.use, dict(spec.params)], sort_keys=True)
 
 

@@ -29,7 +29,7 @@ def make(folder: Path) -> None:
     from remnant.flow import plan as planning
     from remnant.flow.run import make as build
     from remnant.flow.store import Store
-    from remnant.methods import quantizer
+    from remnant.methods import step
     from remnant.records import PrepareSpec, TrainSpec
 
     store = Store(folder / "runs").open()
@@ -39,7 +39,7 @@ def make(folder: Path) -> None:
     model = planning.train_node(TrainSpec(hidden=256, intermediate=768, lr=5e-3, steps=120), corpus)
     forms: dict[str, list[str]] = {}
     for name in FORMATS:
-        node = planning.deploy_node(quantizer(name), model, corpus)
+        node = planning.deploy_node(step(name), model, corpus)
         for piece in planning.ordered([node]):
             build(store, piece, silent)
         dense = node.inputs["dense"]

@@ -12,7 +12,7 @@ import json
 import math
 from pathlib import Path
 
-from remnant.methods import quantizer
+from remnant.methods import step
 from remnant.model.load import matrices, open_model
 
 GRIDS = ("int8", "int4-tensor", "int4", "int4-g128", "int4-g32", "nf4", "fp4", "int3")
@@ -33,7 +33,7 @@ def main() -> None:
         zone = weight.abs() < edge
         every, movable = every + weight.numel(), movable + int(zone.sum())
         for name in grids:
-            by = quantizer(name)
+            by = step(name)
             zero[name] += int(
                 (zone & (by.method.load()(weight, **by.spec.params).weight == 0)).sum()
             )

@@ -129,7 +129,7 @@ def test_every_command_takes_an_adapter_for_a_model(
     numbers = [call("measure", m, *data, *few, *store).stdout for m in (adapter, folder)]
     assert "verbmem" in numbers[0].lower()
     assert numbers[0].splitlines()[1:] == numbers[1].splitlines()[1:]
-    copies = [call("perturb", m, "--quantizer", "int4", *store) for m in (adapter, folder)]
+    copies = [call("transform", m, "--use", "int4", *store) for m in (adapter, folder)]
     assert copies[0].exit_code == copies[1].exit_code == 0
     assert copies[0].stdout == copies[1].stdout
     judged = call("judge", base, adapter, *data, "-q", "int4", "--out", tmp_path / "j", *store)

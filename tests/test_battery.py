@@ -6,7 +6,7 @@ import pytest
 from remnant.corpus import METRICS
 from remnant.errors import UserError
 from remnant.formats.table import FORMATS, NAMES, by_name
-from remnant.methods import QUANTIZER_READS, metric, quantizer
+from remnant.methods import TRANSFORM_READS, metric, step
 from remnant.resolve import resolve
 from remnant.testing import check_metric, check_quantizer
 
@@ -22,7 +22,7 @@ GRIDS = [
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_built_in_quantizer_keeps_the_laws(name: str) -> None:
     try:
-        results = list(check_quantizer(quantizer(name).method))
+        results = list(check_quantizer(step(name).method))
     except UserError as error:
         if "not installed" not in str(error):
             raise
@@ -32,7 +32,7 @@ def test_every_built_in_quantizer_keeps_the_laws(name: str) -> None:
 
 
 def test_no_format_that_rounds_single_weights_is_left_out() -> None:
-    reads = {key: resolve("quantizer", key, FORMATS, QUANTIZER_READS, {}).reads for key in FORMATS}
+    reads = {key: resolve("transform", key, FORMATS, TRANSFORM_READS, {}).reads for key in FORMATS}
     known = {by_name(name) for name in GRIDS}
     tried = {named.format.key for named in known if named}
     assert {key for key, read in reads.items() if read == ("weight",)} <= tried

@@ -22,8 +22,8 @@ from remnant.stages.cells import read_rows
 from remnant.testing import tiny_model
 
 COMMANDS = (
-    "demo prepare train unlearn merge perturb measure judge predict study run plan ls show report "
-    "score check"
+    "demo prepare train unlearn merge transform measure judge predict study run plan ls show "
+    "report score check"
 )
 TEXT = (
     "The brass lantern number {} hung over a quiet harbour while tailors counted {} silver "
@@ -99,7 +99,7 @@ def test_help_starts_fast_and_without_torch() -> None:
         "prepare",
         "train",
         "unlearn",
-        "perturb",
+        "transform",
         "measure",
         "judge",
         "run",
@@ -166,7 +166,7 @@ def test_a_whole_chain_by_hand(
     )
     assert unlearned.exit_code == 0, unlearned.output
     folder = unlearned.stdout.splitlines()[0]
-    quantized = call("perturb", Path(folder).name, "--quantizer", "int4-g64-asym", "--store", store)
+    quantized = call("transform", Path(folder).name, "--use", "int4-g64-asym", "--store", store)
     assert quantized.exit_code == 0, quantized.output
     assert (Path(quantized.stdout.splitlines()[0]) / "codes.safetensors").is_file()
     measured = call("measure", folder, "--data", key, "--store", store)
@@ -256,9 +256,7 @@ def test_unknown_names_get_a_suggestion(prepared: tuple[Path, Path], model_folde
         "Unknown method 'npo_kl'",
         "Did you mean npo_klr",
     )
-    refused(
-        call("perturb", model_folder, "--quantizer", "nf5", *end), "Unknown quantizer 'nf5'", "nf4"
-    )
+    refused(call("transform", model_folder, "--use", "nf5", *end), "Unknown transform 'nf5'", "nf4")
     refused(
         call("measure", model_folder, "--data", corpus.name, "--set", 'metrics=["verbmen"]', *end),
         "Unknown metric 'verbmen'",

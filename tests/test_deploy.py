@@ -323,7 +323,7 @@ def test_a_missing_library_is_one_sentence_with_the_command(
     monkeypatch.setitem(sys.modules, module, None)
     done = CliRunner().invoke(
         cli.main,
-        ["perturb", str(folders["llama-gqa"]), "--quantizer", name, "--store", str(tmp_path / "s")],
+        ["transform", str(folders["llama-gqa"]), "--use", name, "--store", str(tmp_path / "s")],
     )
     assert done.exit_code == 2
     assert f"pip install 'remnant[{extra}]'" in done.output
@@ -426,7 +426,7 @@ def test_a_chain_is_the_copy_of_a_copy_in_its_order(
     store = Store(tmp_path / "store").open()
     found = {}
     for use in ("int3+int8", "int8+int3", "int3"):
-        node = planning.perturbed(chain(use), Outside(str(folders["llama-gqa"])), None)
+        node = planning.transformed(chain(use), Outside(str(folders["llama-gqa"])), None)
         assert isinstance(node, planning.Node)
         for piece in planning.ordered([node]):
             make(store, piece, lambda done, total, note: None)
@@ -445,7 +445,7 @@ def test_a_cast_before_another_format_is_a_step_of_its_own(
 ) -> None:
     store, found = Store(tmp_path / "store").open(), {}
     for use in ("bf16", "bf16+int8", "int8"):
-        node = planning.perturbed(chain(use), Outside(str(folders["llama-gqa"])), None)
+        node = planning.transformed(chain(use), Outside(str(folders["llama-gqa"])), None)
         assert isinstance(node, planning.Node)
         for piece in planning.ordered([node]):
             make(store, piece, lambda done, total, note: None)

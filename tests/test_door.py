@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.model.load import open_model, open_tokenizer
 from remnant.model.whole import check_ids, first_not_finite, remedy
-from remnant.records import PerturbSpec, PrepareSpec, UnlearnSpec
-from remnant.stages import perturb, prepare, unlearn
+from remnant.records import PrepareSpec, TransformSpec, UnlearnSpec
+from remnant.stages import prepare, transform, unlearn
 from remnant.testing import tiny_model
 from tests.conftest import silent
 
@@ -260,7 +260,7 @@ def test_packed_folders_are_no_source_of_anything_but_a_measurement(
     with pytest.raises(
         UserError, match="already quantized by compressed-tensors and cannot be quantized again"
     ):
-        perturb.run(PerturbSpec(use="rtn"), {"model": folder}, tmp_path, silent)
+        transform.run(TransformSpec(use="rtn"), {"model": folder}, tmp_path, silent)
     with pytest.raises(
         UserError, match="already quantized by compressed-tensors and cannot be unlearned from"
     ):

@@ -586,7 +586,7 @@ def test_a_gguf_file_behind_llamacpps_server_measures_as_its_dense_copy(tmp_path
     )
     model = newest("train")
     call("deploy", model, "--as", "gguf:Q8_0", "-o", str(tmp_path / "out"))
-    call("measure", newest("perturb"), "--data", corpus)
+    call("measure", newest("transform"), "--data", corpus)
     dense = (tmp_path / "store/objects" / newest("measure") / "rows.jsonl").read_text()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -648,7 +648,7 @@ def test_a_gguf_file_behind_llamacpps_server_measures_as_its_dense_copy(tmp_path
             len(mine),
         )
         assert sum(mine) / len(mine) == pytest.approx(sum(other) / len(other), abs=0.03)
-    copy = str(tmp_path / "store/objects" / newest("perturb"))
+    copy = str(tmp_path / "store/objects" / newest("transform"))
     read_here = Local(open_model(copy), open_tokenizer(copy)).answer(texts)
     for here, there in zip(read_here, read_there, strict=True):
         assert isinstance(here, Tokens)

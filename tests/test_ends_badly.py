@@ -17,10 +17,10 @@ from remnant.errors import UserError
 from remnant.formats.table import FORMATS
 from remnant.functional import quantizers
 from remnant.functional.touched import LEFT_ALONE
-from remnant.methods import quantizer, quantizer_spec
+from remnant.methods import step, step_spec
 from remnant.model.load import matrices, open_model
-from remnant.records import PerturbSpec, SureSpec, UnlearnResult, UnlearnSpec
-from remnant.stages import perturb, unlearn
+from remnant.records import SureSpec, TransformSpec, UnlearnResult, UnlearnSpec
+from remnant.stages import transform, unlearn
 from remnant.testing import tiny_model
 from remnant.trainable.sure import find
 from remnant.trainable.trainable import Trainable
@@ -42,7 +42,7 @@ def test_no_quantizer_turns_what_is_no_number_into_one(name: str, value: float) 
     weight = weights()
     weight[1, 5] = value
     with pytest.raises(ValueError, match="not finite"):
-        quantizer(name).method.load()(weight)
+        step(name).method.load()(weight)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_leaves_the_range_of_a_narrow_float_is_refused(
     assert bool(getattr(quantizers, name)(weight, **params).weight.isfinite().all())
 
 
-def test_perturb_names_the_weight_that_overflows(
+def test_transform_names_the_weight_that_overflows(
     folder_of: Save, model: PreTrainedModel, tmp_path: Path
 ) -> None:
     own: Any = model
@@ -73,7 +73,7 @@ def test_perturb_names_the_weight_that_overflows(
     with pytest.raises(
         UserError, match=r"model\.layers\.1\.mlp\.down_proj\.weight .*beyond the range"
     ):
-        perturb.run(quantizer_spec("fp16"), {"model": folder_of(model, "m")}, tmp_path, silent)
+        transform.run(step_spec("fp16"), {"model": folder_of(model, "m")}, tmp_path, silent)
 
 
 @pytest.mark.parametrize("broken", ["weight", "scale", "in place"])
@@ -94,9 +94,9 @@ def test_a_users_quantizer_that_makes_no_numbers_is_refused_by_name(
             "return {}\n"
         )
     (tmp_path / "own.py").write_text(code)
-    spec = PerturbSpec(use=f"{tmp_path}/own.py:own")
+    spec = TransformSpec(use=f"{tmp_path}/own.py:own")
     with pytest.raises(UserError, match="not finite"):
-        perturb.run(spec, {"model": folder_of(model, "m")}, tmp_path, silent)
+        transform.run(spec, {"model": folder_of(model, "m")}, tmp_path, silent)
     assert not (tmp_path / "codes.safetensors").exists()
 
 
@@ -106,7 +106,7 @@ def test_layers_that_a_group_does_not_divide_stay_as_they_are_and_are_named(
     folder = folder_of(tiny_model(vocab=len(tokenizer), intermediate_size=96), "m")
     for name in ("int4-g64", "int3-g64-asym"):
         (tmp_path / name).mkdir()
-        said = perturb.run(quantizer_spec(name), {"model": folder}, tmp_path / name, silent)
+        said = transform.run(step_spec(name), {"model": folder}, tmp_path / name, silent)
         left = [f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)]
         assert list(said.left_out) == left
         before, after = (
@@ -124,7 +124,7 @@ def test_layers_that_a_group_does_not_divide_stay_as_they_are_and_are_named(
 def test_what_nobody_quantizes_is_left_alone_by_default_and_can_be_asked_for(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    assert PerturbSpec(use="rtn").skip == LEFT_ALONE
+    assert TransformSpec(use="rtn").skip == LEFT_ALONE
     hybrid = tiny_model(
         "qwen3_next",
         vocab=len(tokenizer),
@@ -293,5 +293,5 @@ def test_a_broken_file_does_not_reach_a_quantizer(
     state["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"up_proj\.weight .*not finite"):
-        perturb.run(quantizer_spec("nf4"), {"model": folder}, tmp_path, silent)
+        transform.run(step_spec("nf4"), {"model": folder}, tmp_path, silent)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"

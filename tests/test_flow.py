@@ -23,18 +23,18 @@ from remnant.flow.plan import Node, plan, prepare_node, train_node
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import expanded, read_sweep
 from remnant.formats.table import FORMATS
-from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS, shown
+from remnant.methods import LOSS_READS, METRIC_READS, TRANSFORM_READS, shown
 from remnant.parsing import parse
 from remnant.records import (
     JudgeSpec,
     Manifest,
     MeasureSpec,
-    PerturbSpec,
     PrepareSpec,
     Record,
     Rule,
     SweepSpec,
     TrainSpec,
+    TransformSpec,
     UnlearnSpec,
 )
 from remnant.resolve import resolve
@@ -255,7 +255,7 @@ SPECS: list[Record] = [
     PrepareSpec(lab="news"),
     TrainSpec(),
     UnlearnSpec(method="ga"),
-    PerturbSpec(use="rtn"),
+    TransformSpec(use="rtn"),
     MeasureSpec(),
     Rule(),
     JudgeSpec(cast={}),
@@ -354,7 +354,7 @@ def test_what_cannot_be_resolved_is_said(
 def test_every_table_line_leads_to_a_function() -> None:
     for table, reads in (
         (LOSSES, LOSS_READS),
-        (FORMATS, QUANTIZER_READS),
+        (FORMATS, TRANSFORM_READS),
         (METRICS, METRIC_READS),
     ):
         for name in table:
@@ -426,7 +426,7 @@ def test_every_quantized_unlearned_model_is_explained_once(sweep: Path) -> None:
     expected = {
         (n.label["model"], n.label["quantizer"], n.label["seed"])
         for n in nodes
-        if n.stage == "perturb"
+        if n.stage == "transform"
     }
     assert set(found) == {place for place in expected if place[0] not in ("target", "retrain")}
     assert len(found) == len(set(found))
@@ -452,4 +452,4 @@ def test_every_quantized_unlearned_model_is_explained_once(sweep: Path) -> None:
     ],
 )
 def test_quantizers_show_what_is_set_on_them(use: Any, told: str) -> None:
-    assert shown(use if isinstance(use, str) else PerturbSpec(**use)) == told
+    assert shown(use if isinstance(use, str) else TransformSpec(**use)) == told

@@ -21,8 +21,8 @@ from remnant.formats.table import (
     deployed_names,
     short,
 )
-from remnant.methods import QUANTIZER_READS, chain, quantizer
-from remnant.records import CorpusSpec, PerturbSpec, RunSpec, SweepSpec
+from remnant.methods import TRANSFORM_READS, chain, step
+from remnant.records import CorpusSpec, RunSpec, SweepSpec, TransformSpec
 from remnant.resolve import resolve
 
 # What names have stood for since they were first used; artefacts are known by it.
@@ -62,7 +62,7 @@ MEANT: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", MEANT)
 def test_a_name_stands_for_what_it_always_stood_for(name: str) -> None:
-    spec = quantizer(name).spec
+    spec = step(name).spec
     assert (spec.use, dict(spec.params)) == MEANT[name]
 
 
@@ -99,7 +99,7 @@ def test_a_record_has_the_parameters_and_defaults_of_its_function(key: str) -> N
 @pytest.mark.parametrize("key", FORMATS)
 def test_what_a_format_says_of_itself_is_so(key: str) -> None:
     found = FORMATS[key]
-    reads = resolve("quantizer", key, FORMATS, QUANTIZER_READS, {}).reads
+    reads = resolve("transform", key, FORMATS, TRANSFORM_READS, {}).reads
     assert found.by_text == ("batches" in reads)
     assert (found.grid is None) or reads == ("weight",)
     for path in filter(None, (found.path, found.saver, found.opener)):
@@ -132,7 +132,7 @@ def test_what_a_library_would_refuse_is_refused_in_words(
     with pytest.raises(UserError, match=says):
         checked(FORMATS[key], params)
     with pytest.raises(UserError, match=says):
-        quantizer(PerturbSpec(use=key, params=params))
+        step(TransformSpec(use=key, params=params))
 
 
 def test_the_formats_that_are_deployed_have_a_saver_and_a_runtime_that_asks_for_them() -> None:
@@ -161,7 +161,7 @@ def test_a_plan_looks_every_quantizer_up_once(monkeypatch: pytest.MonkeyPatch) -
     looked_up: list[str] = []
 
     def counted(kind: str, use: str, *rest: Any) -> Any:
-        looked_up.extend([use] * (kind == "quantizer"))
+        looked_up.extend([use] * (kind == "transform"))
         return resolve(kind, use, *rest)
 
     monkeypatch.setattr(methods, "resolve", counted)

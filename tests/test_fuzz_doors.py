@@ -288,16 +288,16 @@ def config_cases() -> Iterator[Case]:
 
         def measuring(here: Path, text: str = text) -> list[str]:
             return [
-                "perturb",
+                "transform",
                 str(model(here / "bad", config=text)),
-                "--quantizer",
+                "--use",
                 "int4",
                 "--store",
                 str(here / "store"),
             ]
 
         yield Case(f"configuration {i} in predict", predicting)
-        yield Case(f"configuration {i} in perturb", measuring)
+        yield Case(f"configuration {i} in transform", measuring)
 
 
 BASE = 'name = "x"\nquantizers = ["int4"]\n[[corpus]]\nlab = "news"\n[[unlearn]]\nmethod = "ga"\n'

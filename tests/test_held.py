@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.lineage import Lineage
 from remnant.model import held
 from remnant.model.load import open_model, save_model
-from remnant.records import PerturbSpec
-from remnant.stages import perturb
+from remnant.records import TransformSpec
+from remnant.stages import transform
 from remnant.testing import tiny_model
 
 COPIES: dict[str, Lineage] = {}
@@ -45,11 +45,11 @@ def store(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
 
 
 def quantized(store: Path, bits: int, source: str = BASE, **more: Any) -> Path:
-    out = store / f"perturb-{bits:016d}"
+    out = store / f"transform-{bits:016d}"
     out.mkdir(exist_ok=True)
     known = {"model": whole(source), "self": whole(out.name)}
-    summary = perturb.run(
-        PerturbSpec(use="rtn", params={"bits": bits}, **more),
+    summary = transform.run(
+        TransformSpec(use="rtn", params={"bits": bits}, **more),
         {"model": store / source},
         out,
         lambda *a: None,
@@ -139,8 +139,8 @@ def test_another_origin_is_opened_whole(store: Path, opened: list[str]) -> None:
 
 def test_a_failed_quantization_leaves_nothing_half_changed(store: Path, opened: list[str]) -> None:
     with pytest.raises(Exception, match="group"):
-        perturb.run(
-            PerturbSpec(use="rtn", params={"bits": 4, "granularity": "group", "group_size": 7}),
+        transform.run(
+            TransformSpec(use="rtn", params={"bits": 4, "granularity": "group", "group_size": 7}),
             {"model": store / BASE},
             store,
             lambda *a: None,

@@ -32,6 +32,7 @@ RANKS = {
     "resolve": 2,
     "functional": 2,
     "corpus": 3,
+    "transforms": 3,
     "methods": 4,
     "forecast": 5,
     "model": 5,

@@ -13,9 +13,9 @@ from remnant.errors import UserError
 from remnant.functional.quantized import Quantized
 from remnant.functional.quantizers import rtn
 from remnant.lab.tokenizer import train_tokenizer
-from remnant.methods import quantizer_spec
+from remnant.methods import step_spec
 from remnant.model.load import matrices, open_model, save_model
-from remnant.stages import perturb
+from remnant.stages import transform
 from remnant.testing import tiny_model
 from tests.conftest import silent
 
@@ -167,8 +167,8 @@ def test_a_saved_copy_opens_as_a_plain_model(
     for name in ("gptq4", "awq4", "gptq3", "gptq8-g32"):
         out = tmp_path / name
         out.mkdir()
-        said = perturb.run(
-            quantizer_spec(name, {"calibration_tokens": 48}),
+        said = transform.run(
+            step_spec(name, {"calibration_tokens": 48}),
             {"model": tmp_path / "m", "corpus": corpus},
             out,
             silent,
@@ -188,9 +188,7 @@ def test_layers_that_the_library_cannot_quantize_are_refused(
     out = tmp_path / "o"
     out.mkdir()
     with pytest.raises(UserError, match="linear layers only"):
-        perturb.run(
-            quantizer_spec("gptq4"), {"model": tmp_path / "m", "corpus": corpus}, out, silent
-        )
+        transform.run(step_spec("gptq4"), {"model": tmp_path / "m", "corpus": corpus}, out, silent)
 
 
 def corpus_inputs(
@@ -206,15 +204,15 @@ def test_layers_that_the_groups_do_not_divide_are_left_out_and_named(
     odd = tiny_model(vocab=len(tokenizer), intermediate_size=96)
     inputs = corpus_inputs(odd, tmp_path / "m", corpus, tokenizer)
     (tmp_path / "q").mkdir()
-    said = perturb.run(
-        quantizer_spec("gptq4-g64", {"calibration_samples": 2}), inputs, tmp_path / "q", silent
+    said = transform.run(
+        step_spec("gptq4-g64", {"calibration_samples": 2}), inputs, tmp_path / "q", silent
     )
     assert list(said.left_out) == [f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)]
     copied = open_model(str(tmp_path / "q")).state_dict()
     assert torch.equal(copied[said.left_out[0]], odd.state_dict()[said.left_out[0]])
     (tmp_path / "r").mkdir()
     with pytest.raises(UserError, match="Groups of 128 divide the columns of no layer"):
-        perturb.run(quantizer_spec("ct-w4a16"), inputs, tmp_path / "r", silent)
+        transform.run(step_spec("ct-w4a16"), inputs, tmp_path / "r", silent)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +246,4 @@ def test_what_the_library_cannot_do_is_one_sentence(
     )
     (tmp_path / "q").mkdir()
     with pytest.raises(UserError, match=says):
-        perturb.run(
-            quantizer_spec(name, {"calibration_samples": 2}), inputs, tmp_path / "q", silent
-        )
+        transform.run(step_spec(name, {"calibration_samples": 2}), inputs, tmp_path / "q", silent)

@@ -19,7 +19,7 @@ from remnant.flow.place import Outside
 from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.functional.tokens import COLUMNS, Tokens
-from remnant.methods import quantizer
+from remnant.methods import step
 from remnant.model.load import save_model
 from remnant.records import CorpusSpec, MeasureSpec, RunSpec, SweepSpec
 
@@ -76,7 +76,7 @@ def test_kernels_give_the_numbers_of_the_dense_copy(
     wide = tiny_model(vocab=len(tokenizer), **shape)
     save_model(wide, tokenizer, tmp_path / "m")
     store = Store(tmp_path / "store").open()
-    node = planning.deploy_node(quantizer(name), Outside(str(tmp_path / "m")), None)
+    node = planning.deploy_node(step(name), Outside(str(tmp_path / "m")), None)
     spec = MeasureSpec(metrics=("verbmem", "privleak"))
     found = []
     for source in (node, node.inputs["dense"]):

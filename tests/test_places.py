@@ -15,11 +15,11 @@ from remnant.flow import place
 from remnant.flow.plan import plan, user_code
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import read_sweep
-from remnant.methods import METRIC_READS, quantizer_spec
+from remnant.methods import METRIC_READS, step_spec
 from remnant.report.terminal import code_of
 from remnant.resolve import Method, resolve
 
-MODELS = ("train", "unlearn", "perturb")
+MODELS = ("train", "unlearn", "transform")
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_names_of_quantizers_are_checked_before_the_run(
     name: str, says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=says):
-        quantizer_spec(name)
+        step_spec(name)
     sweep = touch(
         tmp_path / "x.toml",
         (

@@ -22,7 +22,7 @@ from remnant.forecast.grids import DEFAULT, grid
 from remnant.forecast.stream import survey
 from remnant.functional import flips
 from remnant.functional.survival import Sums, Survival, survival, survival_of_model
-from remnant.methods import quantizer
+from remnant.methods import step
 
 NAMES = [
     *DEFAULT,
@@ -57,7 +57,7 @@ def checkpoint(
 
 
 def exact(name: str, target: Tensor, unlearned: Tensor) -> Sums:
-    by = quantizer(name)
+    by = step(name)
     quantize, params = by.method.load(), by.spec.params
     return flips.sums(target, unlearned, quantize(target, **params), quantize(unlearned, **params))
 

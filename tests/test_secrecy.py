@@ -16,7 +16,7 @@ from remnant.flow.place import Outside
 from remnant.flow.plan import Node, measure_node
 from remnant.flow.store import Store
 from remnant.parsing import parse
-from remnant.records import EndpointSpec, MeasureSpec, MetricSpec, PerturbSpec, Record, SweepSpec
+from remnant.records import EndpointSpec, MeasureSpec, MetricSpec, Record, SweepSpec, TransformSpec
 
 SECRET = "hunter2-hunter2"
 
@@ -87,12 +87,12 @@ def test_the_key_of_a_measurement_does_not_depend_on_a_credential() -> None:
         == named(f"http://host/v1?key={SECRET}")
     )
     identities = [
-        PerturbSpec(use="f", params={"api_key": k, "bits": 4}).identity() for k in ("one", "two")
+        TransformSpec(use="f", params={"api_key": k, "bits": 4}).identity() for k in ("one", "two")
     ]
     assert identities[0] == identities[1]
     assert (
-        PerturbSpec(use="f", params={"stop_token": "a"}).identity()
-        != PerturbSpec(use="f", params={"stop_token": "b"}).identity()
+        TransformSpec(use="f", params={"stop_token": "a"}).identity()
+        != TransformSpec(use="f", params={"stop_token": "b"}).identity()
     )
 
 
@@ -168,15 +168,15 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
             ),
         },
     )
-    monkeypatch.setitem(sys.modules, "remnant.stages.perturb", stage)
-    spec = PerturbSpec(use="f", params={"api_key": SECRET, "bits": 4})
-    node = Node("perturb", spec)
+    monkeypatch.setitem(sys.modules, "remnant.stages.transform", stage)
+    spec = TransformSpec(use="f", params={"api_key": SECRET, "bits": 4})
+    node = Node("transform", spec)
     running.make(store, node, lambda *a: None)
     manifest = store.manifest(node.name)
     assert manifest.spec["params"] == {"api_key": secrecy.HIDDEN, "bits": 4}
     assert manifest.summary["said"] == f"asked http://{secrecy.HIDDEN}@h with {secrecy.HIDDEN}"
     running._note_failure(
-        store, Node("perturb", spec, label={"x": 1}), f"key {SECRET}", f"trace {SECRET}"
+        store, Node("transform", spec, label={"x": 1}), f"key {SECRET}", f"trace {SECRET}"
     )
     assert found_in(tmp_path / "s") == []
 
@@ -192,7 +192,7 @@ def test_a_sweep_with_secret_settings_keeps_none_of_them(
     monkeypatch.chdir(tmp_path)
     settings = [
         'quantizers=["mine.py:f"]',
-        f"perturb.params.api_key={SECRET}",
+        f"transform.params.api_key={SECRET}",
         f"measure.endpoint.url=http://u:{SECRET}@h/v1",
     ]
     done = CliRunner().invoke(

@@ -21,8 +21,8 @@ from remnant.errors import UserError
 from remnant.metrics import Column
 from remnant.model.load import open_tokenizer
 from remnant.parsing import lines_of
-from remnant.records import PerturbSpec, PrepareResult, PrepareSpec
-from remnant.stages import perturb, prepare
+from remnant.records import PrepareResult, PrepareSpec, TransformSpec
+from remnant.stages import prepare, transform
 from remnant.stages.cells import read_rows
 
 SIZES = (
@@ -516,11 +516,11 @@ def test_an_answer_on_both_sides_and_repeated_items_are_said(tmp_path: Path) -> 
 def test_too_little_or_repeated_calibration_text_is_said(tmp_path: Path) -> None:
     _, out = prepared(tmp_path, forget=[story(0)], retain=[*[story(1000, 3)] * 3, story(2000)])
     tokenizer = open_tokenizer(str(out / "tokenizer"))
-    few, same = perturb.calibration(PerturbSpec(use="gptq"), out, tokenizer)[1].warnings
+    few, same = transform.calibration(TransformSpec(use="gptq"), out, tokenizer)[1].warnings
     assert "tokens of calibration text where up to 8192 are asked for" in few
     assert same.endswith("calibration texts say what another one says")
-    enough = perturb.calibration(
-        PerturbSpec(use="gptq", calibration_samples=4, calibration_tokens=32), out, tokenizer
+    enough = transform.calibration(
+        TransformSpec(use="gptq", calibration_samples=4, calibration_tokens=32), out, tokenizer
     )[1]
     assert enough.warnings == (same,)
 

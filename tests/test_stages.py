@@ -21,9 +21,9 @@ from remnant.flow.place import Outside
 from remnant.flow.plan import (
     judge_node,
     measure_node,
-    perturb_node,
     prepare_node,
     train_node,
+    transform_node,
     unlearn_node,
 )
 from remnant.flow.run import make
@@ -33,20 +33,20 @@ from remnant.forecast.grids import grid
 from remnant.forecast.stream import survey
 from remnant.functional.stats import auc
 from remnant.functional.survival import survival
-from remnant.methods import quantizer, quantizer_spec
+from remnant.methods import step, step_spec
 from remnant.metrics import Column
 from remnant.model.load import matrices, open_model
 from remnant.records import (
     CastMember,
     ExplainSpec,
     MeasureSpec,
-    PerturbSpec,
     PrepareSpec,
     Rule,
     TrainSpec,
+    TransformSpec,
     UnlearnSpec,
 )
-from remnant.stages import cells, explain, measure, perturb, prepare, unlearn
+from remnant.stages import cells, explain, measure, prepare, transform, unlearn
 from remnant.stages.cells import Sheet
 from remnant.stages.examples import read_examples
 from remnant.testing import tiny_model
@@ -83,7 +83,7 @@ def test_every_architecture_goes_through_unlearn_quantize_measure(
     assert any(
         not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
-    said = perturb.run(quantizer_spec("int4"), {"model": unlearned}, quantized, silent)
+    said = transform.run(step_spec("int4"), {"model": unlearned}, quantized, silent)
     assert said.quantized_weights > 0
     dense, codes = open_model(str(quantized)), load_file(quantized / "codes.safetensors")
     for own, plain in zip(matrices(dense), matrices(after), strict=True):
@@ -229,7 +229,7 @@ def test_the_dtype_before_quantizing_matters_and_is_an_option(
     found = []
     for dtype in ("float32", "bfloat16"):
         out = out_of(tmp_path, dtype)
-        perturb.run(quantizer_spec("nf4", {"source_dtype": dtype}), {"model": folder}, out, silent)
+        transform.run(step_spec("nf4", {"source_dtype": dtype}), {"model": folder}, out, silent)
         found.append(load_file(out / "codes.safetensors"))
     assert any(not torch.equal(found[0][k], found[1][k]) for k in found[0])
 
@@ -237,8 +237,8 @@ def test_the_dtype_before_quantizing_matters_and_is_an_option(
 def test_skipping_nothing_quantizes_everything(
     folder_of: Save, model: PreTrainedModel, tmp_path: Path
 ) -> None:
-    said = perturb.run(
-        quantizer_spec("int8", {"skip": []}),
+    said = transform.run(
+        step_spec("int8", {"skip": []}),
         {"model": folder_of(model, "m")},
         out_of(tmp_path, "q"),
         silent,
@@ -250,8 +250,8 @@ def test_a_group_that_does_not_fit_is_a_sentence(
     folder_of: Save, model: PreTrainedModel, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="group size 48 does not divide"):
-        perturb.run(
-            quantizer_spec("int4-g48"),
+        transform.run(
+            step_spec("int4-g48"),
             {"model": folder_of(model, "m")},
             out_of(tmp_path, "q"),
             silent,
@@ -382,7 +382,7 @@ def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
         corpus,
     )
     unlearned = unlearn_node(UnlearnSpec(method="ga_gdr", steps=4, probe_every=2), train, corpus)
-    quantized = perturb_node(quantizer("nf4"), unlearned, corpus)
+    quantized = transform_node(step("nf4"), unlearned, corpus)
     about = {"corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0}
     measured = measure_node(MeasureSpec(), quantized, corpus, about | {"model": "unlearned"})
     known = measure_node(MeasureSpec(), train, corpus, about | {"model": "target"})
@@ -434,11 +434,11 @@ def test_outside_models_are_known_by_their_content(
     assert measure_node(MeasureSpec(), Outside(str(folder)), Outside(str(corpus))).name != first
 
 
-def test_the_same_perturbation_by_two_names_is_one() -> None:
-    spec = PerturbSpec(
+def test_the_same_transform_by_two_names_is_one() -> None:
+    spec = TransformSpec(
         use="rtn", params={"bits": 4, "granularity": "channel", "group_size": 128, "scheme": "sym"}
     )
-    assert quantizer_spec("int4") == spec
+    assert step_spec("int4") == spec
 
 
 @pytest.mark.parametrize("keep", [(), ("layers.0", "h.0")])
@@ -461,8 +461,8 @@ def test_what_is_explained_equals_what_is_predicted(
     }
     unlearn.run(spec, {"target": target, "corpus": corpus}, folders["unlearned"], silent)
     for name, source in (("q_target", target), ("q_unlearned", folders["unlearned"])):
-        quantize = quantizer_spec("int4", {"skip": ("lm_head", "embedding", "norm", *keep)})
-        perturb.run(quantize, {"model": source}, folders[name], silent)
+        quantize = step_spec("int4", {"skip": ("lm_head", "embedding", "norm", *keep)})
+        transform.run(quantize, {"model": source}, folders[name], silent)
     said = explain.run(ExplainSpec(), {"target": target, **folders}, folders["explained"], silent)
     layers = json.loads((folders["explained"] / "layers.json").read_text())
     streamed = survey(

@@ -29,13 +29,13 @@ from remnant.flow.place import Made, Outside, given
 from remnant.flow.plan import (
     Node,
     measure_node,
-    perturb_node,
     prepare_node,
     train_node,
+    transform_node,
     unlearn_node,
 )
 from remnant.flow.store import Store, disk_errors
-from remnant.methods import quantizer
+from remnant.methods import step
 from remnant.model import held, saving
 from remnant.model.load import open_model
 from remnant.records import MeasureSpec, PrepareSpec, TrainSpec, UnlearnSpec
@@ -225,7 +225,7 @@ def test_what_is_changed_while_it_is_used_is_not_kept(
     def change(done: int, total: int, note: str) -> None:
         (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
 
-    copy = perturb_node(quantizer("int4"), Outside(str(folder)), None)
+    copy = transform_node(step("int4"), Outside(str(folder)), None)
     with pytest.raises(UserError, match="was changed while it was being used"):
         running.make(store, copy, change)
     assert not store.has(copy.name)
@@ -575,7 +575,7 @@ def test_a_generation_config_that_cannot_be_saved_is_mended_before_the_first_ste
     running.make(store, piece, silent)
     assert "only its tokens are kept" in capsys.readouterr().err
     assert GenerationConfig.from_pretrained(store.path(piece.name)).eos_token_id == [1, 2]
-    running.make(store, perturb_node(quantizer("int4"), piece, None), silent)
+    running.make(store, transform_node(step("int4"), piece, None), silent)
 
 
 def test_what_cannot_be_saved_is_said_before_the_first_step(
@@ -693,7 +693,7 @@ def test_a_copy_of_a_model_from_outside_is_known_as_its_version_in_a_later_proce
 ) -> None:
     folder = folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), "m")
     outside = Outside(str(folder))
-    copies = [perturb_node(quantizer(q), outside, None) for q in ("int4", "int8")]
+    copies = [transform_node(step(q), outside, None) for q in ("int4", "int8")]
     for copy in copies:
         running.make(store, copy, silent)
     held.let_go()

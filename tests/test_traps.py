@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTok
 
 from remnant.functional.quantizers import nf4
 from remnant.model.load import open_model, save_model
-from remnant.records import PerturbSpec
+from remnant.records import TransformSpec
 from remnant.runtimes.order import Order, logits_of, repack
-from remnant.stages import perturb
+from remnant.stages import transform
 from remnant.testing import tiny_model
 
 IDS = torch.arange(4, 36)[None]
@@ -87,9 +87,9 @@ def test_the_dtype_before_quantizing_is_part_of_what_a_copy_is(
     happen by itself."""
     found = {}
     for dtype in ("float32", "bfloat16"):
-        spec = PerturbSpec(use="rtn", params={"bits": 8}, source_dtype=dtype)
+        spec = TransformSpec(use="rtn", params={"bits": 8}, source_dtype=dtype)
         (tmp_path / dtype).mkdir()
-        perturb.run(spec, {"model": folder}, tmp_path / dtype, lambda *a: None)
+        transform.run(spec, {"model": folder}, tmp_path / dtype, lambda *a: None)
         found[dtype] = (
             open_model(str(tmp_path / dtype)).state_dict()["model.layers.0.mlp.up_proj.weight"],
             spec.identity(),

@@ -190,7 +190,7 @@ def quantized(name: str, how: str, form: str, value: float) -> Plant:
         broken = surgery.weights(
             bench.lab.model("target"), bench.folder(), surgery.put(MIDDLE, value)
         )
-        done = bench.command("perturb", broken, "--quantizer", form, "--store", bench.store)
+        done = bench.command("transform", broken, "--use", form, "--store", bench.store)
         if done.code:
             return Outcome(
                 f"refused: {done.sentence}",
@@ -491,9 +491,9 @@ def _packed(bench: Bench) -> Path:
 def _round_packed(form: str) -> Callable[[Bench], Outcome]:
     def act(bench: Bench) -> Outcome:
         done = bench.command(
-            "perturb",
+            "transform",
             _packed(bench),
-            "--quantizer",
+            "--use",
             form,
             "--data",
             bench.lab.corpus,
@@ -521,7 +521,7 @@ PACKED = [
     Plant(
         "packed, then int8",
         "packed",
-        "a compressed-tensors folder through perturb int8",
+        "a compressed-tensors folder through transform int8",
         _round_packed("int8"),
     ),
     Plant(

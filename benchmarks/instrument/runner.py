@@ -18,7 +18,7 @@ from typing import Any
 
 PRELOADED = (
     "torch", "remnant.cli", "remnant.verbs", "remnant.stages.measure", "remnant.stages.judge",
-    "remnant.stages.perturb", "remnant.score",
+    "remnant.stages.transform", "remnant.score",
     "remnant.stages.unlearn", "remnant.report.page", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 KILLED = 124

@@ -25,7 +25,7 @@ from remnant.flow.run import make, missing
 from remnant.flow.store import Store, digest_path, disk_errors
 from remnant.functional.segments import Known
 from remnant.handles import Audit, Corpus, Model, Scores
-from remnant.methods import chain, quantizer
+from remnant.methods import chain, step
 from remnant.parsing import parse
 from remnant.records import (
     CastMember,
@@ -33,13 +33,13 @@ from remnant.records import (
     Manifest,
     MeasureResult,
     MeasureSpec,
-    PerturbResult,
     PrepareResult,
     PrepareSpec,
     Rule,
     SweepSpec,
     TrainResult,
     TrainSpec,
+    TransformResult,
     UnlearnResult,
     UnlearnSpec,
 )
@@ -152,26 +152,30 @@ def transform(
     use: str,
     *,
     corpus: AnyCorpus | None = None,
+    target: AnyModel | None = None,
     store: AnyStore = "runs",
     progress: bool = False,
     **settings: Any,
 ) -> Model:
-    """What becomes of a model: quantized to a format, as a dense copy with its codes beside it.
+    """What becomes of a model, as a dense copy: quantized to a format, with its codes beside it, or
+    changed in another way.
 
     Args:
         model: the source.
         use: "int4", "nf4", "gptq4-g128" and so on, or "mine.py:function".
-        corpus: a prepared one, for formats that want calibration text.
+        corpus: a prepared one, for what wants text.
+        target: the model before unlearning, for what wants its weights.
         store: where artefacts are kept.
         progress: show on stderr how far it is.
-        settings: fields of the format's spec, such as ``skip``.
+        settings: fields of the transform's spec, such as ``skip``.
 
     Raises:
-        UserError: unknown format or setting, or a result that is not finite.
+        UserError: unknown transform or setting, or a result that is not finite.
     """
     kept = opened(store)
     text = corpus_of(kept, corpus) if corpus else None
-    node = planning.perturb_node(quantizer(use, settings), source_of(kept, model), text)
+    known = source_of(kept, target) if target else None
+    node = planning.transform_node(step(use, settings), source_of(kept, model), text, target=known)
     return model_of(kept, node, progress)
 
 
@@ -203,7 +207,7 @@ def deploy(
         raise UserError(f"{out} exists already.", "Name a new folder.")
     kept = opened(store)
     text = corpus_of(kept, corpus) if corpus else None
-    node = planning.deploy_node(quantizer(form, settings), source_of(kept, model), text)
+    node = planning.deploy_node(step(form, settings), source_of(kept, model), text)
     manifest = done(kept, planning.ordered([node]), progress)
     copied(kept.path(node.name), manifest, Path(out))
     return manifest.of(DeployResult)
@@ -269,7 +273,8 @@ def audit(
         unlearned: the model that is judged.
         corpus: a prepared one.
         retrain: a model that never read the forget text; without it less can be said.
-        forms: formats that the model may be deployed in.
+        forms: formats that the model may be deployed in, and other transforms; "prune20+int4" is
+            one behind the other.
         store: where artefacts are kept.
         progress: show on stderr how far it is.
         rule: fields of ``Rule``, the limits of the verdict.
@@ -379,7 +384,7 @@ def audited(
         store: where artefacts are kept.
         models: target, unlearned and, where there is one, retrain.
         corpus: and its name in tables.
-        forms: formats, besides full precision.
+        forms: transforms, besides full precision.
         rule: the limits.
         progress: show on stderr how far it is.
     """
@@ -389,7 +394,7 @@ def audited(
     for model, source in models.items():
         for by in chains:
             label = alone(name, model, by.name).model_dump()
-            copy = planning.perturbed(by, source, text, label)
+            copy = planning.transformed(by, source, text, label, models["target"])
             measured[f"{model}/{by.name}"] = planning.measure_node(MeasureSpec(), copy, text, label)
     nodes = planning.ordered([planning.judge_node(rule, measured)])
     done(store, nodes, progress)
@@ -400,10 +405,10 @@ def audited(
     return Audit(table.collect(store, sweep, [n.piece for n in nodes], {}), store)
 
 
-_MADE_BY: Mapping[str, type[TrainResult | UnlearnResult | PerturbResult]] = {
+_MADE_BY: Mapping[str, type[TrainResult | UnlearnResult | TransformResult]] = {
     "train": TrainResult,
     "unlearn": UnlearnResult,
-    "perturb": PerturbResult,
+    "transform": TransformResult,
 }
 
 

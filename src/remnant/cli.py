@@ -187,19 +187,25 @@ def unlearn(
 @main.command()
 @click.argument("model")
 @click.option(
-    "--quantizer",
+    "--use",
     required=True,
     help="int8, int4, int4-g64-asym, nf4, fp4, gptq4, awq4, ..., or mine.py:function.",
 )
-@click.option("--data", help="The prepared corpus, for calibration text.")
+@click.option("--data", help="The prepared corpus, for what wants text.")
+@click.option("--target", help="The model before unlearning, for what wants its weights.")
 @set_option
 @store_option
 @_guarded
-def perturb(
-    model: str, quantizer: str, data: str | None, settings: tuple[str, ...], store_path: str
+def transform(
+    model: str,
+    use: str,
+    data: str | None,
+    target: str | None,
+    settings: tuple[str, ...],
+    store_path: str,
 ) -> Any:
-    """Quantize a model to a dense copy with recorded codes."""
-    return _verbs().perturb(_store(store_path), model, quantizer, data, settings)
+    """Make a model of a model: a dense copy, quantized with recorded codes or changed otherwise."""
+    return _verbs().transform(_store(store_path), model, use, data, target, settings)
 
 
 @main.command()

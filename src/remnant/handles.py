@@ -11,10 +11,10 @@ from remnant.records import (
     Cell,
     Evidence,
     MeasureResult,
-    PerturbResult,
     PrepareResult,
     Recovery,
     TrainResult,
+    TransformResult,
     UnlearnResult,
     Verdict,
 )
@@ -40,7 +40,7 @@ class Model:
     """A model in a folder, and what the stage that made it has to say."""
 
     path: Path
-    result: TrainResult | UnlearnResult | PerturbResult
+    result: TrainResult | UnlearnResult | TransformResult
 
     def load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         """The model and its tokenizer, in float32 on the CPU; an adapter merged into its model."""

@@ -8,23 +8,37 @@ from typing import Any, NamedTuple
 from remnant.catalog import LOSSES, METHODS
 from remnant.corpus import METRIC_GROUPS, METRICS, READERS
 from remnant.errors import UserError, unknown
-from remnant.formats import table
+from remnant.formats.base import Format, Kind
+from remnant.formats.table import STEP, Named, checked, short
 from remnant.parsing import parse
 from remnant.readings import LOSS_READINGS, METRIC_READINGS, Reading, readings_of
 from remnant.records import (
     MetricSpec,
     OwnRole,
-    PerturbSpec,
     PrepareSpec,
     TermSpec,
+    TransformSpec,
     UnlearnSpec,
+    Use,
 )
+from remnant.records.base import Record
 from remnant.resolve import Method, keywords, resolve
+from remnant.transforms import table
+from remnant.transforms.base import Transform
 
 LOSS_READS = tuple(LOSS_READINGS)
 _NAMED_ELSEWHERE = ("use", "params", "skip")
 READER_READS = ("folder", "own")
-QUANTIZER_READS = ("weight", "model", "tokenizer", "batches", "names")
+# What a transform may read: of every weight by itself, or of the whole model.
+BY_WEIGHT = ("weight", "norms", "generator", "target")
+TRANSFORM_READS = (*BY_WEIGHT, "model", "tokenizer", "batches", "names", "corpus", "loop")
+# The readings that need something beside the model, and what.
+NEEDS: Mapping[str, str] = {
+    "batches": "corpus",
+    "norms": "corpus",
+    "corpus": "corpus",
+    "target": "target",
+}
 METRIC_READS = tuple(METRIC_READINGS)
 
 
@@ -118,18 +132,31 @@ def metric_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m for name in names for m in METRIC_GROUPS.get(name, (name,))))
 
 
-class Quantizer(NamedTuple):
-    """A quantizer that has been looked up: its spec with all parameters, its function, and what is
-    known of its format, None of a user's own.
+class Step(NamedTuple):
+    """One transform that has been looked up: its spec with all parameters, its function, and what
+    the table says of it, None of a user's own.
     """
 
-    spec: PerturbSpec
+    spec: TransformSpec
     method: Method
-    format: table.Named | None
+    kind: Kind | None
+    params: Record | None
+
+    @property
+    def format(self) -> Named[Format[Any]] | None:
+        """The format of weights and its parameters, if it is one."""
+        if not isinstance(self.kind, Format) or self.params is None:
+            return None
+        return Named(self.kind, self.params)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What it needs beside the model, of "corpus" and "target"."""
+        return tuple(dict.fromkeys(NEEDS[name] for name in self.method.reads if name in NEEDS))
 
 
-def quantizer(use: str | PerturbSpec, defaults: Mapping[str, Any] | None = None) -> Quantizer:
-    """A quantizer by its short name ("int4-g64"), its table name, a user's function, or a spec.
+def step(use: str | TransformSpec, defaults: Mapping[str, Any] | None = None) -> Step:
+    """A transform by its short name ("int4-g64"), its table name, a user's function, or a spec.
 
     Args:
         use: what names it.
@@ -138,67 +165,71 @@ def quantizer(use: str | PerturbSpec, defaults: Mapping[str, Any] | None = None)
     Raises:
         UserError: unknown name or parameter, or a parameter that its library would refuse.
     """
-    spec = use if isinstance(use, PerturbSpec) else _by_name(use, defaults or {})
-    found = resolve("quantizer", spec.use, table.FORMATS, QUANTIZER_READS, spec.params)
-    known = table.FORMATS.get(spec.use)
-    return Quantizer(
-        spec.model_copy(update={"params": dict(found.params)}),
-        found,
-        table.checked(known, found.params) if known else None,
-    )
+    spec = use if isinstance(use, TransformSpec) else _by_name(use, defaults or {})
+    found = resolve("transform", spec.use, table.TRANSFORMS, TRANSFORM_READS, spec.params)
+    kind = table.TRANSFORMS.get(spec.use)
+    changed: dict[str, Any] = {"params": dict(found.params)}
+    if isinstance(kind, Transform) and kind.everything and "skip" not in spec.model_fields_set:
+        changed["skip"] = ()
+    params = checked(kind, found.params).params if kind else None
+    return Step(spec.model_copy(update=changed), found, kind, params)
 
 
-def quantizer_spec(
-    use: str | PerturbSpec, defaults: Mapping[str, Any] | None = None
-) -> PerturbSpec:
-    """The spec of a quantizer, with all parameters filled in; see ``quantizer``."""
-    return quantizer(use, defaults).spec
+def step_spec(use: str | TransformSpec, defaults: Mapping[str, Any] | None = None) -> TransformSpec:
+    """The spec of a transform, with all parameters filled in; see ``step``."""
+    return step(use, defaults).spec
 
 
-def _by_name(use: str, defaults: Mapping[str, Any]) -> PerturbSpec:
+def _by_name(use: str, defaults: Mapping[str, Any]) -> TransformSpec:
     if named := table.by_name(use):
         own = {"use": named.format.key, "params": named.params.model_dump()}
-    elif ":" in use or use in table.FORMATS:
+    elif ":" in use or use in table.TRANSFORMS:
         own = {"use": use}
     else:
-        raise table.no_format(use)
-    return parse(PerturbSpec, own | dict(defaults), "perturb")
+        raise unknown("transform", use, {"full", *table.NAMES, *table.TRANSFORMS})
+    return parse(TransformSpec, own | dict(defaults), "transform")
 
 
 class Chain(NamedTuple):
-    """Quantizers in the order in which they are applied, none for full precision, and what tables
-    call them.
+    """Transforms in the order in which they are applied, none for the model as it is, and what
+    tables call them.
     """
 
     name: str
-    steps: tuple[Quantizer, ...]
+    steps: tuple[Step, ...]
 
 
-def chain(use: str | PerturbSpec, defaults: Mapping[str, Any] | None = None) -> Chain:
-    """The quantizers that a name stands for: "full" none, "gptq4+gguf-q4_k_m" two.
+def chain(use: Use, defaults: Mapping[str, Any] | None = None) -> Chain:
+    """The transforms that a name or a list of them stands for: "full" none, "prune20+int4" two.
 
     Raises:
-        UserError: as ``quantizer``.
+        UserError: as ``step``.
     """
-    return Chain(shown(use), tuple(quantizer(part, defaults) for part in steps(use)))
+    return Chain(shown(use), tuple(step(part, defaults) for part in steps(use)))
 
 
-def steps(use: str | PerturbSpec) -> list[str | PerturbSpec]:
-    """What names the steps of a chain, in order; a user's function is one step."""
-    if isinstance(use, PerturbSpec) or ":" in use:
+def steps(use: Use) -> list[str | TransformSpec]:
+    """What names the steps of a chain, in order: those of a list, or of a name with "+" between
+    them; a user's function that is named alone is one step.
+    """
+    if isinstance(use, tuple):
+        return list(use)
+    if isinstance(use, TransformSpec) or ":" in use:
         return [use]
-    return [part for part in use.split(table.STEP) if part != "full"]
+    return [part for part in use.split(STEP) if part != "full"]
 
 
-def shown(use: str | PerturbSpec) -> str:
-    """A quantizer as tables name it: by its short name if it has one, what is set otherwise than
-    that says, and what it leaves alone.
+def shown(use: Use) -> str:
+    """A chain as tables name it: every step by its short name if it has one, what is set otherwise
+    than that says, and what it leaves alone.
     """
+    if isinstance(use, tuple):
+        return STEP.join(shown(part) for part in use)
     if isinstance(use, str):
         return use
-    usual = PerturbSpec(use=use.use)
-    own = {n: getattr(use, n) for n in PerturbSpec.model_fields if n not in _NAMED_ELSEWHERE}
-    name, settings = table.short(use.use, use.params)
+    usual = TransformSpec(use=use.use)
+    own = {n: getattr(use, n) for n in TransformSpec.model_fields if n not in _NAMED_ELSEWHERE}
+    name, settings = short(use.use, use.params, table.TRANSFORMS)
     settings |= {n: v for n, v in own.items() if v != getattr(usual, n)}
     kept = [word.strip(".") for word in use.skip if word not in usual.skip]
     without = [f"without {', '.join(kept)}"] if kept else []

@@ -24,6 +24,7 @@ MOST_WHOLE = 1 << 53
 # Keys of before, and what is written in their place.
 REPLACED = {
     "train_only": 'write train = "matrices" in its place',
+    "perturb": "write transform in its place",
     "sure": "write train = {sure = {...}} in its place, train.sure.KEY in a grid",
 }
 

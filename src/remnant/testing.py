@@ -19,7 +19,7 @@ from remnant.functional.hidden import Hidden
 from remnant.functional.quantized import Quantized
 from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED, View
-from remnant.methods import LOSS_READS, METRIC_READS, QUANTIZER_READS
+from remnant.methods import LOSS_READS, METRIC_READS, TRANSFORM_READS
 from remnant.readings import LOSS_READINGS, SIDES
 from remnant.resolve import Listed, Method, functions_of, resolve
 
@@ -384,7 +384,7 @@ def _result(method: Method, law: str, holds: bool, detail: str = "") -> Result:
 Check = Callable[[Method], Iterator[Result]]
 KINDS: tuple[tuple[str, Mapping[str, Listed], tuple[str, ...], Check], ...] = (
     ("loss", LOSSES, LOSS_READS, check_loss),
-    ("quantizer", FORMATS, QUANTIZER_READS, check_quantizer),
+    ("transform", FORMATS, TRANSFORM_READS, check_quantizer),
     ("metric", METRICS, METRIC_READS, check_metric),
 )
 

@@ -38,13 +38,13 @@ from remnant.records import (
     DeployResult,
     MeasureResult,
     MeasureSpec,
-    PerturbResult,
     Piece,
     PrepareResult,
     PrepareSpec,
     Rule,
     SweepSpec,
     TrainSpec,
+    TransformResult,
     UnlearnResult,
     UnlearnSpec,
 )
@@ -137,15 +137,21 @@ def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **opt
     )
 
 
-def perturb(
-    store: Store, model: str, quantizer: str, data: str | None, settings: Sequence[str]
+def transform(
+    store: Store,
+    model: str,
+    use: str,
+    data: str | None,
+    target: str | None,
+    settings: Sequence[str],
 ) -> None:
-    """Quantize a model to a dense copy."""
+    """Make a dense copy of a model as a transform leaves it."""
     corpus = given(store, data, "prepare") if data else None
-    found = methods.quantizer(quantizer, overlaid(settings))
-    node = planning.perturb_node(found, planning.model(store, model), corpus)
+    known = planning.model(store, target) if target else None
+    found = methods.step(use, overlaid(settings))
+    node = planning.transform_node(found, planning.model(store, model), corpus, target=known)
     make_here(store, [node])
-    sample = store.manifest(node.name).of(PerturbResult).calibration
+    sample = store.manifest(node.name).of(TransformResult).calibration
     for doubt in sample.warnings if sample else ():
         print(f"Warning: {doubt}.")
 
@@ -168,7 +174,7 @@ def deploy(
         raise UserError(f"{out} exists already.", "Name a new folder.")
     corpus = given(store, data, "prepare") if data else None
     node = planning.deploy_node(
-        methods.quantizer(name, overlaid(settings)), planning.model(store, model), corpus
+        methods.step(name, overlaid(settings)), planning.model(store, model), corpus
     )
     made = make_here(store, planning.ordered([node]))
     manifest = store.manifest(node.name)

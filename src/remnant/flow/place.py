@@ -21,7 +21,7 @@ from remnant.errors import UserError
 from remnant.flow.store import Store, digest_path
 from remnant.weightfiles import config_of, shown
 
-MODEL_STAGES = ("train", "unlearn", "merge", "perturb", "deploy")
+MODEL_STAGES = ("train", "unlearn", "merge", "transform", "deploy")
 # The hub's own rule for owner/name. Source: huggingface_hub, utils/_validators.py.
 _HUB_ID = re.compile(r"\b[\w\-.]{1,96}\b/\b[\w\-.]{1,96}\b", re.ASCII)
 # Ends of names of files; no model of the hub that is known here ends so.

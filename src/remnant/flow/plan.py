@@ -18,18 +18,18 @@ from remnant.errors import UserError
 from remnant.flow.alternatives import check_alternatives, read_alternatives
 from remnant.flow.place import MODEL_STAGES, Made, Outside, given, outside
 from remnant.flow.store import Store
-from remnant.formats import table
+from remnant.formats import table as formats
 from remnant.functional.patterns import chosen
 from remnant.methods import (
     Chain,
-    Quantizer,
+    Step,
     loss,
     metric,
     metric_names,
     own_roles,
-    quantizer,
     reader,
     shown,
+    step,
     steps,
     term_specs,
 )
@@ -41,7 +41,6 @@ from remnant.records import (
     MeasureSpec,
     MergeSpec,
     MetricSpec,
-    PerturbSpec,
     Piece,
     PrepareSpec,
     Record,
@@ -51,10 +50,12 @@ from remnant.records import (
     SweepSpec,
     TrainSpec,
     UnlearnSpec,
+    Use,
     patterns_in,
     saves_apart,
 )
 from remnant.resolve import is_user_code
+from remnant.transforms.table import TRANSFORMS
 from remnant.weightfiles import entries_of
 
 T = TypeVar("T")
@@ -219,37 +220,52 @@ def _whole(node: Node, target: Input, label: Mapping[str, Any]) -> Node:
     return merge_node(target, node, label) if saves_apart(node.spec.train) else node
 
 
-def perturb_node(
-    by: Quantizer, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
-) -> Node:
-    """A dense quantized copy of a model.
+# What a transform lacks without an input, and how it is given.
+_LACKS = {"corpus": "needs text", "target": "needs the model before unlearning"}
+_GIVE = {"corpus": "Give a prepared corpus with --data.", "target": "Give it with --target."}
 
-    The corpus gives calibration text to the quantizers that want it.
+
+def transform_node(
+    by: Step,
+    model: Input,
+    corpus: Input | None,
+    label: Mapping[str, Any] | None = None,
+    target: Input | None = None,
+) -> Node:
+    """A dense copy of a model as one transform leaves it.
+
+    The corpus gives text to the transforms that want it, the target its weights.
+
+    Raises:
+        UserError: one of these is wanted and not there.
     """
     spec, inputs = by.spec, {"model": model}
-    if "batches" in by.method.reads:
-        if corpus is None:
-            raise UserError(
-                f"The quantizer '{spec.use}' needs calibration text.",
-                "Give a prepared corpus with --data.",
-            )
-        inputs["corpus"] = corpus
-    return Node("perturb", spec, inputs, {spec.use: by.method.identity}, label or {})
+    beside = {"corpus": corpus, "target": target}
+    for role in by.inputs:
+        source = beside[role]
+        if source is None:
+            raise UserError(f"The transform '{spec.use}' {_LACKS[role]}.", _GIVE[role])
+        inputs[role] = source
+    return Node("transform", spec, inputs, {spec.use: by.method.identity}, label or {})
 
 
-def perturbed(
-    by: Chain, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
+def transformed(
+    by: Chain,
+    model: Input,
+    corpus: Input | None,
+    label: Mapping[str, Any] | None = None,
+    target: Input | None = None,
 ) -> Input:
-    """A model as a chain of quantizers leaves it, the copy of a copy in their order: itself in full
-    precision.
+    """A model as a chain of transforms leaves it, the copy of a copy in their order: itself where
+    the chain is empty.
     """
-    for step in by.steps:
-        model = perturb_node(step, model, corpus, label)
+    for one in by.steps:
+        model = transform_node(one, model, corpus, label, target)
     return model
 
 
 def deploy_node(
-    by: Quantizer, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
+    by: Step, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
 ) -> Node:
     """The files of a format that a runtime opens.
 
@@ -257,15 +273,15 @@ def deploy_node(
         UserError: no runtime opens this quantizer's result, or calibration text is missing.
     """
     _check_opened(by)
-    dense = perturb_node(by, model, corpus, label)
+    dense = transform_node(by, model, corpus, label)
     return Node("deploy", by.spec, {"model": model, "dense": dense}, dense.methods, label or {})
 
 
-def _check_opened(by: Quantizer) -> None:
+def _check_opened(by: Step) -> None:
     if by.format is None or not by.format.format.saver:
         raise UserError(
             f"No runtime opens '{by.spec.use}': it is a grid to study.",
-            f"Formats that are deployed: {', '.join(table.deployed_names())}.",
+            f"Formats that are deployed: {', '.join(formats.deployed_names())}.",
         )
     if fault := by.format.format.unopened(by.format.params):
         raise UserError(fault, "Leave it out.")
@@ -394,17 +410,18 @@ class Forms(NamedTuple):
     """
 
     chains: tuple[Chain, ...]
-    packed: Mapping[str, Quantizer]
+    packed: Mapping[str, Step]
 
 
 def _measured(
     sweep: SweepSpec, forms: Forms, corpus: Node, name: str, seed: int
 ) -> dict[str, Node]:
     models = _models(sweep, corpus, name, seed)
+    target = models["target"][0]
     nodes: dict[str, Node] = {}
     for model, (source, about) in models.items():
         copies = {
-            by.name: perturbed(by, source, corpus, about | {"quantizer": by.name})
+            by.name: transformed(by, source, corpus, about | {"quantizer": by.name}, target)
             for by in forms.chains
         }
         for use, by in forms.packed.items():
@@ -412,13 +429,11 @@ def _measured(
             copies[f"{use} packed"] = deploy_node(by, source, corpus, label)
         for short, copy in copies.items():
             label = about | {"quantizer": short}
-            nodes[f"{model}/{short}"] = measure_node(
-                sweep.measure, copy, corpus, label, models["target"][0]
-            )
+            nodes[f"{model}/{short}"] = measure_node(sweep.measure, copy, corpus, label, target)
     return nodes
 
 
-def _uses(sweep: SweepSpec) -> list[str | PerturbSpec]:
+def _uses(sweep: SweepSpec) -> list[Use]:
     return ["full", *(q for q in sweep.quantizers if q != "full")]
 
 
@@ -498,7 +513,7 @@ def user_code(sweep: SweepSpec) -> list[str]:
     ]
     named = [
         *((use, LOSSES) for use in losses),
-        *((use, table.FORMATS) for use in grids),
+        *((use, TRANSFORMS) for use in grids),
         *((m.use, METRICS) for m in sweep.measure.extra),
         *((c.benchmark, READERS) for c in sweep.corpus if c.folder),
     ]
@@ -524,10 +539,10 @@ def _forms(sweep: SweepSpec) -> Forms:
         tried(partial(_losses, run))
         tried(partial(_check_layers, run, sweep.target or ""))
     looked_up = [
-        (use, [tried(partial(quantizer, part, sweep.perturb)) for part in steps(use)])
+        (use, [tried(partial(step, part, sweep.transform)) for part in steps(use)])
         for use in _uses(sweep)
     ]
-    packed = {use: tried(partial(_deployed, use, sweep.perturb)) for use in sweep.packed}
+    packed = {use: tried(partial(_deployed, use, sweep.transform)) for use in sweep.packed}
     metrics: tuple[str | MetricSpec, ...] = (
         *metric_names(sweep.measure.metrics),
         *sweep.measure.extra,
@@ -548,8 +563,8 @@ def _forms(sweep: SweepSpec) -> Forms:
     )
 
 
-def _deployed(use: str, defaults: Mapping[str, Any]) -> Quantizer:
-    by = quantizer(use, defaults)
+def _deployed(use: str, defaults: Mapping[str, Any]) -> Step:
+    by = step(use, defaults)
     _check_opened(by)
     return by
 

@@ -31,7 +31,7 @@ from remnant.flow.plan import Input, Node, plan
 from remnant.flow.store import FAILURE, Store, digest_path, disk_errors, write_progress
 from remnant.lineage import Lineage
 from remnant.quiet import hush, unchanged
-from remnant.records import Manifest, PerturbResult, Piece, Record, SweepSpec
+from remnant.records import Manifest, Piece, Record, SweepSpec, TransformResult
 from remnant.secrecy import for_workers, redacted, scrubbed, scrubbed_command
 
 Report = Callable[[int, int, str], None]
@@ -48,7 +48,7 @@ PACKAGES = (
 # A worker's own command line says nothing; this variable hands it the user's.
 COMMAND = "REMNANT_COMMAND"
 # Stages that keep a model in memory for the next piece, and so are told what their models are.
-HOLDING = ("perturb", "measure")
+HOLDING = ("transform", "measure")
 POLL_SECONDS = 0.25
 WRITE_SECONDS = 0.5
 # Less than what makes a piece look forsaken to who watches.
@@ -133,8 +133,8 @@ def _lineage(store: Store, source: Input, report: Report) -> Lineage:
         make(store, source, report)
     manifest = store.checked(source.name)
     origin = manifest.sources.get("model")
-    if manifest.stage == "perturb" and origin:
-        return Lineage(manifest.digest, origin, frozenset(manifest.of(PerturbResult).changed))
+    if manifest.stage == "transform" and origin:
+        return Lineage(manifest.digest, origin, frozenset(manifest.of(TransformResult).changed))
     return Lineage(manifest.digest, manifest.digest)
 
 

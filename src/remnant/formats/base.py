@@ -4,7 +4,7 @@ bounded.
 
 from collections.abc import Callable
 from math import inf
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from pydantic import AfterValidator
 
@@ -14,6 +14,42 @@ P = TypeVar("P", bound=Record)
 # Kernels read whole groups of 8 columns (llm-compressor, torchao, hqq); more than 65536 columns
 # has no row.
 GROUP_STEP, MOST_GROUP = 8, 1 << 16
+
+
+class Kind(Protocol):
+    """What every transform says of itself, a format of weights among them (``Format``)."""
+
+    @property
+    def key(self) -> str:
+        """Unique among all."""
+
+    @property
+    def path(self) -> str:
+        """The function that does it: "module:function"."""
+
+    @property
+    def version(self) -> int:
+        """Raised when results change."""
+
+    @property
+    def params(self) -> type[Any]:
+        """The record of its parameters."""
+
+    @property
+    def read(self) -> Callable[[str], Any]:
+        """The parameters that a short name stands for, None if it is another's."""
+
+    @property
+    def write(self) -> Callable[[Any], str | None]:
+        """The short name of some parameters."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Short names to suggest."""
+
+    @property
+    def by_text(self) -> bool:
+        """Whether text decides the result, so that weights alone do not tell it."""
 
 
 class Grid(NamedTuple):

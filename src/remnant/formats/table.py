@@ -3,13 +3,13 @@
 To add one: its file, and its name here.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from remnant.errors import UserError, unknown
-from remnant.formats.base import Format
+from remnant.errors import UserError
+from remnant.formats.base import Format, Kind
 from remnant.formats.bitsandbytes import FOUR_BIT, INT8
 from remnant.formats.casts import CAST
 from remnant.formats.compressed_tensors import COMPRESSED
@@ -51,20 +51,32 @@ FORMATS: Mapping[str, Format[Any]] = {found.key: found for found in _ALL}
 NAMES = tuple(name for found in _ALL for name in found.names)
 
 
-class Named(NamedTuple):
-    """A format and all of its parameters."""
+K = TypeVar("K", bound=Kind)
 
-    format: Format[Any]
+
+class Named(NamedTuple, Generic[K]):
+    """A format (or another kind of transform) and all of its parameters."""
+
+    format: K
     params: Record
 
 
-def by_name(name: str) -> Named | None:
+def by_name(name: str) -> Named[Format[Any]] | None:
     """The format that a short name stands for; None if it is none.
 
     Raises:
         UserError: it is one, with parameters out of bounds.
     """
-    for found in _ALL:
+    return read_by(_ALL, name)
+
+
+def read_by(among: Iterable[K], name: str) -> Named[K] | None:
+    """That of some formats or transforms which a short name stands for; None if it is none.
+
+    Raises:
+        UserError: it is one, with parameters out of bounds.
+    """
+    for found in among:
         try:
             params = found.read(name)
         except ValidationError as error:
@@ -74,7 +86,7 @@ def by_name(name: str) -> Named | None:
     return None
 
 
-def checked(found: Format[Any], params: Mapping[str, Any]) -> Named:
+def checked(found: K, params: Mapping[str, Any]) -> Named[K]:
     """A format with parameters as a spec states them.
 
     Raises:
@@ -88,10 +100,12 @@ def checked(found: Format[Any], params: Mapping[str, Any]) -> Named:
 
 def _fault(name: str, error: ValidationError) -> UserError:
     said = (str(fault.get("ctx", {}).get("error", fault["msg"])) for fault in error.errors())
-    return UserError(f"The quantizer '{name}': {' '.join(said)}")
+    return UserError(f"The transform '{name}': {' '.join(said)}")
 
 
-def short(use: str, params: Mapping[str, Any]) -> tuple[str, dict[str, object]]:
+def short(
+    use: str, params: Mapping[str, Any], among: Mapping[str, Kind] = FORMATS
+) -> tuple[str, dict[str, object]]:
     """The short name of a format with some parameters, and those of them that it does not say.
 
     Of what is no format, or has no short name, the key and all of them.
@@ -101,9 +115,9 @@ def short(use: str, params: Mapping[str, Any]) -> tuple[str, dict[str, object]]:
     >>> short("autoround", {"bits": 4, "steps": 50})
     ('autoround4', {'steps': 50})
     """
-    if use not in FORMATS:
+    if use not in among:
         return use, dict(params)
-    found = checked(FORMATS[use], params)
+    found = checked(among[use], params)
     name = found.format.write(found.params)
     said = found.format.read(name) if name else None
     if name is None or said is None:
@@ -123,27 +137,22 @@ def decided_by_text(shown: str) -> bool:
     return any(FORMATS[key].by_text for key in keys_of(shown))
 
 
-def keys_of(shown: str) -> set[str]:
+def keys_of(shown: str, among: Mapping[str, Kind] = FORMATS) -> set[str]:
     """The keys of the formats in a quantizer's name in tables; none of a user's own.
 
     >>> sorted(keys_of("gptq4 calibration_samples=64+gguf-q4_k_m"))
     ['gguf', 'gptq']
     """
-    found = (_key_of(part.split(" ")[0]) for part in shown.split(STEP))
+    found = (_key_of(part.split(" ")[0], among) for part in shown.split(STEP))
     return {key for key in found if key}
 
 
-def _key_of(name: str) -> str | None:
+def _key_of(name: str, among: Mapping[str, Kind]) -> str | None:
     try:
-        named = by_name(name)
+        named = read_by(among.values(), name)
     except UserError:
         return None
-    return named.format.key if named else name if name in FORMATS else None
-
-
-def no_format(name: str) -> UserError:
-    """The error for a name that stands for no format, with the nearest that do."""
-    return unknown("quantizer", name, {"full", *NAMES, *FORMATS})
+    return named.format.key if named else name if name in among else None
 
 
 def deployed_names() -> tuple[str, ...]:
@@ -151,5 +160,5 @@ def deployed_names() -> tuple[str, ...]:
     return tuple(name for name in NAMES if (found := by_name(name)) and _opens(found))
 
 
-def _opens(found: Named) -> bool:
+def _opens(found: Named[Format[Any]]) -> bool:
     return bool(found.format.saver) and found.format.unopened(found.params) is None

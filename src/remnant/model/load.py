@@ -213,12 +213,14 @@ class Matrix(NamedTuple):
         self.parameter.data.copy_(weight.T if self.transposed else weight)
 
 
-def matrices(model: nn.Module, skip: Collection[str] = LEFT_ALONE) -> Iterator[Matrix]:
+def matrices(
+    model: nn.Module, skip: Collection[str] = LEFT_ALONE, *, biases: bool = False
+) -> Iterator[Matrix]:
     """The weights that a quantizer may touch, each tied weight once.
 
     ``kind`` is as in ``kind_of``, where the model knows its own head and embeddings whatever they
     are called. A word of ``skip`` leaves out a kind, any other word every weight whose name
-    contains it. Biases are never listed.
+    contains it. Biases are listed only where they are asked for.
     """
     words = [word for word in skip if word not in KINDS]
     modules = dict(model.named_modules())
@@ -227,7 +229,7 @@ def matrices(model: nn.Module, skip: Collection[str] = LEFT_ALONE) -> Iterator[M
     for name, parameter in model.named_parameters():
         path, _, leaf = name.rpartition(".")
         owner = modules[path]
-        if "bias" in leaf or not parameter.is_floating_point():
+        if ("bias" in leaf and not biases) or not parameter.is_floating_point():
             continue
         known = (
             "lm_head" if owner is head else "embedding" if isinstance(owner, nn.Embedding) else None

@@ -37,15 +37,6 @@ from remnant.records.measure import (
     Row,
 )
 from remnant.records.merge import MergeResult, MergeSpec
-from remnant.records.perturb import (
-    Calibration,
-    DeployResult,
-    Difference,
-    ExplainResult,
-    ExplainSpec,
-    PerturbResult,
-    PerturbSpec,
-)
 from remnant.records.prepare import PrepareResult, PrepareSpec
 from remnant.records.sweep import CorpusSpec, RunSpec, SweepSpec
 from remnant.records.train import OptimSpec, TrainResult, TrainSpec, Weights
@@ -61,6 +52,16 @@ from remnant.records.trainable import (
     Trains,
     patterns_in,
     saves_apart,
+)
+from remnant.records.transform import (
+    Calibration,
+    DeployResult,
+    Difference,
+    ExplainResult,
+    ExplainSpec,
+    TransformResult,
+    TransformSpec,
+    Use,
 )
 from remnant.records.unlearn import Probed, TermSpec, UnlearnResult, UnlearnSpec
 
@@ -98,8 +99,6 @@ __all__ = [
     "Outcome",
     "OwnHalf",
     "OwnRole",
-    "PerturbResult",
-    "PerturbSpec",
     "Piece",
     "Positive",
     "PrepareResult",
@@ -122,8 +121,11 @@ __all__ = [
     "TrainResult",
     "TrainSpec",
     "Trains",
+    "TransformResult",
+    "TransformSpec",
     "UnlearnResult",
     "UnlearnSpec",
+    "Use",
     "Verdict",
     "Weights",
     "circumstance",

@@ -8,9 +8,9 @@ from remnant.names import Name
 from remnant.records.base import Record
 from remnant.records.judge import Rule
 from remnant.records.measure import MeasureSpec
-from remnant.records.perturb import PerturbSpec
 from remnant.records.prepare import PrepareSpec
 from remnant.records.train import TrainSpec
+from remnant.records.transform import Use
 from remnant.records.unlearn import UnlearnSpec
 
 
@@ -29,7 +29,9 @@ class CorpusSpec(PrepareSpec):
 class SweepSpec(Record):
     """Corpora x seeds x models x quantizers, measured and judged.
 
-    Of ``packed`` formats the runtime's own kernels are measured too.
+    ``quantizers``: the forms in which every model is measured, by transforms or chains of them.
+    Of ``packed`` formats the runtime's own kernels are measured too. ``transform``: settings of all
+    transforms that are given by a name.
     """
 
     name: Name
@@ -40,9 +42,9 @@ class SweepSpec(Record):
     target: str | None = None
     retrain: str | None = None
     unlearn: tuple[RunSpec, ...]
-    quantizers: tuple[str | PerturbSpec, ...] = ("int8", "int4", "nf4")
+    quantizers: tuple[Use, ...] = ("int8", "int4", "nf4")
     packed: tuple[str, ...] = ()
-    perturb: dict[str, Any] = Field(default_factory=dict)
+    transform: dict[str, Any] = Field(default_factory=dict)
     measure: MeasureSpec = MeasureSpec()
     judge: Rule = Rule()
     study: bool = False

@@ -11,7 +11,6 @@ from pydantic import JsonValue
 from remnant.corpus import METRICS, headlines, of_role
 from remnant.flow.store import Store
 from remnant.forecast.forecast import Forecast, calibration, forecast, verdict
-from remnant.formats.table import decided_by_text
 from remnant.functional.survival import Survival
 from remnant.records import (
     Cell,
@@ -24,6 +23,7 @@ from remnant.records import (
     SweepSpec,
     Verdict,
 )
+from remnant.transforms.table import told_by_weights
 
 SUMMARY_SCHEMA = 1
 # Stages whose files the report reads.
@@ -370,9 +370,9 @@ def _tell(group: Group, seed: str) -> list[str]:
 def expected(found: Surviving) -> Forecast | None:
     """The forecast from the weights alone.
 
-    None where calibration text decides, or nothing was updated.
+    None where they do not tell, or nothing was updated.
     """
-    if decided_by_text(found.quantizer):
+    if not told_by_weights(found.quantizer):
         return None
     return forecast(found.ratios, calibration())
 

@@ -16,7 +16,7 @@ from remnant.model.door import check_plain
 from remnant.model.held import let_go
 from remnant.model.load import in_dtype, matrices, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS
-from remnant.records import DeployResult, Difference, PerturbSpec
+from remnant.records import DeployResult, Difference, TransformSpec
 from remnant.runtimes.order import Order, Saved, logits_of
 
 PROBES, PROBE_TOKENS = 4, 64
@@ -29,7 +29,7 @@ LEAVES = (
 
 
 def run(
-    spec: PerturbSpec,
+    spec: TransformSpec,
     inputs: Mapping[str, Path],
     out: Path,
     report: Callable[[int, int, str], None],

@@ -23,6 +23,14 @@ AfterStep = Callable[[int, dict[str, float], dict[str, Any]], bool]
 SAVE_SECONDS = 30.0
 
 
+class Loop(NamedTuple):
+    """Where a transform that trains keeps its steps and tells of them, and its seed."""
+
+    folder: Path
+    report: Report
+    seed: int
+
+
 def rate(spec: OptimSpec, step: int) -> float:
     """Learning rate of a step: linear warm-up, then constant or a cosine down to zero."""
     if step < spec.warmup:

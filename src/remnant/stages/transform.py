@@ -1,9 +1,9 @@
-"""perturb: a model -> its dense quantized copy, with the codes beside it."""
+"""transform: a model -> its dense quantized copy, with the codes beside it."""
 
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -15,50 +15,57 @@ from remnant.errors import UserError
 from remnant.functional.quantized import Indivisible, Quantized
 from remnant.functional.segments import Known, repeated
 from remnant.lineage import Lineage
-from remnant.methods import quantizer
+from remnant.methods import BY_WEIGHT, step
 from remnant.model.data import encode
 from remnant.model.door import check_plain
-from remnant.model.held import keep, take, version
+from remnant.model.held import Held, keep, take, version
 from remnant.model.load import Matrix, in_dtype, matrices, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import check_finite, check_ids, first_not_finite
-from remnant.records import Calibration, PerturbResult, PerturbSpec
+from remnant.records import Calibration, TransformResult, TransformSpec
+from remnant.resolve import Method
+from remnant.training.loop import Loop
+from remnant.transforms.base import Transform
 
 # Texts are often a little shorter than asked for; with less than a quarter the sample is no longer
 # the one that was asked for.
 ENOUGH = 0.25
-LEAVES = (*LEFT_BY_MODELS, "codes.safetensors")
+LEAVES = (*LEFT_BY_MODELS, "codes.safetensors", "steps.jsonl")
+GOES_ON_FROM = ("resume.pt", "steps.jsonl")
+Report = Callable[[int, int, str], None]
 
 
 def run(
-    spec: PerturbSpec,
+    spec: TransformSpec,
     inputs: Mapping[str, Path],
     out: Path,
-    report: Callable[[int, int, str], None],
+    report: Report,
     known: Mapping[str, Lineage] | None = None,
-) -> PerturbResult:
-    """Quantize, save model and codes; the result says what was quantized and what was left.
+) -> TransformResult:
+    """Do it, save the model, and codes where there are any; the result says what was changed and
+    what was left.
 
     Args:
-        spec: the quantizer.
-        inputs: the model, and the corpus for calibration text.
+        spec: of the transform.
+        inputs: the model, and what the transform needs of corpus and target.
         out: receives the copy.
         report: called with (done, total, note).
         known: what the model and the copy ("self") are; a copy of the model that is in memory is
             then not opened anew.
 
     Raises:
-        UserError: the model is quantized already, no weight is left to quantize, or one is not
+        UserError: the model is quantized already, no weight is left to change, or one is not
             finite before or after.
     """
     known = known or {}
-    method = quantizer(spec).method
+    by = step(spec)
     check_plain(str(inputs["model"]), "quantized again")
     tokenizer = open_tokenizer(str(inputs["model"]))
     source = take(inputs["model"], known.get("model"))
     model = source.model
     check_saving(model, tokenizer)
-    chosen = list(matrices(model, spec.skip))
+    everything = isinstance(by.kind, Transform) and by.kind.everything
+    chosen = list(matrices(model, by.spec.skip, biases=everything))
     if not chosen:
         raise UserError("No weight is left to quantize.", "Skip fewer kinds of weights.")
     others = {
@@ -68,23 +75,17 @@ def run(
     }
     if spec.source_dtype == "bfloat16":
         in_dtype(in_dtype(model, torch.bfloat16), torch.float32)
-    function = method.load()
-    offered: dict[str, Any] = {
-        "model": model,
-        "tokenizer": tokenizer,
-        "names": [m.name for m in chosen],
-    }
-    sample: Calibration | None = None
+    function = by.method.load()
+    work = Work(spec, inputs, tokenizer, source, chosen, Loop(out, report, spec.seed), [])
+    offered = {name: OFFERED[name](work) for name in by.method.reads if name in OFFERED}
+    sample = work.sample[0] if work.sample else None
     left_out: list[str] = []
-    if "batches" in method.reads:
-        check_ids(model, tokenizer)
-        offered["batches"], sample = calibration(spec, inputs["corpus"], tokenizer)
-    if "weight" in method.reads:
-        found, left_out = _each(chosen, function, method.params, report)
-        chosen = [m for m in chosen if m.name in found]
+    if "weight" in by.method.reads:
+        found, left_out = _each(chosen, by.method, function, offered, report)
+        chosen = [m for m in chosen if m.name not in left_out]
     else:
         report(0, 1, spec.use)
-        found = function(*(offered[name] for name in method.reads), **method.params)
+        found = function(*(offered[name] for name in by.method.reads), **by.method.params) or {}
         # Formats of whole files give no codes.
         left_out = [m.name for m in chosen if m.name not in found] if found else []
         report(1, 1, spec.use)
@@ -99,9 +100,9 @@ def run(
     keep(version(source, out, changed, known.get("self")))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
-    return PerturbResult(
-        quantizer=spec.use,
-        params=dict(method.params),
+    return TransformResult(
+        use=spec.use,
+        params=dict(by.method.params),
         quantized_weights=quantized,
         parameters=parameters,
         share_quantized=quantized / parameters,
@@ -111,13 +112,45 @@ def run(
     )
 
 
+class Work(NamedTuple):
+    """All that the readings of a transform are made from."""
+
+    spec: TransformSpec
+    inputs: Mapping[str, Path]
+    tokenizer: PreTrainedTokenizerBase
+    source: Held
+    chosen: list[Matrix]
+    loop: Loop
+    sample: list[Calibration]
+
+
+def _batches(work: Work) -> list[Tensor]:
+    """Calibration text; what it is goes to ``work.sample``."""
+    check_ids(work.source.model, work.tokenizer)
+    batches, sample = calibration(work.spec, work.inputs["corpus"], work.tokenizer)
+    work.sample.append(sample)
+    return batches
+
+
+# What a transform may read of the whole model, and the values of every weight by its name.
+OFFERED: Mapping[str, Callable[[Work], Any]] = {
+    "model": lambda work: work.source.model,
+    "tokenizer": lambda work: work.tokenizer,
+    "names": lambda work: [m.name for m in work.chosen],
+    "batches": _batches,
+    "corpus": lambda work: work.inputs["corpus"],
+    "loop": lambda work: work.loop,
+}
+
+
 def _each(
     chosen: list[Matrix],
+    method: Method,
     function: Callable[..., Any],
-    params: Mapping[str, Any],
-    report: Callable[[int, int, str], None],
+    offered: Mapping[str, Any],
+    report: Report,
 ) -> tuple[dict[str, Quantized], list[str]]:
-    """Every weight by itself.
+    """Every weight by itself: the codes of those that have some.
 
     And the names of those that stay as they are, since the blocks do not divide their rows.
     """
@@ -125,38 +158,46 @@ def _each(
     left_out: list[str] = []
     reason = ""
     for i, matrix in enumerate(chosen):
+        own = {name: of[matrix.name] for name, of in offered.items() if name in BY_WEIGHT}
         try:
-            found[matrix.name] = _one(matrix, function, params)
+            given = _one(matrix, method, function, {**offered, **own})
+            found |= {matrix.name: given} if given is not None else {}
         except Indivisible as error:
             reason = str(error)
             left_out.append(matrix.name)
         report(i + 1, len(chosen), matrix.name)
-    if not found:
+    if len(left_out) == len(chosen):
         raise UserError(
             f"No weight can be quantized: {reason}.", "Choose a group size that divides the rows."
         )
     return found, left_out
 
 
-def _one(matrix: Matrix, function: Callable[..., Any], params: Mapping[str, Any]) -> Quantized:
+def _one(
+    matrix: Matrix, method: Method, function: Callable[..., Any], offered: Mapping[str, Any]
+) -> Quantized | None:
+    """Change one weight; its codes, if the function gives any."""
     weight = matrix.read().float()
+    values = {**offered, "weight": weight if weight.ndim > 1 else weight[None]}
     try:
-        found = function(weight if weight.ndim > 1 else weight[None], **params)
+        found = function(*(values[name] for name in method.reads), **method.params)
     except Indivisible:
         raise
     except ValueError as error:
         raise UserError(
-            f"The weight {matrix.name} of shape {tuple(weight.shape)} cannot be quantized: {error}."
+            f"The weight {matrix.name} of shape {tuple(weight.shape)} cannot be changed by "
+            f"{method.use}: {error}."
         ) from error
     if isinstance(found, dict):
         found = Quantized(**found)
-    quantized: Quantized = found
-    matrix.write(quantized.weight.reshape(weight.shape).to(matrix.parameter.dtype))
-    return quantized
+    codes: Quantized | None = None if isinstance(found, Tensor) else found
+    changed: Tensor = found if codes is None else codes.weight
+    matrix.write(changed.reshape(weight.shape).to(matrix.parameter.dtype))
+    return codes
 
 
 def _check_result(
-    spec: PerturbSpec, model: PreTrainedModel, found: Mapping[str, Quantized]
+    spec: TransformSpec, model: PreTrainedModel, found: Mapping[str, Quantized]
 ) -> None:
     """Refuse a copy with values that are not finite, whoever made it."""
     remedy = f"{spec.use} failed on it; quantize to another format."
@@ -173,7 +214,7 @@ def _check_result(
 
 
 def calibration(
-    spec: PerturbSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase
+    spec: TransformSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[Tensor], Calibration]:
     """Seeded calibration texts from the retain split, none of them sharing a long run of words with
     forget text.
@@ -205,7 +246,7 @@ def calibration(
     return [torch.tensor([ids]) for ids in chosen], about
 
 
-def _doubts(spec: PerturbSpec, tokens: int, twice: int) -> list[str]:
+def _doubts(spec: TransformSpec, tokens: int, twice: int) -> list[str]:
     """What makes calibration text a poor sample."""
     wanted = spec.calibration_samples * spec.calibration_tokens
     few = (

@@ -7,8 +7,11 @@ from pydantic import Field
 from remnant.records.base import Positive, Record
 
 
-class PerturbSpec(Record):
-    """One quantization of a model to a dense copy with recorded codes."""
+class TransformSpec(Record):
+    """One transform of a model, to a dense copy: a quantization, with recorded codes, or another.
+
+    ``seed``: of calibration text, of noise, of relearning.
+    """
 
     use: str
     params: dict[str, Any] = Field(default_factory=dict)
@@ -19,12 +22,16 @@ class PerturbSpec(Record):
     seed: int = 0
 
 
+# A transform, or a chain of them in order; a name may stand for a chain too ("prune20+int4").
+Use = str | TransformSpec | tuple[str | TransformSpec, ...]
+
+
 class ExplainSpec(Record):
     """What a quantizer left of an update: nothing to choose."""
 
 
 class Calibration(Record):
-    """The text that a quantizer looked at, and what makes it a poor sample (``warnings``)."""
+    """The text that a transform looked at, and what makes it a poor sample (``warnings``)."""
 
     split: str
     samples: int
@@ -33,13 +40,14 @@ class Calibration(Record):
     warnings: tuple[str, ...]
 
 
-class PerturbResult(Record):
-    """What was quantized. ``changed``: names of weights that differ from the source's.
+class TransformResult(Record):
+    """What was done. ``changed``: names of weights that differ from the source's.
 
     ``left_out``: weights that stay as they are, since the blocks do not divide their rows.
+    ``quantized_weights``: of how many numbers there are codes.
     """
 
-    quantizer: str
+    use: str
     params: dict[str, Any]
     quantized_weights: int
     parameters: int

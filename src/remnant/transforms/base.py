@@ -1,0 +1,42 @@
+"""What a transform that is no format of weights says of itself, as a value."""
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from remnant.records.base import Record
+
+P = TypeVar("P", bound=Record)
+
+
+class Transform(NamedTuple, Generic[P]):
+    """One way of making a model of a model, by the name under which specs and manifests hold it.
+
+    What it needs are the names of its function's parameters (``methods.TRANSFORM_READS``); what it
+    gives is a weight without codes, or a model that was changed in place.
+
+    Attributes:
+        key: unique among all transforms, formats included.
+        path: "module:function" that does it.
+        version: enters the identity of every artefact; raised when results change.
+        meaning: in a few words.
+        source: where it is defined.
+        params: the record of its parameters, with the function's names and defaults.
+        read: the parameters that a short name stands for, None if it is none of this transform's;
+            a ValidationError where they are out of bounds.
+        write: the short name of some parameters, as near as there is one; None where there is none.
+        names: short names to suggest.
+        by_text: text decides the result.
+        everything: all weights are changed, not only those that a quantizer touches.
+    """
+
+    key: str
+    path: str
+    version: int
+    meaning: str
+    source: str
+    params: type[P]
+    read: Callable[[str], P | None]
+    write: Callable[[P], str | None]
+    names: tuple[str, ...] = ()
+    by_text: bool = False
+    everything: bool = False

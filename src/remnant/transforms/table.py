@@ -1,0 +1,38 @@
+"""All transforms that are built in: the formats of weights, and what else is done to a model.
+
+To add one that is no format: its file, and its name here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from remnant.formats import table as formats
+from remnant.formats.base import Format, Kind
+from remnant.formats.table import Named, keys_of, read_by
+from remnant.transforms.base import Transform
+
+_OWN: tuple[Transform[Any], ...] = ()
+TRANSFORMS: Mapping[str, Kind] = {**formats.FORMATS, **{found.key: found for found in _OWN}}
+NAMES = tuple(name for found in TRANSFORMS.values() for name in found.names)
+
+
+def by_name(name: str) -> Named[Kind] | None:
+    """The transform that a short name stands for; None if it is none.
+
+    Raises:
+        UserError: it is one, with parameters out of bounds.
+    """
+    return read_by(TRANSFORMS.values(), name)
+
+
+def told_by_weights(shown: str) -> bool:
+    """Whether a forecast from weights alone can know what a chain does, by its name in tables.
+
+    It can where every step is a format of weights that calibration text does not decide, or the
+    user's own.
+
+    >>> told_by_weights("bf16+int4"), told_by_weights("gptq4")
+    (True, False)
+    """
+    kinds = [TRANSFORMS[key] for key in keys_of(shown, TRANSFORMS)]
+    return all(isinstance(kind, Format) and not kind.by_text for kind in kinds)
