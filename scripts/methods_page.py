@@ -7,7 +7,10 @@ from pathlib import Path
 from remnant.catalog import LOSSES, METHODS, Entry
 from remnant.corpus import COMBINED, ITEM_SETS, METRIC_GROUPS, METRICS
 from remnant.formats.table import FORMATS
+from remnant.methods import step
 from remnant.metrics import Metric
+from remnant.transforms.base import Transform
+from remnant.transforms.table import TRANSFORMS
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
@@ -38,6 +41,21 @@ def formats() -> str:
             f"{'yes' if f.saver else ''} | {f.extra} | {f.source} | {f.version} |"
         )
         for key, f in FORMATS.items()
+    ]
+    return "\n".join(lines)
+
+
+def transforms() -> str:
+    """What else makes a model of a model, with names to try and what it reads."""
+    lines = [
+        "| name | short names | what it is | reads | source | version |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{key}` | {', '.join(f'`{n}`' for n in t.names)} | {t.meaning} | "
+        f"{', '.join(step(key).method.reads)} | {t.source} | {t.version} |"
+        for key, t in TRANSFORMS.items()
+        if isinstance(t, Transform)
     ]
     return "\n".join(lines)
 
@@ -76,11 +94,11 @@ def page() -> str:
     combined = ", ".join(f"`{number.name}`" for number in COMBINED)
     return f"""# Methods
 
-Made by `python scripts/methods_page.py` from `src/remnant/catalog.py`, `src/remnant/formats/` and
-`src/remnant/corpus/`. The docstring behind each name gives formula, shapes, range and what differs
-from the source. What the code released with arXiv 2410.16454 computes otherwise than its paper is a
-user's file, for
-comparison only: `reproductions/paper_code.py`. The tests show which laws it breaks.
+Made by `python scripts/methods_page.py` from `src/remnant/catalog.py`, `src/remnant/formats/`,
+`src/remnant/transforms/` and `src/remnant/corpus/`. The docstring behind each name gives formula,
+shapes, range and what differs from the source. What the code released with arXiv 2410.16454
+computes otherwise than its paper is a user's file, for comparison only:
+`reproductions/paper_code.py`. The tests show which laws it breaks.
 
 ## Unlearning methods: lists of loss terms
 
@@ -102,6 +120,13 @@ Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`,
 `gptq4`, `awq4`, `autoround4`, `gptq3-g128`. The scales: the docstring of `rtn`.
 
 {formats()}
+
+## Other transforms
+
+What else is done to a model before it is measured; used as quantizers are, in sweeps, `judge -q`
+and `transform --use`, and in chains (`prune20+int4`).
+
+{transforms()}
 
 ## Metrics
 

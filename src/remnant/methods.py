@@ -22,7 +22,7 @@ from remnant.records import (
     Use,
 )
 from remnant.records.base import Record
-from remnant.resolve import Method, keywords, resolve
+from remnant.resolve import Method, is_user_code, keywords, resolve
 from remnant.transforms import table
 from remnant.transforms.base import Transform
 
@@ -183,7 +183,7 @@ def step_spec(use: str | TransformSpec, defaults: Mapping[str, Any] | None = Non
 def _by_name(use: str, defaults: Mapping[str, Any]) -> TransformSpec:
     if named := table.by_name(use):
         own = {"use": named.format.key, "params": named.params.model_dump()}
-    elif ":" in use or use in table.TRANSFORMS:
+    elif is_user_code(use, ()) or use in table.TRANSFORMS:
         own = {"use": use}
     else:
         raise unknown("transform", use, {"full", *table.NAMES, *table.TRANSFORMS})
@@ -214,7 +214,7 @@ def steps(use: Use) -> list[str | TransformSpec]:
     """
     if isinstance(use, tuple):
         return list(use)
-    if isinstance(use, TransformSpec) or ":" in use:
+    if isinstance(use, TransformSpec) or is_user_code(use, table.TRANSFORMS):
         return [use]
     return [part for part in use.split(STEP) if part != "full"]
 

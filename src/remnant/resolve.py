@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import math
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from remnant.usercode import (
     path_of,
     tree_of,
 )
+
+# What names a function behind its colon; "prune-2:4" does not.
+_FUNCTION = re.compile(r":[^\d\W]")
 
 
 class Listed(Protocol):
@@ -122,7 +126,7 @@ def keywords(kind: str, use: str, table: Mapping[str, Listed]) -> tuple[str, ...
 
 def is_user_code(use: str, table: Collection[str]) -> bool:
     """Whether a name stands for code that the user brings, which runs when the method does."""
-    return use not in table and ":" in use
+    return use not in table and bool(_FUNCTION.search(use))
 
 
 def functions_of(path: str) -> list[str]:

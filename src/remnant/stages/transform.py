@@ -11,15 +11,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.corpus.prepared import raw_texts
+from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.functional.quantized import Indivisible, Quantized
 from remnant.functional.segments import Known, repeated
 from remnant.lineage import Lineage
 from remnant.methods import BY_WEIGHT, step
+from remnant.model.activations import input_norms
 from remnant.model.data import encode
 from remnant.model.door import check_plain
 from remnant.model.held import Held, keep, take, version
-from remnant.model.load import Matrix, in_dtype, matrices, open_tokenizer
+from remnant.model.load import Matrix, in_dtype, matrices, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import check_finite, check_ids, first_not_finite
 from remnant.records import Calibration, TransformResult, TransformSpec
@@ -132,12 +134,43 @@ def _batches(work: Work) -> list[Tensor]:
     return batches
 
 
+def _generators(work: Work) -> dict[str, torch.Generator]:
+    """For every weight a generator of its own, which no other weight and no device changes."""
+    return {
+        m.name: torch.Generator().manual_seed(int(digest_of([work.spec.seed, m.name])[:15], 16))
+        for m in work.chosen
+    }
+
+
+def _target(work: Work) -> dict[str, Tensor]:
+    """The weights of the target [..., out, in], by the names and on the device of the model's.
+
+    Raises:
+        UserError: it is not of the same shape.
+    """
+    check_plain(str(work.inputs["target"]), "mixed with another model")
+    other = open_model(str(work.inputs["target"]))
+    found = {m.name: m.read().float() for m in matrices(other, (), biases=True)}
+    for m in work.chosen:
+        if m.name not in found or found[m.name].shape != m.read().shape:
+            raise UserError(
+                f"The target has no weight {m.name} of shape {tuple(m.read().shape)}.",
+                "Give the model that this one was unlearned from.",
+            )
+    return {m.name: found[m.name].to(m.parameter.device) for m in work.chosen}
+
+
 # What a transform may read of the whole model, and the values of every weight by its name.
 OFFERED: Mapping[str, Callable[[Work], Any]] = {
     "model": lambda work: work.source.model,
     "tokenizer": lambda work: work.tokenizer,
     "names": lambda work: [m.name for m in work.chosen],
     "batches": _batches,
+    "norms": lambda work: input_norms(
+        work.source.model, [m.name for m in work.chosen], _batches(work)
+    ),
+    "generator": _generators,
+    "target": _target,
     "corpus": lambda work: work.inputs["corpus"],
     "loop": lambda work: work.loop,
 }
