@@ -236,4 +236,4 @@ def matrices(
         )
         kind = known or kind_of(name, tuple(parameter.shape))
         if kind not in skip and not any(word in name for word in words):
-            yield Matrix(name, kind, parameter, isinstance(owner, Conv1D))
+            yield Matrix(name, kind, parameter, isinstance(owner, Conv1D) and parameter.ndim == 2)
