@@ -10,9 +10,10 @@ from remnant.formats import table as formats
 from remnant.formats.base import Format, Kind
 from remnant.formats.table import Named, keys_of, read_by
 from remnant.transforms.base import Transform
+from remnant.transforms.noise import NOISE
 from remnant.transforms.pruning import PRUNE, WANDA
 
-_OWN: tuple[Transform[Any], ...] = (PRUNE, WANDA)
+_OWN: tuple[Transform[Any], ...] = (PRUNE, WANDA, NOISE)
 TRANSFORMS: Mapping[str, Kind] = {**formats.FORMATS, **{found.key: found for found in _OWN}}
 NAMES = tuple(name for found in TRANSFORMS.values() for name in found.names)
 
