@@ -10,10 +10,11 @@ from remnant.formats import table as formats
 from remnant.formats.base import Format, Kind
 from remnant.formats.table import Named, keys_of, read_by
 from remnant.transforms.base import Transform
+from remnant.transforms.mixing import MIX
 from remnant.transforms.noise import NOISE
 from remnant.transforms.pruning import PRUNE, WANDA
 
-_OWN: tuple[Transform[Any], ...] = (PRUNE, WANDA, NOISE)
+_OWN: tuple[Transform[Any], ...] = (PRUNE, WANDA, NOISE, MIX)
 TRANSFORMS: Mapping[str, Kind] = {**formats.FORMATS, **{found.key: found for found in _OWN}}
 NAMES = tuple(name for found in TRANSFORMS.values() for name in found.names)
 

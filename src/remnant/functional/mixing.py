@@ -1,0 +1,29 @@
+"""A weight between two weights."""
+
+from torch import Tensor
+
+from remnant.functional.quantized import numbers
+
+
+def mix(weight: Tensor, target: Tensor, *, share: float = 0.5) -> Tensor:
+    """(1 - a) w + a t: on the straight line from a weight to the same weight of the target.
+
+    Args:
+        weight: any shape and float type.
+        target: the same shape.
+        share: a, from 0, which gives the weight, to 1, which gives the target's, both exactly.
+
+    Returns:
+        Float32 of the weight's shape.
+
+    Raises:
+        ValueError: one of the two is not finite.
+
+    Source: Wortsman et al. 2021 (arXiv 2109.01903), eq. 1, there between a model and what
+    fine-tuning made of it; here the line leads back over what unlearning did.
+
+    >>> import torch
+    >>> mix(torch.tensor([0.0, 4.0]), torch.tensor([2.0, 0.0]), share=0.25)
+    tensor([0.5000, 3.0000])
+    """
+    return numbers(weight).lerp(numbers(target), share)
