@@ -2,6 +2,7 @@
 goes through one stage, alone or in a chain."""
 
 import inspect
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -156,10 +157,12 @@ def test_every_weight_has_a_generator_of_its_own(
     use, inputs = f"{own}:with_noise", {"model": folder}
     fewer_of = ["layers.0.", "lm_head", "embedding", "norm"]
     settings: list[dict[str, Any]] = [{}, {}, {"seed": 1}, {"skip": fewer_of}]
-    once, again, other, fewer = (
-        {m.name: m.read() for m in matrices(through(use, inputs, tmp_path / f"o{i}", **more)[0])}
-        for i, more in enumerate(settings)
-    )
+
+    def weights(place: int) -> dict[str, torch.Tensor]:
+        found = through(use, inputs, tmp_path / f"o{place}", **settings[place])[0]
+        return {m.name: m.read() for m in matrices(found)}
+
+    once, again, other, fewer = map(weights, range(4))
     assert all(torch.equal(once[n], again[n]) for n in once)
     assert not any(torch.equal(once[n], other[n]) for n in once)
     assert all(torch.equal(once[n], fewer[n]) for n in once if "layers.1." in n)
@@ -197,7 +200,7 @@ def test_norms_of_inputs_are_those_that_the_layers_see(
             model(input_ids=text)
         hook.remove()
         rows = torch.cat(seen).tolist()
-        slow = [sum(row[k] ** 2 for row in rows) ** 0.5 for k in range(len(rows[0]))]
+        slow = [math.hypot(*column) for column in zip(*rows, strict=True)]
         assert torch.allclose(found[name], torch.tensor(slow), rtol=1e-4)
     with pytest.raises(UserError, match="No text comes to the weight"):
         input_norms(model, names, [])

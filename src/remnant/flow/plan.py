@@ -2,9 +2,10 @@
 result. No torch.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -59,6 +60,7 @@ from remnant.transforms.table import TRANSFORMS
 from remnant.weightfiles import entries_of
 
 T = TypeVar("T")
+K = TypeVar("K")
 # More measured models in one sweep than this take months.
 MOST_MEASURED = 100_000
 
@@ -538,10 +540,10 @@ def _forms(sweep: SweepSpec) -> Forms:
     for run in sweep.unlearn:
         tried(partial(_losses, run))
         tried(partial(_check_layers, run, sweep.target or ""))
-    looked_up = [
-        (use, [tried(partial(step, part, sweep.transform)) for part in steps(use)])
-        for use in _uses(sweep)
-    ]
+    looked_up: list[tuple[str, list[Step]]] = []
+    for use in _uses(sweep):
+        found = [tried(partial(step, part, sweep.transform)) for part in steps(use)]
+        looked_up.append((shown(use), list(chain.from_iterable(found))))
     packed = {use: tried(partial(_deployed, use, sweep.transform)) for use in sweep.packed}
     metrics: tuple[str | MetricSpec, ...] = (
         *metric_names(sweep.measure.metrics),
@@ -558,7 +560,7 @@ def _forms(sweep: SweepSpec) -> Forms:
             faults[0] if len(faults) == 1 else f"{sweep.name} has {len(faults)} faults:{listed}"
         )
     return Forms(
-        tuple(Chain(shown(use), tuple(by for (by,) in found)) for use, found in looked_up),
+        tuple(Chain(name, tuple(found)) for name, found in looked_up),
         {use: by for use, (by,) in packed.items()},
     )
 
@@ -575,20 +577,21 @@ def _twice(sweep: SweepSpec) -> list[str]:
     names = [run_name(r) for r in sweep.unlearn]
     corpora = [c.name or c.lab or "corpus" for c in sweep.corpus]
     faults += [
-        f"Two corpora are named '{n}'; give one a name of its own."
-        for n in sorted({n for n in corpora if corpora.count(n) > 1})
+        f"Two corpora are named '{n}'; give one a name of its own." for n in _repeated(corpora)
     ]
     faults += [
         f"An unlearning run is named '{n}', as another model of every sweep is."
         for n in names
         if n in ("target", "retrain")
     ]
-    faults += [
-        f"The seed {n} stands there twice."
-        for n in sorted({n for n in sweep.seeds if sweep.seeds.count(n) > 1})
-    ]
+    faults += [f"The seed {n} stands there twice." for n in _repeated(sweep.seeds)]
     faults += [
         f"Two unlearning runs are named '{n}'; give one a name of its own."
-        for n in sorted({n for n in names if names.count(n) > 1})
+        for n in _repeated(names)
     ]
     return faults
+
+
+def _repeated(names: Sequence[K]) -> list[K]:
+    """Those that stand there more than once, each once, in order."""
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -70,11 +70,8 @@ def run(
     chosen = list(matrices(model, by.spec.skip, biases=everything))
     if not chosen:
         raise UserError("No weight is left to quantize.", "Skip fewer kinds of weights.")
-    others = {
-        n: p.detach().clone()
-        for n, p in model.named_parameters()
-        if n not in {m.name for m in chosen}
-    }
+    names = {m.name for m in chosen}
+    others = {n: p.detach().clone() for n, p in model.named_parameters() if n not in names}
     if spec.source_dtype == "bfloat16":
         in_dtype(in_dtype(model, torch.bfloat16), torch.float32)
     function = by.method.load()

@@ -59,7 +59,8 @@ def of_weights(
         ever: every weight of which a part may ever move; by default those of ``parts``.
         result: of the choice.
     """
-    moving = {id(p) for p in (ever or (part.parameter for part in parts))}
+    own = ever or [part.parameter for part in parts]
+    moving = {id(parameter) for parameter in own}
     kept = {name: p for name, p in model.named_parameters() if id(p) in moving}
     release(model, parts)
 
