@@ -17,6 +17,11 @@ def ga(forget: View) -> Tensor:
     below.
 
     Source: Jang et al. 2023 (arXiv 2210.01504); Zhang et al. 2024 (arXiv 2410.16454), section 2.
+
+    >>> import torch
+    >>> view = View(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]]))
+    >>> ga(view)
+    tensor([-1.3863])
     """
     return forget.mean_logp()
 
@@ -31,6 +36,11 @@ def npo(forget: View, ref_forget_logp: Tensor, *, beta: float = 0.1) -> Tensor:
 
     Source: Zhang et al. 2024 (arXiv 2404.05868), eq. 3; Zhang et al. 2024 (arXiv 2410.16454), eq.
     8.
+
+    >>> import torch
+    >>> view = View(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]]))
+    >>> npo(view, view.seq_logp(), beta=2.0)
+    tensor([0.6931])
     """
     return -(2.0 / beta) * logsigmoid(-beta * (forget.seq_logp() - ref_forget_logp))
 
@@ -145,6 +155,11 @@ def gdr(retain: View) -> Tensor:
     """Gradient descent on retain text: mean cross entropy per token. [B], nats, at least 0.
 
     Source: Maini et al. 2024 (arXiv 2401.06121), section 4; Shi et al. 2024 (arXiv 2407.06460).
+
+    >>> import torch
+    >>> view = View(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]]))
+    >>> gdr(view)
+    tensor([1.3863])
     """
     return -retain.mean_logp()
 
@@ -155,6 +170,12 @@ def klr(retain: View, ref_retain: View) -> Tensor:
 
     Source: Zhang et al. 2024 (arXiv 2410.16454), eq. 10. Differs from the released code, which
     passes raw logits.
+
+    >>> import torch
+    >>> labels = torch.tensor([[0, 1]])
+    >>> even, sure = torch.zeros(1, 2, 2), torch.tensor([[[100.0, 0.0], [0.0, 0.0]]])
+    >>> klr(View(even, labels), View(sure, labels))
+    tensor([0.6931])
     """
     ref, own = ref_retain.log_probs(), retain.log_probs()
     per_token = (ref.exp() * (ref - own)).sum(-1) * retain.mask

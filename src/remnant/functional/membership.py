@@ -30,6 +30,10 @@ def min_k(tokens: Tokens, *, ratio: float = 0.4) -> float:
 
     Source: Shi et al. 2024 (arXiv 2310.16789), section 4. Differs from the source for texts so
     short that int() gives 0.
+
+    >>> said = Tokens(np.array([-1.0, -2.0, -3.0, -6.0]), *[np.zeros(4)] * 3)
+    >>> min_k(said, ratio=0.5)
+    4.5
     """
     return float(-_lowest(_some(tokens), ratio).mean())
 
@@ -40,6 +44,11 @@ def min_k_plus_plus(tokens: Tokens, *, ratio: float = 0.2) -> float:
 
     Source: Zhang et al. 2025 (arXiv 2404.02936), eq. 3. Differs from the source in a spread of at
     least 1e-6.
+
+    >>> mean, spread = np.array([-2.0, -2.0]), np.array([1.0, 0.5])
+    >>> said = Tokens(np.array([-1.0, -4.0]), np.zeros(2), mean, spread)
+    >>> min_k_plus_plus(said, ratio=0.5), min_k_plus_plus(said, ratio=1.0)
+    (4.0, 1.5)
     """
     standing = (_some(tokens) - tokens.mean) / np.maximum(tokens.spread, 1e-6)
     return float(-_lowest(standing, ratio).mean())
@@ -49,6 +58,10 @@ def mean_loss(tokens: Tokens) -> float:
     """Mean negative log-likelihood per token; at least 0.
 
     Source: Yeom et al. 2018 (arXiv 1709.01604); "PPL" in MUSE's logs.
+
+    >>> said = Tokens(np.array([-1.0, -2.0]), *[np.zeros(2)] * 3)
+    >>> mean_loss(said)
+    1.5
     """
     return float(-_some(tokens).mean())
 
@@ -57,6 +70,10 @@ def zlib_ratio(tokens: Tokens, text: str) -> float:
     """Mean loss over the bytes of the zlib-compressed text; at least 0.
 
     Source: Carlini et al. 2021 (arXiv 2012.07805); "PPL/zlib" in MUSE.
+
+    >>> said = Tokens(np.array([-1.0, -2.0]), *[np.zeros(2)] * 3)
+    >>> len(zlib.compress(b"abcd")), zlib_ratio(said, "abcd")
+    (12, 0.125)
     """
     return mean_loss(tokens) / len(zlib.compress(text.encode()))
 
@@ -65,6 +82,11 @@ def lower_case_ratio(tokens: Tokens, lower: Tokens) -> float:
     """Mean loss over that of the lower-cased text; at least 0.
 
     Source: Carlini et al. 2021 (arXiv 2012.07805); "PPL/lower" in MUSE.
+
+    >>> said = Tokens(np.array([-1.0, -2.0]), *[np.zeros(2)] * 3)
+    >>> lower = Tokens(np.array([-3.0]), *[np.zeros(1)] * 3)
+    >>> lower_case_ratio(said, lower)
+    0.5
     """
     other = mean_loss(lower)
     if other == 0:
@@ -76,6 +98,11 @@ def reference_gap(tokens: Tokens, reference: Tokens) -> float:
     """Mean loss minus that of a reference model; any sign.
 
     Source: Carlini et al. 2021 (arXiv 2012.07805).
+
+    >>> said = Tokens(np.array([-1.0, -2.0]), *[np.zeros(2)] * 3)
+    >>> reference = Tokens(np.array([-2.0, -3.0]), *[np.zeros(2)] * 3)
+    >>> reference_gap(said, reference)
+    -1.0
     """
     return mean_loss(tokens) - mean_loss(reference)
 
@@ -86,6 +113,11 @@ def recall(tokens: Tokens, prefixed: Tokens) -> float:
 
     Source: Xie et al. 2024 (arXiv 2406.15968), eq. 1. Differs from the source in the sign, so that
     low means known.
+
+    >>> said = Tokens(np.array([-1.0, -3.0]), *[np.zeros(2)] * 3)
+    >>> prefixed = Tokens(np.array([-1.0, -1.0]), *[np.zeros(2)] * 3)
+    >>> recall(said, prefixed)
+    -0.5
     """
     alone = mean_loss(tokens)
     if alone == 0:
@@ -97,5 +129,8 @@ def gradient_norm(slope: float) -> float:
     """Norm of the gradient of the mean loss at all weights; at least 0.
 
     Source: Maini et al. 2021 (arXiv 2104.10706), as in open-unlearning.
+
+    >>> gradient_norm(2.5)
+    2.5
     """
     return slope

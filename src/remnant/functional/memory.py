@@ -26,6 +26,10 @@ def exact_memorization(tokens: Tokens) -> float:
 
     Source: Tirumala et al. 2022 (arXiv 2205.10770). Differs from open-unlearning, which leaves out
     the last token.
+
+    >>> said = Tokens(np.zeros(4), np.array([0, 5, 0, 0]), np.zeros(4), np.zeros(4))
+    >>> exact_memorization(said)
+    0.75
     """
     _counted(tokens)
     return float((tokens.rank == 0).mean())
@@ -38,16 +42,24 @@ def extraction_strength(tokens: Tokens) -> float:
 
     Source: Carlini et al. 2021 (arXiv 2012.07805), as in open-unlearning. Differs from it in that 0
     can be reached.
+
+    >>> said = Tokens(np.zeros(4), np.array([0, 5, 0, 0]), np.zeros(4), np.zeros(4))
+    >>> extraction_strength(said)
+    0.5
     """
     n = _counted(tokens)
     wrong = np.flatnonzero(tokens.rank != 0)
-    return 1 - (wrong[-1] + 1) / n if len(wrong) else 1.0
+    return 1 - (int(wrong[-1]) + 1) / n if len(wrong) else 1.0
 
 
 def probability(tokens: Tokens) -> float:
     """Exp of the mean log-probability: the geometric mean probability per token.
 
     Source: TOFU (arXiv 2401.06121), section 2.2.1.
+
+    >>> said = Tokens(np.log([0.5, 0.125]), *[np.zeros(2)] * 3)
+    >>> round(probability(said), 6)
+    0.25
     """
     _counted(tokens)
     return float(np.exp(tokens.logp.mean()))
@@ -58,6 +70,9 @@ def longest_run(truth: str, generated: str) -> float:
     truth.
 
     In scripts without spaces its characters.
+
+    >>> longest_run("seven brass lanterns burn", "of brass lanterns")
+    0.5
     """
     known, said = words(truth), words(generated)
     if not known:
@@ -71,6 +86,11 @@ def leak_at_k(truth: str, samples: Sequence[str], *, k: int = 4) -> float:
 
     Raises ValueError for fewer samples than ``k``. Source: LEAK@k (arXiv 2511.04934); the estimator
     is that of pass@k (arXiv 2107.03374).
+
+    >>> leak_at_k("seven lamps", ["seven lamps", "nothing"], k=1)
+    0.5
+    >>> leak_at_k("seven lamps", ["seven lamps", "nothing"], k=2)
+    1.0
     """
     n = len(samples)
     if not 0 < k <= n:
@@ -85,6 +105,10 @@ def perplexity(told: Tokens) -> float:
     """Exp of the mean loss of what was written, as the reference model sees it.
 
     At least 1, high where it is no language any more.
+
+    >>> told = Tokens(np.log([0.5, 0.125]), *[np.zeros(2)] * 3)
+    >>> round(perplexity(told), 6)
+    4.0
     """
     _counted(told)
     return float(np.exp(-told.logp.mean()))

@@ -41,6 +41,9 @@ def rtn(
     Raises:
         ValueError: bits out of range, unknown granularity or scheme, group size that does not
             divide the columns.
+
+    >>> rtn(torch.tensor([[7.0, -3.1, 0.4]])).weight
+    tensor([[ 7., -3.,  0.]])
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"bits must be 2 to 8, not {bits}")
@@ -113,6 +116,9 @@ def nf4(weight: Tensor, *, block: int = 64) -> Quantized:
     row length.
 
     Source: Dettmers et al. 2023 (arXiv 2305.14314), section 3 and appendix E.
+
+    >>> nf4(torch.tensor([[2.0, -2.0, 1.4, 0.0]])).codes.tolist()
+    [[15, 0, 14, 7]]
     """
     return _float_grid(weight, NF4_LEVELS, block)
 
@@ -124,6 +130,9 @@ def fp4(weight: Tensor, *, block: int = 64) -> Quantized:
 
     Codes and decoded weights equal those of bitsandbytes bit for bit where the block divides the
     row length.
+
+    >>> fp4(torch.tensor([[12.0, -12.0, 2.1, 0.0]])).weight.tolist()
+    [[12.0, -12.0, 2.0, 0.0]]
     """
     return _float_grid(weight, FP4_LEVELS, block)
 
@@ -156,6 +165,9 @@ def fp8(weight: Tensor, *, block: int = 0) -> Quantized:
 
     Codes are the bits of torch's float8_e4m3fn. Source: Micikevicius et al. 2022 (arXiv
     2209.05433), table 1.
+
+    >>> fp8(torch.tensor([[448.0, -1.1, 0.3]])).weight.tolist()
+    [[448.0, -1.125, 0.3125]]
     """
     blocks = blocks_of(numbers(weight), "group" if block else "channel", block)
     scale = not_zero(blocks.abs().amax(-1, keepdim=True) / 448)
@@ -168,6 +180,9 @@ def q8_0(weight: Tensor, *, block: int = 32) -> Quantized:
     float16.
 
     Source: llama.cpp, quantize_row_q8_0_ref (rounds halves away from zero).
+
+    >>> q8_0(torch.tensor([[127.0, -1.4, 0.5] + [0.0] * 29])).codes[0, :3].tolist()
+    [127, -1, 1]
     """
     blocks = blocks_of(numbers(weight), "group", block)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
@@ -182,6 +197,9 @@ def q4_0(weight: Tensor, *, block: int = 32) -> Quantized:
     float16 and may be negative.
 
     Source: llama.cpp, quantize_row_q4_0_ref (codes there are 0 to 15, here less 8).
+
+    >>> q4_0(torch.tensor([[-8.0, 3.4, 9.0] + [0.0] * 29])).weight[0, :3].tolist()
+    [-7.875, 3.375, 9.0]
     """
     blocks = blocks_of(numbers(weight), "group", block)
     at = blocks.abs().argmax(-1, keepdim=True)
@@ -204,6 +222,9 @@ def cast(weight: Tensor, *, dtype: str = "bfloat16") -> Quantized:
 
     Raises:
         ValueError: another dtype.
+
+    >>> cast(torch.tensor([[1.0, 1.001, 1.005]])).weight.tolist()
+    [[1.0, 1.0, 1.0078125]]
     """
     if dtype not in ("bfloat16", "float16"):
         raise ValueError(f"the dtype is bfloat16 or float16, not {dtype}")

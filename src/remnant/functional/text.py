@@ -106,6 +106,9 @@ def overlap(truth: str, generated: str) -> float:
     (``rouge_l_unicode``) where it is not.
 
     Raises Unscorable as these do. Source: theirs.
+
+    >>> overlap("the tall lamp", "the lamp"), overlap("высокая лампа", "лампа")
+    (0.8, 0.6666666666666666)
     """
     return rouge_l(truth, generated) if is_latin(truth) else rouge_l_unicode(truth, generated)
 

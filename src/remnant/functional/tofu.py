@@ -39,6 +39,9 @@ def rouge_recall(truth: str, generated: str) -> float:
     Where the truth is not Latin, over Unicode words and not stemmed.
 
     Source: section 2.2.1, as in TOFU's code.
+
+    >>> rouge_recall("he walked home", "walking home")
+    0.6666666666666666
     """
     if truth.strip() and not is_latin(truth):
         return rouge_recall_unicode(truth, generated)
@@ -51,6 +54,10 @@ def answer_probability(tokens: Tokens) -> float:
     """Geometric mean probability per token of the true answer, 0 to 1.
 
     Source: section 2.2.1 (forget and retain set).
+
+    >>> said = Tokens(np.log([0.5, 0.125]), *[np.zeros(2)] * 3)
+    >>> round(answer_probability(said), 6)
+    0.25
     """
     return probability(tokens)
 
@@ -59,6 +66,10 @@ def choice_probability(tokens: Tokens, wrong: Sequence[Tokens]) -> float:
     """That probability over its sum with those of the wrong answers, 0 to 1.
 
     Source: section 2.2.1 (real authors, world facts).
+
+    >>> own, other = (Tokens(np.log([p]), *[np.zeros(1)] * 3) for p in (0.6, 0.2))
+    >>> round(choice_probability(own, [other]), 6)
+    0.75
     """
     if not wrong:
         raise Unscorable("there is no wrong answer")
@@ -72,6 +83,10 @@ def truth_ratio(paraphrased: Tokens, wrong: Sequence[Tokens]) -> float:
     At least 0, low where the truth is known.
 
     Source: eq. 1. Differs from the source in 1e-10 added to the denominator, as in open-unlearning.
+
+    >>> own, other = (Tokens(np.log([p]), *[np.zeros(1)] * 3) for p in (0.4, 0.2))
+    >>> round(truth_ratio(own, [other]), 6)
+    0.5
     """
     if not wrong:
         raise Unscorable("there is no wrong answer")
