@@ -2,11 +2,19 @@
 function says of itself, how dense the text is."""
 
 import ast
+import importlib
+import statistics
 import subprocess
 import sys
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import pytest
+
+from remnant.catalog import LOSSES
+from remnant.corpus import COMBINED, METRICS
+from remnant.formats.table import FORMATS
 
 SOURCE = Path(__file__).parent.parent / "src" / "remnant"
 # A part may import the parts before it; parts in one row may not import each other unless they are
@@ -67,7 +75,14 @@ ALLOWED_LATE = {
 }
 
 ROOT = SOURCE.parent.parent
+TESTS = sorted((ROOT / "tests").glob("*.py"))
 COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+# Nodes of the syntax tree on a line: the libraries that are pleasant to read have 4 to 5.
+MEDIAN_OF_A_LINE = 7
+# Nodes of the tests over those of the source.
+SHARE_OF_TESTS = 0.75
+MOST_ANY, MOST_IGNORED = 10, 10
+IGNORES = "# type: " + "ignore"
 
 
 def modules() -> list[Path]:
@@ -188,11 +203,7 @@ def comprehensions(tree: ast.AST) -> list[ast.expr]:
     return [n for n in ast.walk(tree) if isinstance(n, COMPREHENSIONS)]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [*modules(), *sorted((ROOT / "tests").glob("*.py"))],
-    ids=lambda p: str(p.relative_to(ROOT)),
-)
+@pytest.mark.parametrize("path", [*modules(), *TESTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_comprehension_stands_inside_another(path: Path) -> None:
     nested = [
         outer.lineno
@@ -200,3 +211,70 @@ def test_no_comprehension_stands_inside_another(path: Path) -> None:
         if len(comprehensions(outer)) > 1
     ]
     assert not nested
+
+
+def lines_of_nodes(path: Path) -> list[int]:
+    """The line of every statement and expression of a file, docstrings left out."""
+    nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.stmt | ast.expr)]
+    texts = [
+        n
+        for n in nodes
+        if isinstance(n, ast.Expr)
+        and isinstance(n.value, ast.Constant)
+        and isinstance(n.value.value, str)
+    ]
+    left_out = {*map(id, texts), *(id(n.value) for n in texts)}
+    return [n.lineno for n in nodes if id(n) not in left_out]
+
+
+def test_half_of_all_lines_hold_few_nodes() -> None:
+    """What a line holds is what a reader must hold at once, however short the lines are."""
+    counts: list[int] = []
+    for path in [*modules(), *TESTS]:
+        counts += Counter(lines_of_nodes(path)).values()
+    assert statistics.median(counts) < MEDIAN_OF_A_LINE
+
+
+def test_tests_are_nearly_as_much_as_what_they_test() -> None:
+    source = sum(len(lines_of_nodes(path)) for path in modules())
+    tests = sum(len(lines_of_nodes(path)) for path in TESTS)
+    assert tests >= SHARE_OF_TESTS * source
+
+
+def returns_of(path: Path) -> list[str]:
+    """The public functions and methods of a file whose return type has ``Any`` in it."""
+    tree = ast.parse(path.read_text())
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef)]
+    bodies = chain(tree.body, *(c.body for c in classes))
+    public = [n for n in bodies if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    typed = [(n.name, ast.unparse(n.returns)) for n in public if n.returns]
+    return [f"{path.name}: {name}" for name, returned in typed if "Any" in returned]
+
+
+def test_few_public_functions_return_anything_at_all() -> None:
+    found = list(chain(*(returns_of(p) for p in modules())))
+    assert len(found) <= MOST_ANY, found
+
+
+def test_few_types_are_ignored() -> None:
+    """Outside the passes that numba compiles, whose arrays mypy does not know."""
+    paths = [p for p in modules() if part_of(p) != "forecast"] + TESTS
+    found = [p.name for p in paths for line in p.read_text().splitlines() if IGNORES in line]
+    assert len(found) <= MOST_IGNORED, found
+
+
+def catalogued() -> list[str]:
+    """The "module:function" of every loss, metric, number and format but those of a library, which
+    may not be there."""
+    listed = {entry.path for entry in LOSSES.values()}
+    listed |= {metric.path for metric in METRICS.values()}
+    listed |= {number.function for metric in METRICS.values() for number in metric.reduce}
+    listed |= {number.function for number in COMBINED}
+    listed |= {form.path for form in FORMATS.values()}
+    return sorted(path for path in listed if not path.startswith("remnant.runtimes."))
+
+
+@pytest.mark.parametrize("path", catalogued())
+def test_every_catalogued_function_shows_an_example(path: str) -> None:
+    module, name = path.split(":")
+    assert ">>>" in (getattr(importlib.import_module(module), name).__doc__ or "")

@@ -19,9 +19,10 @@ from remnant.errors import Interrupted, UserError
 Command = Callable[..., Any]
 
 
-def _verbs() -> Any:
-    """The bodies of the commands: the one door to everything heavy."""
-    return importlib.import_module("remnant.verbs")
+def _done(verb: str, *given: Any, **options: Any) -> int | None:
+    """Call the body of a command, the one door to everything heavy; its exit code, if it has one."""
+    body: Callable[..., int | None] = getattr(importlib.import_module("remnant.verbs"), verb)
+    return body(*given, **options)
 
 
 def _store(path: str) -> Any:
@@ -83,10 +84,10 @@ def main() -> None:
 @click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
 @store_option
 @_guarded
-def demo(full: bool, workers: int, store_path: str) -> Any:
+def demo(full: bool, workers: int, store_path: str) -> int | None:
     """The whole story on the embedded lab: train, unlearn, quantize, measure, report."""
-    return _verbs().run(
-        _store(store_path), "demo-full" if full else "demo", (), workers, None, True
+    return _done(
+        "run", _store(store_path), "demo-full" if full else "demo", (), workers, None, True
     )
 
 
@@ -138,9 +139,9 @@ class Prepare(click.Command):
 @set_option
 @store_option
 @_guarded
-def prepare(store_path: str, settings: tuple[str, ...], **options: Any) -> Any:
+def prepare(store_path: str, settings: tuple[str, ...], **options: Any) -> int | None:
     """Turn text into a corpus in MUSE's layout, checked for overlap."""
-    return _verbs().prepare(_store(store_path), settings, **options)
+    return _done("prepare", _store(store_path), settings, **options)
 
 
 @main.command()
@@ -149,9 +150,9 @@ def prepare(store_path: str, settings: tuple[str, ...], **options: Any) -> Any:
 @set_option
 @store_option
 @_guarded
-def train(corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str) -> Any:
+def train(corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str) -> int | None:
     """Train a target (or a retrain model) on a corpus."""
-    return _verbs().train(_store(store_path), corpus, settings, retrain)
+    return _done("train", _store(store_path), corpus, settings, retrain)
 
 
 @main.command()
@@ -179,9 +180,9 @@ def train(corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str
 @_guarded
 def unlearn(
     store_path: str, target: str, data: str, settings: tuple[str, ...], **options: Any
-) -> Any:
+) -> int | None:
     """Unlearn the forget split from a model (a folder, a hub id or an artefact)."""
-    return _verbs().unlearn(_store(store_path), target, data, settings, **options)
+    return _done("unlearn", _store(store_path), target, data, settings, **options)
 
 
 @main.command()
@@ -203,21 +204,21 @@ def transform(
     target: str | None,
     settings: tuple[str, ...],
     store_path: str,
-) -> Any:
+) -> int | None:
     """Make a model of a model: a dense copy, quantized with recorded codes or changed otherwise."""
-    return _verbs().transform(_store(store_path), model, use, data, target, settings)
+    return _done("transform", _store(store_path), model, use, data, target, settings)
 
 
 @main.command()
 @click.argument("adapter")
 @store_option
 @_guarded
-def merge(adapter: str, store_path: str) -> Any:
+def merge(adapter: str, store_path: str) -> int | None:
     """Merge an adapter into its model: ADAPTER is a folder by peft, or FOLDER@MODEL.
 
     Other commands do this by themselves where an adapter is named in the place of a model.
     """
-    return _verbs().merge(_store(store_path), adapter)
+    return _done("merge", _store(store_path), adapter)
 
 
 @main.command()
@@ -235,10 +236,16 @@ def merge(adapter: str, store_path: str) -> Any:
 @_guarded
 def deploy(
     model: str, name: str, out: str, data: str | None, settings: tuple[str, ...], store_path: str
-) -> Any:
+) -> int | None:
     """Write a folder that a real runtime opens, with the record of where it came from."""
-    return _verbs().deploy(
-        _store(store_path), model, name.lower().replace(":", "-"), data, Path(out), settings
+    return _done(
+        "deploy",
+        _store(store_path),
+        model,
+        name.lower().replace(":", "-"),
+        data,
+        Path(out),
+        settings,
     )
 
 
@@ -268,13 +275,13 @@ def measure(
     reference: str | None,
     settings: tuple[str, ...],
     store_path: str,
-) -> Any:
+) -> int | None:
     """Measure what a model knows.
 
     MODEL is a folder, a hub id, an artefact, or the address of a server that speaks OpenAI's
     completions (http://127.0.0.1:8000/v1).
     """
-    return _verbs().measure(_store(store_path), model, data, reference, settings, metrics=metrics)
+    return _done("measure", _store(store_path), model, data, reference, settings, metrics=metrics)
 
 
 @main.command()
@@ -303,12 +310,13 @@ def judge(
     quantizers: tuple[str, ...],
     out: str,
     **rest: Any,
-) -> Any:
+) -> int | None:
     """Did it stay forgotten? Exit code 0: yes, by every test; 3: no.
 
     4: not said by plain asking only, or unclear.
     """
-    return _verbs().judge(
+    return _done(
+        "judge",
         _store(rest["store_path"]),
         target,
         unlearned,
@@ -356,12 +364,12 @@ def predict(
     keep: tuple[str, ...],
     exact: bool,
     out: Path,
-) -> Any:
+) -> int | None:
     """Forecast from two checkpoints alone what quantization will bring back.
 
     No GPU, no data, no torch.
     """
-    return _verbs().predict(target, unlearned, quantizers, keep, exact, out)
+    return _done("predict", target, unlearned, quantizers, keep, exact, out)
 
 
 @main.command()
@@ -383,9 +391,9 @@ def run(
     examples: bool,
     settings: tuple[str, ...],
     store_path: str,
-) -> Any:
+) -> int | None:
     """Run a sweep (a TOML file, or the name of one that comes with Remnant)."""
-    return _verbs().run(_store(store_path), sweep, settings, workers, out, examples)
+    return _done("run", _store(store_path), sweep, settings, workers, out, examples)
 
 
 @main.command()
@@ -397,13 +405,13 @@ def run(
 @_guarded
 def study(
     name: str, workers: int, out: Path | None, settings: tuple[str, ...], store_path: str
-) -> Any:
+) -> int | None:
     """Sweep settings, draw the front of forgetting against utility, choose on one half of the items
     and report on the other.
 
     NAME is a study that comes with Remnant (thresholds) or a sweep file.
     """
-    return _verbs().run(_store(store_path), name, (*settings, "study=true"), workers, out, False)
+    return _done("run", _store(store_path), name, (*settings, "study=true"), workers, out, False)
 
 
 @main.command()
@@ -411,26 +419,26 @@ def study(
 @set_option
 @store_option
 @_guarded
-def plan(sweep: str, settings: tuple[str, ...], store_path: str) -> Any:
+def plan(sweep: str, settings: tuple[str, ...], store_path: str) -> int | None:
     """Say what a sweep would make."""
-    return _verbs().plan(_store(store_path), sweep, settings)
+    return _done("plan", _store(store_path), sweep, settings)
 
 
 @main.command()
 @store_option
 @_guarded
-def ls(store_path: str) -> Any:
+def ls(store_path: str) -> int | None:
     """List all artefacts."""
-    return _verbs().ls(_store(store_path))
+    return _done("ls", _store(store_path))
 
 
 @main.command()
 @click.argument("artefact")
 @store_option
 @_guarded
-def show(artefact: str, store_path: str) -> Any:
+def show(artefact: str, store_path: str) -> int | None:
     """Print a manifest and check its files."""
-    return _verbs().show(_store(store_path), artefact)
+    return _done("show", _store(store_path), artefact)
 
 
 @main.command()
@@ -451,9 +459,9 @@ def show(artefact: str, store_path: str) -> Any:
 @_guarded
 def report(
     name: str, out: Path | None, examples: bool, beside: tuple[Path, ...], store_path: str
-) -> Any:
+) -> int | None:
     """Write the report of a run again."""
-    return _verbs().report(_store(store_path), name, out, examples, beside)
+    return _done("report", _store(store_path), name, out, examples, beside)
 
 
 @main.command()
@@ -470,19 +478,19 @@ def report(
 @_guarded
 def score(
     file: Path, auc_retrain: float | None, retrain: Path | None, json_out: Path | None
-) -> Any:
+) -> int | None:
     """Score generations made anywhere (JSON lines), or read the evaluation logs of open-unlearning,
     MUSE or TOFU. Needs no torch.
     """
-    return _verbs().score(file, auc_retrain, retrain, json_out)
+    return _done("score", file, auc_retrain, retrain, json_out)
 
 
 @main.command()
 @click.argument("file")
 @_guarded
-def check(file: str) -> Any:
+def check(file: str) -> int | None:
     """Run the battery of laws on your own losses, quantizers and metrics."""
-    return _verbs().check(file)
+    return _done("check", file)
 
 
 if __name__ == "__main__":

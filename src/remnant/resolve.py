@@ -64,6 +64,8 @@ class Method:
     def load(self) -> Callable[..., Any]:
         """The function itself; a user's code runs here for the first time.
 
+        What it takes and gives is as its kind has it, which no type tells.
+
         Raises:
             UserError: it cannot be imported, or is no function once it is.
         """

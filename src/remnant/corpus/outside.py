@@ -62,7 +62,7 @@ def read_records(path: Path) -> list[Any]:
 
     Raises:
         UserError: not JSON, or an entry that is neither a string, nor {question, answer}, nor
-            {text}, or no text in it.
+            {text}, or no text in it. Other fields are as they are.
     """
     content = read_utf8(path)
     records = _parsed(path, content)

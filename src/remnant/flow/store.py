@@ -324,7 +324,9 @@ class Store:
             write_text(path, json.dumps({"seal": digest_of(plain), **plain}, indent=1) + "\n")
 
     def labelled(self, label: str) -> dict[str, Any]:
-        """What stands under a human name; raises UserError if nothing does, or it is damaged."""
+        """What stands under a human name, as it was put there; raises UserError if nothing does,
+        or it is damaged.
+        """
         path = self.root / "names" / f"{label}.json"
         if fault_of_name(label) or not path.is_file():
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none yet"

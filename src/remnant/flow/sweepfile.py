@@ -78,7 +78,7 @@ def expanded(table: Any) -> list[Any]:
     in its name filled in.
 
     A key of the grid may reach inside ("sure.percentile"); a name without that key gets "key value"
-    behind it.
+    behind it. Nothing has been looked at yet: ``read_sweep`` makes a spec of it.
     """
     if not isinstance(table, dict) or not isinstance(table.get("grid"), dict):
         return [table]

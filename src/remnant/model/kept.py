@@ -21,5 +21,7 @@ def save(state: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """What ``save`` wrote; None where there is nothing, or where it was damaged."""
+    """What ``save`` wrote, as who wrote it knows it; None where there is nothing, or where it was
+    damaged.
+    """
     return torch.load(path, weights_only=True) if kept(path) else None
