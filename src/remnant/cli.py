@@ -20,7 +20,7 @@ Command = Callable[..., Any]
 
 
 def _done(verb: str, *given: Any, **options: Any) -> int | None:
-    """Call the body of a command, the one door to everything heavy; its exit code, if it has one."""
+    """Call a command's body, the one door to everything heavy; its exit code, if it has one."""
     body: Callable[..., int | None] = getattr(importlib.import_module("remnant.verbs"), verb)
     return body(*given, **options)
 
