@@ -87,7 +87,7 @@ def judged(
         retrain,
         more.get("q_target", TARGET),
         quantized or own,
-        retrain,
+        more.get("q_retrain", retrain),
     )
     found = [judge.recover(line, "m", quantizer, Column(metric), RULE) for metric in PLAIN]
     return decide(line, "m", quantizer, found, weigh(line.form, "m", quantizer, RULE), RULE)
@@ -102,6 +102,43 @@ def with_values(
 
 def without(sheet: Sheet, metric: str) -> Sheet:
     return sheet._replace(values={c: v for c, v in sheet.values.items() if c.metric != metric})
+
+
+@pytest.mark.parametrize("form", ["mix0.5", "mix0.25+int4"])
+def test_under_a_form_that_teaches_only_the_excess_over_a_never_read_model_counts(
+    form: str,
+) -> None:
+    # All models rise: the never-read one from 0.1 to 0.6.
+    taught: dict[str, Any] = {
+        "q_retrain": made(0.6, 0.9, 3, member=0.1),
+        "q_target": made(0.97, 0.9, 4),
+    }
+    rises_alike = judged(made(0.1, 0.9, 5), made(0.6, 0.9, 6, member=0.1), quantizer=form, **taught)
+    assert rises_alike.outcome == "stayed forgotten", rises_alike.reason
+    rises_more = judged(made(0.1, 0.9, 5), made(0.8, 0.9, 6), quantizer=form, **taught)
+    assert rises_more.outcome == "came back"
+    assert "never-read model" in rises_more.reason or "from unread to target" in rises_more.reason
+    still = judged(made(0.9, 0.9, 5), made(0.95, 0.9, 6), quantizer=form, **taught)
+    assert still.outcome in ("not forgotten", "came back")
+    # The same numbers under a quantizer, which teaches nothing: the never-read model is none.
+    assert (
+        judged(made(0.1, 0.9, 5), made(0.6, 0.9, 6, member=0.1), **taught).outcome
+        != "stayed forgotten"
+    )
+
+
+def test_a_form_that_teaches_never_passes_without_a_never_read_model_or_power() -> None:
+    alone = judged(made(0.1, 0.9, 5), made(0.6, 0.9, 6, member=0.1), None, "mix0.5")
+    assert alone.outcome == "came back"
+    every: dict[str, Any] = {"q_retrain": made(0.95, 0.9, 3), "q_target": made(0.95, 0.9, 4)}
+    same = judged(made(0.1, 0.9, 5), made(0.95, 0.9, 6), quantizer="mix0.5", **every)
+    assert same.outcome == "unclear"
+    assert "shows as much as the target" in same.reason
+    hidden = judged(
+        made(0.1, 0.9, 5), made(0.6, 0.9, 6, told=0.9, member=0.1), quantizer="mix0.5",
+        q_retrain=made(0.6, 0.9, 3, member=0.1), q_target=made(0.97, 0.9, 4),
+    )  # fmt: skip
+    assert hidden.outcome == "not said"
 
 
 def test_a_model_that_never_read_the_text_stays_forgotten() -> None:

@@ -42,6 +42,7 @@ from remnant.records import (
     TransformResult,
     UnlearnResult,
     UnlearnSpec,
+    Use,
 )
 from remnant.report import table, terminal
 from remnant.stages.cells import cells_of, read_rows
@@ -261,7 +262,7 @@ def audit(
     corpus: AnyCorpus,
     *,
     retrain: AnyModel | None = None,
-    forms: Sequence[str] = FORMS,
+    forms: Sequence[Use] = FORMS,
     store: AnyStore = "runs",
     progress: bool = False,
     **rule: Any,
@@ -374,7 +375,7 @@ def audited(
     store: Store,
     models: Mapping[str, Input],
     corpus: tuple[Input, str],
-    forms: Sequence[str],
+    forms: Sequence[Use],
     rule: Rule,
     progress: bool,
 ) -> Audit:

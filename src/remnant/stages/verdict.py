@@ -23,6 +23,7 @@ from remnant.records import Evidence, Outcome, Recovery, Rule, Verdict
 from remnant.stages.cells import Sheet, asked, table_of
 from remnant.stages.evidence import ANSWERS, contaminated, missing_kinds
 from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio
+from remnant.transforms.table import teaches
 
 # The gravest first; a form that brings back what full precision had lost is named before what full
 # precision had kept. What is missing stands before "not said", as nothing can be said while plain
@@ -72,7 +73,7 @@ def decide(
     findings = [
         *_checked(line, rule),
         *_useful(line, rule),
-        *_control(line, rule),
+        *_control(line, quantizer, rule),
         *_plain(line, quantizer, found, evidence, rule),
         *_stronger(line, evidence, rule),
     ]
@@ -164,10 +165,10 @@ def _kept(line: Lineup, name: Column, rule: Rule) -> Iterator[Finding]:
         )
 
 
-def _control(line: Lineup, rule: Rule) -> Iterator[Finding]:
+def _control(line: Lineup, quantizer: str, rule: Rule) -> Iterator[Finding]:
     """The never-read model has not read the text, and is a model that is good for something.
 
-    In full precision and in the form.
+    In full precision and in the form; of a form that teaches the text, only in full precision.
     """
     if (line.retrain is None) != (line.q_retrain is None):
         yield Finding(MISSING, "the never-read model was not measured in full precision")
@@ -175,7 +176,8 @@ def _control(line: Lineup, rule: Rule) -> Iterator[Finding]:
         own = trio.retrain
         if own is None:
             continue
-        if reason := contaminated(own, trio, rule):
+        taught = trio is not line.trios[0] and teaches(quantizer)
+        if not taught and (reason := contaminated(own, trio, rule)):
             yield Finding(MISSING, reason)
         for name in asked(line, "utility"):
             if own.values.get(name) and trio.target.values.get(name):
@@ -200,7 +202,7 @@ def _plain(
     """What plain asking finds: in full precision, then behind the quantizer, as a mean and text by
     text.
     """
-    known = []
+    known: list[Column] = []
     for metric in asked(line, "knowledge"):
         # Answers that end at once are no measure of what is known, unless the habit itself is told
         # below.
@@ -225,10 +227,7 @@ def _plain(
                     left(line.form, metric, rule), metric, "in this form", BACK, rule
                 )
             if not powers[-1]:
-                yield Finding(
-                    OPEN,
-                    f"behind this form the target itself no longer shows what it knows by {metric}",
-                )
+                yield Finding(OPEN, f"{_no_power(quantizer)} by {metric}")
         else:
             if more := above_both(line.full, metric, rule):
                 yield Finding(
@@ -250,7 +249,34 @@ def _plain(
             ),
         )
     if quantizer != "full":
-        yield from _recovered(line, found, rule)
+        taught = line.retrain is not None and teaches(quantizer)
+        yield from _excess(line, known, rule) if taught else _recovered(line, found, rule)
+
+
+def _no_power(quantizer: str) -> str:
+    """Why the form tells nothing of what is known."""
+    if teaches(quantizer):
+        return "in this form a model that never read the text shows as much as the target"
+    return "behind this form the target itself no longer shows what it knows"
+
+
+def _excess(line: Lineup, known: Sequence[Column], rule: Rule) -> Iterator[Finding]:
+    """What a form that teaches any model brings back beyond what it teaches a never-read one."""
+    for metric in known:
+        found = left(line.form, metric, rule)
+        if found and found.low > 0 and found.value > rule.max_recovery:
+            yield Finding(
+                BACK,
+                f"{metric} in this form is {found.value:.0%} of the way from a never-read model "
+                "that was taught the same to the target",
+            )
+        elif found is None or not found.high <= rule.max_recovery:
+            shown = "is not a number" if found is None else f"may be {found.high:.0%}"
+            yield Finding(
+                OPEN,
+                f"what {metric} shows in this form beyond a never-read model that was taught the "
+                f"same {shown}; measure more items",
+            )
 
 
 def _amount(

@@ -27,6 +27,8 @@ class Transform(NamedTuple, Generic[P]):
         names: short names to suggest.
         by_text: text decides the result.
         everything: all weights are changed, not only those that a quantizer touches.
+        teaches: whether it puts the forget text, or the target's weights, into any model with some
+            parameters, so that a verdict counts only the excess over a never-read model.
     """
 
     key: str
@@ -40,3 +42,4 @@ class Transform(NamedTuple, Generic[P]):
     names: tuple[str, ...] = ()
     by_text: bool = False
     everything: bool = False
+    teaches: Callable[[P], bool] = lambda params: False

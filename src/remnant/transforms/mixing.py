@@ -32,4 +32,5 @@ MIX = Transform(
     write=lambda params: f"mix{params.share:g}",
     names=("mix0.25", "mix0.5", "mix0.75"),
     everything=True,
+    teaches=lambda params: params.share > 0,
 )

@@ -6,6 +6,7 @@ To add one that is no format: its file, and its name here.
 from collections.abc import Mapping
 from typing import Any
 
+from remnant.errors import UserError
 from remnant.formats import table as formats
 from remnant.formats.base import Format, Kind
 from remnant.formats.table import Named, keys_of, read_by
@@ -39,3 +40,20 @@ def told_by_weights(shown: str) -> bool:
     """
     kinds = [TRANSFORMS[key] for key in keys_of(shown, TRANSFORMS)]
     return all(isinstance(kind, Format) and not kind.by_text for kind in kinds)
+
+
+def teaches(shown: str) -> bool:
+    """Whether a chain teaches any model what was to be forgotten, by its name in tables.
+
+    >>> teaches("mix0.5+int4"), teaches("int4")
+    (True, False)
+    """
+    return any(_taught_by(part.split(" ")[0]) for part in shown.split(formats.STEP))
+
+
+def _taught_by(name: str) -> bool:
+    try:
+        named = read_by(_OWN, name)
+    except UserError:
+        return False
+    return named is not None and named.format.teaches(named.params)
