@@ -14,8 +14,9 @@ from remnant.transforms.base import Transform
 from remnant.transforms.mixing import MIX
 from remnant.transforms.noise import NOISE
 from remnant.transforms.pruning import PRUNE, WANDA
+from remnant.transforms.relearning import RELEARN
 
-_OWN: tuple[Transform[Any], ...] = (PRUNE, WANDA, NOISE, MIX)
+_OWN: tuple[Transform[Any], ...] = (PRUNE, WANDA, NOISE, MIX, RELEARN)
 TRANSFORMS: Mapping[str, Kind] = {**formats.FORMATS, **{found.key: found for found in _OWN}}
 NAMES = tuple(name for found in TRANSFORMS.values() for name in found.names)
 
