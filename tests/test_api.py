@@ -157,6 +157,7 @@ def state():
         [logging.getLogger(n).level for n in names], dict(os.environ), random.getstate(),
         numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
         torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
+        vars(torch._tensor_str.PRINT_OPTS).copy(),
     )
 import transformers
 before = state()

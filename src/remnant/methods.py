@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from remnant.catalog import LOSSES, METHODS
 from remnant.corpus import METRIC_GROUPS, METRICS, READERS
 from remnant.errors import UserError, unknown
-from remnant.formats.base import Format, Kind
+from remnant.formats.base import AnyFormat, Format, Kind
 from remnant.formats.table import STEP, Named, checked, short
 from remnant.parsing import parse
 from remnant.readings import LOSS_READINGS, METRIC_READINGS, Reading, readings_of
@@ -143,7 +143,7 @@ class Step(NamedTuple):
     params: Record | None
 
     @property
-    def format(self) -> Named[Format[Any]] | None:
+    def format(self) -> Named[AnyFormat] | None:
         """The format of weights and its parameters, if it is one."""
         if not isinstance(self.kind, Format) or self.params is None:
             return None

@@ -64,12 +64,16 @@ def _bars() -> bool:
 
 
 def _random_states() -> tuple[Any, ...]:
+    """The random numbers to come; of torch also how it prints, which auto-round changes."""
     torch = sys.modules.get("torch")
-    return random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None
+    own = (torch.get_rng_state(), vars(torch._tensor_str.PRINT_OPTS).copy()) if torch else None
+    return random.getstate(), np.random.get_state(), own
 
 
 def _put_back(states: tuple[Any, ...]) -> None:
     random.setstate(states[0])
     np.random.set_state(states[1])
     if states[2] is not None:
-        sys.modules["torch"].set_rng_state(states[2])
+        torch = sys.modules["torch"]
+        torch.set_rng_state(states[2][0])
+        torch.set_printoptions(**states[2][1])

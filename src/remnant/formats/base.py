@@ -32,11 +32,11 @@ class Kind(Protocol):
         """Raised when results change."""
 
     @property
-    def params(self) -> type[Any]:
+    def params(self) -> type[Record]:
         """The record of its parameters."""
 
     @property
-    def read(self) -> Callable[[str], Any]:
+    def read(self) -> Callable[[str], Record | None]:
         """The parameters that a short name stands for, None if it is another's."""
 
     @property
@@ -122,6 +122,10 @@ class Format(NamedTuple, Generic[P]):
     def install(self) -> str:
         """How to get what it needs."""
         return f"Install it with: pip install 'remnant[{self.extra}]'"
+
+
+# A format whatever its parameters are: their record is known where it is defined.
+AnyFormat = Format[Any]
 
 
 def one_of(what: str, *known: Any) -> AfterValidator:

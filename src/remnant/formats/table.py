@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from remnant.errors import UserError
-from remnant.formats.base import Format, Kind
+from remnant.formats.base import AnyFormat, Kind
 from remnant.formats.bitsandbytes import FOUR_BIT, INT8
 from remnant.formats.casts import CAST
 from remnant.formats.compressed_tensors import COMPRESSED
@@ -24,7 +24,7 @@ from remnant.formats.oneshot import AUTOROUND, AWQ, GPTQ
 from remnant.formats.torchao import EIGHT, INTX
 from remnant.records.base import Record
 
-_ALL: tuple[Format[Any], ...] = (
+_ALL: tuple[AnyFormat, ...] = (
     RTN,
     NF4,
     FP4,
@@ -47,7 +47,7 @@ _ALL: tuple[Format[Any], ...] = (
 )
 # Stands between the steps of a chain.
 STEP = "+"
-FORMATS: Mapping[str, Format[Any]] = {found.key: found for found in _ALL}
+FORMATS: Mapping[str, AnyFormat] = {found.key: found for found in _ALL}
 NAMES = tuple(name for found in _ALL for name in found.names)
 
 
@@ -61,7 +61,7 @@ class Named(NamedTuple, Generic[K]):
     params: Record
 
 
-def by_name(name: str) -> Named[Format[Any]] | None:
+def by_name(name: str) -> Named[AnyFormat] | None:
     """The format that a short name stands for; None if it is none.
 
     Raises:
@@ -160,5 +160,5 @@ def deployed_names() -> tuple[str, ...]:
     return tuple(name for name in NAMES if (found := by_name(name)) and _opens(found))
 
 
-def _opens(found: Named[Format[Any]]) -> bool:
+def _opens(found: Named[AnyFormat]) -> bool:
     return bool(found.format.saver) and found.format.unopened(found.params) is None

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors import safe_open
@@ -20,7 +21,7 @@ from remnant.errors import UserError, first_line
 from remnant.formats.compressed_tensors import COMPRESSED, SCHEMES
 from remnant.functional.quantized import Quantized
 from remnant.model.load import open_model
-from remnant.quiet import hush
+from remnant.quiet import unchanged
 from remnant.runtimes.order import Order, Saved, check_linear, logits_of
 
 # What the library raises where an architecture is not one of those that it knows.
@@ -258,6 +259,13 @@ def _fitting(
     return found
 
 
+def _unpinned(kept: Any) -> contextlib.AbstractContextManager[Any]:
+    """The library's cache without pinned memory, which only an accelerator has."""
+    if torch.cuda.is_available():
+        return contextlib.nullcontext()
+    return mock.patch.object(kept, "pin_memory", return_value=None)
+
+
 @contextlib.contextmanager
 def _library() -> Iterator[dict[str, Any]]:
     """The library, imported late, kept quiet, and without pinned memory where there is no
@@ -277,10 +285,12 @@ def _library() -> Iterator[dict[str, Any]]:
             COMPRESSED.install,
         ) from error
     logger.remove()
-    hush()
-    if not torch.cuda.is_available():
-        setattr(cache.IntermediatesCache, "pin_memory", lambda self, *args, **kwargs: None)  # noqa: B010
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        unchanged(),
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(io.StringIO()),
+        _unpinned(cache.IntermediatesCache),
+    ):
         warnings.simplefilter("ignore")
         yield {
             "oneshot": oneshot,
