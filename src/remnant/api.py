@@ -242,7 +242,7 @@ def measure(
         settings = settings | {"endpoint": {"url": model} | settings.get("endpoint", {})}
     spec = parse(MeasureSpec, settings, "measure")
     shown = spec.endpoint.url if spec.endpoint else _shown(model)
-    about = alone(str(corpus), Path(shown).name)
+    about = alone(_shown(corpus), Path(shown).name)
     node = planning.measure_node(
         spec,
         None if served else source_of(kept, model),
