@@ -22,6 +22,9 @@ from tests.conftest import silent
 pytest.importorskip("llmcompressor", reason="the extra 'oneshot' is not installed")
 from remnant.runtimes import oneshot
 
+# AutoRound learns its rounding, which takes minutes on a busy machine.
+SHOTS = ["gptq", "awq", pytest.param("autoround", marks=pytest.mark.slow)]
+
 
 def outlier_model() -> PreTrainedModel:
     """A model in which a few channels of every norm are 20 times larger, as in real ones."""
@@ -103,7 +106,7 @@ def test_gptqs_layer_output_error_is_below_rounding(original: PreTrainedModel) -
     assert errors["gptq"] < 0.8 * errors["rtn"]
 
 
-@pytest.mark.parametrize("name", ["gptq", "awq", pytest.param("autoround", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", SHOTS)
 def test_the_models_output_error_is_below_rounding(name: str, original: PreTrainedModel) -> None:
     rounded = copy.deepcopy(original)
     for m in matrices(rounded):
@@ -144,7 +147,7 @@ def test_awqs_layer_output_error_is_below_rounding(original: PreTrainedModel) ->
     assert error(quantize(original, "awq")[0]) < 0.8 * error(rounded)
 
 
-@pytest.mark.parametrize("name", ["gptq", "awq", "autoround"])
+@pytest.mark.parametrize("name", SHOTS)
 def test_codes_decode_to_the_dense_copy_and_runs_agree(
     name: str, original: PreTrainedModel
 ) -> None:

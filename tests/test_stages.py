@@ -53,7 +53,9 @@ from remnant.testing import tiny_model
 from tests.conftest import silent
 
 generate: Any = GenerationMixin.generate
-FORMS = ["llama", "qwen3", "gemma3_text", "mistral", "gpt2", "gpt_neox", "mixtral", "qwen3_moe"]
+FORMS = ["llama", "qwen3", "gemma3_text", "mistral", "gpt2", "gpt_neox", "mixtral"]
+# A second mixture of experts, among the slow tests.
+SLOW_FORMS = [pytest.param("qwen3_moe", marks=pytest.mark.slow)]
 Save = Callable[[PreTrainedModel, str], Path]
 
 
@@ -67,7 +69,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, *SLOW_FORMS])
 def test_every_architecture_goes_through_unlearn_quantize_measure(
     form: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
 ) -> None:
