@@ -17,7 +17,7 @@ from remnant.errors import UserError
 from remnant.formats.table import FORMATS
 from remnant.functional import quantizers
 from remnant.functional.touched import LEFT_ALONE
-from remnant.methods import step, step_spec
+from remnant.methods import step
 from remnant.model.load import matrices, open_model
 from remnant.records import SureSpec, TransformSpec, UnlearnResult, UnlearnSpec
 from remnant.stages import transform, unlearn
@@ -73,7 +73,7 @@ def test_transform_names_the_weight_that_overflows(
     with pytest.raises(
         UserError, match=r"model\.layers\.1\.mlp\.down_proj\.weight .*beyond the range"
     ):
-        transform.run(step_spec("fp16"), {"model": folder_of(model, "m")}, tmp_path, silent)
+        transform.run(step("fp16").spec, {"model": folder_of(model, "m")}, tmp_path, silent)
 
 
 @pytest.mark.parametrize("broken", ["weight", "scale", "in place"])
@@ -106,7 +106,7 @@ def test_layers_that_a_group_does_not_divide_stay_as_they_are_and_are_named(
     folder = folder_of(tiny_model(vocab=len(tokenizer), intermediate_size=96), "m")
     for name in ("int4-g64", "int3-g64-asym"):
         (tmp_path / name).mkdir()
-        said = transform.run(step_spec(name), {"model": folder}, tmp_path / name, silent)
+        said = transform.run(step(name).spec, {"model": folder}, tmp_path / name, silent)
         left = [f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)]
         assert list(said.left_out) == left
         before, after = (
@@ -293,5 +293,5 @@ def test_a_broken_file_does_not_reach_a_quantizer(
     state["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"up_proj\.weight .*not finite"):
-        transform.run(step_spec("nf4"), {"model": folder}, tmp_path, silent)
+        transform.run(step("nf4").spec, {"model": folder}, tmp_path, silent)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"

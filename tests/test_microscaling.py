@@ -23,7 +23,7 @@ from remnant.formats.microscaling import by_weight
 from remnant.functional.microscaling import LEVELS, mxfp4, nvfp4
 from remnant.functional.quantized import Indivisible, Quantized
 from remnant.functional.survival import survival
-from remnant.methods import step_spec
+from remnant.methods import step
 from remnant.model.load import open_model, save_model
 from remnant.stages import transform
 from remnant.testing import tiny_model
@@ -213,7 +213,7 @@ def test_files_for_vllm_hold_what_was_judged(
     model = tiny_model(vocab=len(tokenizer), initializer_range=0.2, **shape)
     save_model(model, tokenizer, tmp_path / "m")
     (tmp_path / "dense").mkdir()
-    transform.run(step_spec(name), {"model": tmp_path / "m"}, tmp_path / "dense", silent)
+    transform.run(step(name).spec, {"model": tmp_path / "m"}, tmp_path / "dense", silent)
     assert_grid(name, model, tmp_path / "dense")
     options = ["--as", name, "-o", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
     done = CliRunner().invoke(cli.main, ["deploy", str(tmp_path / "m"), *options])

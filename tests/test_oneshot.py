@@ -13,7 +13,7 @@ from remnant.errors import UserError
 from remnant.functional.quantized import Quantized
 from remnant.functional.quantizers import rtn
 from remnant.lab.tokenizer import train_tokenizer
-from remnant.methods import step_spec
+from remnant.methods import step
 from remnant.model.load import matrices, open_model, save_model
 from remnant.stages import transform
 from remnant.testing import tiny_model
@@ -171,7 +171,7 @@ def test_a_saved_copy_opens_as_a_plain_model(
         out = tmp_path / name
         out.mkdir()
         said = transform.run(
-            step_spec(name, {"calibration_tokens": 48}),
+            step(name, {"calibration_tokens": 48}).spec,
             {"model": tmp_path / "m", "corpus": corpus},
             out,
             silent,
@@ -191,7 +191,7 @@ def test_layers_that_the_library_cannot_quantize_are_refused(
     out = tmp_path / "o"
     out.mkdir()
     with pytest.raises(UserError, match="linear layers only"):
-        transform.run(step_spec("gptq4"), {"model": tmp_path / "m", "corpus": corpus}, out, silent)
+        transform.run(step("gptq4").spec, {"model": tmp_path / "m", "corpus": corpus}, out, silent)
 
 
 def corpus_inputs(
@@ -208,14 +208,14 @@ def test_layers_that_the_groups_do_not_divide_are_left_out_and_named(
     inputs = corpus_inputs(odd, tmp_path / "m", corpus, tokenizer)
     (tmp_path / "q").mkdir()
     said = transform.run(
-        step_spec("gptq4-g64", {"calibration_samples": 2}), inputs, tmp_path / "q", silent
+        step("gptq4-g64", {"calibration_samples": 2}).spec, inputs, tmp_path / "q", silent
     )
     assert list(said.left_out) == [f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)]
     copied = open_model(str(tmp_path / "q")).state_dict()
     assert torch.equal(copied[said.left_out[0]], odd.state_dict()[said.left_out[0]])
     (tmp_path / "r").mkdir()
     with pytest.raises(UserError, match="Groups of 128 divide the columns of no layer"):
-        transform.run(step_spec("ct-w4a16"), inputs, tmp_path / "r", silent)
+        transform.run(step("ct-w4a16").spec, inputs, tmp_path / "r", silent)
 
 
 @pytest.mark.parametrize(
@@ -249,4 +249,4 @@ def test_what_the_library_cannot_do_is_one_sentence(
     )
     (tmp_path / "q").mkdir()
     with pytest.raises(UserError, match=says):
-        transform.run(step_spec(name, {"calibration_samples": 2}), inputs, tmp_path / "q", silent)
+        transform.run(step(name, {"calibration_samples": 2}).spec, inputs, tmp_path / "q", silent)

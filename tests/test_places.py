@@ -15,7 +15,7 @@ from remnant.flow import place
 from remnant.flow.plan import plan, user_code
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import read_sweep
-from remnant.methods import METRIC_READS, step_spec
+from remnant.methods import METRIC_READS, step
 from remnant.report.terminal import code_of
 from remnant.resolve import Method, resolve
 
@@ -128,7 +128,7 @@ def test_names_of_quantizers_are_checked_before_the_run(
     name: str, says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=says):
-        step_spec(name)
+        step(name)
     sweep = touch(
         tmp_path / "x.toml",
         (

@@ -33,7 +33,7 @@ from remnant.forecast.grids import grid
 from remnant.forecast.stream import survey
 from remnant.functional.stats import auc
 from remnant.functional.survival import survival
-from remnant.methods import step, step_spec
+from remnant.methods import step
 from remnant.metrics import Column
 from remnant.model.load import matrices, open_model
 from remnant.records import (
@@ -85,7 +85,7 @@ def test_every_architecture_goes_through_unlearn_quantize_measure(
     assert any(
         not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
-    said = transform.run(step_spec("int4"), {"model": unlearned}, quantized, silent)
+    said = transform.run(step("int4").spec, {"model": unlearned}, quantized, silent)
     assert said.quantized_weights > 0
     dense, codes = open_model(str(quantized)), load_file(quantized / "codes.safetensors")
     for own, plain in zip(matrices(dense), matrices(after), strict=True):
@@ -231,7 +231,7 @@ def test_the_dtype_before_quantizing_matters_and_is_an_option(
     found = []
     for dtype in ("float32", "bfloat16"):
         out = out_of(tmp_path, dtype)
-        transform.run(step_spec("nf4", {"source_dtype": dtype}), {"model": folder}, out, silent)
+        transform.run(step("nf4", {"source_dtype": dtype}).spec, {"model": folder}, out, silent)
         found.append(load_file(out / "codes.safetensors"))
     assert any(not torch.equal(found[0][k], found[1][k]) for k in found[0])
 
@@ -240,7 +240,7 @@ def test_skipping_nothing_quantizes_everything(
     folder_of: Save, model: PreTrainedModel, tmp_path: Path
 ) -> None:
     said = transform.run(
-        step_spec("int8", {"skip": []}),
+        step("int8", {"skip": []}).spec,
         {"model": folder_of(model, "m")},
         out_of(tmp_path, "q"),
         silent,
@@ -253,7 +253,7 @@ def test_a_group_that_does_not_fit_is_a_sentence(
 ) -> None:
     with pytest.raises(UserError, match="group size 48 does not divide"):
         transform.run(
-            step_spec("int4-g48"),
+            step("int4-g48").spec,
             {"model": folder_of(model, "m")},
             out_of(tmp_path, "q"),
             silent,
@@ -440,7 +440,7 @@ def test_the_same_transform_by_two_names_is_one() -> None:
     spec = TransformSpec(
         use="rtn", params={"bits": 4, "granularity": "channel", "group_size": 128, "scheme": "sym"}
     )
-    assert step_spec("int4") == spec
+    assert step("int4").spec == spec
 
 
 @pytest.mark.parametrize("keep", [(), ("layers.0", "h.0")])
@@ -463,7 +463,7 @@ def test_what_is_explained_equals_what_is_predicted(
     }
     unlearn.run(spec, {"target": target, "corpus": corpus}, folders["unlearned"], silent)
     for name, source in (("q_target", target), ("q_unlearned", folders["unlearned"])):
-        quantize = step_spec("int4", {"skip": ("lm_head", "embedding", "norm", *keep)})
+        quantize = step("int4", {"skip": ("lm_head", "embedding", "norm", *keep)}).spec
         transform.run(quantize, {"model": source}, folders[name], silent)
     said = explain.run(ExplainSpec(), {"target": target, **folders}, folders["explained"], silent)
     layers = json.loads((folders["explained"] / "layers.json").read_text())

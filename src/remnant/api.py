@@ -91,8 +91,9 @@ def prepare(
     texts = {"forget": forget, "retain": retain, "holdout": holdout}
     paths = {role: _files(kept, given) for role, given in texts.items() if given}
     spec = parse(PrepareSpec, paths | settings, "prepare")
-    manifest = done(kept, [planning.prepare_node(spec)], progress)
-    return Corpus(kept.path(_name(manifest)), manifest.of(PrepareResult))
+    node = planning.prepare_node(spec)
+    manifest = done(kept, [node], progress)
+    return Corpus(kept.path(node.name), manifest.of(PrepareResult))
 
 
 def train(
@@ -118,7 +119,7 @@ def train(
     kept = opened(store)
     spec = parse(TrainSpec, settings, "train")
     if retrain:
-        spec = spec.model_copy(update={"splits": tuple(s for s in spec.splits if s != "forget")})
+        spec = spec.without_forget()
     return model_of(kept, planning.train_node(spec, corpus_of(kept, corpus)), progress)
 
 
@@ -209,7 +210,7 @@ def deploy(
     kept = opened(store)
     text = corpus_of(kept, corpus) if corpus else None
     node = planning.deploy_node(step(form, settings), source_of(kept, model), text)
-    manifest = done(kept, planning.ordered([node]), progress)
+    manifest = done(kept, [node], progress)
     copied(kept.path(node.name), manifest, Path(out))
     return manifest.of(DeployResult)
 
@@ -237,23 +238,9 @@ def measure(
         UserError: unknown metric, or the model or server cannot be asked.
     """
     kept = opened(store)
-    served = isinstance(model, str) and model.startswith(("http://", "https://"))
-    if served and isinstance(settings.get("endpoint", {}), dict):
-        settings = settings | {"endpoint": {"url": model} | settings.get("endpoint", {})}
-    spec = parse(MeasureSpec, settings, "measure")
-    shown = spec.endpoint.url if spec.endpoint else _shown(model)
-    about = alone(_shown(corpus), Path(shown).name)
-    node = planning.measure_node(
-        spec,
-        None if served else source_of(kept, model),
-        corpus_of(kept, corpus),
-        about.model_dump(),
-        source_of(kept, reference) if reference else None,
-    )
-    manifest = done(kept, [node], progress)
-    path = kept.path(node.name)
-    cells = cells_of(about, read_rows(path / "rows.jsonl"), Rule(), None)
-    return Scores(path, tuple(cells), manifest.of(MeasureResult))
+    node = measured(kept, model, corpus, reference, settings)
+    done(kept, [node], progress)
+    return scores_of(kept, node)
 
 
 def audit(
@@ -362,6 +349,41 @@ def source_of(store: Store, model: AnyModel) -> Input:
     """A model as an input of a piece of work; a live one is saved first."""
     place = str(_saved(store, *model)) if isinstance(model, tuple) else _shown(model)
     return planning.model(store, place)
+
+
+def is_served(model: AnyModel) -> bool:
+    """Whether a model is named by the address of a server."""
+    return isinstance(model, str) and model.startswith(("http://", "https://"))
+
+
+def measured(
+    store: Store,
+    model: AnyModel,
+    corpus: AnyCorpus,
+    reference: AnyModel | None,
+    settings: Mapping[str, Any],
+) -> Node:
+    """The measurement of a model that stands in no sweep; see ``measure``."""
+    served = is_served(model)
+    if served and isinstance(settings.get("endpoint", {}), dict):
+        settings = {**settings, "endpoint": {"url": model} | settings.get("endpoint", {})}
+    spec = parse(MeasureSpec, settings, "measure")
+    shown, text = spec.endpoint.url if spec.endpoint else _shown(model), corpus_of(store, corpus)
+    return planning.measure_node(
+        spec,
+        None if served else source_of(store, model),
+        text,
+        alone(_shown(corpus), Path(shown).name).model_dump(),
+        source_of(store, reference) if reference else None,
+    )
+
+
+def scores_of(store: Store, node: Node) -> Scores:
+    """The numbers of a measurement that was made."""
+    path = store.path(node.name)
+    rows = read_rows(path / "rows.jsonl")
+    cells = cells_of(CastMember.model_validate(node.label), rows, Rule(), None)
+    return Scores(path, tuple(cells), store.manifest(node.name).of(MeasureResult))
 
 
 def alone(corpus: str, model: str, form: str = "full") -> CastMember:
@@ -473,10 +495,6 @@ def _shown(thing: AnyModel | AnyCorpus) -> str:
     if isinstance(thing, tuple):
         return "live model"
     return str(getattr(thing, "path", thing))
-
-
-def _name(manifest: Manifest) -> str:
-    return f"{manifest.stage}-{manifest.key}"
 
 
 def _silent(done: int, total: int, note: str) -> None:

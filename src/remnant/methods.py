@@ -175,11 +175,6 @@ def step(use: str | TransformSpec, defaults: Mapping[str, Any] | None = None) ->
     return Step(spec.model_copy(update=changed), found, kind, params)
 
 
-def step_spec(use: str | TransformSpec, defaults: Mapping[str, Any] | None = None) -> TransformSpec:
-    """The spec of a transform, with all parameters filled in; see ``step``."""
-    return step(use, defaults).spec
-
-
 def _by_name(use: str, defaults: Mapping[str, Any]) -> TransformSpec:
     if named := table.by_name(use):
         own = {"use": named.format.key, "params": named.params.model_dump()}

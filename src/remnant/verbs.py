@@ -36,8 +36,6 @@ from remnant.flow.sweepfile import override, read_sweep
 from remnant.parsing import parse
 from remnant.records import (
     DeployResult,
-    MeasureResult,
-    MeasureSpec,
     Piece,
     PrepareResult,
     PrepareSpec,
@@ -121,7 +119,7 @@ def train(store: Store, corpus: str, settings: Sequence[str], retrain: bool) -> 
     """Train a target, or a retrain model that never reads the forget split."""
     spec = parse(TrainSpec, overlaid(settings), "train")
     if retrain:
-        spec = spec.model_copy(update={"splits": tuple(s for s in spec.splits if s != "forget")})
+        spec = spec.without_forget()
     make_here(store, [planning.train_node(spec, given(store, corpus, "prepare"))])
 
 
@@ -176,7 +174,7 @@ def deploy(
     node = planning.deploy_node(
         methods.step(name, overlaid(settings)), planning.model(store, model), corpus
     )
-    made = make_here(store, planning.ordered([node]))
+    made = make_here(store, [node])
     manifest = store.manifest(node.name)
     api.copied(made, manifest, out)
     said = manifest.of(DeployResult)
@@ -197,27 +195,17 @@ def measure(
     **options: Any,
 ) -> None:
     """Measure one model, or one behind a server, and print its numbers."""
-    settled = overlaid(settings, **options)
-    served = model.startswith(("http://", "https://"))
-    if served and isinstance(settled.get("endpoint", {}), dict):
-        settled["endpoint"] = {"url": model} | settled.get("endpoint", {})
-    spec = parse(MeasureSpec, settled, "measure")
-    shown = spec.endpoint.url if spec.endpoint else model
-    about = api.alone(data, Path(shown).name)
-    corpus = given(store, data, "prepare")
-    source = None if served else planning.model(store, model)
-    judge = planning.model(store, reference) if reference else None
-    node = planning.measure_node(spec, source, corpus, about.model_dump(), judge)
+    node = api.measured(store, model, data, reference, overlaid(settings, **options))
     known = store.has(node.name)
-    path = make_here(store, [node])
-    if known and served:
+    make_here(store, [node])
+    if known and api.is_served(model):
         print(
             f"Asked at {store.manifest(node.name).created}; to ask the server anew: --set "
             "endpoint.again=1"
         )
-    cells = importlib.import_module("remnant.stages.cells")
-    terminal.print_cells(cells.cells_of(about, cells.read_rows(path / "rows.jsonl"), Rule(), None))
-    said = store.manifest(node.name).of(MeasureResult)
+    scores = api.scores_of(store, node)
+    terminal.print_cells(scores.cells)
+    said = scores.result
     for check in said.checks:
         if not check.ok or check.metrics:
             print(f"{'Check' if check.ok else 'Failed check'}: {check.said}.")

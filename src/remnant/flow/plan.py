@@ -462,10 +462,7 @@ def _models(
     if sweep.retrain:
         models["retrain"] = (outside_model(sweep.retrain), unread)
     elif not sweep.target:
-        retained = sweep.train.model_copy(
-            update={"splits": tuple(s for s in sweep.train.splits if s != "forget")}
-        )
-        models["retrain"] = (train_node(retained, corpus, unread), unread)
+        models["retrain"] = (train_node(sweep.train.without_forget(), corpus, unread), unread)
     for run in sweep.unlearn:
         label = about(
             run_name(run), run.method or "+".join(t.use for t in run.terms), run.weights, seed

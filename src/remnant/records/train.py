@@ -65,6 +65,10 @@ class TrainSpec(OptimSpec):
             raise ValueError(fault)
         return self
 
+    def without_forget(self) -> "TrainSpec":
+        """The same for a model that never reads the forget text."""
+        return self.model_copy(update={"splits": tuple(s for s in self.splits if s != "forget")})
+
 
 class TrainResult(Record):
     """What training came to. ``loss``: of the last step, nats per token; None without a step."""
