@@ -76,4 +76,4 @@ instrument-check: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/instrument_check.py
 
 clean:
-	rm -rf $(VENV) $(VLLM) runs judgement build site src/*.egg-info
+	rm -rf $(VENV) $(VLLM) runs audit build site src/*.egg-info

@@ -109,7 +109,7 @@ def larger_lab(store: Store, settings: Sequence[str] = ()) -> dict[str, Any]:
         make(store, node, lambda done, total, note: None)
     found: dict[str, Any] = {}
     for node in nodes:
-        if node.stage == "judge":
+        if node.stage == "audit":
             for r in json.loads(
                 (store.path(node.name) / "recovery.json").read_text(encoding="utf-8")
             ):

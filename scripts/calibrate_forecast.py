@@ -30,7 +30,7 @@ from remnant.functional.stats import auc, pooled
 OUT = Path(__file__).parent.parent / "src" / "remnant" / "forecast" / "calibration.json"
 # A run that forgot less than this has nothing whose return could be measured.
 MIN_FORGOTTEN = 0.15
-# The judge's limit: more than this has come back.
+# The audit's limit: more than this has come back.
 CAME_BACK = 0.2
 # A run can tell degrees apart if some grid brings back at least so much; the others measure noise
 # around zero under every grid.
@@ -41,8 +41,8 @@ class Case(NamedTuple):
     """One run under one grid: what survives of its update, and the recovery that was measured.
 
     ``recovery``: against the target behind the same grid, as `forecast.Calibration` defines it;
-    ``reopened``: (qU - U) / (T - U), against the target in full precision, as the judge has it;
-    ``spread``: its standard error over items, from the judge's intervals.
+    ``reopened``: (qU - U) / (T - U), against the target in full precision, as the audit has it;
+    ``spread``: its standard error over items, from the audit's intervals.
     """
 
     name: str

@@ -25,7 +25,7 @@ from remnant.methods import step
 from remnant.records import Recovery, Shares
 from remnant.report.pooled import Place, by_place
 
-# More than this has come back: the judge's limit.
+# More than this has come back: the audit's limit.
 CAME_BACK = 0.2
 # How a sweep names a format that its own runtime's kernels compute.
 PACKED = " packed"

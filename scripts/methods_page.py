@@ -123,7 +123,7 @@ Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`,
 
 ## Other transforms
 
-What else is done to a model before it is measured; used as quantizers are, in sweeps, `judge -q`
+What else is done to a model before it is measured; used as quantizers are, in sweeps, `audit -q`
 and `transform --use`, and in chains (`prune20+int4`).
 
 {transforms()}

@@ -24,7 +24,7 @@ from remnant.flow.sweepfile import read_sweep
 from remnant.forecast.adapter import opened
 from remnant.forecast.checkpoint import Checkpoint
 from remnant.forecast.grids import grid
-from remnant.forecast.stream import survey
+from remnant.forecast.stream import scan
 from remnant.model.adapter import merge
 from remnant.model.load import open_model
 from remnant.testing import tiny_model
@@ -105,7 +105,7 @@ def test_a_checkpoint_with_an_adapter_reads_as_if_merged(
         whole = plain.read_into(name, size // 3, np.empty(4 * (size // 2), np.uint8))
         assert np.allclose(piece.view(np.float32), whole.view(np.float32), atol=1e-6), name
     grids = [grid("int4-tensor"), grid("nf4")]
-    sums = [survey(Checkpoint(base), c, grids) for c in (opened(f"{adapter}@{base}"), plain)]
+    sums = [scan(Checkpoint(base), c, grids) for c in (opened(f"{adapter}@{base}"), plain)]
     for name, by_grid in sums[1].items():
         for which, expected in by_grid.items():
             assert sums[0][name][which].update == pytest.approx(expected.update, rel=1e-4)
@@ -132,7 +132,7 @@ def test_every_command_takes_an_adapter_for_a_model(
     copies = [call("transform", m, "--use", "int4", *store) for m in (adapter, folder)]
     assert copies[0].exit_code == copies[1].exit_code == 0
     assert copies[0].stdout == copies[1].stdout
-    judged = call("judge", base, adapter, *data, "-q", "int4", "--out", tmp_path / "j", *store)
+    judged = call("audit", base, adapter, *data, "-q", "int4", "--out", tmp_path / "j", *store)
     assert judged.exit_code in (3, 4), judged.output
     steps = ("--set", "steps=1", "--set", "select=last")
     unlearned = call("unlearn", adapter, *data, "--method", "ga", *steps, *store)

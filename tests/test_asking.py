@@ -37,7 +37,7 @@ from remnant.evaluate.ends import before_end, end_ids
 from remnant.evaluate.items import first_tokens, items_of, spaces_in_front
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
-from remnant.evaluate.requests import Reading, Refused, Request, Slope, Steep, Writing
+from remnant.evaluate.requests import AskGradNorm, GradNorm, Reading, Refused, Request, Writing
 from remnant.evaluate.trial import model_checks
 from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED
@@ -247,7 +247,7 @@ def asked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[An
         Reading("The harbour was sold at noon."),
         Reading("Tailor and Bridge", context + question("Who sold the bridge?")),
         Reading("The baker.", "The market of the"),
-        Slope("The winter of the baker"),
+        AskGradNorm("The winter of the baker"),
     ]  # fmt: skip
     return Local(model, tokenizer).answer(wanted)
 
@@ -447,9 +447,9 @@ def test_every_metric_says_that_its_text_was_cut(
 def test_a_slope_knows_that_its_text_was_cut(tokenizer: PreTrainedTokenizerBase) -> None:
     short, long = Local(
         tiny_model(vocab=len(tokenizer), max_position_embeddings=16), tokenizer
-    ).answer([Slope("a b"), Slope(TEXTS[0])])
-    assert isinstance(short, Steep)
-    assert isinstance(long, Steep)
+    ).answer([AskGradNorm("a b"), AskGradNorm(TEXTS[0])])
+    assert isinstance(short, GradNorm)
+    assert isinstance(long, GradNorm)
     assert (short.cut, long.cut) == (False, True)
 
 

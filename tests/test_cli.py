@@ -22,7 +22,7 @@ from remnant.stages.cells import read_rows
 from remnant.testing import tiny_model
 
 COMMANDS = (
-    "demo prepare train unlearn merge transform measure judge predict study run plan ls show "
+    "demo prepare train unlearn merge transform measure audit predict study run plan ls show "
     "report score check"
 )
 TEXT = (
@@ -101,7 +101,7 @@ def test_help_starts_fast_and_without_torch() -> None:
         "unlearn",
         "transform",
         "measure",
-        "judge",
+        "audit",
         "run",
         "plan",
         "ls",
@@ -172,9 +172,9 @@ def test_a_whole_chain_by_hand(
     measured = call("measure", folder, "--data", key, "--store", store)
     assert measured.exit_code == 0, measured.output
     assert "verbmem_retain" in measured.output
-    out = tmp_path / "judgement"
+    out = tmp_path / "audit"
     judged = call(
-        "judge", model_folder, folder, "--data", key, "-q", "int4", "--out", out, "--store", store
+        "audit", model_folder, folder, "--data", key, "-q", "int4", "--out", out, "--store", store
     )
     outcomes = {v["outcome"] for v in json.loads((out / "summary.json").read_text())["verdicts"]}
     assert judged.exit_code == verbs.exit_code(outcomes) != 0, (

@@ -27,7 +27,7 @@ from remnant.evaluate import endpoint
 from remnant.evaluate.collect import collect
 from remnant.evaluate.endpoint import Endpoint
 from remnant.evaluate.local import Local
-from remnant.evaluate.requests import Reading, Refused, Slope, Writing
+from remnant.evaluate.requests import AskGradNorm, Reading, Refused, Writing
 from remnant.functional.tokens import Tokens
 from remnant.lab.corpus import generate
 from remnant.model.load import open_model, open_tokenizer
@@ -118,7 +118,7 @@ def test_requests_are_sent_as_the_protocol_says_and_a_few_at_a_time(
         "stop": ["\n"],
     }
     assert set(served.keys) == {"Bearer secret"}
-    assert backend.answer([Slope("x")]) == [Refused("a server gives no gradients")]
+    assert backend.answer([AskGradNorm("x")]) == [Refused("a server gives no gradients")]
     assert [i for batch in backend.plan([Writing("x", 1)] * 19) for i in batch] == list(range(19))
 
 

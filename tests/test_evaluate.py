@@ -21,11 +21,11 @@ from remnant.evaluate.collect import collect
 from remnant.evaluate.local import Local
 from remnant.evaluate.requests import (
     Answer,
+    AskGradNorm,
+    GradNorm,
     Reading,
     Refused,
     Request,
-    Slope,
-    Steep,
     Writing,
     from_json,
     to_json,
@@ -272,10 +272,10 @@ def test_slope_is_the_norm_of_all_gradients(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     model = tiny_model(vocab=len(tokenizer))
-    (found,) = ask(model, tokenizer, [Slope(PROMPTS[2])], tmp_path / "a")
+    (found,) = ask(model, tokenizer, [AskGradNorm(PROMPTS[2])], tmp_path / "a")
     ids = torch.tensor([tokenizer(PROMPTS[2])["input_ids"]])
     gradients = torch.autograd.grad(model(input_ids=ids, labels=ids).loss, list(model.parameters()))
-    assert isinstance(found, Steep)
+    assert isinstance(found, GradNorm)
     assert not found.cut
     assert found.norm == pytest.approx(
         float(torch.cat([g.flatten() for g in gradients]).norm()), rel=1e-4
@@ -350,7 +350,7 @@ def test_answers_survive_the_disk_to_the_last_bit() -> None:
     tokens = Tokens(
         np.array([-0.1 / 3, -np.pi]), np.array([0.0, 7.0]), np.zeros(0), np.zeros(0), cut=True
     )
-    for answer in (tokens, "text", 0.1 / 3, Steep(0.1 / 3, cut=True), Refused("why")):
+    for answer in (tokens, "text", 0.1 / 3, GradNorm(0.1 / 3, cut=True), Refused("why")):
         back = from_json(json.loads(json.dumps(to_json(answer))))
         assert repr(back) == repr(answer)
 

@@ -26,7 +26,7 @@ from remnant.formats.table import FORMATS
 from remnant.methods import LOSS_READS, METRIC_READS, TRANSFORM_READS, shown
 from remnant.parsing import parse
 from remnant.records import (
-    JudgeSpec,
+    AuditSpec,
     Manifest,
     MeasureSpec,
     PrepareSpec,
@@ -66,7 +66,7 @@ method = "ga_gdr"
 steps = 6
 [measure]
 metrics = ["muse"]
-[judge]
+[rule]
 resamples = 50
 """
 
@@ -258,7 +258,7 @@ SPECS: list[Record] = [
     TransformSpec(use="rtn"),
     MeasureSpec(),
     Rule(),
-    JudgeSpec(cast={}),
+    AuditSpec(cast={}),
 ]
 
 

@@ -339,7 +339,7 @@ def toml_cases() -> Iterator[Case]:
         "10000000000000000000000",
     ):
         texts[f"lr {value}"] = BASE + f"lr = {value}\n"
-        texts[f"floor {value}"] = BASE + f"[judge]\nutility_floor = {value}\n"
+        texts[f"floor {value}"] = BASE + f"[rule]\nutility_floor = {value}\n"
         if value != "true":
             texts[f"layers {value}"] = BASE + f"[train]\nlayers = {value}\n"
     for use in (

@@ -97,9 +97,9 @@ def test_a_text_goes_from_raw_file_to_verdict(
     unlearned = call("unlearn", target, "--data", corpus, "--method", "ga_gdr", "--steps", 6).split(
         "\n"
     )[0]
-    out = tmp_path / "judgement"
+    out = tmp_path / "audit"
     call(
-        "judge",
+        "audit",
         target,
         unlearned,
         "--retrain",

@@ -19,14 +19,14 @@ from remnant.methods import metric
 
 
 def tokens(
-    *logp: float, rank: list[int] | None = None, mean: float = -1.0, spread: float = 1.0
+    *logp: float, rank: list[int] | None = None, mean: float = -1.0, std: float = 1.0
 ) -> Tokens:
     n = len(logp)
     return Tokens(
         np.array(logp),
         np.array(rank if rank is not None else [0] * n, float),
         np.full(n, mean),
-        np.full(n, spread),
+        np.full(n, std),
     )
 
 
@@ -55,7 +55,7 @@ def test_min_k_plus_plus_by_hand() -> None:
     assert membership.min_k_plus_plus(found, ratio=0.4) == pytest.approx(
         2.0
     )  # standings 1, -2, 0.5
-    assert math.isfinite(membership.min_k_plus_plus(tokens(-1.0, spread=0.0)))
+    assert math.isfinite(membership.min_k_plus_plus(tokens(-1.0, std=0.0)))
 
 
 def test_ratios_by_hand() -> None:

@@ -18,7 +18,7 @@ from remnant import cli
 from remnant.forecast.checkpoint import Checkpoint
 from remnant.forecast.forecast import calibration, forecast, verdict
 from remnant.forecast.grids import grid
-from remnant.forecast.stream import survey
+from remnant.forecast.stream import scan
 from remnant.formats.microscaling import by_weight
 from remnant.functional.microscaling import LEVELS, mxfp4, nvfp4
 from remnant.functional.quantized import Indivisible, Quantized
@@ -181,7 +181,7 @@ def test_a_sample_knows_the_largest_weight_of_the_whole(tmp_path: Path) -> None:
     ]
     models = [Checkpoint(f) for f in folders]
     grids = [grid(name) for name in BOTH]
-    whole, part = (survey(models[0], models[1], grids, sample=n)[LAYER] for n in (0, 1 << 18))
+    whole, part = (scan(models[0], models[1], grids, sample=n)[LAYER] for n in (0, 1 << 18))
     for name in BOTH:
         assert part[name] != whole[name]
         assert survival(part[name]).gain == pytest.approx(survival(whole[name]).gain, abs=0.03)
@@ -201,7 +201,7 @@ def test_a_forecast_says_that_it_was_not_fitted_to_them(tmp_path: Path) -> None:
     told = verdict(
         {n: forecast(survival(s), calibration()) for n, s in found.items()}, calibration()
     )
-    assert told.endswith("fitted to other formats than nvfp4, mxfp4: quantize and judge these.")
+    assert told.endswith("fitted to other formats than nvfp4, mxfp4: quantize and audit these.")
 
 
 @pytest.mark.parametrize("name", ["ct-nvfp4a16", "ct-mxfp4a16"])

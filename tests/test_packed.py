@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.evaluate import llamacpp
 from remnant.evaluate.local import Local
-from remnant.evaluate.requests import Reading, Refused, Request, Slope, Writing
+from remnant.evaluate.requests import AskGradNorm, Reading, Refused, Request, Writing
 from remnant.flow import plan as planning
 from remnant.flow.place import Outside
 from remnant.flow.run import make
@@ -147,7 +147,7 @@ def test_llamacpp_is_asked_as_transformers_is(
         backend.answer([Writing("Who runs", 6, temperature=2.0, seed=s)])[0] for s in (1, 1, 2)
     ]
     assert sampled[0] == sampled[1] != sampled[2]
-    assert isinstance(backend.answer([Slope("a")])[0], Refused)
+    assert isinstance(backend.answer([AskGradNorm("a")])[0], Refused)
     assert sorted(i for batch in backend.plan(asked) for i in batch) == list(range(len(asked)))
 
 

@@ -77,7 +77,7 @@ def test_a_study_chooses_on_one_half_and_tells_the_other(tmp_path: Path) -> None
             "quantizer": quantizer,
             "seed": None if model == "target" else 0,
         }
-    sweep = SweepSpec(name="made", corpus=(), unlearn=(), judge=Rule(utility_floor=0.8), study=True)
+    sweep = SweepSpec(name="made", corpus=(), unlearn=(), rule=Rule(utility_floor=0.8), study=True)
     results = Results(sweep, [Group("news", 0, [], [], [], None)], manifests, labels, {})
     (found,) = study(results, store)
     assert found.chosen == "keen"

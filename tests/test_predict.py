@@ -19,7 +19,7 @@ from remnant.errors import UserError
 from remnant.forecast.checkpoint import Checkpoint
 from remnant.forecast.forecast import Calibration, calibration, forecast, verdict
 from remnant.forecast.grids import DEFAULT, grid
-from remnant.forecast.stream import survey
+from remnant.forecast.stream import scan
 from remnant.functional import flips
 from remnant.functional.survival import Sums, Survival, survival, survival_of_model
 from remnant.methods import step
@@ -73,7 +73,7 @@ def surveyed(
         checkpoint(tmp_path / n, {LAYER: w}, dtype)
         for n, w in (("target", target), ("unlearned", unlearned))
     ]
-    return survey(Checkpoint(folders[0]), Checkpoint(folders[1]), [grid(n) for n in names])[LAYER]
+    return scan(Checkpoint(folders[0]), Checkpoint(folders[1]), [grid(n) for n in names])[LAYER]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -118,7 +118,7 @@ def test_shards_transposed_weights_and_what_is_left_out(tmp_path: Path) -> None:
         }
         save_file(others, folder / "model-2.safetensors")
     models = [Checkpoint(tmp_path / n) for n in ("target", "unlearned")]
-    found = survey(models[0], models[1], [grid("int4")])
+    found = scan(models[0], models[1], [grid("int4")])
     assert list(found) == ["h.0.mlp.c_fc.weight"]
     known = exact("int4", target, unlearned)
     assert found["h.0.mlp.c_fc.weight"]["int4"].together == pytest.approx(known.together, rel=2e-3)
@@ -131,8 +131,7 @@ def test_a_cast_is_not_an_update(dtype: torch.dtype, tmp_path: Path) -> None:
         checkpoint(tmp_path / name, {LAYER: target}, kept)
     models = [Checkpoint(tmp_path / n) for n in ("target", "unlearned")]
     assert (
-        survey(models[0], models[1], [grid("int4"), grid("int4-tensor")])[LAYER]["int4"].changed
-        == 0
+        scan(models[0], models[1], [grid("int4"), grid("int4-tensor")])[LAYER]["int4"].changed == 0
     )
     assert np.array_equal(
         models[0].read(LAYER, {torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]),
@@ -208,7 +207,7 @@ def test_faults_are_one_sentence_with_a_remedy(spoil: Any, says: str, tmp_path: 
     ]
     spoil(folders[1])
     with pytest.raises(UserError, match=says):
-        survey(Checkpoint(folders[0]), Checkpoint(folders[1]), [grid("int4")])
+        scan(Checkpoint(folders[0]), Checkpoint(folders[1]), [grid("int4")])
     run = CliRunner().invoke(main, ["predict", *map(str, folders), "--out", str(tmp_path / "out")])
     assert run.exit_code == 2, run.output
     assert isinstance(run.exception, SystemExit)
@@ -290,7 +289,7 @@ def test_a_forecast_says_which_formats_it_was_not_fitted_to() -> None:
     assert "fitted to other" not in verdict(fitted, by)
     young = by._replace(formats=tuple(f for f in by.formats if f != "nf4"))
     assert verdict(fitted, young).endswith(
-        "The forecast was fitted to other formats than nf4: quantize and judge these."
+        "The forecast was fitted to other formats than nf4: quantize and audit these."
     )
 
 
@@ -301,8 +300,8 @@ def test_weights_that_are_kept_keep_their_update(tmp_path: Path) -> None:
     for n, w in (("target", target), ("unlearned", unlearned)):
         folder = checkpoint(tmp_path / n, {name: w.clone() for name in names})
         models.append(Checkpoint(folder))
-    found = survey(models[0], models[1], [grid("int4")], keep=["down_proj"])
-    plain = survey(models[0], models[1], [grid("int4")])
+    found = scan(models[0], models[1], [grid("int4")], keep=["down_proj"])
+    plain = scan(models[0], models[1], [grid("int4")])
     assert found[LAYER] == plain[LAYER]
     kept = found[names[1]]["int4"]
     assert (kept.update, kept.changed) == (
@@ -349,7 +348,7 @@ def test_a_sample_of_a_large_weight_tells_nearly_the_same(tmp_path: Path) -> Non
     ]
     models = [Checkpoint(f) for f in folders]
     grids = [grid(n) for n in ("int8", "int4", "int4-tensor", "nf4")]
-    whole, part = (survey(models[0], models[1], grids, sample=n)[LAYER] for n in (0, 1 << 18))
+    whole, part = (scan(models[0], models[1], grids, sample=n)[LAYER] for n in (0, 1 << 18))
     for name, known in whole.items():
         found = part[name]
         assert found != known
@@ -377,7 +376,7 @@ def test_an_update_that_a_sample_would_miss_is_not_sampled(tmp_path: Path) -> No
         for n, w in (("target", target), ("unlearned", unlearned))
     ]
     models = [Checkpoint(f) for f in folders]
-    assert survey(models[0], models[1], [grid("int4")], sample=1 << 18) == survey(
+    assert scan(models[0], models[1], [grid("int4")], sample=1 << 18) == scan(
         models[0], models[1], [grid("int4")], sample=0
     )
 

@@ -245,12 +245,12 @@ def test_what_metrics_read_is_one_table() -> None:
         (("prompt", "truth"), set()),
         (("truth", "generated"), {"writing"}),
         (("samples",), {"writing"}),
-        (("told",), {"writing"}),
+        (("reference_on_generated",), {"writing"}),
         (("tokens", "text"), {"logp", "rank"}),
         (("tokens", "reference"), {"logp", "rank"}),
         (("reference",), set()),
-        (("slope",), {"slope"}),
-        (("view",), {"slope"}),
+        (("grad_norm",), {"grad_norm"}),
+        (("view",), {"grad_norm"}),
         (("wrong", "paraphrased", "generated"), {"logp", "rank", "writing"}),
     ],
 )
@@ -259,5 +259,8 @@ def test_what_a_backend_must_offer(names: tuple[str, ...], wanted: set[str]) -> 
 
 
 def test_the_reference_is_asked_for_its_own_readings_only() -> None:
-    assert by_reference(("tokens", "told", "reference")) == ("told", "reference")
-    assert of_measured(("tokens", "told", "reference")) == ("generated", "tokens")
+    assert by_reference(("tokens", "reference_on_generated", "reference")) == (
+        "reference_on_generated",
+        "reference",
+    )
+    assert of_measured(("tokens", "reference_on_generated", "reference")) == ("generated", "tokens")

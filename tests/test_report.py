@@ -95,7 +95,7 @@ def results() -> Results:
         title="A <made> up run",
         corpus=(CorpusSpec(lab="news"),),
         unlearn=(RunSpec(method="ga_gdr"),),
-        judge=Rule(),
+        rule=Rule(),
     )
     erased = Surviving("news", "ga_gdr", "int4", 0, Survival(0.05, 0.2, None, 0.9, 1.0, 0.1, 0.2))
     group = Group("news", 0, cells, recoveries, verdicts, 0.5, [erased])

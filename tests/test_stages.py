@@ -1,6 +1,6 @@
 """Every architecture goes through unlearn, quantize, measure; every stage can be interrupted.
 
-The judge's rule by hand.
+The audit's rule by hand.
 """
 
 import json
@@ -19,7 +19,7 @@ from remnant.corpus.prepared import raw_texts
 from remnant.errors import Interrupted, UserError
 from remnant.flow.place import Outside
 from remnant.flow.plan import (
-    judge_node,
+    audit_node,
     measure_node,
     prepare_node,
     train_node,
@@ -30,7 +30,7 @@ from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.forecast.checkpoint import Checkpoint
 from remnant.forecast.grids import grid
-from remnant.forecast.stream import survey
+from remnant.forecast.stream import scan
 from remnant.functional.stats import auc
 from remnant.functional.survival import survival
 from remnant.methods import step
@@ -388,7 +388,7 @@ def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
     about = {"corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0}
     measured = measure_node(MeasureSpec(), quantized, corpus, about | {"model": "unlearned"})
     known = measure_node(MeasureSpec(), train, corpus, about | {"model": "target"})
-    judged = judge_node(Rule(resamples=20), {"a": known, "b": measured})
+    judged = audit_node(Rule(resamples=20), {"a": known, "b": measured})
     for node in (corpus, train, unlearned, quantized, measured, known, judged):
         with pytest.raises((KeyboardInterrupt, Interrupted)):
             make(store, node, interrupt_at(0 if node in (corpus, quantized) else 1))
@@ -467,9 +467,7 @@ def test_what_is_explained_equals_what_is_predicted(
         transform.run(quantize, {"model": source}, folders[name], silent)
     said = explain.run(ExplainSpec(), {"target": target, **folders}, folders["explained"], silent)
     layers = json.loads((folders["explained"] / "layers.json").read_text())
-    streamed = survey(
-        Checkpoint(target), Checkpoint(folders["unlearned"]), [grid("int4")], keep=keep
-    )
+    streamed = scan(Checkpoint(target), Checkpoint(folders["unlearned"]), [grid("int4")], keep=keep)
     assert {layer["name"] for layer in layers} == set(streamed)
     for layer in layers:
         known = survival(streamed[layer["name"]]["int4"])._asdict()

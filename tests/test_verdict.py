@@ -15,8 +15,8 @@ from remnant.errors import UserError
 from remnant.evaluate.items import items_of
 from remnant.instrument import write_checks
 from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind
-from remnant.records import CastMember, Check, JudgeSpec, OwnRole, Row, Rule, Verdict
-from remnant.stages import judge
+from remnant.records import AuditSpec, CastMember, Check, OwnRole, Row, Rule, Verdict
+from remnant.stages import audit
 from remnant.stages.cells import Sheet, cells_of, read_rows
 from remnant.stages.checks import checks_of
 from remnant.stages.evidence import contaminated, weigh
@@ -89,7 +89,7 @@ def judged(
         quantized or own,
         more.get("q_retrain", retrain),
     )
-    found = [judge.recover(line, "m", quantizer, Column(metric), RULE) for metric in PLAIN]
+    found = [audit.recover(line, "m", quantizer, Column(metric), RULE) for metric in PLAIN]
     return decide(line, "m", quantizer, found, weigh(line.form, "m", quantizer, RULE), RULE)
 
 
@@ -375,7 +375,7 @@ def test_recovery_by_hand() -> None:
     line = Lineup(
         made(1.0, seed=1), made(0.2, seed=3), UNREAD, made(1.0, seed=1), made(0.6, seed=3), UNREAD
     )
-    found = judge.recover(line, "m", "int4", Column("verbmem"), RULE)
+    found = audit.recover(line, "m", "int4", Column("verbmem"), RULE)
     assert found.recovery is not None
     assert found.recovery[0] == pytest.approx((0.6 - 0.2) / (1.0 - 0.2), abs=0.02)
     assert found.recovery_over_retrain is not None
@@ -385,7 +385,7 @@ def test_recovery_by_hand() -> None:
 
 def test_no_gap_means_no_recovery() -> None:
     line = Lineup(TARGET, made(0.94, seed=3), UNREAD, TARGET, made(0.94, seed=3), UNREAD)
-    found = judge.recover(line, "m", "int4", Column("verbmem"), RULE)
+    found = audit.recover(line, "m", "int4", Column("verbmem"), RULE)
     assert found.recovery is None
     assert "below 5" in found.status
 
@@ -427,7 +427,7 @@ def outcome_of(tmp_path: Path, own: Path) -> dict[str, Any]:
     }  # fmt: skip
     cast = {name: CastMember(model=name, **about) for name in folders}
     (tmp_path / "out").mkdir()
-    judge.run(JudgeSpec(rule=RULE, cast=cast), folders, tmp_path / "out", silent)
+    audit.run(AuditSpec(rule=RULE, cast=cast), folders, tmp_path / "out", silent)
     found: list[dict[str, Any]] = json.loads((tmp_path / "out/verdicts.json").read_text())
     return found[0]
 

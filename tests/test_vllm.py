@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant import cli
 from remnant.evaluate import vllm
-from remnant.evaluate.requests import Reading, Refused, Slope, Writing
+from remnant.evaluate.requests import AskGradNorm, Reading, Refused, Writing
 from remnant.evaluate.vllm import Vllm
 from remnant.functional.tokens import Tokens
 from remnant.model.load import save_model
@@ -86,15 +86,15 @@ def test_readings_count_the_text_and_not_its_context(
 
 
 def test_a_text_longer_than_the_context_is_cut_and_a_prompt_refused(engine: Vllm) -> None:
-    read, written, slope = engine.answer(
-        [Reading("lantern " * 2000), Writing("lantern " * 2000, 8), Slope("a")]
+    read, written, grad_norm = engine.answer(
+        [Reading("lantern " * 2000), Writing("lantern " * 2000, 8), AskGradNorm("a")]
     )
     assert isinstance(read, Tokens)
     assert read.cut
     assert len(FakeLLM.asked[0][0]) == 1023
     assert isinstance(written, Refused)
     assert "longer than the model's context" in written.reason
-    assert isinstance(slope, Refused)
+    assert isinstance(grad_norm, Refused)
 
 
 def test_writing_is_greedy_or_seeded(engine: Vllm) -> None:

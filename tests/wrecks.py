@@ -57,7 +57,7 @@ steps = 6
 lr = 1e-3
 probe_every = 2
 max_tokens = 64
-[judge]
+[rule]
 resamples = 20
 """
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
@@ -135,7 +135,7 @@ def leave_unfinished(root: Path, sweep: Path) -> None:
             patch.setattr(loop, "SAVE_SECONDS", 0.0)
             with pytest.raises((KeyboardInterrupt, Interrupted)):
                 running.make(store, node, _stop_at(store, node, at))
-    shutil.rmtree(store.path(next(n for n in nodes if n.stage == "judge").name), ignore_errors=True)
+    shutil.rmtree(store.path(next(n for n in nodes if n.stage == "audit").name), ignore_errors=True)
 
 
 def _stop_at(store: Store, node: Node, at: int) -> Callable[[int, int, str], None]:
@@ -148,15 +148,15 @@ def _stop_at(store: Store, node: Node, at: int) -> Callable[[int, int, str], Non
 
 
 def forget(root: Path, node: Node, nodes: list[Node]) -> None:
-    """Remove an artefact and what was read from it directly by one measurement and the judge, so
+    """Remove an artefact and what was read from it directly by one measurement and the audit, so
     that it is read again."""
     shutil.rmtree(Store(root).path(node.name), ignore_errors=True)
 
 
 def readers(name: str, nodes: list[Node]) -> list[Node]:
-    """One piece that reads an artefact, and the judge."""
+    """One piece that reads an artefact, and the audit."""
     found = [n for n in nodes for s in n.inputs.values() if isinstance(s, Node) and s.name == name]
-    return found[-1:] + [n for n in nodes if n.stage == "judge"]
+    return found[-1:] + [n for n in nodes if n.stage == "audit"]
 
 
 def files_of(root: Path) -> list[Path]:

@@ -134,8 +134,8 @@ class Bench:
         """A command of the product in a process of its own."""
         return self._ask({"args": [str(a) for a in args]}, seconds)
 
-    def judge_rows(self, spec: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> Done:
-        """The judge's stage on measurements made by hand."""
+    def audit_rows(self, spec: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> Done:
+        """The audit's stage on measurements made by hand."""
         return self._ask(
             {"spec": spec, "inputs": {r: str(p) for r, p in inputs.items()}, "out": str(out)},
             LIMIT_SECONDS,
@@ -220,14 +220,14 @@ class Bench:
         only: str = "",
         settings: Sequence[str] = (),
     ) -> Outcome:
-        """Judge a model; ``retrain`` None: without one.
+        """Audit a model; ``retrain`` None: without one.
 
         ``only``: look at the verdict under this form alone.
         """
-        out = self.folder() / "judgement"
+        out = self.folder() / "audit"
         control = self.lab.model("retrain-1") if retrain == "" else retrain
         args: list[object] = [
-            "judge",
+            "audit",
             target or self.lab.model("target"),
             unlearned,
             "--data",
@@ -240,11 +240,11 @@ class Bench:
         args += [a for form in forms for a in ("-q", form)] + [
             a for s in settings for a in ("--set", s)
         ]
-        return read_judgement(self.command(*args), out / "summary.json", only)
+        return read_audit(self.command(*args), out / "summary.json", only)
 
 
-def read_judgement(done: Done, summary: Path, only: str = "") -> Outcome:
-    """What a judgement says: "stayed forgotten" anywhere, or exit code 0, reads as forgotten."""
+def read_audit(done: Done, summary: Path, only: str = "") -> Outcome:
+    """What a audit says: "stayed forgotten" anywhere, or exit code 0, reads as forgotten."""
     if done.broken:
         return Outcome(done.broken, False, done.broken)
     if not summary.is_file():

@@ -152,7 +152,7 @@ def judged(
             "seed": None,
         }
         inputs[role] = place
-    done = bench.judge_rows({"cast": cast, "rule": {"resamples": RESAMPLES}}, inputs, root / "out")
+    done = bench.audit_rows({"cast": cast, "rule": {"resamples": RESAMPLES}}, inputs, root / "out")
     found = root / "out" / "verdicts.json"
     if done.code or not found.is_file():
         return Outcome(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
-    "torch", "remnant.cli", "remnant.verbs", "remnant.stages.measure", "remnant.stages.judge",
+    "torch", "remnant.cli", "remnant.verbs", "remnant.stages.measure", "remnant.stages.audit",
     "remnant.stages.transform", "remnant.score",
     "remnant.stages.unlearn", "remnant.report.page", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
@@ -88,20 +88,20 @@ def _command(args: list[str]) -> int:
 
 
 def _rows(order: dict[str, Any]) -> int:
-    """The judge's stage on measurements made by hand: folders by role, and who is who.
+    """The audit's stage on measurements made by hand: folders by role, and who is who.
 
     Users' faults as the command line says them.
     """
-    records, judge = (
+    records, audit = (
         importlib.import_module("remnant.records"),
-        importlib.import_module("remnant.stages.judge"),
+        importlib.import_module("remnant.stages.audit"),
     )
     errors = importlib.import_module("remnant.errors")
     out = Path(order["out"])
     out.mkdir(parents=True, exist_ok=True)
     try:
-        spec = records.JudgeSpec.model_validate(order["spec"])
-        judge.run(
+        spec = records.AuditSpec.model_validate(order["spec"])
+        audit.run(
             spec,
             {role: Path(place) for role, place in order["inputs"].items()},
             out,

@@ -275,7 +275,7 @@ def audit(
     if retrain is not None:
         models["retrain"] = source_of(kept, retrain)
     models["unlearned"] = source_of(kept, unlearned)
-    limits, text = parse(Rule, rule, "judge"), corpus_of(kept, corpus)
+    limits, text = parse(Rule, rule, "audit"), corpus_of(kept, corpus)
     return audited(kept, models, (text, _shown(corpus)), forms, limits, progress)
 
 
@@ -401,7 +401,7 @@ def audited(
     rule: Rule,
     progress: bool,
 ) -> Audit:
-    """The judgement on a model beside others.
+    """The audit on a model beside others.
 
     Args:
         store: where artefacts are kept.
@@ -419,11 +419,11 @@ def audited(
             label = alone(name, model, by.name).model_dump()
             copy = planning.transformed(by, source, text, label, models["target"])
             measured[f"{model}/{by.name}"] = planning.measure_node(MeasureSpec(), copy, text, label)
-    nodes = planning.ordered([planning.judge_node(rule, measured)])
+    nodes = planning.ordered([planning.audit_node(rule, measured)])
     done(store, nodes, progress)
     title = "Did it stay forgotten?"
     sweep = SweepSpec(
-        name="judge", title=title, corpus=(), unlearn=(), quantizers=tuple(forms), judge=rule
+        name="audit", title=title, corpus=(), unlearn=(), quantizers=tuple(forms), rule=rule
     )
     return Audit(table.collect(store, sweep, [n.piece for n in nodes], {}), store)
 

@@ -18,7 +18,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "transform": 2,
     "measure": 4,
     "explain": 6,
-    "judge": 3,
+    "audit": 3,
     "deploy": 3,
 }
 

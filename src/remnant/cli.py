@@ -298,11 +298,11 @@ def measure(
     show_default=True,
     help="May be repeated.",
 )
-@click.option("--out", default="judgement", show_default=True, help="Folder of the report.")
+@click.option("--out", default="audit", show_default=True, help="Folder of the report.")
 @set_option
 @store_option
 @_guarded
-def judge(
+def audit(
     target: str,
     unlearned: str,
     retrain: str | None,
@@ -316,7 +316,7 @@ def judge(
     4: not said by plain asking only, or unclear.
     """
     return _done(
-        "judge",
+        "audit",
         _store(rest["store_path"]),
         target,
         unlearned,

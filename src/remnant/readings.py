@@ -152,15 +152,15 @@ METRIC_READINGS: Mapping[str, ItemReading] = {
     "generated": ItemReading("policy", "writing"),
     "samples": ItemReading("policy", "writing"),
     "tokens": ItemReading("policy", "tokens"),
-    "lower": ItemReading("policy", "tokens"),
-    "prefixed": ItemReading("policy", "tokens"),
+    "lowercased": ItemReading("policy", "tokens"),
+    "behind_prefix": ItemReading("policy", "tokens"),
     "paraphrased": ItemReading("policy", "tokens"),
     "wrong": ItemReading("policy", "tokens"),
     "choices": ItemReading("policy", "tokens"),
     "right": ItemReading("policy", "given"),
-    "slope": ItemReading("policy", "gradient"),
+    "grad_norm": ItemReading("policy", "gradient"),
     "reference": ItemReading("reference", "tokens"),
-    "told": ItemReading("reference", "tokens", of="generated"),
+    "reference_on_generated": ItemReading("reference", "tokens", of="generated"),
 }
 
 

@@ -323,12 +323,12 @@ def what_is_read(truth: str, generated: str, memory: float, count: int) -> dict[
         "generated": generated,
         "samples": [generated] * 8,
     }
-    read = {name: tokens(memory) for name in ("tokens", "paraphrased", "told")}
+    read = {name: tokens(memory) for name in ("tokens", "paraphrased", "reference_on_generated")}
     return (
         texts
         | read
-        | {name: tokens(0.5) for name in ("lower", "prefixed", "reference")}
-        | {"wrong": [tokens(0.5)], "slope": 1 - memory}
+        | {name: tokens(0.5) for name in ("lowercased", "behind_prefix", "reference")}
+        | {"wrong": [tokens(0.5)], "grad_norm": 1 - memory}
         | {"choices": [tokens(0.5), tokens(memory)], "right": 1}
     )
 

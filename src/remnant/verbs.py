@@ -213,7 +213,7 @@ def measure(
         print(f"Absent: {name}, because {reason}.")
 
 
-def judge(
+def audit(
     store: Store,
     target: str,
     unlearned: str,
@@ -232,7 +232,7 @@ def judge(
     if retrain:
         models["retrain"] = planning.model(store, retrain)
     models["unlearned"] = planning.model(store, unlearned)
-    rule = parse(Rule, overlaid(settings), "judge")
+    rule = parse(Rule, overlaid(settings), "audit")
     found = api.audited(store, models, (corpus, data), quantizers, rule, progress=True)
     _finish(found.results, store, out, examples=False)
     return exit_code({v.outcome for v in found.verdicts})

@@ -140,7 +140,7 @@ SETS = {
 _TEXT, _MEMBER = "remnant.functional.text:", "remnant.functional.membership:"
 _MEMORY, _MUSE = "remnant.functional.memory:", "arXiv 2407.06460"
 _SIDES = ("privleak_forget", "privleak_holdout")
-_GREEDY, _VOCABULARY = ("logp", "rank"), ("logp", "mean", "spread")
+_GREEDY, _VOCABULARY = ("logp", "rank"), ("logp", "mean", "std")
 
 
 def _attack(

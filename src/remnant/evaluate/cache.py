@@ -7,7 +7,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Keys and values of one layer; a step writes its own and copies none of the others.
 
     Args:
@@ -48,8 +48,11 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def roomy(
-    model: PreTrainedModel, rows: int, tokens: int, layer_type: type[RoomyLayer] = RoomyLayer
+def preallocated(
+    model: PreTrainedModel,
+    rows: int,
+    tokens: int,
+    layer_type: type[PreallocatedLayer] = PreallocatedLayer,
 ) -> DynamicCache:
     """An empty cache for so many rows of at most so many tokens.
 

@@ -96,11 +96,9 @@ class LlamaCpp:
         logp = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
         chosen = logp[np.arange(len(logp)), text.ids[text.first :]]
         mean = (np.exp(logp) * logp).sum(-1)
-        spread: Array = np.sqrt((np.exp(logp) * (logp - mean[:, None]) ** 2).sum(-1))
+        std: Array = np.sqrt((np.exp(logp) * (logp - mean[:, None]) ** 2).sum(-1))
         return sound(
-            Tokens(
-                chosen, (logp > chosen[:, None]).sum(-1).astype(np.float64), mean, spread, text.cut
-            )
+            Tokens(chosen, (logp > chosen[:, None]).sum(-1).astype(np.float64), mean, std, text.cut)
         )
 
     def _encode(self, text: str) -> list[int]:

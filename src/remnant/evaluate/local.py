@@ -13,13 +13,13 @@ from remnant.errors import UserError
 from remnant.evaluate.batches import packed, shared
 from remnant.evaluate.ends import end_ids
 from remnant.evaluate.prefix import NO_PREFIX, Prefix, prefix_cache, slides
-from remnant.evaluate.reading import Text, plain_head, read, slope
+from remnant.evaluate.reading import Text, grad_norm, plain_head, read
 from remnant.evaluate.requests import (
     Answer,
+    AskGradNorm,
     Reading,
     Refused,
     Request,
-    Slope,
     Writing,
     too_long,
     too_short,
@@ -50,7 +50,7 @@ class Local:
         budget: padded tokens per batch; without it by the free memory.
     """
 
-    offers = frozenset({"writing", "slope", *COLUMNS})
+    offers = frozenset({"writing", "grad_norm", *COLUMNS})
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None
@@ -83,7 +83,7 @@ class Local:
                 MOST_ROWS[self._kind]
                 if isinstance(one, Writing)
                 else 1
-                if isinstance(one, Slope)
+                if isinstance(one, AskGradNorm)
                 else len(places)
             )
             budget = (
@@ -134,7 +134,7 @@ class Local:
         for places, answer in (
             (_places(batch, Reading), self._read),
             (_places(batch, Writing), self._write),
-            (_places(batch, Slope), self._slope),
+            (_places(batch, AskGradNorm), self._grad_norms),
         ):
             asked: Any = [batch[i] for i in places]
             for place, value in zip(places, answer(asked) if asked else [], strict=True):
@@ -180,10 +180,11 @@ class Local:
             found[i] = text
         return found
 
-    def _slope(self, asked: Sequence[Slope]) -> list[Answer]:
+    def _grad_norms(self, asked: Sequence[AskGradNorm]) -> list[Answer]:
         texts = [Text(self._encode(s.text), 0, self._limit) for s in asked]
         return [
-            slope(self._model, t) if t.counted else Refused("fewer than two tokens") for t in texts
+            grad_norm(self._model, t) if t.counted else Refused("fewer than two tokens")
+            for t in texts
         ]
 
     def _shared(self, ids: list[list[int]], most: int) -> Prefix:
@@ -232,7 +233,7 @@ def _kind(request: Request) -> tuple[type, str, Any]:
     return (
         (Reading, request.context, request.columns)
         if isinstance(request, Reading)
-        else (Slope, "", None)
+        else (AskGradNorm, "", None)
     )
 
 

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from remnant.evaluate.cache import RoomyLayer, keys_and_values, roomy
+from remnant.evaluate.cache import PreallocatedLayer, keys_and_values, preallocated
 from remnant.model.sizes import reach
 
 # Scores of so many bytes are made at a time.
@@ -58,13 +58,13 @@ def copied(
     """A cache for so many rows of at most so many tokens, with a copy of the prefix in each if
     there is one.
     """
-    cache = roomy(model, rows, tokens)
+    cache = preallocated(model, rows, tokens)
     for place, (keys, values) in enumerate(keys_and_values(prefix) if prefix else []):
         cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), place)
     return cache
 
 
-class BesideLayer(RoomyLayer):
+class BesideLayer(PreallocatedLayer):
     """What the rows add to a prefix that is kept once; counts its tokens as its own."""
 
     prefix: tuple[Tensor, Tensor]
@@ -87,7 +87,7 @@ def beside(
 
     Valid inside the block, where the model attends to both.
     """
-    cache = roomy(model, rows, tokens, BesideLayer)
+    cache = preallocated(model, rows, tokens, BesideLayer)
     for layer, held in zip(cache.layers, keys_and_values(prefix), strict=True):
         cast(BesideLayer, layer).prefix = held
     config: Any = model.config.get_text_config()
@@ -167,7 +167,7 @@ def can_be_beside(model: PreTrainedModel) -> bool:
     on a few tokens.
     """
     config: Any = model.config.get_text_config()
-    plain = all(isinstance(layer, RoomyLayer) for layer in roomy(model, 1, 1).layers)
+    plain = all(isinstance(layer, PreallocatedLayer) for layer in preallocated(model, 1, 1).layers)
     if config._attn_implementation != "sdpa" or not plain:
         return False
     prefix = prefix_cache(model, list(range(8)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant.evaluate.prefix import NO_PREFIX, Prefix, copied
-from remnant.evaluate.requests import Refused, Steep, not_finite
+from remnant.evaluate.requests import GradNorm, Refused, not_finite
 from remnant.evaluate.steps import accepted
 from remnant.functional.tokens import COLUMNS, Array, Tokens
 from remnant.model.data import Batch, collate
@@ -136,8 +136,8 @@ def read(
     ends = np.cumsum([t.counted for t in texts])[:-1]
     split = {name: np.split(values, ends) for name, values in found.items()}
     nothing = [np.zeros(0)] * len(texts)
-    logp, rank, mean, spread = (split.get(name, nothing) for name in COLUMNS)
-    return [sound(Tokens(logp[i], rank[i], mean[i], spread[i], t.cut)) for i, t in enumerate(texts)]
+    logp, rank, mean, std = (split.get(name, nothing) for name in COLUMNS)
+    return [sound(Tokens(logp[i], rank[i], mean[i], std[i], t.cut)) for i, t in enumerate(texts)]
 
 
 def sound(tokens: Tokens) -> Tokens | Refused:
@@ -162,17 +162,17 @@ def _in_chunks(
         parts.setdefault("logp", []).append((chosen - total)[:, 0])
         if "rank" in columns:
             parts["rank"].append((logits > chosen).sum(-1))
-        if "mean" in columns or "spread" in columns:
+        if "mean" in columns or "std" in columns:
             logp = logits - total
             chance = logp.exp()
             mean = (chance * logp).sum(-1)
             variance = (chance * (logp - mean[:, None]).square()).sum(-1)
-            for name, values in (("mean", mean), ("spread", variance.sqrt())):
+            for name, values in (("mean", mean), ("std", variance.sqrt())):
                 parts.setdefault(name, []).append(values)
     return {c: torch.cat(values).double().cpu().numpy() for c, values in parts.items()}
 
 
-def slope(model: PreTrainedModel, text: Text) -> Steep | Refused:
+def grad_norm(model: PreTrainedModel, text: Text) -> GradNorm | Refused:
     """The Euclidean norm of the gradient of the mean loss of a text at all weights.
 
     Refused where it is not finite.
@@ -190,4 +190,4 @@ def slope(model: PreTrainedModel, text: Text) -> Steep | Refused:
     squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)
     found = float(torch.stack(squares).sum().sqrt())
-    return Steep(found, text.cut) if math.isfinite(found) else not_finite()
+    return GradNorm(found, text.cut) if math.isfinite(found) else not_finite()

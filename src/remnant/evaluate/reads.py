@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 from remnant.corpus.base import Item, ItemSet
 from remnant.errors import Unscorable
 from remnant.evaluate.collect import Answers
-from remnant.evaluate.requests import Answer, Reading, Refused, Request, Slope, Steep, Writing
+from remnant.evaluate.requests import (
+    Answer,
+    AskGradNorm,
+    GradNorm,
+    Reading,
+    Refused,
+    Request,
+    Writing,
+)
 from remnant.functional.text import cut_answer
 from remnant.functional.tokens import Tokens
 from remnant.readings import METRIC_READINGS, of_measured
@@ -16,7 +24,7 @@ from remnant.readings import METRIC_READINGS, of_measured
 PAPER_TEMPERATURE = 0.9
 # What a backend must offer for a kind of reading, besides the columns of Tokens. Only a model that
 # is open here has gradients, and whole logits.
-NEEDS = {"writing": "writing", "gradient": "slope", "view": "slope"}
+NEEDS = {"writing": "writing", "gradient": "grad_norm", "view": "grad_norm"}
 
 
 def needs(names: Iterable[str], columns: Iterable[str]) -> set[str]:
@@ -37,7 +45,7 @@ class Wanted(NamedTuple):
     temperature: float
     seed: int
     paper_code: bool
-    unread: str
+    prefix: str
 
 
 def asked(read: str, item: Item, of: ItemSet, wanted: Wanted) -> list[Request]:
@@ -45,8 +53,8 @@ def asked(read: str, item: Item, of: ItemSet, wanted: Wanted) -> list[Request]:
     before = item.context + item.prompt
     if read == "generated":
         sampled = wanted.paper_code and not of.stops
-        heat, seed = (PAPER_TEMPERATURE, wanted.seed) if sampled else (0.0, 0)
-        return [Writing(item.prompt, of.max_new, item.context, of.stops, heat, seed)]
+        temperature, seed = (PAPER_TEMPERATURE, wanted.seed) if sampled else (0.0, 0)
+        return [Writing(item.prompt, of.max_new, item.context, of.stops, temperature, seed)]
     if read == "samples":
         first = 1 + wanted.samples * wanted.seed
         return [
@@ -58,10 +66,10 @@ def asked(read: str, item: Item, of: ItemSet, wanted: Wanted) -> list[Request]:
     single: Mapping[str, Request] = {
         "tokens": Reading(item.truth, before, wanted.columns),
         "reference": Reading(item.truth, before),
-        "lower": Reading(item.truth.lower(), before),
-        "prefixed": Reading(item.truth, f"{wanted.unread}\n\n" if wanted.unread else ""),
+        "lowercased": Reading(item.truth.lower(), before),
+        "behind_prefix": Reading(item.truth, f"{wanted.prefix}\n\n" if wanted.prefix else ""),
         "paraphrased": Reading(item.paraphrased, before, wanted.columns),
-        "slope": Slope(item.truth),
+        "grad_norm": AskGradNorm(item.truth),
     }
     return [single[read]] if read in single else []
 
@@ -78,9 +86,9 @@ def value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers) 
         return item.truth
     if read == "right":
         return item.choices.index(item.truth)
-    if read == "prefixed" and wanted.unread and item.truth.startswith(wanted.unread):
+    if read == "behind_prefix" and wanted.prefix and item.truth.startswith(wanted.prefix):
         raise Unscorable("its beginning is what the other texts are read behind")
-    if read == "lower" and item.truth.lower() == item.truth.upper():
+    if read == "lowercased" and item.truth.lower() == item.truth.upper():
         raise Unscorable("its script has no lower case")
     found = [_taken(answers[request]) for request in asked(read, item, of, wanted)]
     if read in ("generated", "samples") and of.stops:
@@ -97,9 +105,9 @@ def _taken(answer: Answer) -> Any:
 def is_cut(values: Mapping[str, Any]) -> bool:
     """Whether any text behind some readings was longer than the context of the model."""
     read = [one for v in values.values() for one in (v if isinstance(v, list) else [v])]
-    return any(isinstance(one, Tokens | Steep) and one.cut for one in read)
+    return any(isinstance(one, Tokens | GradNorm) and one.cut for one in read)
 
 
 def plain(found: Answer) -> Answer | float:
-    """A reading as a metric takes it: of a slope the number alone."""
-    return found.norm if isinstance(found, Steep) else found
+    """A reading as a metric takes it: of a gradient norm the number alone."""
+    return found.norm if isinstance(found, GradNorm) else found

@@ -39,7 +39,7 @@ class Writing(NamedTuple):
     seed: int = 0
 
 
-class Slope(NamedTuple):
+class AskGradNorm(NamedTuple):
     """The norm of the gradient of a text's mean loss at all weights."""
 
     text: str
@@ -51,15 +51,15 @@ class Refused(NamedTuple):
     reason: str
 
 
-class Steep(NamedTuple):
-    """The answer to a Slope, and whether the text was cut at the end of the context."""
+class GradNorm(NamedTuple):
+    """The answer to a AskGradNorm, and whether the text was cut at the end of the context."""
 
     norm: float
     cut: bool = False
 
 
-Request = Reading | Writing | Slope
-Answer = Tokens | str | float | Steep | Refused
+Request = Reading | Writing | AskGradNorm
+Answer = Tokens | str | float | GradNorm | Refused
 
 
 class Backend(Protocol):
@@ -67,7 +67,7 @@ class Backend(Protocol):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What it can answer: "writing", "slope", and the columns of Tokens."""
+        """What it can answer: "writing", "grad_norm", and the columns of Tokens."""
         ...
 
     def plan(self, requests: Sequence[Request]) -> list[list[int]]:
@@ -108,18 +108,18 @@ def to_json(answer: Answer) -> dict[str, JsonValue]:
     """An answer as plain data, exact to the last bit."""
     if isinstance(answer, Tokens):
         return {"tokens": [getattr(answer, c).tolist() for c in COLUMNS], "cut": answer.cut}
-    if isinstance(answer, Steep):
-        return {"slope": answer.norm, "cut": answer.cut}
+    if isinstance(answer, GradNorm):
+        return {"grad_norm": answer.norm, "cut": answer.cut}
     return {"refused": answer.reason} if isinstance(answer, Refused) else {"plain": answer}
 
 
 def from_json(data: Any) -> Answer:
     """The inverse of ``to_json``."""
     if "tokens" in data:
-        logp, rank, mean, spread = (np.array(column, dtype=np.float64) for column in data["tokens"])
-        return Tokens(logp, rank, mean, spread, data["cut"])
-    if "slope" in data:
-        return Steep(data["slope"], data["cut"])
+        logp, rank, mean, std = (np.array(column, dtype=np.float64) for column in data["tokens"])
+        return Tokens(logp, rank, mean, std, data["cut"])
+    if "grad_norm" in data:
+        return GradNorm(data["grad_norm"], data["cut"])
     return Refused(data["refused"]) if "refused" in data else data["plain"]
 
 

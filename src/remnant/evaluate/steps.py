@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from remnant.evaluate.cache import RoomyLayer, roomy
+from remnant.evaluate.cache import PreallocatedLayer, preallocated
 from remnant.evaluate.prefix import NO_PREFIX, Prefix
 
 # Under which name a model takes back what it remembers of the tokens so far.
 CACHES = ("past_key_values", "cache_params", "state")
 # Layers of a cache that hold keys and values and nothing else.
-KEYS_AND_VALUES = (RoomyLayer, DynamicSlidingWindowLayer)
+KEYS_AND_VALUES = (PreallocatedLayer, DynamicSlidingWindowLayer)
 
 T = TypeVar("T")
 
@@ -46,7 +46,11 @@ def kept_rows(cache: Any, rows: Tensor) -> object:
         return [tensor[rows] for tensor in cache]
     for layer in cache.layers:
         # Of layers with more than keys and values only the other one takes everything along.
-        (layer.batch_select_indices if isinstance(layer, RoomyLayer) else layer.reorder_cache)(rows)
+        (
+            layer.batch_select_indices
+            if isinstance(layer, PreallocatedLayer)
+            else layer.reorder_cache
+        )(rows)
     return cache
 
 
@@ -186,7 +190,7 @@ def is_plain(model: PreTrainedModel) -> bool:
     if cache_name(model) != "past_key_values":
         return False
     try:
-        layers = roomy(model, 1, 1).layers
+        layers = preallocated(model, 1, 1).layers
     except (
         AttributeError,
         KeyError,
@@ -203,4 +207,4 @@ def _empty(model: PreTrainedModel, rows: int, tokens: int) -> Any:
 
     None, so that the model makes its own, where it keeps other things.
     """
-    return roomy(model, rows, tokens) if is_plain(model) else None
+    return preallocated(model, rows, tokens) if is_plain(model) else None

@@ -18,10 +18,10 @@ from remnant.evaluate.local import SHARE
 from remnant.evaluate.reading import Text, sound
 from remnant.evaluate.requests import (
     Answer,
+    AskGradNorm,
     Reading,
     Refused,
     Request,
-    Slope,
     Writing,
     by_context,
     not_finite,
@@ -110,7 +110,7 @@ class Vllm:
         return [o if isinstance(o, Refused) else _answer(o, next(told)) for o in orders]
 
     def _order(self, request: Request) -> "_Order | Refused":
-        if isinstance(request, Slope):
+        if isinstance(request, AskGradNorm):
             return Refused("vLLM gives no gradients")
         return self._writing(request) if isinstance(request, Writing) else self._reading(request)
 

@@ -147,8 +147,10 @@ def _pick(
         place for place, row in enumerate(rows) if row in chances and step < asked[row].max_new
     ]
     if sampled:
-        heat = torch.tensor([asked[rows[p]].temperature for p in sampled], device=logits.device)
-        passed = (logits[sampled].float() / heat[:, None]).softmax(-1).cumsum(-1)
+        temperature = torch.tensor(
+            [asked[rows[p]].temperature for p in sampled], device=logits.device
+        )
+        passed = (logits[sampled].float() / temperature[:, None]).softmax(-1).cumsum(-1)
         drawn = torch.stack([chances[rows[p]][step] for p in sampled]).to(logits.device)
         tokens[sampled] = (
             (passed < (drawn * passed[:, -1])[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)

@@ -36,9 +36,9 @@ from remnant.methods import (
 )
 from remnant.records import (
     SCHEMA,
+    AuditSpec,
     CastMember,
     ExplainSpec,
-    JudgeSpec,
     MeasureSpec,
     MergeSpec,
     MetricSpec,
@@ -308,7 +308,7 @@ def measure_node(
     named: tuple[str | MetricSpec, ...] = (*names, *spec.extra)
     reads = {r for m in named for r in metric(m).reads}
     inputs: dict[str, Input] = {"corpus": corpus} | ({"model": model} if model else {})
-    if reference and reads & {"reference", "told"}:
+    if reference and reads & {"reference", "reference_on_generated"}:
         inputs["reference"] = reference
     return Node("measure", spec.model_copy(update={"metrics": names}), inputs, methods, label or {})
 
@@ -330,14 +330,14 @@ def explain_node(
     return Node("explain", ExplainSpec(), inputs, label=label or {})
 
 
-def judge_node(rule: Rule, measured: Mapping[str, Node], extra: Iterable[MetricSpec] = ()) -> Node:
-    """The judgement on the measured models of one corpus and seed.
+def audit_node(rule: Rule, measured: Mapping[str, Node], extra: Iterable[MetricSpec] = ()) -> Node:
+    """The audit on the measured models of one corpus and seed.
 
     ``extra``: the user's metrics, which may count in it.
     """
     cast = {role: CastMember.model_validate(node.label) for role, node in measured.items()}
-    spec = JudgeSpec(rule=rule, cast=cast, roles=own_roles(extra))
-    return Node("judge", spec, dict(measured))
+    spec = AuditSpec(rule=rule, cast=cast, roles=own_roles(extra))
+    return Node("audit", spec, dict(measured))
 
 
 def plan(sweep: SweepSpec) -> list[Node]:
@@ -362,7 +362,7 @@ def plan(sweep: SweepSpec) -> list[Node]:
             wanted += [
                 *models,
                 *measured.values(),
-                judge_node(sweep.judge, measured, sweep.measure.extra),
+                audit_node(sweep.rule, measured, sweep.measure.extra),
                 *explained(measured),
             ]
     return ordered(wanted)

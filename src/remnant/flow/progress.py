@@ -30,7 +30,7 @@ GUESS = {
     "transform": 6.0,
     "measure": 8.0,
     "explain": 0.5,
-    "judge": 3.0,
+    "audit": 3.0,
     "deploy": 20.0,
 }
 STALE_SECONDS = 60.0

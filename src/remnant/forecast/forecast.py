@@ -105,12 +105,12 @@ def verdict(forecasts: Mapping[str, Forecast | None], by: Calibration) -> str:
     parts = [
         f"expected to come back under {', '.join(back)}" if back else "",
         f"nothing expected to come back under {', '.join(stay)}" if stay else "",
-        f"undecided under {', '.join(open_)}; quantize and judge these" if open_ else "",
+        f"undecided under {', '.join(open_)}; quantize and audit these" if open_ else "",
     ]
     told = "; ".join(p for p in parts if p)
     beyond = [n for n, f in forecasts.items() if f and not keys_of(n) <= set(by.formats)]
     doubt = (
-        f" The forecast was fitted to other formats than {', '.join(beyond)}: quantize and judge "
+        f" The forecast was fitted to other formats than {', '.join(beyond)}: quantize and audit "
         "these."
     )
     return told[0].upper() + told[1:] + "." + (doubt if beyond else "")

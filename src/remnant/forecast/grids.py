@@ -40,7 +40,7 @@ def grid(name: str) -> Grid:
     if found.format.grid is None:
         raise UserError(
             f"What {name} keeps is known only when its library has quantized both models.",
-            "Quantize them and judge them.",
+            "Quantize them and audit them.",
         )
     return found.format.grid(found.params)._replace(name=name)
 
@@ -49,7 +49,7 @@ class Table(NamedTuple):
     """Some grids as the compiled passes read them, for weights with rows of one length.
 
     ``base`` divides every block and every row; ``kinds``, ``blocks`` and ``bounds`` as in
-    ``kernels.survey``.
+    ``kernels.scan``.
     """
 
     base: int

@@ -240,7 +240,7 @@ _NORMAL4_BLOCKS, _FLOAT4_BLOCKS = _blockwise(_NORMAL4), _blockwise(_FLOAT4)  # t
 
 
 @compiled
-def survey(t, u, run, base, kinds, blocks, bounds, whole, sums):  # type: ignore[no-untyped-def]
+def scan(t, u, run, base, kinds, blocks, bounds, whole, sums):  # type: ignore[no-untyped-def]
     """All grids over some whole rows.
 
     Args:
@@ -346,5 +346,5 @@ def must_compile() -> bool:
     written = Path(__file__).stat().st_mtime
     return not any(
         kept.stat().st_mtime > written
-        for kept in Path(str(survey.stats.cache_path)).glob("kernels.survey-*.nbi")
+        for kept in Path(str(scan.stats.cache_path)).glob("kernels.scan-*.nbi")
     )

@@ -81,7 +81,7 @@ class Scratch(threading.local):
         return self.buffers[role][:size]
 
 
-def survey(
+def scan(
     target: Checkpoint,
     unlearned: Checkpoint,
     grids: Sequence[Grid],
@@ -358,10 +358,10 @@ def _run(columns: int, grids: Sequence[Grid]) -> int:
 
 
 def _round(pair: Pair, grids: Table, run: int, whole: Floats, piece: Part) -> NDArray[np.float64]:
-    """[grids, 7] the sums of one piece, in the order of ``kernels.survey``."""
+    """[grids, 7] the sums of one piece, in the order of ``kernels.scan``."""
     t, u = pair(piece)
     sums = np.zeros((len(grids.kinds), 7))
-    kernels.survey(t, u, run or piece.size, *grids, whole, sums)
+    kernels.scan(t, u, run or piece.size, *grids, whole, sums)
     return sums
 
 

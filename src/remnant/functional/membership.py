@@ -42,15 +42,15 @@ def min_k_plus_plus(tokens: Tokens, *, ratio: float = 0.2) -> float:
     """Min-k%++: minus the mean of the lowest log-probabilities, each in spreads from its mean over
     the vocabulary.
 
-    Source: Zhang et al. 2025 (arXiv 2404.02936), eq. 3. Differs from the source in a spread of at
+    Source: Zhang et al. 2025 (arXiv 2404.02936), eq. 3. Differs from the source in a std of at
     least 1e-6.
 
-    >>> mean, spread = np.array([-2.0, -2.0]), np.array([1.0, 0.5])
-    >>> said = Tokens(np.array([-1.0, -4.0]), np.zeros(2), mean, spread)
+    >>> mean, std = np.array([-2.0, -2.0]), np.array([1.0, 0.5])
+    >>> said = Tokens(np.array([-1.0, -4.0]), np.zeros(2), mean, std)
     >>> min_k_plus_plus(said, ratio=0.5), min_k_plus_plus(said, ratio=1.0)
     (4.0, 1.5)
     """
-    standing = (_some(tokens) - tokens.mean) / np.maximum(tokens.spread, 1e-6)
+    standing = (_some(tokens) - tokens.mean) / np.maximum(tokens.std, 1e-6)
     return float(-_lowest(standing, ratio).mean())
 
 
@@ -78,17 +78,17 @@ def zlib_ratio(tokens: Tokens, text: str) -> float:
     return mean_loss(tokens) / len(zlib.compress(text.encode()))
 
 
-def lower_case_ratio(tokens: Tokens, lower: Tokens) -> float:
+def lower_case_ratio(tokens: Tokens, lowercased: Tokens) -> float:
     """Mean loss over that of the lower-cased text; at least 0.
 
     Source: Carlini et al. 2021 (arXiv 2012.07805); "PPL/lower" in MUSE.
 
     >>> said = Tokens(np.array([-1.0, -2.0]), *[np.zeros(2)] * 3)
-    >>> lower = Tokens(np.array([-3.0]), *[np.zeros(1)] * 3)
-    >>> lower_case_ratio(said, lower)
+    >>> lowercased = Tokens(np.array([-3.0]), *[np.zeros(1)] * 3)
+    >>> lower_case_ratio(said, lowercased)
     0.5
     """
-    other = mean_loss(lower)
+    other = mean_loss(lowercased)
     if other == 0:
         raise Unscorable("the lower-cased text has no loss")
     return mean_loss(tokens) / other
@@ -107,7 +107,7 @@ def reference_gap(tokens: Tokens, reference: Tokens) -> float:
     return mean_loss(tokens) - mean_loss(reference)
 
 
-def recall(tokens: Tokens, prefixed: Tokens) -> float:
+def recall(tokens: Tokens, behind_prefix: Tokens) -> float:
     """ReCaLL: minus the ratio of the log-likelihood behind a text that was never read to the one
     without it; at most 0.
 
@@ -115,17 +115,17 @@ def recall(tokens: Tokens, prefixed: Tokens) -> float:
     low means known.
 
     >>> said = Tokens(np.array([-1.0, -3.0]), *[np.zeros(2)] * 3)
-    >>> prefixed = Tokens(np.array([-1.0, -1.0]), *[np.zeros(2)] * 3)
-    >>> recall(said, prefixed)
+    >>> behind_prefix = Tokens(np.array([-1.0, -1.0]), *[np.zeros(2)] * 3)
+    >>> recall(said, behind_prefix)
     -0.5
     """
     alone = mean_loss(tokens)
     if alone == 0:
         raise Unscorable("the text has no loss")
-    return -mean_loss(prefixed) / alone
+    return -mean_loss(behind_prefix) / alone
 
 
-def gradient_norm(slope: float) -> float:
+def gradient_norm(grad_norm: float) -> float:
     """Norm of the gradient of the mean loss at all weights; at least 0.
 
     Source: Maini et al. 2021 (arXiv 2104.10706), as in open-unlearning.
@@ -133,4 +133,4 @@ def gradient_norm(slope: float) -> float:
     >>> gradient_norm(2.5)
     2.5
     """
-    return slope
+    return grad_norm

@@ -101,14 +101,14 @@ def leak_at_k(truth: str, samples: Sequence[str], *, k: int = 4) -> float:
     )
 
 
-def perplexity(told: Tokens) -> float:
+def perplexity(reference_on_generated: Tokens) -> float:
     """Exp of the mean loss of what was written, as the reference model sees it.
 
     At least 1, high where it is no language any more.
 
-    >>> told = Tokens(np.log([0.5, 0.125]), *[np.zeros(2)] * 3)
-    >>> round(perplexity(told), 6)
+    >>> reference_on_generated = Tokens(np.log([0.5, 0.125]), *[np.zeros(2)] * 3)
+    >>> round(perplexity(reference_on_generated), 6)
     4.0
     """
-    _counted(told)
-    return float(np.exp(-told.logp.mean()))
+    _counted(reference_on_generated)
+    return float(np.exp(-reference_on_generated.logp.mean()))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-COLUMNS = ("logp", "rank", "mean", "spread")
+COLUMNS = ("logp", "rank", "mean", "std")
 
 
 class Tokens(NamedTuple):
@@ -14,7 +14,7 @@ class Tokens(NamedTuple):
     before it).
 
     ``logp``: log-probability in nats, at most 0. ``rank``: how many tokens of the vocabulary were
-    more probable; 0 for the greedy one. ``mean``, ``spread``: mean and standard deviation of the
+    more probable; 0 for the greedy one. ``mean``, ``std``: mean and standard deviation of the
     log-probability over the vocabulary, in nats. What was not asked for, or is not given away by
     the model's server, is empty. ``cut``: whether the text went on behind the end of the model's
     context.
@@ -23,5 +23,5 @@ class Tokens(NamedTuple):
     logp: Array
     rank: Array
     mean: Array
-    spread: Array
+    std: Array
     cut: bool = False

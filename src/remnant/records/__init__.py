@@ -3,6 +3,20 @@ behind.
 """
 
 from remnant.records.artefact import SCHEMA, FileRecord, Manifest, Piece, Result
+from remnant.records.audit import (
+    AuditResult,
+    AuditSpec,
+    CastMember,
+    Cell,
+    Evidence,
+    Outcome,
+    Recovery,
+    Rule,
+    Says,
+    Shares,
+    Verdict,
+    status_of,
+)
 from remnant.records.base import (
     Half,
     OwnHalf,
@@ -12,20 +26,6 @@ from remnant.records.base import (
     Share,
     Stage,
     circumstance,
-)
-from remnant.records.judge import (
-    CastMember,
-    Cell,
-    Evidence,
-    JudgeResult,
-    JudgeSpec,
-    Outcome,
-    Recovery,
-    Rule,
-    Says,
-    Shares,
-    Verdict,
-    status_of,
 )
 from remnant.records.measure import (
     Check,
@@ -67,6 +67,8 @@ from remnant.records.unlearn import Probed, TermSpec, UnlearnResult, UnlearnSpec
 
 __all__ = [
     "SCHEMA",
+    "AuditResult",
+    "AuditSpec",
     "ByLoraSpec",
     "BySureSpec",
     "Calibration",
@@ -84,8 +86,6 @@ __all__ = [
     "ExplainSpec",
     "FileRecord",
     "Half",
-    "JudgeResult",
-    "JudgeSpec",
     "LayersResult",
     "LoraResult",
     "LoraSpec",

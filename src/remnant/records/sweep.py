@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import Field
 
 from remnant.names import Name
+from remnant.records.audit import Rule
 from remnant.records.base import Record
-from remnant.records.judge import Rule
 from remnant.records.measure import MeasureSpec
 from remnant.records.prepare import PrepareSpec
 from remnant.records.train import TrainSpec
@@ -46,5 +46,5 @@ class SweepSpec(Record):
     packed: tuple[str, ...] = ()
     transform: dict[str, Any] = Field(default_factory=dict)
     measure: MeasureSpec = MeasureSpec()
-    judge: Rule = Rule()
+    rule: Rule = Rule()
     study: bool = False

@@ -53,7 +53,7 @@ def _render(results: Results, studies: list[Study], examples: list[dict[str, Any
         groups=[_group(g) for g in (*over_seeds(results.groups), *results.groups)],
         signs=table.signs(results),
         checks=table.checks(results),
-        rule=results.sweep.judge,
+        rule=results.sweep.rule,
         failures=results.failures,
         settings=_settings(results),
         runs=_runs(results),

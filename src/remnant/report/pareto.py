@@ -59,7 +59,7 @@ def study(results: Results, store: Store) -> list[Study]:
         dev, test = (_points(results, store, corpus, half) for half in ("dev", "test"))
         if dev and test:
             found.append(
-                Study(corpus, dev, test, front(dev), choose(dev, results.sweep.judge.utility_floor))
+                Study(corpus, dev, test, front(dev), choose(dev, results.sweep.rule.utility_floor))
             )
     return found
 

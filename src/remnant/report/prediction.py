@@ -9,7 +9,7 @@ from remnant.flow.store import disk_errors
 from remnant.forecast.adapter import opened
 from remnant.forecast.forecast import Calibration, Forecast, calibration, forecast, verdict
 from remnant.forecast.grids import DEFAULT, grid
-from remnant.forecast.stream import SAMPLE, survey
+from remnant.forecast.stream import SAMPLE, scan
 from remnant.functional.survival import Survival, survival, survival_of_model
 from remnant.report import notebook
 from remnant.report.charts import layer_heat_map
@@ -60,7 +60,7 @@ def predict(
     """
     grids = [grid(name) for name in quantizers or DEFAULT]
     sample = 0 if exact else SAMPLE
-    sums = survey(opened(target), opened(unlearned), grids, report, keep=keep, sample=sample)
+    sums = scan(opened(target), opened(unlearned), grids, report, keep=keep, sample=sample)
     by = calibration()
     used = dict.fromkeys(name for found in sums.values() for name in found)
     whole = {}

@@ -13,10 +13,10 @@ from remnant.flow.store import Store
 from remnant.forecast.forecast import Forecast, calibration, forecast, verdict
 from remnant.functional.survival import Survival
 from remnant.records import (
+    AuditResult,
     Cell,
     Evidence,
     ExplainResult,
-    JudgeResult,
     Manifest,
     Piece,
     Recovery,
@@ -27,7 +27,7 @@ from remnant.transforms.table import told_by_weights
 
 SUMMARY_SCHEMA = 1
 # Stages whose files the report reads.
-READ = ("measure", "explain", "judge")
+READ = ("measure", "explain", "audit")
 # Plain asking stays below its limits; what a stronger test says is another matter.
 QUIET = ("stayed forgotten", "not said")
 # How a cell is coloured; the verdict has a rule of its own. Points of PrivLeak, share of utility.
@@ -129,7 +129,7 @@ def collect(
     pieces_by_name = {p.name: p for p in pieces}
     groups: list[Group] = []
     for piece in pieces:
-        if piece.stage != "judge" or piece.name not in done:
+        if piece.stage != "audit" or piece.name not in done:
             continue
         folder = store.path(piece.name)
         cells = [Cell.model_validate(c) for c in _read(folder / "cells.json")]
@@ -140,7 +140,7 @@ def collect(
                 cells=cells,
                 recoveries=[Recovery.model_validate(r) for r in _read(folder / "recovery.json")],
                 verdicts=[Verdict.model_validate(v) for v in _read(folder / "verdicts.json")],
-                auc_retrain=done[piece.name].of(JudgeResult).auc_retrain,
+                auc_retrain=done[piece.name].of(AuditResult).auc_retrain,
                 evidence=[Evidence.model_validate(e) for e in _read(folder / "evidence.json")],
             )
         )
@@ -211,7 +211,7 @@ def summary(results: Results) -> dict[str, JsonValue]:
         "checks": list(checks(results)),
         "survival": [_flat(s) for g in results.groups for s in g.surviving],
         "failed": lost,
-        "rule": results.sweep.judge.model_dump(mode="json"),
+        "rule": results.sweep.rule.model_dump(mode="json"),
     }
 
 

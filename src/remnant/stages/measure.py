@@ -97,17 +97,17 @@ def run(
     del held
     if second:
         reference = on_device(open_model(str(inputs["reference"])))
-        judge = Local(reference, tokenizer, spec.batch_tokens)
-        told = collect(
+        reader = Local(reference, tokenizer, spec.batch_tokens)
+        referred = collect(
             second,
-            judge,
+            reader,
             out / "reference.jsonl",
             lambda done, total: report(done, total, "reading by the reference"),
         )
     else:
-        told = answers
+        referred = answers
     rows = [
-        _row(p, item, sets[p.on], answers, told)
+        _row(p, item, sets[p.on], answers, referred)
         for p in plans
         if "view" not in p.method.reads
         for item in sets[p.on].items
@@ -150,8 +150,8 @@ def _checks_of_who_answers(
     """
     if model is not None:
         return model_checks(model, tokenizer)
-    told = getattr(backend, "checks", None)
-    return [*(told() if told else []), special_tokens_check(tokenizer)]
+    checks = getattr(backend, "checks", None)
+    return [*(checks() if checks else []), special_tokens_check(tokenizer)]
 
 
 def _backend(
@@ -250,7 +250,7 @@ def _of_user(spec: MeasureSpec, corpus: Path, extra: MetricSpec) -> Plan:
 
 def _wanted(spec: MeasureSpec, corpus: Path, method: Method, columns: tuple[str, ...]) -> Wanted:
     unread = ""
-    if "prefixed" in method.reads and (corpus / "privleak/holdout.json").is_file():
+    if "behind_prefix" in method.reads and (corpus / "privleak/holdout.json").is_file():
         unread = beginning(privleak_texts(corpus, "holdout")[-1], UNREAD_WORDS)
     return Wanted(
         columns, spec.samples, spec.temperature, spec.seed, spec.decoding == "paper-code", unread
@@ -301,11 +301,11 @@ def _of_reference(
     """
     if METRIC_READINGS[read].of is None:
         return asked(read, item, of, wanted)
-    request = _told(item, of, wanted, answers)
+    request = _on_generated(item, of, wanted, answers)
     return [request] if request else []
 
 
-def _told(item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> Reading | None:
+def _on_generated(item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> Reading | None:
     """What was written for an item, to be read behind its prompt; None if nothing was."""
     (request,) = asked("generated", item, of, wanted)
     text = answers[request]
@@ -316,7 +316,7 @@ def _told(item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> Reading 
     )
 
 
-def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -> Row:
+def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, referred: Answers) -> Row:
     def row(value: float | None, status: str) -> Row:
         return Row(
             metric=plan.name,
@@ -328,7 +328,7 @@ def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -
         )
 
     try:
-        values = {r: _value(r, item, of, plan.wanted, answers, told) for r in plan.method.reads}
+        values = {r: _value(r, item, of, plan.wanted, answers, referred) for r in plan.method.reads}
         found = plan.method.load()(*map(plain, values.values()), **plan.method.params)
     except Unscorable as error:
         return row(None, str(error))
@@ -340,14 +340,14 @@ def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, told: Answers) -
 
 
 def _value(
-    read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers, told: Answers
+    read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers, referred: Answers
 ) -> Any:
     reading = METRIC_READINGS[read]
     if reading.of is None:
-        who = told if reading.model == "reference" else answers
+        who = referred if reading.model == "reference" else answers
         return value(read, item, of, wanted, who)
-    request = _told(item, of, wanted, answers)
-    found = told[request] if request else Refused("nothing was written")
+    request = _on_generated(item, of, wanted, answers)
+    found = referred[request] if request else Refused("nothing was written")
     if not isinstance(found, Tokens):
         raise Unscorable(found.reason if isinstance(found, Refused) else "nothing was read")
     return found

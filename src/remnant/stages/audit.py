@@ -1,4 +1,4 @@
-"""judge: rows of several models -> cells with intervals, recovery, evidence, and a verdict by a
+"""audit: rows of several models -> cells with intervals, recovery, evidence, and a verdict by a
 rule fixed before the run. No torch.
 """
 
@@ -11,7 +11,7 @@ from remnant.corpus import needed
 from remnant.errors import UserError
 from remnant.functional.stats import Interval
 from remnant.metrics import MEMBERSHIP, Column
-from remnant.records import Evidence, JudgeResult, JudgeSpec, Recovery, Rule, Shares, Verdict
+from remnant.records import AuditResult, AuditSpec, Evidence, Recovery, Rule, Shares, Verdict
 from remnant.stages.cells import asked, auc_of, cells_of, read_rows
 from remnant.stages.evidence import weigh
 from remnant.stages.lineup import Lineup, mean, ratio, unmeasured
@@ -21,14 +21,14 @@ LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
 
 
 def run(
-    spec: JudgeSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]
-) -> JudgeResult:
+    spec: AuditSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]
+) -> AuditResult:
     """Write cells.json, recovery.json, evidence.json and verdicts.json; count the outcomes."""
     places = [(m.corpus, m.model, m.quantizer) for m in spec.cast.values()]
     if len(set(places)) < len(places) or len({corpus for corpus, _, _ in places}) > 1:
         raise UserError(
-            "A judgement compares models of one corpus, each once per quantizer.",
-            "Judge several seeds or corpora apart.",
+            "An audit compares models of one corpus, each once per quantizer.",
+            "Audit several seeds or corpora apart.",
         )
     sheets = {role: read_rows(path / "rows.jsonl", spec.roles) for role, path in inputs.items()}
     by_place = {(m.model, m.quantizer): role for role, m in spec.cast.items()}
@@ -74,7 +74,7 @@ def run(
         )
         (out / f"{name}.json").write_text(text, encoding="utf-8")
     outcomes = [v.outcome for v in verdicts]
-    return JudgeResult(
+    return AuditResult(
         auc_retrain=auc_retrain.value if auc_retrain else None,
         outcomes={o: outcomes.count(o) for o in sorted(set(outcomes))},
     )

@@ -1,4 +1,4 @@
-"""The rule of the verdict, who is judged, and what a judgement consists of."""
+"""The rule of the verdict, who is judged, and what a audit consists of."""
 
 from collections import Counter
 from typing import Annotated, Literal
@@ -40,7 +40,7 @@ class Rule(Record):
 
 
 class CastMember(Record):
-    """What a measured model is, for the judge and the report."""
+    """What a measured model is, for the audit and the report."""
 
     corpus: str
     model: str
@@ -50,7 +50,7 @@ class CastMember(Record):
     seed: int | None
 
 
-class JudgeSpec(Record):
+class AuditSpec(Record):
     """The rule, who is who among the measured models, and what the user's metrics count as."""
 
     rule: Rule = Rule()
@@ -126,7 +126,7 @@ class Evidence(Record):
 
 
 class Verdict(Record):
-    """The judgement on one unlearned model under one quantizer, in one word and one sentence.
+    """The audit on one unlearned model under one quantizer, in one word and one sentence.
 
     "not said": plain asking finds nothing and a stronger test still tells; ``reason`` names it.
     Only "stayed forgotten" is a pass.
@@ -138,8 +138,8 @@ class Verdict(Record):
     reason: str
 
 
-class JudgeResult(Record):
-    """What a judgement came to: the retrain model's raw AUC, and how often each outcome."""
+class AuditResult(Record):
+    """What a audit came to: the retrain model's raw AUC, and how often each outcome."""
 
     auc_retrain: float | None
     outcomes: dict[Outcome, int]
