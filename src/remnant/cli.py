@@ -330,7 +330,7 @@ def audit(
 
 @main.command()
 @click.argument("target")
-@click.argument("unlearned")
+@click.argument("unlearned", required=False)
 @click.option(
     "-q",
     "--quantizer",
@@ -356,20 +356,28 @@ def audit(
 @click.option(
     "--out", type=Path, default=Path("prediction"), show_default=True, help="Folder of the report."
 )
+@click.option(
+    "--lr",
+    type=float,
+    help="Before anything is unlearned: what this rate of AdamW can move in bfloat16.",
+)
 @_guarded
 def predict(
-    target: str,
-    unlearned: str,
-    quantizers: tuple[str, ...],
-    keep: tuple[str, ...],
-    exact: bool,
-    out: Path,
+    target: str, unlearned: str | None, lr: float | None, out: Path, **options: Any
 ) -> int | None:
-    """Forecast from two checkpoints alone what quantization will bring back.
+    """Forecast from two checkpoints alone what quantization will bring back; or, from the target
+    and a learning rate (--lr), what it would.
 
     No GPU, no data, no torch.
     """
-    return _done("predict", target, unlearned, quantizers, keep, exact, out)
+    if (unlearned is None) == (lr is None):
+        raise UserError(
+            "A forecast needs the unlearned model, or the rate that is to be used; one of them.",
+            "Give TARGET UNLEARNED, or TARGET --lr 1e-5.",
+        )
+    if unlearned is None:
+        return _done("predict_before", target, lr, **options)
+    return _done("predict", target, unlearned, out=out, **options)
 
 
 @main.command()

@@ -283,6 +283,25 @@ def predict(
     )
 
 
+def predict_before(
+    target: str, rate: float, quantizers: Sequence[str], keep: Sequence[str], exact: bool
+) -> None:
+    """Say what a rate can move in a target kept in bfloat16, and what each grid leaves of it."""
+    prediction = importlib.import_module("remnant.report.prediction")
+    with counting(terminal.console(stderr=True), "Reading the target") as report:
+        found = prediction.before(target, rate, quantizers, keep, report, exact=exact)
+    shown = Table("grid", "of the weights that can move, in the zero bin")
+    for name, share in found.in_zero_bin.items():
+        colour = "red" if name in found.erasing else "default"
+        shown.add_row(name, "-" if share is None else f"[{colour}]{share:.1%}[/]")
+    console = terminal.console()
+    console.print(
+        f"In bfloat16 a step of {rate:g} moves {found.movable:.1%} of the weights.", highlight=False
+    )
+    console.print(shown)
+    console.print(escape(found.verdict), highlight=False)
+
+
 def exit_code(outcomes: set[str]) -> int:
     """0 if there are verdicts and all stayed forgotten.
 

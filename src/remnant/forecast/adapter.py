@@ -21,12 +21,14 @@ class Update(NamedTuple):
     left: Floats
     right: Floats
 
-    def entries(self, first: int, size: int) -> NDArray[np.float32]:
-        """So many entries from ``first`` on, in the order of the rows.
+    def entries(self, first: int, weight: Floats) -> NDArray[np.float32]:
+        """What is added to the entries from ``first`` on, in the order of the rows.
 
-        >>> Update(np.ones((2, 1), np.float32), np.arange(3, dtype=np.float32)[None]).entries(2, 2)
+        >>> update = Update(np.ones((2, 1), np.float32), np.arange(3, dtype=np.float32)[None])
+        >>> update.entries(2, np.zeros(2, np.float32))
         array([2., 0.], dtype=float32)
         """
+        size = weight.size
         columns = self.right.shape[1]
         top, bottom = first // columns, -(-(first + size) // columns)
         rows = self.left[top:bottom] @ self.right

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,19 @@ _CONV1D = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
 class Update(Protocol):
     """What is added to a weight: its entries from one on, in the order of the rows."""
 
-    def entries(self, first: int, size: int) -> Floats:
-        """So many entries from ``first`` on."""
+    def entries(self, first: int, weight: Floats) -> Floats:
+        """What is added to the entries from ``first`` on, which are ``weight``."""
+
+
+class _Twice(NamedTuple):
+    """An update of what another one has moved."""
+
+    once: Update
+    again: Update
+
+    def entries(self, first: int, weight: Floats) -> Floats:
+        moved = self.once.entries(first, weight)
+        return moved + self.again.entries(first, weight + moved)
 
 
 class Checkpoint:
@@ -57,6 +68,14 @@ class Checkpoint:
         """
         return [n for n, e in self.entries.items() if is_quantized_by_default(n, e.shape)]
 
+    def moved(self, update: Update) -> "Checkpoint":
+        """The same with every one of its matrices moved once more."""
+        own = self._updates
+        return Checkpoint(
+            self.folder,
+            {n: _Twice(own[n], update) if n in own else update for n in self.matrices()},
+        )
+
     def turned(self, name: str) -> bool:
         """Whether the weight is stored as [in, out] (GPT-2)."""
         return self.transposed and bool(_CONV1D.search(name))
@@ -81,7 +100,7 @@ class Checkpoint:
             entry = self._stored[name]
             own = self._from_disk(name, first, np.empty(size * BYTES[entry.dtype], np.uint8))
             plain = as_float32(own, entry.dtype, np.empty(size, np.float32))
-            raw.view(np.float32)[:] = plain + self._updates[name].entries(first, size)
+            raw.view(np.float32)[:] = plain + self._updates[name].entries(first, plain)
             return raw
         return self._from_disk(name, first, raw)
 

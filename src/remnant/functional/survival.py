@@ -7,11 +7,14 @@ anywhere in its bin keeps its update in expectation (E[r] = d) and gets noise of
 |d|); a bin that holds T and U erases d.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from operator import add
 from typing import NamedTuple
 
+# Where fewer of the weights than these can move, bfloat16 forgets little or nothing (docs/why.md).
+FEW = 0.1
 # Where the number of a transformer's block stands in the name of a weight.
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
 
@@ -108,3 +111,18 @@ def survival_of_model(found: Mapping[str, Sums]) -> Survival:
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def movable_below(rate: float) -> float:
+    """The magnitude below which a step of this size moves a weight kept in bfloat16.
+
+    A step is kept where it is at least half a unit of the weight's last place, of 8 digits. A power
+    of two.
+
+    Args:
+        rate: size of the step, above 0; AdamW's is about its learning rate.
+
+    >>> movable_below(6e-5)
+    0.015625
+    """
+    return 2.0 ** (math.floor(math.log2(rate) + 8) + 1)

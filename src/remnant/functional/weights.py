@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from remnant.functional.survival import movable_below
+
 
 def stochastic_round(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Round float32 to bfloat16, up or down with probability by distance, so that the expectation
@@ -20,6 +22,15 @@ def stochastic_round(weight: Tensor, generator: torch.Generator | None = None) -
     )
     rounded = ((bits + noise) & -65536).view(torch.float32)
     return torch.where(weight.isfinite(), rounded, weight).to(torch.bfloat16)
+
+
+def movable(weight: Tensor, rate: float) -> Tensor:
+    """True where a step of this size moves a weight that is kept in bfloat16. Bool, same shape.
+
+    >>> movable(torch.tensor([0.5, 0.01]), 6e-5).tolist()
+    [False, True]
+    """
+    return weight.abs() < movable_below(rate)
 
 
 def at_least_percentile(scores: Tensor, percentile: float) -> Tensor:

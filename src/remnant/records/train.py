@@ -1,6 +1,6 @@
 """How weights are moved, and what a model is trained on."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -35,9 +35,28 @@ class OptimSpec(Record):
         return self
 
 
+# What a model that was trained before wants, where nothing else is said: a rate in the range of its
+# own fine-tuning (papers on unlearning take 1e-5 to 5e-5), and passes over the text, not steps.
+FROM_BASE = {"lr": 2e-5, "passes": 5, "warmup": 5}
+# What a base model decides.
+SHAPE = (
+    "architecture",
+    "hidden",
+    "layers",
+    "heads",
+    "kv_heads",
+    "intermediate",
+    "context",
+    "init_std",
+)
+
+
 class TrainSpec(OptimSpec):
     """A model from scratch (or from ``base``) on some splits of a corpus, in blocks of packed
     documents.
+
+    ``passes``: so many times over the text, in the place of ``steps``. From a base, rate, warm-up
+    and passes have defaults of their own, and the shape is the base's.
     """
 
     steps: Positive = 600
@@ -49,6 +68,7 @@ class TrainSpec(OptimSpec):
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     splits: tuple[Literal["forget", "retain1", "retain2"], ...] = ("forget", "retain1", "retain2")
     block_tokens: Positive = 384
+    passes: Positive | None = None
     base: str | None = None
     architecture: str = "llama"
     hidden: Positive = 128
@@ -59,8 +79,19 @@ class TrainSpec(OptimSpec):
     context: Positive = 512
     init_std: Annotated[float, Field(gt=0)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_base(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not data.get("base"):
+            return data
+        told = {k: v for k, v in FROM_BASE.items() if k != "passes" or "steps" not in data}
+        return told | data
+
     @model_validator(mode="after")
     def _way_of_training(self) -> "TrainSpec":
+        other = [n for n in SHAPE if getattr(self, n) != type(self).model_fields[n].default]
+        if self.base and other:
+            raise ValueError(f"the base model decides {', '.join(other)}; leave it out")
         if fault := fault_of_training(self.train, self.base):
             raise ValueError(fault)
         return self

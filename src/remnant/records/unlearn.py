@@ -100,6 +100,7 @@ class UnlearnResult(Record):
     probed. ``share_changed``: of the
     numbers in the weights, by a sample, 0 to 1. ``ended``: how it went, in a sentence.
     ``lost_updates``: share of the updates that rounding lost; None where they were not counted.
+    ``movable``: share of what may move that a step of about the rate moves in its dtype, 0 to 1.
     ``rule``: how the checkpoint was chosen. ``moving``: which weights were chosen to move, where
     there was a choice.
     """
@@ -114,3 +115,4 @@ class UnlearnResult(Record):
     probes: tuple[Probed, ...]
     lost_updates: float | None = None
     moving: Chosen | None = None
+    movable: float = 1.0

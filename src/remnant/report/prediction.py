@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from remnant.errors import UserError
 from remnant.flow.store import disk_errors
 from remnant.forecast.adapter import opened
 from remnant.forecast.forecast import Calibration, Forecast, calibration, forecast, verdict
 from remnant.forecast.grids import DEFAULT, grid
 from remnant.forecast.stream import SAMPLE, scan
+from remnant.forecast.zone import Zone, zone
 from remnant.functional.survival import Survival, survival, survival_of_model
 from remnant.report import notebook
 from remnant.report.charts import layer_heat_map
@@ -79,6 +81,26 @@ def predict(
         by,
         sample,
     )
+
+
+def before(
+    target: str,
+    rate: float,
+    quantizers: Sequence[str],
+    keep: Sequence[str],
+    report: Callable[[int, int, str], None],
+    *,
+    exact: bool = False,
+) -> Zone:
+    """What a rate can reach in a target kept in bfloat16, and what each quantizer leaves of it.
+
+    Raises:
+        UserError: an unknown quantizer, a rate that is none, or a target that cannot be read.
+    """
+    if not 0 < rate < 1:
+        raise UserError(f"{rate} is no learning rate.", "Give one between 0 and 1, like 1e-5.")
+    grids = [grid(name) for name in quantizers or DEFAULT]
+    return zone(opened(target), rate, grids, report, keep=keep, sample=0 if exact else SAMPLE)
 
 
 def write(found: Prediction, out: Path) -> Path:

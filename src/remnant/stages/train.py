@@ -1,6 +1,7 @@
 """train: corpus -> a model that has read some of its splits, from scratch or from a base model."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,7 +50,9 @@ def run(
             "Lower train.block_tokens or raise train.context.",
         )
     texts = [text for split in spec.splits for text in raw_texts(corpus, split)]
-    loss_at = _loss(model, tokenizer, texts, spec)
+    blocks = _Blocks(tokenizer, texts, spec)
+    spec = _with_steps(spec, blocks.batches)
+    loss_at = _loss(model, tokenizer.pad_token_id, blocks, spec)
     moving = attach(model, spec)
     steps, _ = fit(moving, spec, loss_at, out, report)
     model = moving.settle()
@@ -63,34 +66,49 @@ def run(
     )
 
 
-def _loss(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], spec: TrainSpec
-) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
-    """Cross entropy on blocks that are packed anew in every epoch, so that neighbours in a block do
-    not become a cue.
+class _Blocks:
+    """Blocks of packed text, packed anew in every epoch, so that neighbours in a block do not
+    become a cue.
     """
-    packed: dict[int, list[list[int]]] = {}
 
-    def epoch_blocks(epoch: int) -> list[list[int]]:
-        if epoch not in packed:
-            packed.clear()
-            packed[epoch] = pack(
-                tokenizer, texts, spec.block_tokens, seed=spec.seed * 100_003 + epoch
-            )
-        return packed[epoch]
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, texts: list[str], spec: TrainSpec
+    ) -> None:
+        self._packed: dict[int, list[list[int]]] = {}
+        self._pack = partial(pack, tokenizer, texts, spec.block_tokens)
+        self._seed = spec.seed * 100_003
+        # Epochs differ a little in their number of blocks; the first one sets how many batches
+        # every epoch has.
+        self.batches = max(1, len(self.of(0)) // spec.batch_size)
 
-    # Epochs differ a little in their number of blocks; the first one sets how many batches every
-    # epoch has.
-    batches = max(1, len(epoch_blocks(0)) // spec.batch_size)
+    def of(self, epoch: int) -> list[list[int]]:
+        """The blocks of one epoch."""
+        if epoch not in self._packed:
+            self._packed.clear()
+            self._packed[epoch] = self._pack(seed=self._seed + epoch)
+        return self._packed[epoch]
+
+
+def _with_steps(spec: TrainSpec, batches: int) -> TrainSpec:
+    """The steps that some passes over the text are."""
+    if spec.passes is None:
+        return spec
+    return spec.model_copy(update={"steps": -(-spec.passes * batches // spec.accumulate)})
+
+
+def _loss(
+    model: PreTrainedModel, pad: int, blocks: _Blocks, spec: TrainSpec
+) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
+    """Cross entropy on blocks."""
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
-        epoch, place = divmod(micro, batches)
-        blocks = epoch_blocks(epoch)
+        epoch, place = divmod(micro, blocks.batches)
+        own = blocks.of(epoch)
         chosen = [
-            blocks[(place * spec.batch_size + i) % len(blocks)]
-            for i in range(min(spec.batch_size, len(blocks)))
+            own[(place * spec.batch_size + i) % len(own)]
+            for i in range(min(spec.batch_size, len(own)))
         ]
-        batch = collate(chosen, tokenizer.pad_token_id, next(model.parameters()).device)
+        batch = collate(chosen, pad, next(model.parameters()).device)
         with torch.enable_grad():
             loss = gdr(
                 View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)

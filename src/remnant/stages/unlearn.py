@@ -34,7 +34,7 @@ from remnant.stages.examples import read_examples
 from remnant.trainable.attach import attach
 from remnant.trainable.trainable import Trainable
 from remnant.training.loop import AfterStep, fit
-from remnant.training.stepper import in_regime, storage_dtype
+from remnant.training.stepper import in_regime, movable_share, storage_dtype, warning_of_rate
 
 PROBE_ITEMS = 48
 LEAVES = (*LEFT_BY_MODELS, CONFIG, WEIGHTS, "steps.jsonl")
@@ -84,6 +84,9 @@ def run(
     streams = make_streams(model, terms, pools, pad, spec.seed)
     probe = make_probe(model, tokenizer, corpus)
     moving = attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
+    reach = movable_share(moving, spec, spec.lr)
+    if warning := warning_of_rate(moving, spec):
+        tell(warning)
     best = out / "best.pt"
     if best.exists() and not is_whole(best):
         _start_afresh(out)
@@ -118,6 +121,7 @@ def run(
         probes=tuple(Probed.model_validate(p) for p in probes),
         lost_updates=_mean_of(out / "steps.jsonl", "lost") if spec.count_lost else None,
         moving=moving.result,
+        movable=reach,
     )
 
 

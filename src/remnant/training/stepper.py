@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from remnant.functional.weights import stochastic_round
+from remnant.functional.survival import FEW
+from remnant.functional.weights import movable, stochastic_round
 from remnant.model.load import in_dtype
 from remnant.records import OptimSpec, Weights
 from remnant.trainable.parts import Part
+from remnant.trainable.trainable import Trainable
 
 
 @dataclass
@@ -117,6 +119,36 @@ def in_regime(model: PreTrainedModel, spec: OptimSpec) -> PreTrainedModel:
     """
     in_dtype(model, storage_dtype(spec.weights))
     return model.float() if spec.compute == "fp32" else model
+
+
+def movable_share(moving: Trainable, spec: OptimSpec, rate: float) -> float:
+    """The share of what may move that a step of about the rate moves in its dtype, 0 to 1.
+
+    All of it, unless the weights are kept in plain bfloat16.
+    """
+    if (moving.weights or spec.weights) != "bf16":
+        return 1.0
+    values = [part.read() for part in moving.parts]
+    return sum(int(movable(v, rate).sum()) for v in values) / sum(v.numel() for v in values)
+
+
+def warning_of_rate(moving: Trainable, spec: OptimSpec) -> str:
+    """What to say before the first step where the rate moves too little; "" where it does not.
+
+    >>> warning_of_rate(Trainable(*[None] * 5), OptimSpec())
+    ''
+    """
+    share = movable_share(moving, spec, spec.lr)
+    if share >= FEW:
+        return ""
+    enough = spec.lr
+    while movable_share(moving, spec, enough) < FEW:
+        enough *= 2
+    return (
+        f"A step of {spec.lr:g} moves {share:.1%} of these weights in bfloat16: little may be "
+        "forgotten, and 4-bit quantization may undo it (docs/why.md). Keep the weights in float32 "
+        f"or round stochastically (--weights), or raise the rate to about {enough:g}."
+    )
 
 
 def storage_dtype(weights: str) -> torch.dtype:
