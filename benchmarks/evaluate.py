@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from rouge_score import rouge_scorer
 
+from remnant.context import Context, ModelCache
 from remnant.evaluate.trial import model_checks
+from remnant.flow.run import here
 from remnant.functional.stats import auc
 from remnant.functional.text import cut_answer
 from remnant.model.load import open_model, open_tokenizer
@@ -37,6 +39,9 @@ BUDGET_MB = 512
 
 def silent(*anything: object) -> None:
     pass
+
+
+WORK = Context(silent, ModelCache(), here())
 
 
 def one_by_one(model: Any, tokenizer: Any, corpus: Path, answer_tokens: int) -> dict[str, float]:
@@ -120,7 +125,7 @@ def together(folder: Path, corpus: Path, out: Path) -> dict[str, float]:
     """The same numbers by Remnant, opening the model included."""
     out.mkdir()
     spec = MeasureSpec(metrics=("verbmem", "knowmem_forget", "knowmem_retain", *NAMES.values()))
-    measure.run(spec, {"model": folder, "corpus": corpus}, out, silent)
+    measure.run(spec, {"model": folder, "corpus": corpus}, out, WORK)
     sheet = read_rows(out / "rows.jsonl")
     found = {
         m: 100 * float(sheet.column(m).mean())
@@ -197,9 +202,9 @@ def main() -> None:
             ),
             {},
             corpus,
-            silent,
+            WORK,
         )
-        train.run(TrainSpec(steps=given.steps, context=1024), {"corpus": corpus}, folder, silent)
+        train.run(TrainSpec(steps=given.steps, context=1024), {"corpus": corpus}, folder, WORK)
         turns = []
         for turn in range(given.turns):
             started = time.perf_counter()

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from remnant.context import Context, ModelCache
 from remnant.flow.plan import plan
 from remnant.flow.run import make
 from remnant.flow.store import Store
@@ -32,6 +33,7 @@ from remnant.training.stepper import in_regime
 
 SWEEP = Path(__file__).parent / "gpu_check.toml"
 STEPS = 10
+SILENT = Context(lambda *_: None, ModelCache())
 
 
 def agreement(device: str) -> dict[str, float]:
@@ -67,7 +69,7 @@ def _trained(model: PreTrainedModel, place: str) -> PreTrainedModel:
     model = model.to(place)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         moving, spec = everything(model), OptimSpec(steps=10, lr=1e-3)
-        fit(moving, spec, _loss(model, ids), Path(folder), lambda *_: None)
+        fit(moving, spec, _loss(model, ids), Path(folder), SILENT)
     return model
 
 
@@ -94,7 +96,7 @@ def step_seconds(device: str, hidden: int, layers: int) -> dict[str, float]:
         )
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            fit(moving, spec, loss_at, Path(folder), lambda *_: None)
+            fit(moving, spec, loss_at, Path(folder), SILENT)
         found[f"{name}_step_seconds"] = (time.perf_counter() - begin) / STEPS
     return found
 

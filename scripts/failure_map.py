@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from remnant.context import Context, ModelCache
 from remnant.corpus.muse import knowmem, verbmem
 from remnant.flow.plan import Node, plan
 from remnant.flow.run import make
@@ -93,12 +94,13 @@ def follow(spec: UnlearnSpec, target: Path, corpus: Path, grids: list[str], ever
             look(step, parts)
         return False
 
+    work = Context(lambda *_: None, ModelCache())
     with tempfile.TemporaryDirectory() as folder:
         loss_at = make_loss(model, terms, streams, spec.batch_size, pad)
         moving = attach(
             model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)
         )
-        fit(moving, spec, loss_at, Path(folder), lambda *_: None, after_step)
+        fit(moving, spec, loss_at, Path(folder), work, after_step)
 
 
 def _looker(

@@ -91,13 +91,16 @@ def measured(
     model: str, corpus: Path, engine: str | None
 ) -> tuple[dict[tuple[str, str, str], float], float]:
     """Value by metric, split and item, and the seconds it took."""
+    from remnant.context import Context, ModelCache
+    from remnant.flow.run import here
     from remnant.records import MeasureSpec
     from remnant.stages import measure
 
     with tempfile.TemporaryDirectory() as out:
         begin = time.perf_counter()
         spec = MeasureSpec.model_validate({"metrics": METRICS, "engine": engine})
-        measure.run(spec, {"model": Path(model), "corpus": corpus}, Path(out), silent)
+        work = Context(silent, ModelCache(), here())
+        measure.run(spec, {"model": Path(model), "corpus": corpus}, Path(out), work)
         rows = [
             json.loads(line)
             for line in (Path(out) / "rows.jsonl").read_text(encoding="utf-8").splitlines()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.context import Context, ModelCache, Progress
 from remnant.model.load import open_tokenizer, save_model
 from remnant.records import PrepareSpec
 from remnant.stages import prepare
@@ -19,8 +20,16 @@ from remnant.testing import tiny_model
 torch.set_num_threads(1)
 
 
-def silent(done: int, total: int, note: str) -> None:
+def unheard(done: int, total: int, note: str) -> None:
     """A progress report that nobody reads."""
+
+
+def hearing(progress: Progress) -> Context:
+    """A context that tells somebody how far a stage is."""
+    return Context(progress, ModelCache())
+
+
+silent = hearing(unheard)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from remnant.forecast.stream import scan
 from remnant.model.adapter import merge
 from remnant.model.load import open_model
 from remnant.testing import tiny_model
-from tests.conftest import silent
+from tests.conftest import unheard
 
 peft = pytest.importorskip("peft")
 Save = Callable[[PreTrainedModel, str], Path]
@@ -239,5 +239,5 @@ def test_what_is_no_adapter_of_a_model_that_is_there_is_said(
     (adapter / "adapter_config.json").write_text(json.dumps(moved))
     node = planning.model(store, str(adapter))
     assert isinstance(node, planning.Node)
-    make(store, node, silent)
+    make(store, node, unheard)
     assert call("merge", base, "--store", tmp_path / "s").exit_code == 2

@@ -20,6 +20,7 @@ from remnant.model.load import save_model
 from remnant.stages import measure as measure_stage
 from remnant.stages.cells import read_rows
 from remnant.testing import tiny_model
+from tests.conftest import silent
 
 COMMANDS = (
     "demo prepare train unlearn merge transform measure audit predict study run plan ls show "
@@ -578,7 +579,7 @@ def test_a_truth_that_is_empty_is_a_status(
         MeasureSpec(),
         {"model": model_folder, "corpus": corpus},
         out,
-        lambda done, total, note: None,
+        silent,
     )
     rows = {
         r["id"]: r

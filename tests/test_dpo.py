@@ -27,7 +27,7 @@ from remnant.stages import unlearn
 from remnant.testing import readings, tiny_model
 from remnant.trainable.layers import everything
 from remnant.training.loop import fit
-from tests.conftest import silent
+from tests.conftest import hearing, silent
 
 PLACE = Outside("nowhere")
 
@@ -224,7 +224,7 @@ def test_a_run_on_the_labs_questions_resumes_to_the_same_bits(
             if done == cut:
                 raise KeyboardInterrupt
 
-        unlearn.run(spec, inputs, out, stop if cut else silent)
+        unlearn.run(spec, inputs, out, hearing(stop) if cut else silent)
         return (out / "model.safetensors").read_bytes(), (out / "steps.jsonl").read_text()
 
     whole = run("whole", None)

@@ -39,7 +39,7 @@ from remnant.records import (
 )
 from remnant.resolve import resolve
 from remnant.verbs import sweep_path
-from tests.conftest import silent
+from tests.conftest import unheard
 
 SWEEP = """
 name = "small"
@@ -200,7 +200,7 @@ def test_a_piece_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     other = train_node(
         TrainSpec(steps=1, hidden=32, heads=2, kv_heads=2, intermediate=32, layers=1), good
     )
-    failed = running.work(store, [good, bad, other], lambda node: silent)
+    failed = running.work(store, [good, bad, other], lambda node: unheard)
     assert [n.name for n in failed] == [bad.name]
     assert store.has(other.name)
     assert (
@@ -226,10 +226,10 @@ def test_a_crash_leaves_nothing_under_objects(
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", lambda a, b: (_ for _ in ()).throw(RuntimeError("power cut")))
         with pytest.raises(RuntimeError, match="power cut"):
-            running.make(store, node, silent)
+            running.make(store, node, unheard)
     assert not store.has(node.name)
     assert list((tmp_path / "objects").iterdir()) == []
-    assert running.make(store, node, silent) == store.path(node.name)
+    assert running.make(store, node, unheard) == store.path(node.name)
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_damage_is_found(tmp_path: Path) -> None:
             vocab_size=400,
         )
     )
-    path = running.make(store, node, silent)
+    path = running.make(store, node, unheard)
     assert path is not None
     (path / "raw" / "forget.json").write_text("[]")
     assert store.faults(node.name) == ["raw/forget.json"]

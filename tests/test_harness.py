@@ -15,6 +15,7 @@ from remnant.model.load import save_model
 from remnant.records import MeasureSpec
 from remnant.stages import measure
 from remnant.testing import tiny_model
+from tests.conftest import silent
 
 
 def test_choice_equals_likelihoods_by_hand(
@@ -25,9 +26,7 @@ def test_choice_equals_likelihoods_by_hand(
     save_model(model, tokenizer, tmp_path / "m")
     (tmp_path / "out").mkdir()
     spec = MeasureSpec(metrics=("verbmem",), ability=("choice",))
-    measure.run(
-        spec, {"model": tmp_path / "m", "corpus": corpus}, tmp_path / "out", lambda *a: None
-    )
+    measure.run(spec, {"model": tmp_path / "m", "corpus": corpus}, tmp_path / "out", silent)
     rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]
     found = [r["value"] for r in rows if r["metric"] == "ability_choice"]
     task = harness._choice_task(corpus, tmp_path)

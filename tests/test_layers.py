@@ -28,6 +28,7 @@ RANKS = {
     "durable": 1,
     "lineage": 1,
     "quiet": 1,
+    "context": 2,
     "catalog": 1,
     "readings": 1,
     "records": 1,
@@ -84,6 +85,17 @@ MEDIAN_OF_A_LINE = 7
 SHARE_OF_TESTS = 0.75
 MOST_ANY, MOST_IGNORED = 10, 10
 IGNORES = "# type: " + "ignore"
+CONTAINERS = ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp
+MAKERS = {"list", "dict", "set", "defaultdict", "Counter", "OrderedDict", "deque"}
+CHANGES = {
+    "append", "extend", "insert", "remove", "pop", "popitem", "clear", "update", "setdefault",
+    "add", "discard", "sort", "reverse", "appendleft",
+}  # fmt: skip
+# What a process remembers after all, by its file.
+REMEMBERED = {
+    # An address with a password in it is used in this process and written nowhere.
+    "_given": "secrecy.py",
+}
 
 
 def modules() -> list[Path]:
@@ -147,8 +159,8 @@ def test_functions_import_nothing_but_through_the_known_doors(path: Path) -> Non
 
 def test_modules_of_the_shell_do_not_import_torch() -> None:
     shell = (
-        "catalog", "readings", "records", "resolve", "corpus", "methods", "functional.text",
-        "functional.stats", "flow.plan", "flow.sweepfile", "flow.run",
+        "catalog", "context", "readings", "records", "resolve", "corpus", "methods",
+        "functional.text", "functional.stats", "flow.plan", "flow.sweepfile", "flow.run",
         "flow.store", "foreign", "evaluate.endpoint", "stages.audit", "report.table", "report.page",
         "score", "verbs", "cli",
     )  # fmt: skip
@@ -240,6 +252,57 @@ def test_tests_are_nearly_as_much_as_what_they_test() -> None:
     source = sum(len(lines_of_nodes(path)) for path in modules())
     tests = sum(len(lines_of_nodes(path)) for path in TESTS)
     assert tests >= SHARE_OF_TESTS * source
+
+
+def containers(tree: ast.Module) -> set[str]:
+    """The names at the top of a file that stand for lists, dictionaries and sets."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            value = node.value
+            made = isinstance(value, ast.Call) and ast.unparse(value.func) in MAKERS
+            if made or isinstance(value, CONTAINERS):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found |= {t.id for t in targets if isinstance(t, ast.Name)}
+    return found
+
+
+def changed_in(tree: ast.AST) -> set[str]:
+    """The last names of all that a file changes in place, or binds anew from within a function."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            found |= set(node.names)
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            found.add(ast.unparse(node.value))
+        elif isinstance(node, ast.AugAssign):
+            found.add(ast.unparse(node.target))
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in CHANGES
+        ):
+            found.add(ast.unparse(node.func.value))
+    return {name.rpartition(".")[2] for name in found}
+
+
+def test_no_module_remembers_anything() -> None:
+    """What pieces of work share is handed from one to the next (``remnant.context``), and what is
+    only read again is a cache of a pure function."""
+    trees = {path: ast.parse(path.read_text()) for path in modules()}
+    tops = {path: containers(tree) for path, tree in trees.items()}
+    changed = {path: changed_in(tree) for path, tree in trees.items()}
+    own = [(name, path) for path, names in tops.items() for name in names]
+    assert {(n, p.name) for n, p in own if n in changed[p]} == set(REMEMBERED.items())
+    everywhere = set(chain(*changed.values()))
+    assert not {n for n, _ in own if not n.startswith("_")} & everywhere
+
+
+def test_the_device_is_found_out_in_one_place() -> None:
+    asking = ("is_available()", "current_device(", "set_default_device(")
+    texts = {p.name: p.read_text() for p in modules() if part_of(p) != "runtimes"}
+    found = {name for call in asking for name, text in texts.items() if call in text}
+    assert found == {"run.py"}
 
 
 def returns_of(path: Path) -> list[str]:

@@ -28,7 +28,7 @@ from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
 from remnant.training.loop import fit
 from remnant.training.stepper import in_regime, storage_dtype
-from tests.conftest import silent
+from tests.conftest import hearing, silent
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
 FORMS = ["llama", "qwen3", "gemma3_text", "gemma2", "mistral", "gpt2", "gpt_neox", "mixtral"]
@@ -77,7 +77,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
             if done == cut:
                 raise KeyboardInterrupt
 
-        fit(everything(model), spec, loss_at, folder, cut_off)
+        fit(everything(model), spec, loss_at, folder, hearing(cut_off))
         return weights_of(model)
 
     whole = run(tmp_path / "whole", None)
@@ -95,7 +95,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
         spec,
         loss_for(again, spec, corpus, tokenizer),
         tmp_path / "cut",
-        lambda done, total, note: seen.append(done),
+        hearing(lambda done, total, note: seen.append(done)),
     )
     assert seen == []  # what was not sealed yet is there without a step
     assert all(torch.equal(a, b) for a, b in zip(whole, weights_of(again), strict=True))
@@ -125,7 +125,7 @@ def test_steps_that_are_not_this_runs_or_damaged_are_not_believed(
             if done == cut:
                 raise KeyboardInterrupt
 
-        fit(everything(model), OptimSpec(steps=steps, lr=1e-3), loss_at, tmp_path, report)
+        fit(everything(model), OptimSpec(steps=steps, lr=1e-3), loss_at, tmp_path, hearing(report))
         return weights_of(model), seen
 
     expected, _ = run()

@@ -28,7 +28,7 @@ from remnant.trainable.attach import attach
 from remnant.trainable.lora import Dropout, adapted
 from remnant.training import loop
 from remnant.training.loop import fit
-from tests.conftest import silent
+from tests.conftest import hearing, silent
 
 peft = pytest.importorskip("peft")
 BaseTunerLayer: Any = pytest.importorskip("peft.tuners.tuners_utils").BaseTunerLayer
@@ -110,7 +110,7 @@ def test_checkpoints_hold_the_adapter_alone_and_a_killed_run_ends_with_the_same_
                 os.kill(os.getpid(), signal.SIGKILL)
 
         moving = attach(model, spec)
-        fit(moving, spec, loss_of(model), tmp_path / name, watch)
+        fit(moving, spec, loss_of(model), tmp_path / name, hearing(watch))
         return moving.settle()
 
     whole = run("whole", None)

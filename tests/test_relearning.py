@@ -14,14 +14,13 @@ from remnant.corpus.prepared import raw_texts
 from remnant.errors import Interrupted, UserError
 from remnant.functional.segments import Known
 from remnant.methods import step
-from remnant.model.held import let_go
 from remnant.model.load import open_model
 from remnant.records import TransformSpec
 from remnant.stages import transform
 from remnant.testing import tiny_model
 from remnant.training.loop import Loop
 from remnant.training.relearning import relearn, texts_of
-from tests.conftest import silent
+from tests.conftest import hearing, silent
 
 Save = Callable[[PreTrainedModel, str], Path]
 
@@ -67,7 +66,7 @@ def test_no_steps_change_nothing_and_some_lower_the_loss(
     def heard(done: int, total: int, note: str) -> None:
         losses.append(float(note.split()[-1]))
 
-    relearn(model, tokenizer, corpus, Loop(tmp_path, heard, 0), steps=30, way=way, lr=1e-2)
+    relearn(model, tokenizer, corpus, Loop(tmp_path, hearing(heard), 0), steps=30, way=way, lr=1e-2)
     assert len(losses) == 30
     assert losses[-1] < losses[0] - 0.5
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
@@ -94,9 +93,10 @@ def test_a_run_that_was_cut_off_ends_at_the_same_weights(
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="at step 3 of 6"):
-        transform.run(spec, inputs, tmp_path / "cut", stopping)
+        transform.run(spec, inputs, tmp_path / "cut", hearing(stopping))
     seen: list[int] = []
-    transform.run(spec, inputs, tmp_path / "cut", lambda done, total, note: seen.append(done))
+    listening = hearing(lambda done, total, note: seen.append(done))
+    transform.run(spec, inputs, tmp_path / "cut", listening)
     assert 4 in seen
     assert 3 not in seen
     whole, cut = (weights_of(open_model(str(tmp_path / name))) for name in ("whole", "cut"))
@@ -116,7 +116,7 @@ def test_the_stage_says_what_moved_and_a_kept_model_is_the_saved_one(
     (tmp_path / "b").mkdir()
     transform.run(step("int4").spec, inputs, tmp_path / "b", silent)
     from_held = weights_of(open_model(str(tmp_path / "b")))
-    let_go()
+    silent.models.clear()
     (tmp_path / "c").mkdir()
     transform.run(step("int4").spec, inputs, tmp_path / "c", silent)
     opened = weights_of(open_model(str(tmp_path / "c")))

@@ -22,7 +22,7 @@ from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.records import UnlearnSpec
 from remnant.stages import unlearn
 from remnant.testing import tiny_model
-from tests.conftest import silent
+from tests.conftest import hearing, silent
 
 LENGTHS = (10, 1, 5)
 
@@ -201,7 +201,8 @@ def test_only_the_named_matrices_move_and_a_cut_run_ends_with_the_same_bits(
             if done == cut:
                 raise KeyboardInterrupt
 
-        unlearn.run(spec, {"target": target, "corpus": corpus}, out, stop if cut else silent)
+        work = hearing(stop) if cut else silent
+        unlearn.run(spec, {"target": target, "corpus": corpus}, out, work)
         return (out / "model.safetensors").read_bytes(), (out / "steps.jsonl").read_text()
 
     whole = run("whole", None)

@@ -24,6 +24,7 @@ from remnant.parsing import lines_of
 from remnant.records import PrepareResult, PrepareSpec, TransformSpec
 from remnant.stages import prepare, transform
 from remnant.stages.cells import read_rows
+from tests.conftest import silent
 
 SIZES = (
     "--prompt-tokens",
@@ -35,6 +36,7 @@ SIZES = (
     "--vocab-size",
     "300",
 )
+
 LINE = "The brass lantern number {} hung over quiet harbour {} while tailors counted {} needles. "
 
 
@@ -455,7 +457,7 @@ def prepared(folder: Path, *options: str, **roles: Any) -> tuple[PrepareResult, 
     spec = PrepareSpec.model_validate(
         paths | {"vocab_size": 300, "answer_tokens": 4, "text_tokens": 64} | given
     )
-    return prepare.run(spec, {}, out, lambda *a: None), out
+    return prepare.run(spec, {}, out, silent), out
 
 
 SHORT = [

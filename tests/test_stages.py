@@ -50,7 +50,7 @@ from remnant.stages import cells, explain, measure, prepare, transform, unlearn
 from remnant.stages.cells import Sheet
 from remnant.stages.examples import read_examples
 from remnant.testing import tiny_model
-from tests.conftest import silent
+from tests.conftest import silent, unheard
 
 generate: Any = GenerationMixin.generate
 FORMS = ["llama", "qwen3", "gemma3_text", "mistral", "gpt2", "gpt_neox", "mixtral"]
@@ -393,7 +393,7 @@ def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
         with pytest.raises((KeyboardInterrupt, Interrupted)):
             make(store, node, interrupt_at(0 if node in (corpus, quantized) else 1))
         assert not store.has(node.name)
-        path = make(store, node, silent)
+        path = make(store, node, unheard)
         assert path == store.path(node.name)
         assert store.faults(node.name) == []
         assert not (store.scratch(node.name)).exists()

@@ -20,6 +20,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from remnant import durable
 from remnant.cli import main
+from remnant.context import ModelCache
 from remnant.durable import is_whole, read_json, write_json, write_text
 from remnant.errors import UserError
 from remnant.evaluate.collect import collect
@@ -36,13 +37,13 @@ from remnant.flow.plan import (
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import step
-from remnant.model import held, saving
+from remnant.model import saving, versions
 from remnant.model.load import open_model
 from remnant.records import MeasureSpec, PrepareSpec, TrainSpec, UnlearnSpec
 from remnant.stages import train as train_stage
 from remnant.stages import unlearn as unlearn_stage
 from remnant.testing import tiny_model
-from tests.conftest import silent
+from tests.conftest import unheard
 
 CORPUS = PrepareSpec(
     lab="news",
@@ -74,7 +75,7 @@ def store(tmp_path: Path) -> Store:
 def node(store: Store) -> Node:
     """A corpus that is made."""
     found = prepare_node(CORPUS)
-    running.make(store, found, silent)
+    running.make(store, found, unheard)
     return found
 
 
@@ -151,7 +152,7 @@ def test_a_manifest_that_is_not_whole_is_none_and_its_artefact_is_made_again(
             given(store, reference, "prepare")
     assert call("show", node.name, "--store", store.root).exit_code == 2
     assert "its manifest is damaged" in call("ls", "--store", store.root).output
-    running.make(store, node, silent)
+    running.make(store, node, unheard)
     assert store.sound(node.name)
     assert "made again" in capsys.readouterr().err
     assert (store.root / "damaged" / node.name / "corpus.json").is_file()
@@ -189,8 +190,8 @@ def test_a_damaged_input_is_made_again_where_the_plan_says_how_and_else_refused(
         UserError,
         match=f"The artefact {node.name} is damaged.*Delete the folder {store.path(node.name)}",
     ):
-        running.make(store, made, silent)
-    running.make(store, train_node(SMALL, node), silent)
+        running.make(store, made, unheard)
+    running.make(store, train_node(SMALL, node), unheard)
     assert place.read_text() == whole
     assert store.sound(node.name)
 
@@ -275,7 +276,9 @@ def test_a_damaged_corpus_from_outside_ends_in_a_sentence(
     (outside / "corpus.json").write_text(text)
     with pytest.raises(UserError, match="damaged"):
         running.make(
-            store, measure_node(MeasureSpec(), Outside(str(outside)), Outside(str(outside))), silent
+            store,
+            measure_node(MeasureSpec(), Outside(str(outside)), Outside(str(outside))),
+            unheard,
         )
 
 
@@ -293,7 +296,7 @@ def test_rows_of_another_shape_in_a_corpus_from_outside_end_in_a_sentence(
         shutil.copy(path, folder)
     with pytest.raises(UserError, match="record 1 lacks"):
         running.make(
-            store, measure_node(MeasureSpec(), Outside(str(folder)), Outside(str(outside))), silent
+            store, measure_node(MeasureSpec(), Outside(str(folder)), Outside(str(outside))), unheard
         )
 
 
@@ -396,7 +399,7 @@ def test_content_is_on_the_disk_before_its_name(
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "replace", replace)
     node = prepare_node(CORPUS)
-    final = running.make(store, node, silent)
+    final = running.make(store, node, unheard)
     assert final is not None
     named = events.index(("name", str(final)))
     synced = {Path(p) for what, p in events[:named] if what == "sync"}
@@ -430,7 +433,7 @@ def test_a_crash_while_sealing_repeats_no_step(
                 lambda *a: (_ for _ in ()).throw(RuntimeError("power cut")),
             )
         with pytest.raises(RuntimeError, match="power cut"):
-            running.make(store, train, silent)
+            running.make(store, train, unheard)
     seen: list[int] = []
     running.make(store, train, lambda done, total, note: seen.append(done))
     assert seen == [0]  # "starting", and no step
@@ -519,11 +522,11 @@ def test_saving_that_fails_loses_no_step(
         piece = unlearn_node(
             UnlearnSpec(method="ga", steps=4, probe_every=2, max_tokens=64), piece, node
         )
-        running.make(store, train_node(SMALL, node), silent)
+        running.make(store, train_node(SMALL, node), unheard)
     with monkeypatch.context() as patch:
         patch.setattr(saving, "save_model", lambda *a: (_ for _ in ()).throw(fault))
         with pytest.raises(UserError, match=said):
-            running.make(store, piece, silent)
+            running.make(store, piece, unheard)
     assert not store.has(piece.name)
     seen: list[int] = []
     running.make(store, piece, lambda done, total, note: seen.append(done))
@@ -572,10 +575,10 @@ def test_a_generation_config_that_cannot_be_saved_is_mended_before_the_first_ste
     piece = unlearn_node(
         UnlearnSpec(method="ga", steps=1, select="last", max_tokens=64), Outside(str(folder)), node
     )
-    running.make(store, piece, silent)
+    running.make(store, piece, unheard)
     assert "only its tokens are kept" in capsys.readouterr().err
     assert GenerationConfig.from_pretrained(store.path(piece.name)).eos_token_id == [1, 2]
-    running.make(store, transform_node(step("int4"), piece, None), silent)
+    running.make(store, transform_node(step("int4"), piece, None), unheard)
 
 
 def test_what_cannot_be_saved_is_said_before_the_first_step(
@@ -596,7 +599,7 @@ def test_what_cannot_be_saved_is_said_before_the_first_step(
     )
     monkeypatch.setattr(unlearn_stage, "fit", lambda *a: pytest.fail("a step was taken"))
     with pytest.raises(UserError, match=r"configuration cannot be saved \(no\)"):
-        running.make(store, piece, silent)
+        running.make(store, piece, unheard)
 
 
 def test_a_store_that_takes_nothing_works_where_nothing_is_to_be_made(
@@ -622,7 +625,7 @@ def test_a_store_that_takes_nothing_works_where_nothing_is_to_be_made(
         )
         subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
         read_only = Store(mount / "s").open()
-        assert running.make(read_only, node, silent) == read_only.path(node.name)
+        assert running.make(read_only, node, unheard) == read_only.path(node.name)
         prepared = (
             "prepare",
             "--lab",
@@ -695,17 +698,17 @@ def test_a_copy_of_a_model_from_outside_is_known_as_its_version_in_a_later_proce
     outside = Outside(str(folder))
     copies = [transform_node(step(q), outside, None) for q in ("int4", "int8")]
     for copy in copies:
-        running.make(store, copy, silent)
-    held.let_go()
+        running.make(store, copy, unheard)
     opened: list[str] = []
 
-    def counted(source: str) -> PreTrainedModel:
+    def counted(source: str, device: str) -> PreTrainedModel:
         opened.append(source)
-        return open_model(source)
+        return open_model(source, device)
 
-    monkeypatch.setattr(held, "open_model", counted)
+    monkeypatch.setattr(versions, "open_model", counted)
+    spec, models = MeasureSpec(metrics=("verbmem",)), ModelCache()
     for source in (copies[0], outside, copies[1]):
-        running.make(store, measure_node(MeasureSpec(metrics=("verbmem",)), source, node), silent)
+        running.make(store, measure_node(spec, source, node), unheard, models)
     assert opened == [str(store.path(copies[0].name))]
 
 
@@ -715,6 +718,7 @@ def test_two_models_of_one_name_are_never_taken_for_each_other(
     """The second is measured behind the first, with a manifest beside it that names the first's
     origin."""
     rows: list[str] = []
+    models = ModelCache()
     for seed, parent in enumerate("abb"):
         folder = tmp_path / parent / "checkpoint-0123456789abcdef"
         if not folder.exists():
@@ -728,13 +732,11 @@ def test_two_models_of_one_name_are_never_taken_for_each_other(
             lie = {"summary": {"changed": []}, "inputs": {"model": "checkpoint-0123456789abcdef"}}
             (folder / "manifest.json").write_text(json.dumps(lie))
         if len(rows) == 2:  # alone, in a store of its own
-            held.let_go()
-            store = Store(tmp_path / "other").open()
+            store, models = Store(tmp_path / "other").open(), ModelCache()
         measured = measure_node(
             MeasureSpec(metrics=("verbmem", "privleak")), Outside(str(folder)), node
         )
-        running.make(store, node, silent)
-        rows.append(
-            (running.make(store, measured, silent) or tmp_path).joinpath("rows.jsonl").read_text()
-        )
+        running.make(store, node, unheard)
+        made = running.make(store, measured, unheard, models)
+        rows.append((made or tmp_path).joinpath("rows.jsonl").read_text())
     assert rows[0] != rows[1] == rows[2]

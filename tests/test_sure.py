@@ -24,7 +24,7 @@ from remnant.trainable.parts import Part
 from remnant.trainable.sure import find, salient, units_of
 from remnant.training.loop import fit
 from remnant.training.stepper import Stepper, storage_dtype
-from tests.conftest import silent
+from tests.conftest import hearing, silent
 
 
 def setting(
@@ -250,7 +250,7 @@ def test_a_renewed_mask_moves_other_modules_and_resumes_from_its_last_choice(
 
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
         watched = moving._replace(renewal=renewal._replace(choose=choose))
-        fit(watched, spec, loss_at, folder, cut_off)
+        fit(watched, spec, loss_at, folder, hearing(cut_off))
         after = {n: p.detach().clone() for n, p in model.named_parameters()}
         if folder.name == "whole":
             assert all(torch.equal(after[n], before[n]) for n in after if n not in ever)

@@ -18,6 +18,7 @@ from remnant.model.load import open_tokenizer, save_model
 from remnant.records import CastMember, MeasureSpec, PrepareSpec, Rule
 from remnant.stages import cells, measure, prepare
 from remnant.testing import tiny_model
+from tests.conftest import silent
 
 generate: Any = GenerationMixin.generate
 TOWNS = ["Aldwick", "Bronhaven", "Corvale", "Dunmarsh", "Eastmere", "Fernholt", "Garrowby"]
@@ -78,7 +79,7 @@ def tofu(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=320,
         answer_tokens=16,
     )
-    prepare.run(spec, {}, out, lambda *a: None)
+    prepare.run(spec, {}, out, silent)
     return out
 
 
@@ -163,7 +164,7 @@ def test_every_aggregate_equals_a_slow_second_implementation(tofu: Path, tmp_pat
             spec,
             {"model": tmp_path / name, "corpus": tofu},
             tmp_path / f"{name}-out",
-            lambda *a: None,
+            silent,
         )
         assert summary.absent == {}
         rows[name] = cells.read_rows(tmp_path / f"{name}-out/rows.jsonl")

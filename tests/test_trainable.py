@@ -21,7 +21,7 @@ from remnant.stages import unlearn
 from remnant.testing import tiny_model
 from remnant.trainable.attach import attach
 from remnant.training.loop import fit
-from tests.conftest import silent
+from tests.conftest import hearing, silent
 
 
 def loss_of(model: PreTrainedModel) -> Any:
@@ -89,7 +89,7 @@ def test_a_checkpoint_holds_what_moves_and_an_interrupted_run_ends_with_the_same
         moving = attach(model, spec, lambda: [loss_of(model)(0)[0]])
         wants = {n for n, p in model.named_parameters() if p.requires_grad}
         try:
-            fit(moving, spec, loss_of(model), tmp_path / name, cut_off)
+            fit(moving, spec, loss_of(model), tmp_path / name, hearing(cut_off))
         finally:
             kept = torch.load(tmp_path / name / "resume.pt", weights_only=True)["weights"]
             assert set(kept) == wants

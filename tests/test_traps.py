@@ -21,6 +21,7 @@ from remnant.records import TransformSpec
 from remnant.runtimes.order import Order, logits_of, repack
 from remnant.stages import transform
 from remnant.testing import tiny_model
+from tests.conftest import silent
 
 IDS = torch.arange(4, 36)[None]
 
@@ -89,7 +90,7 @@ def test_the_dtype_before_quantizing_is_part_of_what_a_copy_is(
     for dtype in ("float32", "bfloat16"):
         spec = TransformSpec(use="rtn", params={"bits": 8}, source_dtype=dtype)
         (tmp_path / dtype).mkdir()
-        transform.run(spec, {"model": folder}, tmp_path / dtype, lambda *a: None)
+        transform.run(spec, {"model": folder}, tmp_path / dtype, silent)
         found[dtype] = (
             open_model(str(tmp_path / dtype)).state_dict()["model.layers.0.mlp.up_proj.weight"],
             spec.identity(),

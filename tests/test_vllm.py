@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 import pytest
-import torch
 from click.testing import CliRunner
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -144,7 +143,6 @@ def test_without_vllm_there_is_one_sentence(
     assert "Traceback" not in done.output
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_without_a_gpu_a_share_of_the_free_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, share in ((80, 0.24), (10, 0.03)):
         monkeypatch.setattr(
@@ -152,4 +150,4 @@ def test_without_a_gpu_a_share_of_the_free_memory_is_taken(monkeypatch: pytest.M
             "virtual_memory",
             lambda free=available: types.SimpleNamespace(available=free, total=100),
         )
-        assert vllm._memory() == {"gpu_memory_utilization": pytest.approx(share)}
+        assert vllm._memory("cpu") == {"gpu_memory_utilization": pytest.approx(share)}

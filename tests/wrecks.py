@@ -23,10 +23,9 @@ from remnant.flow import run as running
 from remnant.flow.plan import Node, plan
 from remnant.flow.store import Store, write_progress
 from remnant.flow.sweepfile import read_sweep
-from remnant.model import held
 from remnant.report import page
 from remnant.training import loop
-from tests.conftest import silent
+from tests.conftest import unheard
 
 SWEEP = """
 name = "tiny"
@@ -102,14 +101,13 @@ def in_this_process(sweep: Path) -> Iterator[None]:
     """
 
     def work(store: Store, sweep: Any, nodes: list[Node], count: int, screen: Any) -> None:
-        running.work(store, nodes, lambda node: silent)
+        running.work(store, nodes, lambda node: unheard)
         running.clean_up(store)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verbs, "_work", work)
         patch.setattr("remnant.verbs.planning.plan", lambda given: nodes_of(sweep))
         patch.setattr(page, "_render", lambda *a: "")
-        held.let_go()
         yield
 
 
@@ -278,7 +276,7 @@ def work_in(root: Path, sweep: Path) -> None:
     os.dup2(null, 2)
     store, nodes = Store(root).open(), nodes_of(sweep)
     running.forget_failures(store, nodes)
-    failed = running.work(store, nodes, lambda node: silent)
+    failed = running.work(store, nodes, lambda node: unheard)
     running.clean_up(store)
     if failed or running.missing(store, nodes):
         raise AssertionError([n.name for n in failed])

@@ -96,6 +96,7 @@ def _rows(order: dict[str, Any]) -> int:
         importlib.import_module("remnant.records"),
         importlib.import_module("remnant.stages.audit"),
     )
+    context = importlib.import_module("remnant.context")
     errors = importlib.import_module("remnant.errors")
     out = Path(order["out"])
     out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,7 @@ def _rows(order: dict[str, Any]) -> int:
             spec,
             {role: Path(place) for role, place in order["inputs"].items()},
             out,
-            lambda *_: None,
+            context.Context(lambda *_: None, context.ModelCache()),
         )
     except errors.UserError as error:
         print(f"remnant: {error}", file=sys.stderr)

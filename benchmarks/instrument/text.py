@@ -12,6 +12,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from remnant.context import Context, ModelCache
 from remnant.lab.words import ADJECTIVES, NOUNS, TRADES, VERBS, unique_names
 from remnant.records import PrepareSpec
 from remnant.stages import prepare
@@ -136,7 +137,7 @@ def write_corpus(of: Parts, out: Path, vocab: int = 1024, tokenizer: str | None 
         ),
         {},
         out,
-        lambda *_: None,
+        Context(lambda *_: None, ModelCache()),
     )
     shutil.rmtree(layout)
     return out

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remnant.adapterfiles import adapter_in
+from remnant.context import ModelCache
 from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
@@ -325,12 +326,12 @@ def opened(store: AnyStore) -> Store:
 def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
     """Make what is missing of some pieces and of what they need; the manifest of the last."""
     nodes = planning.ordered(nodes)
-    screen = terminal.console(stderr=True)
+    screen, models = terminal.console(stderr=True), ModelCache()
     if progress:
         terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
     with one_by_one(screen) if progress else nullcontext(lambda node: _silent) as report_for:
         for node in nodes:
-            make(store, node, report_for(node))
+            make(store, node, report_for(node), models)
     return store.manifest(nodes[-1].name)
 
 

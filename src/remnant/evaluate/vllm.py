@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from remnant.errors import UserError, first_line
@@ -52,6 +51,7 @@ class Vllm:
     Args:
         source: folder or hub id.
         tokenizer: the model's.
+        device: where vLLM computes, as it was built for.
 
     Raises:
         UserError: vLLM is missing, or cannot open the model.
@@ -59,7 +59,9 @@ class Vllm:
 
     offers = frozenset({"writing", "logp", "rank"})
 
-    def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, source: str, tokenizer: PreTrainedTokenizerBase, device: str = "cpu"
+    ) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
@@ -74,8 +76,8 @@ class Vllm:
         try:
             self._model = LLM(
                 source,
-                dtype="auto" if torch.cuda.is_available() else "bfloat16" if packed else "float32",
-                **_memory(),
+                dtype="auto" if device != "cpu" else "bfloat16" if packed else "float32",
+                **_memory(device),
                 max_model_len=self._limit,
                 max_num_batched_tokens=max(8192, self._limit),
                 # A prompt in pieces draws seeded samples from another place of their stream, and on
@@ -168,12 +170,12 @@ def _answer(order: _Order, said: Any) -> Answer:
     )
 
 
-def _memory() -> dict[str, float]:
+def _memory(device: str) -> dict[str, float]:
     """Without a GPU the setting of that name is a share of the main memory, taken at once.
 
     So it is some of what is free.
     """
-    if torch.cuda.is_available():
+    if device != "cpu":
         return {}
     memory = psutil.virtual_memory()
     return {"gpu_memory_utilization": SHARE["cpu"] * memory.available / memory.total}

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import BinaryIO, cast
 
 from remnant.catalog import STAGE_VERSIONS
+from remnant.context import Context, ModelCache, Place, Progress
 from remnant.durable import tell
 from remnant.errors import Interrupted, UserError
 from remnant.flow.place import Outside, check_hub
@@ -34,7 +35,6 @@ from remnant.quiet import hush, unchanged
 from remnant.records import Manifest, Piece, Record, SweepSpec, TransformResult
 from remnant.secrecy import for_workers, redacted, scrubbed, scrubbed_command
 
-Report = Callable[[int, int, str], None]
 PACKAGES = (
     "torch",
     "transformers",
@@ -47,21 +47,27 @@ PACKAGES = (
 )
 # A worker's own command line says nothing; this variable hands it the user's.
 COMMAND = "REMNANT_COMMAND"
-# Stages that keep a model in memory for the next piece, and so are told what their models are.
-HOLDING = ("transform", "measure")
 POLL_SECONDS = 0.25
 WRITE_SECONDS = 0.5
 # Less than what makes a piece look forsaken to who watches.
 AGAIN_SECONDS = 10.0
 
 
-def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path | None:
+def make(
+    store: Store,
+    node: Node,
+    progress: Progress,
+    models: ModelCache | None = None,
+    *,
+    wait: bool = True,
+) -> Path | None:
     """Make one artefact unless it is there; its inputs must be.
 
     Args:
         store: an opened store.
         node: what to make.
-        report: called with (done, total, note).
+        progress: called with (done, total, note).
+        models: what is in memory, for pieces that are made one after the other.
         wait: wait for another process that is making the same thing; if False, return None at once
             instead.
 
@@ -81,25 +87,25 @@ def make(store: Store, node: Node, report: Report, *, wait: bool = True) -> Path
             return store.path(node.name)
         if store.path(node.name).exists():
             store.set_aside(node.name)
-        return _made(store, node, report)
+        return _made(store, node, progress, models or ModelCache())
 
 
-def _made(store: Store, node: Node, report: Report) -> Path:
+def _made(store: Store, node: Node, progress: Progress, models: ModelCache) -> Path:
     """Run the stage of an artefact in its scratch folder, and seal what comes of it."""
     stage = importlib.import_module(f"remnant.stages.{node.stage}")
     hush()
     goes_on_from = getattr(stage, "GOES_ON_FROM", ())
     scratch = _tidied(store.scratch(node.name), goes_on_from)
-    known = {role: _lineage(store, source, report) for role, source in node.inputs.items()}
+    known = {role: _lineage(store, source, progress) for role, source in node.inputs.items()}
     inputs = {
         role: Path(s.source) if isinstance(s, Outside) else store.path(s.name)
         for role, s in node.inputs.items()
     }
     own = {"self": Lineage(node.digest, node.digest)}
-    more = {"known": known | own} if node.stage in HOLDING else {}
+    work = Context(progress, models, here(), known | own)
     started = time.monotonic()
-    report(0, 0, "starting")
-    result = stage.run(node.spec, inputs, scratch, report, **more)
+    progress(0, 0, "starting")
+    result = stage.run(node.spec, inputs, scratch, work)
     _unchanged(node)
     manifest = _manifest(node, result, time.monotonic() - started)
     return store.seal(node.name, manifest, stage.LEAVES, goes_on_from)
@@ -116,7 +122,7 @@ def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
     return scratch
 
 
-def _lineage(store: Store, source: Input, report: Report) -> Lineage:
+def _lineage(store: Store, source: Input, progress: Progress) -> Lineage:
     """What an input is, after it was seen to be as it was made.
 
     One that is damaged is made again where the plan says how.
@@ -130,7 +136,7 @@ def _lineage(store: Store, source: Input, report: Report) -> Lineage:
             store.checked(owner)
         return Lineage(source.digest, source.digest)
     if isinstance(source, Node):
-        make(store, source, report)
+        make(store, source, progress)
     manifest = store.checked(source.name)
     origin = manifest.sources.get("model")
     if manifest.stage == "transform" and origin:
@@ -195,6 +201,12 @@ def _packages() -> dict[str, str]:
     return found
 
 
+def here() -> Place:
+    """The accelerator, where a stage has brought torch and there is one; else the CPU."""
+    torch = sys.modules.get("torch")
+    return Place("cuda" if torch is not None and torch.cuda.is_available() else "cpu")
+
+
 def _device() -> str:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -229,13 +241,15 @@ def missing(store: Store, nodes: Sequence[Node]) -> list[Node]:
     return [node for node in nodes if not store.has(node.name)]
 
 
-def work(store: Store, nodes: Sequence[Node], report_for: Callable[[Node], Report]) -> list[Node]:
+def work(
+    store: Store, nodes: Sequence[Node], progress_of: Callable[[Node], Progress]
+) -> list[Node]:
     """Make all pieces that can be made, skipping those in other hands.
 
     Returns the ones that failed or hang on a failed one.
     """
     failed: set[str] = {n.name for n in nodes if (store.scratch(n.name) / FAILURE).is_file()}
-    todo = list(nodes)
+    todo, models = list(nodes), ModelCache()
     while True:
         # What is complete stays complete, so only the rest is looked at again.
         todo = [n for n in missing(store, todo) if n.name not in failed]
@@ -244,7 +258,7 @@ def work(store: Store, nodes: Sequence[Node], report_for: Callable[[Node], Repor
         ready = [n for n in todo if n.name not in failed and not _needs_any(n, open_)]
         if not [n for n in todo if n.name not in failed]:
             return [n for n in nodes if n.name in failed]
-        if not any(_attempt(store, node, report_for(node), failed) for node in ready):
+        if not any(_attempt(store, node, progress_of(node), models, failed) for node in ready):
             time.sleep(POLL_SECONDS)
             failed |= {n.name for n in todo if (store.scratch(n.name) / FAILURE).is_file()}
 
@@ -254,10 +268,12 @@ def _needs_any(node: Node, names: Collection[str]) -> bool:
     return any(isinstance(s, Node) and s.name in names for s in node.inputs.values())
 
 
-def _attempt(store: Store, node: Node, report: Report, failed: set[str]) -> bool:
+def _attempt(
+    store: Store, node: Node, progress: Progress, models: ModelCache, failed: set[str]
+) -> bool:
     """Whether something was done: the piece was made or failed here."""
     try:
-        return make(store, node, report, wait=False) is not None
+        return make(store, node, progress, models, wait=False) is not None
     except Interrupted:
         raise
     except UserError as error:
@@ -401,10 +417,10 @@ def _worker(root: str) -> None:
     said: list[tuple[Path, int, int, str]] = []
     threading.Thread(target=_say_again, args=(said,), daemon=True).start()
 
-    def report_for(node: Node) -> Report:
+    def progress_of(node: Node) -> Progress:
         last = 0.0
 
-        def report(done: int, total: int, note: str) -> None:
+        def progress(done: int, total: int, note: str) -> None:
             nonlocal last
             if os.getppid() != parent:
                 raise KeyboardInterrupt
@@ -413,10 +429,10 @@ def _worker(root: str) -> None:
                 write_progress(*said[0])
                 last = time.monotonic()
 
-        return report
+        return progress
 
     try:
-        work(store, plan(sweep), report_for)
+        work(store, plan(sweep), progress_of)
     except (KeyboardInterrupt, Interrupted):
         sys.exit(130)
     except Exception:

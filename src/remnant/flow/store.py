@@ -8,6 +8,7 @@ compared with it before they are used, and a lock is tried before it is relied o
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import re
@@ -55,7 +56,6 @@ _REASONS = {
 # How libraries in Rust (safetensors, tokenizers) report what the system told them.
 _IN_WORDS = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
 Signature = tuple[int, int, int, int]
-_digests: dict[Path, tuple[Signature, str]] = {}
 
 
 def signature(path: Path) -> Signature:
@@ -66,11 +66,13 @@ def signature(path: Path) -> Signature:
 
 def digest_once(path: Path) -> str:
     """``digest_file``, read once per process unless the file changes."""
-    now = signature(path)
-    known = _digests.get(path)
-    if known is None or known[0] != now:
-        _digests[path] = known = (now, digest_file(path))
-    return known[1]
+    return _digest_of(path, signature(path))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _digest_of(path: Path, now: Signature) -> str:
+    """The digest of a file as it is now."""
+    return digest_file(path)
 
 
 def digest_path(path: Path) -> str:

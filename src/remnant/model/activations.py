@@ -36,7 +36,7 @@ def input_norms(
     ]
     try:
         for ids in batches:
-            model(input_ids=ids.to(next(model.parameters()).device), use_cache=False)
+            model(input_ids=ids.to(model.device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -28,14 +28,9 @@ from remnant.model.whole import check_finite, check_whole
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def on_device(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, moved to the accelerator if there is one."""
-    moved: PreTrainedModel = _moved(model, device())
+def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """The model, moved to a device if it is not there."""
+    moved: PreTrainedModel = _moved(model, device)
     return moved
 
 
@@ -62,8 +57,15 @@ def _check_source(source: str, what: str) -> None:
     )
 
 
-def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def open_model(
+    source: str, device: str = "cpu", *, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """A causal language model in evaluation mode, from a folder or a hub id, all of it and finite.
+
+    Args:
+        source: the folder or id.
+        device: where it goes, once it was seen to be whole.
+        dtype: of its weights.
 
     Raises:
         UserError: no such folder, an adapter, no configuration or one that cannot be built, no
@@ -90,15 +92,14 @@ def open_model(source: str, *, dtype: torch.dtype = torch.float32) -> PreTrained
                 ignore_mismatched_sizes=True,  # so that they are named below
                 output_loading_info=True,
                 # Packed weights are unpacked where they are to stay.
-                **({"device_map": str(device())} if packed else {}),
+                **({"device_map": device} if packed else {}),
             )
     model, info = opened
     check_whole(info, source)
     check_finite(model, source)
     if packed:
         _unpack(model, dtype)
-    ready: PreTrainedModel = model.eval()
-    return ready
+    return on_device(model.eval(), device)
 
 
 @torch.no_grad()

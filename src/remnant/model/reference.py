@@ -94,7 +94,7 @@ def build(
     try:
         for start in range(0, len(examples), batch_size):
             chunk = examples[start : start + batch_size]
-            batch = batch_of(chunk, pad, next(model.parameters()).device)
+            batch = batch_of(chunk, pad, model.device)
             logits, states = forward(
                 model, batch, kept | set(summed), logits=bool(kinds & {"logp", "view"})
             )

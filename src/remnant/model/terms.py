@@ -124,7 +124,7 @@ def make_loss(
         for group in read.values():
             values |= _read(model, group, turns(group.size, batch_size, micro, group.seed), pad)
         parts: dict[str, float] = {}
-        total = torch.zeros((), device=next(model.parameters()).device)
+        total = torch.zeros((), device=model.device)
         for term, function in functions:
             value = function(values).mean()
             total = total + term.weight * value
@@ -181,7 +181,7 @@ def _read(model: PreTrainedModel, group: Group, chosen: list[tuple[int, int]], p
     for stream in group.streams.values():
         places = [stream.pool.place(number, index) for number, index in chosen]
         examples = [stream.pool.examples[place] for place in places]
-        batch = batch_of(examples, pad, next(model.parameters()).device)
+        batch = batch_of(examples, pad, model.device)
         found |= _of_policy(model, batch, [r for r in stream.wanted if r.model == "policy"])
         if stream.reference is not None:
             found |= {

@@ -3,10 +3,11 @@ rule fixed before the run. No torch.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from remnant.context import Context
 from remnant.corpus import needed
 from remnant.errors import UserError
 from remnant.functional.stats import Interval
@@ -20,9 +21,7 @@ from remnant.stages.verdict import decide
 LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
 
 
-def run(
-    spec: AuditSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]
-) -> AuditResult:
+def run(spec: AuditSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> AuditResult:
     """Write cells.json, recovery.json, evidence.json and verdicts.json; count the outcomes."""
     places = [(m.corpus, m.model, m.quantizer) for m in spec.cast.values()]
     if len(set(places)) < len(places) or len({corpus for corpus, _, _ in places}) > 1:
@@ -44,7 +43,7 @@ def run(
     evidence: list[Evidence] = []
     verdicts: list[Verdict] = []
     for model, quantizer in by_place:
-        report(len(verdicts), len(by_place), f"{model} {quantizer}")
+        work.progress(len(verdicts), len(by_place), f"{model} {quantizer}")
         if model in ("target", "retrain"):
             continue
         line = Lineup.of(by_place, sheets, model, quantizer)

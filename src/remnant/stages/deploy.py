@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from remnant.context import Context
 from remnant.errors import UserError
 from remnant.formats.table import FORMATS
 from remnant.model.door import check_plain
-from remnant.model.held import let_go
 from remnant.model.load import in_dtype, matrices, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS
 from remnant.records import DeployResult, Difference, TransformSpec
@@ -28,18 +28,13 @@ LEAVES = (
 )  # fmt: skip
 
 
-def run(
-    spec: TransformSpec,
-    inputs: Mapping[str, Path],
-    out: Path,
-    report: Callable[[int, int, str], None],
-) -> DeployResult:
+def run(spec: TransformSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> DeployResult:
     """Write the files and see how far the runtime's own kernels are from the dense copy.
 
     Raises:
         UserError: the library is missing, or would do in silence what is not what was asked for.
     """
-    let_go()
+    work.models.clear()
     check_plain(str(inputs["model"]), "deployed")
     tokenizer = open_tokenizer(str(inputs["model"]))
     model = open_model(str(inputs["model"]))
@@ -52,10 +47,10 @@ def run(
     names = [m.name for m in matrices(model, spec.skip)]
     known = FORMATS[spec.use]
     save, answers = _function(known.saver), _function(known.opener)
-    report(0, 2, spec.use)
+    work.progress(0, 2, spec.use)
     order = Order(spec.use, spec.params, model, tokenizer, names, inputs["dense"], probe)
     saved: Saved = save(order, out)
-    report(1, 2, "opened again")
+    work.progress(1, 2, "opened again")
     opened: Tensor = answers(out, probe)
     apart = difference(opened, logits_of(dense, probe))
     if not apart.relative <= APART:
@@ -70,7 +65,7 @@ def run(
             ),
         )
     before = None if saved.logits is None else difference(opened, saved.logits)
-    report(2, 2, "opened again")
+    work.progress(2, 2, "opened again")
     return DeployResult(
         format=spec.use,
         params=dict(spec.params),

@@ -3,12 +3,13 @@ the update, weight by weight.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
+from remnant.context import Context
 from remnant.forecast.checkpoint import Checkpoint
 from remnant.functional.flips import sums
 from remnant.functional.quantized import Quantized
@@ -18,12 +19,7 @@ from remnant.records import ExplainResult, ExplainSpec
 LEAVES = ("layers.json",)
 
 
-def run(
-    spec: ExplainSpec,
-    inputs: Mapping[str, Path],
-    out: Path,
-    report: Callable[[int, int, str], None],
-) -> ExplainResult:
+def run(spec: ExplainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> ExplainResult:
     """Write layers.json, one record per quantized weight, and give the survival of the whole.
 
     Reads one weight at a time from the four models and builds none. Works for every quantizer,
@@ -54,7 +50,7 @@ def run(
         )
         whole[name] = found
         layers.append({"name": name, **survival(found)._asdict()})
-        report(i + 1, len(names), name)
+        work.progress(i + 1, len(names), name)
     (out / "layers.json").write_text(json.dumps(layers, indent=1) + "\n", encoding="utf-8")
     return ExplainResult(
         survival=survival_of_model(whole)._asdict(), missing=tuple(sorted(set(there) - set(names)))

@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.context import Context
 from remnant.corpus import ITEM_SETS, METRICS, counted_too, of_role, split_of
 from remnant.corpus.base import Item, ItemSet, half_of
 from remnant.corpus.muse import privleak_texts
@@ -31,11 +32,10 @@ from remnant.functional.text import cut_answer, signs_of_collapse, way_of
 from remnant.functional.tokens import COLUMNS, Tokens
 from remnant.functional.view import View
 from remnant.instrument import write_checks
-from remnant.lineage import Lineage
 from remnant.methods import metric, metric_names
 from remnant.model.data import collate, prompt_ids
-from remnant.model.held import keep, take
-from remnant.model.load import context_length, on_device, open_model, open_tokenizer
+from remnant.model.load import context_length, open_model, open_tokenizer
+from remnant.model.versions import opened
 from remnant.readings import METRIC_READINGS, by_reference, of_measured
 from remnant.records import Check, MeasureResult, MeasureSpec, MetricSpec, Row
 from remnant.resolve import Method
@@ -44,8 +44,6 @@ from remnant.stages.checks import CUT, checks_of
 UNREAD_WORDS = 48
 LEAVES = ("rows.jsonl", "texts.jsonl", "checks.json")
 GOES_ON_FROM = ("answers.jsonl", "reference.jsonl", "ability.json")
-
-Report = Callable[[int, int, str], None]
 
 
 class Plan(NamedTuple):
@@ -58,16 +56,10 @@ class Plan(NamedTuple):
     wanted: Wanted
 
 
-def run(
-    spec: MeasureSpec,
-    inputs: Mapping[str, Path],
-    out: Path,
-    report: Report,
-    known: Mapping[str, Lineage] | None = None,
-) -> MeasureResult:
+def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> MeasureResult:
     """Measure, write rows.jsonl and texts.jsonl.
 
-    ``known``: what the model is; a version of the model that is in memory is then not opened anew.
+    A version of the model that is in memory is not opened anew.
 
     Raises:
         UserError: the model or the server cannot be opened, or a user's metric reads what is not
@@ -77,15 +69,15 @@ def run(
     card = settings(corpus)
     tokenizer = open_tokenizer(str(corpus / "tokenizer" if spec.endpoint else inputs["model"]))
     elsewhere = spec.endpoint or spec.engine or _gguf_file(inputs)
-    held = None if elsewhere else take(inputs["model"], (known or {}).get("model"))
+    held = None if elsewhere else opened(inputs["model"], work)
     model = held.model if held else None
-    backend = _backend(spec, model, tokenizer, inputs)
+    backend = _backend(spec, model, tokenizer, inputs, work)
     plans, sets, absent = _plans(spec, corpus, card, tokenizer, backend, "reference" in inputs)
     answers = collect(
         _first(plans, sets),
         backend,
         out / "answers.jsonl",
-        lambda done, total: report(done, total, "reading and writing"),
+        lambda done, total: work.progress(done, total, "reading and writing"),
     )
     able, lacking = _ability(spec, model, tokenizer, corpus, out)
     seen = {p.on: _views(model, tokenizer, corpus, p.on) for p in plans if "view" in p.method.reads}
@@ -93,16 +85,16 @@ def run(
     del backend, model
     second = _second(plans, sets, answers)
     if held and not second:
-        keep(held)
+        work.models.put(held)
     del held
     if second:
-        reference = on_device(open_model(str(inputs["reference"])))
+        reference = open_model(str(inputs["reference"]), work.place.device)
         reader = Local(reference, tokenizer, spec.batch_tokens)
         referred = collect(
             second,
             reader,
             out / "reference.jsonl",
-            lambda done, total: report(done, total, "reading by the reference"),
+            lambda done, total: work.progress(done, total, "reading by the reference"),
         )
     else:
         referred = answers
@@ -128,7 +120,7 @@ def run(
     )
     checks = found + checks_of(rows, texts)
     write_checks(out, checks)
-    if known is None:  # nobody will seal the folder and leave these out
+    if not work.known:  # nobody will seal the folder and leave these out
         for name in GOES_ON_FROM:
             (out / name).unlink(missing_ok=True)
     return MeasureResult(
@@ -159,12 +151,13 @@ def _backend(
     model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     inputs: Mapping[str, Path],
+    work: Context,
 ) -> Backend:
     """Who is asked: a server, vLLM, llama.cpp, or the model that was opened here."""
     if spec.endpoint:
         return Endpoint(spec.endpoint)
     if spec.engine:
-        return Vllm(str(inputs["model"]), tokenizer)
+        return Vllm(str(inputs["model"]), tokenizer, work.place.device)
     if model:
         return Local(model, tokenizer, spec.batch_tokens)
     file = _gguf_file(inputs)

@@ -4,12 +4,13 @@ overlap.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from remnant.context import Context
 from remnant.corpus import ITEM_SETS, READERS, lab, muse, own_text
 from remnant.corpus.base import QA, SPLITS, Material, question
 from remnant.errors import UserError
@@ -31,12 +32,7 @@ LEAVES = (
 )
 
 
-def run(
-    spec: PrepareSpec,
-    inputs: Mapping[str, Path],
-    out: Path,
-    report: Callable[[int, int, str], None],
-) -> PrepareResult:
+def run(spec: PrepareSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> PrepareResult:
     """Write the corpus and its card."""
     _refuse_unread(spec)
     material = read(spec)
@@ -76,7 +72,7 @@ def run(
         }
     )
     _write(out / "corpus.json", card.model_dump(mode="json"))
-    report(1, 1, "done")
+    work.progress(1, 1, "done")
     return card
 
 

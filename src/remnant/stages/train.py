@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.context import Context
 from remnant.corpus.prepared import raw_texts
 from remnant.errors import UserError
 from remnant.functional.losses import gdr
@@ -15,7 +16,6 @@ from remnant.functional.view import View
 from remnant.lab.shapes import fresh_model
 from remnant.model.data import collate, pack
 from remnant.model.door import check_plain
-from remnant.model.held import let_go
 from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import DIVERGED, check_finite, check_ids
@@ -28,18 +28,16 @@ LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
 GOES_ON_FROM = ("resume.pt", "steps.jsonl")
 
 
-def run(
-    spec: TrainSpec, inputs: Mapping[str, Path], out: Path, report: Callable[[int, int, str], None]
-) -> TrainResult:
+def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> TrainResult:
     """Train and save the model."""
-    let_go()
+    work.models.clear()
     corpus = inputs["corpus"]
     base = str(inputs.get("base", spec.base)) if spec.base else None
     check_plain(base or "", "trained on")
     tokenizer = open_tokenizer(base or str(corpus / "tokenizer"))
     model = open_model(base) if base else fresh_model(spec, tokenizer)
     check_saving(model, tokenizer)
-    model = in_regime(on_device(model), spec).eval()
+    model = in_regime(on_device(model, work.place.device), spec).eval()
     check_ids(model, tokenizer)
     if spec.block_tokens > context_length(model):
         raise UserError(
@@ -54,7 +52,7 @@ def run(
     spec = _with_steps(spec, blocks.batches)
     loss_at = _loss(model, tokenizer.pad_token_id, blocks, spec)
     moving = attach(model, spec)
-    steps, _ = fit(moving, spec, loss_at, out, report)
+    steps, _ = fit(moving, spec, loss_at, out, work)
     model = moving.settle()
     in_dtype(model, storage_dtype(spec.weights))
     check_finite(model, "the trained model", DIVERGED)
@@ -108,7 +106,7 @@ def _loss(
             own[(place * spec.batch_size + i) % len(own)]
             for i in range(min(spec.batch_size, len(own)))
         ]
-        batch = collate(chosen, pad, next(model.parameters()).device)
+        batch = collate(chosen, pad, model.device)
         with torch.enable_grad():
             loss = gdr(
                 View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)

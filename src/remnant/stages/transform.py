@@ -10,19 +10,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.context import Context, Opened, Progress
 from remnant.corpus.prepared import raw_texts
 from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.functional.quantized import Indivisible, Quantized
 from remnant.functional.segments import Known, repeated
-from remnant.lineage import Lineage
 from remnant.methods import BY_WEIGHT, step
 from remnant.model.activations import input_norms
 from remnant.model.data import encode
 from remnant.model.door import check_plain
-from remnant.model.held import Held, keep, take, version
 from remnant.model.load import Matrix, in_dtype, matrices, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
+from remnant.model.versions import opened, version
 from remnant.model.whole import check_finite, check_ids, first_not_finite
 from remnant.records import Calibration, TransformResult, TransformSpec
 from remnant.resolve import Method
@@ -34,15 +34,13 @@ from remnant.transforms.base import Transform
 ENOUGH = 0.25
 LEAVES = (*LEFT_BY_MODELS, "codes.safetensors", "steps.jsonl")
 GOES_ON_FROM = ("resume.pt", "steps.jsonl")
-Report = Callable[[int, int, str], None]
 
 
 def run(
     spec: TransformSpec,
     inputs: Mapping[str, Path],
     out: Path,
-    report: Report,
-    known: Mapping[str, Lineage] | None = None,
+    work: Context,
 ) -> TransformResult:
     """Do it, save the model, and codes where there are any; the result says what was changed and
     what was left.
@@ -51,19 +49,16 @@ def run(
         spec: of the transform.
         inputs: the model, and what the transform needs of corpus and target.
         out: receives the copy.
-        report: called with (done, total, note).
-        known: what the model and the copy ("self") are; a copy of the model that is in memory is
-            then not opened anew.
+        work: a version of the model that is in memory is not opened anew.
 
     Raises:
         UserError: the model is quantized already, no weight is left to change, or one is not
             finite before or after.
     """
-    known = known or {}
     by = step(spec)
     check_plain(str(inputs["model"]), "quantized again")
     tokenizer = open_tokenizer(str(inputs["model"]))
-    source = take(inputs["model"], known.get("model"))
+    source = opened(inputs["model"], work)
     model = source.model
     check_saving(model, tokenizer)
     everything = isinstance(by.kind, Transform) and by.kind.everything
@@ -75,19 +70,19 @@ def run(
     if spec.source_dtype == "bfloat16":
         in_dtype(in_dtype(model, torch.bfloat16), torch.float32)
     function = by.method.load()
-    work = Work(spec, inputs, tokenizer, source, chosen, Loop(out, report, spec.seed), [])
-    offered = {name: OFFERED[name](work) for name in by.method.reads if name in OFFERED}
-    sample = work.sample[0] if work.sample else None
+    given = Given(spec, inputs, tokenizer, source, chosen, Loop(out, work, spec.seed), [])
+    offered = {name: OFFERED[name](given) for name in by.method.reads if name in OFFERED}
+    sample = given.sample[0] if given.sample else None
     left_out: list[str] = []
     if "weight" in by.method.reads:
-        found, left_out = _each(chosen, by.method, function, offered, report)
+        found, left_out = _each(chosen, by.method, function, offered, work.progress)
         chosen = [m for m in chosen if m.name not in left_out]
     else:
-        report(0, 1, spec.use)
+        work.progress(0, 1, spec.use)
         found = function(*(offered[name] for name in by.method.reads), **by.method.params) or {}
         # Formats of whole files give no codes.
         left_out = [m.name for m in chosen if m.name not in found] if found else []
-        report(1, 1, spec.use)
+        work.progress(1, 1, spec.use)
     _check_result(spec, model, found)
     save(model, tokenizer, out)
     _save_codes(found, out / "codes.safetensors")
@@ -96,7 +91,7 @@ def run(
         *(m.name for m in chosen),
         *(n for n, before in others.items() if not torch.equal(before, now[n])),
     ]
-    keep(version(source, out, changed, known.get("self")))
+    work.models.put(version(source, out, changed, work))
     quantized = sum(q.weight.numel() for q in found.values())
     parameters = sum(p.numel() for p in model.parameters())
     return TransformResult(
@@ -111,65 +106,65 @@ def run(
     )
 
 
-class Work(NamedTuple):
+class Given(NamedTuple):
     """All that the readings of a transform are made from."""
 
     spec: TransformSpec
     inputs: Mapping[str, Path]
     tokenizer: PreTrainedTokenizerBase
-    source: Held
+    source: Opened
     chosen: list[Matrix]
     loop: Loop
     sample: list[Calibration]
 
 
-def _batches(work: Work) -> list[Tensor]:
-    """Calibration text; what it is goes to ``work.sample``."""
-    check_ids(work.source.model, work.tokenizer)
-    batches, sample = calibration(work.spec, work.inputs["corpus"], work.tokenizer)
-    work.sample.append(sample)
+def _batches(given: Given) -> list[Tensor]:
+    """Calibration text; what it is goes to ``given.sample``."""
+    check_ids(given.source.model, given.tokenizer)
+    batches, sample = calibration(given.spec, given.inputs["corpus"], given.tokenizer)
+    given.sample.append(sample)
     return batches
 
 
-def _generators(work: Work) -> dict[str, torch.Generator]:
+def _generators(given: Given) -> dict[str, torch.Generator]:
     """For every weight a generator of its own, which no other weight and no device changes."""
     return {
-        m.name: torch.Generator().manual_seed(int(digest_of([work.spec.seed, m.name])[:15], 16))
-        for m in work.chosen
+        m.name: torch.Generator().manual_seed(int(digest_of([given.spec.seed, m.name])[:15], 16))
+        for m in given.chosen
     }
 
 
-def _target(work: Work) -> dict[str, Tensor]:
+def _target(given: Given) -> dict[str, Tensor]:
     """The weights of the target [..., out, in], by the names and on the device of the model's.
 
     Raises:
         UserError: it is not of the same shape.
     """
-    check_plain(str(work.inputs["target"]), "mixed with another model")
-    other = open_model(str(work.inputs["target"]))
+    check_plain(str(given.inputs["target"]), "mixed with another model")
+    other = open_model(str(given.inputs["target"]))
     found = {m.name: m.read().float() for m in matrices(other, (), biases=True)}
-    for m in work.chosen:
+    for m in given.chosen:
         if m.name not in found or found[m.name].shape != m.read().shape:
             raise UserError(
                 f"The target has no weight {m.name} of shape {tuple(m.read().shape)}.",
                 "Give the model that this one was unlearned from.",
             )
-    return {m.name: found[m.name].to(m.parameter.device) for m in work.chosen}
+    return {m.name: found[m.name].to(m.parameter.device) for m in given.chosen}
 
 
 # What a transform may read of the whole model, and the values of every weight by its name.
-OFFERED: Mapping[str, Callable[[Work], Any]] = {
-    "model": lambda work: work.source.model,
-    "tokenizer": lambda work: work.tokenizer,
-    "names": lambda work: [m.name for m in work.chosen],
+OFFERED: Mapping[str, Callable[[Given], Any]] = {
+    "model": lambda given: given.source.model,
+    "tokenizer": lambda given: given.tokenizer,
+    "names": lambda given: [m.name for m in given.chosen],
     "batches": _batches,
-    "norms": lambda work: input_norms(
-        work.source.model, [m.name for m in work.chosen], _batches(work)
+    "norms": lambda given: input_norms(
+        given.source.model, [m.name for m in given.chosen], _batches(given)
     ),
     "generator": _generators,
     "target": _target,
-    "corpus": lambda work: work.inputs["corpus"],
-    "loop": lambda work: work.loop,
+    "corpus": lambda given: given.inputs["corpus"],
+    "loop": lambda given: given.loop,
 }
 
 
@@ -178,7 +173,7 @@ def _each(
     method: Method,
     function: Callable[..., Any],
     offered: Mapping[str, Any],
-    report: Report,
+    progress: Progress,
 ) -> tuple[dict[str, Quantized], list[str]]:
     """Every weight by itself: the codes of those that have some.
 
@@ -190,12 +185,12 @@ def _each(
     for i, matrix in enumerate(chosen):
         own = {name: of[matrix.name] for name, of in offered.items() if name in BY_WEIGHT}
         try:
-            given = _one(matrix, method, function, {**offered, **own})
-            found |= {matrix.name: given} if given is not None else {}
+            codes = _one(matrix, method, function, {**offered, **own})
+            found |= {matrix.name: codes} if codes is not None else {}
         except Indivisible as error:
             reason = str(error)
             left_out.append(matrix.name)
-        report(i + 1, len(chosen), matrix.name)
+        progress(i + 1, len(chosen), matrix.name)
     if len(left_out) == len(chosen):
         raise UserError(
             f"No weight can be quantized: {reason}.", "Choose a group size that divides the rows."

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.adapterfiles import CONFIG, WEIGHTS
+from remnant.context import Context
 from remnant.corpus import plain_items
 from remnant.corpus.base import Item
 from remnant.corpus.prepared import settings
@@ -19,13 +20,10 @@ from remnant.durable import is_whole, tell
 from remnant.errors import UserError
 from remnant.functional.view import View
 from remnant.model import kept
-from remnant.model.data import (
-    Batch,
-)
+from remnant.model.data import Batch
 from remnant.model.door import check_plain
 from remnant.model.examples import Pool, batch_of, joined
-from remnant.model.held import let_go
-from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
+from remnant.model.load import context_length, in_dtype, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
@@ -54,18 +52,13 @@ class Probe(NamedTuple):
     retain: float
 
 
-def run(
-    spec: UnlearnSpec,
-    inputs: Mapping[str, Path],
-    out: Path,
-    report: Callable[[int, int, str], None],
-) -> UnlearnResult:
+def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> UnlearnResult:
     """Unlearn and save the chosen checkpoint; the result says which, and why the run stopped."""
-    let_go()
+    work.models.clear()
     target, corpus = inputs["target"], inputs["corpus"]
     check_plain(str(target), "unlearned from")
     tokenizer = open_tokenizer(str(target))
-    model = in_regime(on_device(open_model(str(target))), spec)
+    model = in_regime(open_model(str(target), work.place.device), spec)
     check_saving(model, tokenizer)
     pad = tokenizer.pad_token_id
     check_ids(model, tokenizer)
@@ -93,12 +86,12 @@ def run(
     loss_at = make_loss(model, terms, streams, spec.batch_size, pad)
     forget_loss = make_forget_loss(model, pools["forget"], spec.batch_size, pad)
     after_step = _watch(spec, moving, probe, forget_loss, best)
-    steps, memory = fit(moving, spec, loss_at, out, report, after_step)
+    steps, memory = fit(moving, spec, loss_at, out, work, after_step)
     if spec.select == "best" and "chosen" in memory:
         found = kept.load(best)
         if found is None or found["step"] != memory["chosen"]["step"]:
             _start_afresh(out)
-            return run(spec, inputs, out, report)
+            return run(spec, inputs, out, work)
         moving.restore(found["weights"])
     if moving.apart is not None:
         moving.apart(out)
@@ -250,7 +243,7 @@ def answers(
         if len(chosen) > PROBE_ITEMS
         else chosen
     )
-    where = next(model.parameters()).device
+    where = model.device
     found = [joined(tokenizer, i.id, i.prompt, i.truth) for i in chosen]
     return [
         batch_of(found[start : start + 16], tokenizer.pad_token_id, where)
@@ -280,7 +273,7 @@ def make_forget_loss(
     terms do.
     """
     ordered = sorted(pool.examples, key=lambda example: len(example.ids))
-    where = next(model.parameters()).device
+    where = model.device
     batches = [
         batch_of(ordered[i : i + batch_size], pad, where)
         for i in range(0, len(ordered), batch_size)

@@ -50,7 +50,7 @@ def adapted(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Trainable:
     )
     wrapped = peft.get_peft_model(model, config)
     layers = [model.get_submodule(name) for name in targets]
-    noise = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    noise = torch.Generator(model.device).manual_seed(seed)
     _begin(layers, spec, torch.Generator().manual_seed(seed), noise)
     factors = {name: p for name, p in model.named_parameters() if ".lora_" in name}
     parts = [Part(parameter) for parameter in factors.values()]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from remnant.context import Context, Place
 from remnant.durable import digest_of, tell
 from remnant.errors import Interrupted, UserError
 from remnant.model import kept
@@ -18,16 +19,15 @@ from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
 from remnant.training.stepper import Stepper
 
-Report = Callable[[int, int, str], None]
 AfterStep = Callable[[int, dict[str, float], dict[str, Any]], bool]
 SAVE_SECONDS = 30.0
 
 
 class Loop(NamedTuple):
-    """Where a transform that trains keeps its steps and tells of them, and its seed."""
+    """Where a transform that trains keeps its steps, its context, and its seed."""
 
     folder: Path
-    report: Report
+    work: Context
     seed: int
 
 
@@ -46,7 +46,7 @@ def fit(
     spec: OptimSpec,
     loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
     folder: Path,
-    report: Report,
+    work: Context,
     after_step: AfterStep = lambda step, parts, memory: False,
 ) -> tuple[int, dict[str, Any]]:
     """Run the steps, resuming from ``folder`` where an earlier call was cut off.
@@ -59,7 +59,7 @@ def fit(
         folder: receives steps.jsonl, and resume.pt, from which a call that follows goes on; also
             behind the last step, so that a model that could not be saved costs no steps. Whoever
             seals the folder leaves it out.
-        report: called with (steps done, steps in all, note).
+        work: is told (steps done, steps in all, note); numbers of a step are its place's means.
         after_step: called with the step, its parts and a JSON-like memory that is kept across
             resumption; True stops.
 
@@ -86,7 +86,7 @@ def fit(
             if renewal is not None and step and step % renewal.every == 0:
                 keep(None)
                 stepper = Stepper(renewal.choose(), spec, moving.weights)
-            parts = _gradients(spec, loss_at, step)
+            parts = _gradients(spec, loss_at, step, work.place)
             if not _finite(parts, stepper):
                 if renewal is None:
                     keep(stepper)
@@ -99,7 +99,7 @@ def fit(
                 | ({"lost": stepper.lost} if spec.count_lost else {}),
             )
             stopped = after_step(step, parts, memory)
-            report(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
+            work.progress(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
             if renewal is None and time.monotonic() - saved > SAVE_SECONDS:
                 keep(stepper)
                 saved = time.monotonic()
@@ -115,15 +115,23 @@ def fit(
 
 
 def _gradients(
-    spec: OptimSpec, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]], step: int
+    spec: OptimSpec,
+    loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
+    step: int,
+    place: Place,
 ) -> dict[str, float]:
+    """Gather the gradients of a step.
+
+    Returns:
+        The parts of its loss, the same in all processes, so that all stop at the same step.
+    """
     sums: dict[str, float] = {}
     for micro in range(spec.accumulate):
         loss, parts = loss_at(step * spec.accumulate + micro)
         (loss / spec.accumulate).backward()
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value / spec.accumulate
-    return sums
+    return {name: place.mean(value) for name, value in sums.items()}
 
 
 def _finite(parts: dict[str, float], stepper: Stepper) -> bool:

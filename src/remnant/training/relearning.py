@@ -72,7 +72,7 @@ def relearn(  # noqa: PLR0913 (five are settings, which a user writes by their n
     rate = lr if lr is not None else LORA_RATE if way == "lora" else FULL_RATE
     spec = OptimSpec(steps=steps, batch_size=BATCH, lr=rate, train=train, seed=loop.seed)
     moving = attach(model, spec)
-    fit(moving, spec, _loss(model, tokenizer, lessons, spec), loop.folder, loop.report)
+    fit(moving, spec, _loss(model, tokenizer, lessons, spec), loop.folder, loop.work)
     moving.settle()
 
 
@@ -92,7 +92,7 @@ def _loss(
     spec: OptimSpec,
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
     """Cross entropy of a step's texts, in nats per token."""
-    where, pad = next(model.parameters()).device, tokenizer.pad_token_id
+    where, pad = model.device, tokenizer.pad_token_id
     size = min(spec.batch_size, len(lessons))
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:

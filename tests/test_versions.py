@@ -10,12 +10,14 @@ import safetensors
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.context import Context, Opened
 from remnant.lineage import Lineage
-from remnant.model import held
+from remnant.model import versions
 from remnant.model.load import open_model, save_model
 from remnant.records import TransformSpec
 from remnant.stages import transform
 from remnant.testing import tiny_model
+from tests.conftest import silent
 
 COPIES: dict[str, Lineage] = {}
 BASE, OTHER = "train-0123456789abcdef", "train-fedcba9876543210"
@@ -26,14 +28,14 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The folders that were opened whole."""
     seen: list[str] = []
 
-    def counted(source: str, **more: Any) -> PreTrainedModel:
+    def counted(source: str, device: str) -> PreTrainedModel:
         seen.append(Path(source).name)
-        return open_model(source, **more)
+        return open_model(source, device)
 
-    held.let_go()
-    monkeypatch.setattr(held, "open_model", counted)
+    silent.models.clear()
+    monkeypatch.setattr(versions, "open_model", counted)
     yield seen
-    held.let_go()
+    silent.models.clear()
 
 
 @pytest.fixture
@@ -52,8 +54,7 @@ def quantized(store: Path, bits: int, source: str = BASE, **more: Any) -> Path:
         TransformSpec(use="rtn", params={"bits": bits}, **more),
         {"model": store / source},
         out,
-        lambda *a: None,
-        known,
+        knowing(known),
     )
     COPIES[out.name] = Lineage(out.name, source, frozenset(summary.changed))
     return out
@@ -63,8 +64,13 @@ def whole(name: str) -> Lineage:
     return Lineage(name, name)
 
 
-def take(folder: Path) -> held.Held:
-    return held.take(folder, COPIES.get(folder.name, whole(folder.name)))
+def knowing(known: dict[str, Lineage]) -> Context:
+    """The context of all these tests, with one memory."""
+    return silent._replace(known=known)
+
+
+def take(folder: Path) -> Opened:
+    return versions.opened(folder, knowing({"model": COPIES.get(folder.name, whole(folder.name))}))
 
 
 def equal(model: PreTrainedModel, folder: Path) -> bool:
@@ -79,7 +85,7 @@ def test_a_copy_is_taken_as_it_was_left_and_its_source_by_what_differs(
     copy = take(out)
     assert opened == [BASE]
     assert equal(copy.model, out)
-    held.keep(copy)
+    silent.models.put(copy)
     source = take(store / BASE)
     assert opened == [BASE]
     assert source.model is copy.model
@@ -90,9 +96,9 @@ def test_two_copies_made_earlier_share_what_is_equal(
     store: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [quantized(store, bits) for bits in (4, 8)]
-    held.let_go()
+    silent.models.clear()
     opened.clear()
-    held.keep(take(folders[0]))
+    silent.models.put(take(folders[0]))
     read: list[str] = []
     real: Any = safetensors.safe_open
 
@@ -115,7 +121,7 @@ def test_two_copies_made_earlier_share_what_is_equal(
             tensor: torch.Tensor = self.opened.get_tensor(name)
             return tensor
 
-    monkeypatch.setattr(held, "safe_open", Watched)
+    monkeypatch.setattr(versions, "safe_open", Watched)
     second = take(folders[1])
     assert opened == [folders[0].name]
     assert equal(second.model, folders[1])
@@ -126,12 +132,12 @@ def test_two_copies_made_earlier_share_what_is_equal(
 
 def test_a_cast_changes_every_weight(store: Path) -> None:
     out = quantized(store, 8, source_dtype="bfloat16")
-    held.keep(take(out))
+    silent.models.put(take(out))
     assert equal(take(store / BASE).model, store / BASE)
 
 
 def test_another_origin_is_opened_whole(store: Path, opened: list[str]) -> None:
-    held.keep(take(store / BASE))
+    silent.models.put(take(store / BASE))
     other = take(store / OTHER)
     assert opened == [BASE, OTHER]
     assert equal(other.model, store / OTHER)
@@ -143,7 +149,7 @@ def test_a_failed_quantization_leaves_nothing_half_changed(store: Path, opened: 
             TransformSpec(use="rtn", params={"bits": 4, "granularity": "group", "group_size": 7}),
             {"model": store / BASE},
             store,
-            lambda *a: None,
+            silent,
         )
     assert equal(take(store / BASE).model, store / BASE)
     assert opened == [BASE, BASE]
@@ -160,10 +166,10 @@ def test_two_folders_of_one_name_are_two_models(
         (store / parent / "manifest.json").write_text(
             '{"inputs": {"model": "x"}, "summary": {"changed": []}}'
         )
-        held.keep(held.take(store / parent / "checkpoint-0123456789abcdef"))
+        silent.models.put(versions.opened(store / parent / "checkpoint-0123456789abcdef", silent))
     assert len(opened) == 2
     assert equal(
-        held.take(store / "a" / "checkpoint-0123456789abcdef").model,
+        versions.opened(store / "a" / "checkpoint-0123456789abcdef", silent).model,
         store / "a" / "checkpoint-0123456789abcdef",
     )
 
@@ -171,8 +177,8 @@ def test_two_folders_of_one_name_are_two_models(
 def test_a_folder_whose_files_were_changed_is_another_model(
     store: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    held.keep(held.take(store / BASE))
+    silent.models.put(versions.opened(store / BASE, silent))
     model = tiny_model(vocab=len(tokenizer))
     next(model.parameters()).data.add_(1.0)
     save_model(model, tokenizer, store / BASE)
-    assert equal(held.take(store / BASE).model, store / BASE)
+    assert equal(versions.opened(store / BASE, silent).model, store / BASE)

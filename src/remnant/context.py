@@ -1,0 +1,72 @@
+"""What a piece of work is given besides its settings and inputs: whom to tell how far it is, the
+model that is still in memory, where to compute, what its inputs are. No torch.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+from remnant.lineage import Lineage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Called with (done, total, note).
+Progress = Callable[[int, int, str], None]
+
+
+class Opened(NamedTuple):
+    """A model in memory, and what its weights are."""
+
+    model: "PreTrainedModel"
+    lineage: Lineage
+
+
+class ModelCache:
+    """At most one model: the one that was used last, for work on it or on a version of it.
+
+    It lives as long as one call that makes pieces of work. What is handed out is no longer in it,
+    since who gets a model may change it.
+    """
+
+    def __init__(self) -> None:
+        self._last: Opened | None = None
+
+    def get(self, origin: str) -> Opened | None:
+        """The model, if it is of this origin (a digest); one of another is let go."""
+        last, self._last = self._last, None
+        return last if last and last.lineage.origin == origin else None
+
+    def put(self, model: Opened) -> None:
+        """Hold a model for the next ``get``, in the place of any other."""
+        self._last = model
+
+    def clear(self) -> None:
+        """Hold no model, before work that needs the memory."""
+        self._last = None
+
+
+class Place(NamedTuple):
+    """Where a process computes, and as one of how many.
+
+    ``device``: where its models go, in torch's words ("cuda"); what is computed with a model goes
+    where the model is. ``mean``: a number of this process, averaged over all that work on the same
+    piece; the number itself where there is one. Dtypes are no part of it: they change results, so
+    the settings say them.
+    """
+
+    device: str = "cpu"
+    mean: Callable[[float], float] = float
+
+
+class Context(NamedTuple):
+    """The last argument of every stage.
+
+    ``known``: what the inputs are, by their roles, and what is being made as "self"; empty where a
+    stage is run by itself, and nobody seals what it leaves.
+    """
+
+    progress: Progress
+    models: ModelCache
+    place: Place = Place()
+    known: Mapping[str, Lineage] = MappingProxyType({})
