@@ -21,7 +21,7 @@ class Item(NamedTuple):
 
     ``context`` stands before the prompt and is common to many items; ``paraphrased`` says the truth
     in other words, ``wrong`` something else in these words; ``choices`` are all that may be chosen,
-    the truth among them.
+    the truth among them; ``answers`` are right too.
     """
 
     id: str
@@ -32,6 +32,7 @@ class Item(NamedTuple):
     paraphrased: str = ""
     wrong: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 class ItemSet(NamedTuple):

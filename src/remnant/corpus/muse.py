@@ -50,14 +50,29 @@ def verbmem(folder: Path, side: str = "forget") -> list[Item]:
 
 
 def knowmem(folder: Path, side: str) -> list[Item]:
-    """Questions about forget or retain text, behind the shown examples of that side."""
+    """Questions about forget or retain text, behind the shown examples of that side.
+
+    A row may have ``answers`` that are right beside its answer.
+    """
     shown = records(folder / "knowmem" / f"{side}_qa_icl.json", "question", "answer")
     context = "".join(question(row["question"], row["answer"]) for row in shown)
     rows = records(folder / "knowmem" / f"{side}_qa.json", "question", "answer")
     return [
-        Item(f"{side}-question-{i}", half_of(i), question(r["question"]), r["answer"], context)
+        Item(
+            f"{side}-question-{i}",
+            half_of(i),
+            question(r["question"]),
+            r["answer"],
+            context,
+            answers=_right_too(r),
+        )
         for i, r in enumerate(rows)
     ]
+
+
+def _right_too(row: dict[str, Any]) -> tuple[str, ...]:
+    found = row.get("answers")
+    return tuple(a for a in found if isinstance(a, str)) if isinstance(found, list) else ()
 
 
 def privleak_texts(folder: Path, split: str) -> list[str]:

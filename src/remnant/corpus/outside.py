@@ -153,7 +153,7 @@ def _name(value: Any) -> str:
         type(None): "null",
         str: "a string",
     }
-    return names[type(value)]
+    return names.get(type(value), f"a value of type {type(value).__name__}")
 
 
 def has(record: Any, *keys: str) -> bool:
