@@ -71,24 +71,36 @@ def entry(*records: Any) -> bytes:
     return json.dumps(list(records)).encode()
 
 
+def chat_of(*turns: tuple[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
 # Name and content of a forget file, and what is said of it.
 WRONG: list[tuple[str, bytes, tuple[str, ...]]] = [
-    (
-        "a.csv",
-        b"text,label\nSome text,1\n",
-        ("a table (CSV)", "read_csv('a.csv')", "to_json('a.jsonl'"),
-    ),
-    ("A.CSV", b"text\nSome\n", ("a table (CSV)",)),
-    ("a.tsv", b"text\tlabel\n", ("a table (TSV)", "sep='\\t'")),
-    ("a.parquet", b"PAR1....PAR1", ("a table (PARQUET)", "read_parquet")),
+    ("a.csv", b"text,text\nSome,more\n", ("the column 'text' twice",)),
+    ("A.CSV", b"body,label\nSome,1\n", ("Entry 1", "but 'body', 'label'", "--columns text=FIELD")),
+    ("a.csv", b"text,label\nSome, more,1\n", ("Row 1 of", "has 3 cells, and its first line 2")),
+    ("a.csv", b'text,label\n"Some,1\n', ("is no table", "unexpected end of data")),
+    ("a.csv", b"text,label\n", ("The forget set is empty",)),
+    ("a.csv", b"question,answer\nWho?,\n,She\n", ("none of its 2 questions has both",)),
+    ("a.csv", "text\nCaf\u00e9\n".encode("latin-1"), ("is not UTF-8 (byte 8)", "iconv")),
+    ("a.tsv", b"text\tlabel\nSome\n", ("Row 1 of", "has 1 cells")),
+    ("a.csv", b"PAR1....PAR1", ("a Parquet table, whatever its name says",)),
+    ("a.parquet", b"PAR1....PAR1", ("is no Parquet table", "cut or damaged")),
+    ("a.parquet", b"text\nSome\n", ("is not a Parquet table, whatever its name says",)),
     ("a.arrow", b"ARROW1", ("a table (ARROW)", "read_feather")),
     ("a.xlsx", b"PK\x03\x04", ("a table (XLSX)", "read_excel")),
-    ("a.json.gz", gzip.compress(b'["a"]'), ("a packed file", "gunzip")),
-    ("a.txt.zst", b"\x28\xb5\x2f\xfd", ("a packed file", "zstd -d")),
+    ("a.json.gz", gzip.compress(b'["a"]')[:-4], ("cannot be unpacked", "cut or damaged")),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "a"}')[:9], ("cannot be unpacked",)),
+    ("a.json.gz", gzip.compress(b"[1"), ("a.json.gz is not JSON",)),
+    ("a.json.gz", b'["a"]', ("is not packed by gzip, whatever its name says",)),
+    ("a.txt.gz", gzip.compress(gzip.compress(b"text")), ("a.txt is packed by gzip",)),
+    ("a.tar.gz", gzip.compress(b"text"), ("a packed file", "tar -xf")),
+    ("a.txt.zst", b"\x28\xb5\x2f\xfd", ("cannot be unpacked", "cut or damaged")),
     ("a.zip", b"PK\x03\x04", ("a packed file", "unzip")),
-    ("a.pdf", b"%PDF-1.7", ("a document (PDF)", "pdftotext")),
+    ("a.pdf", b"text", ("a.pdf is",)),
     ("a.docx", b"PK\x03\x04", ("a document (DOCX)", "pandoc")),
-    ("a.html", b"<html></html>", ("a document (HTML)", "pandoc")),
+    ("a.html", b"<html></html>", ("a.html", "trafilatura")),
     ("a.log", b"some text", ("of an unknown kind (.log)", "rename it to end in .txt")),
     ("a.json", gzip.compress(b'["a"]'), ("packed by gzip, whatever its name says", "gunzip")),
     ("b.txt", b"\x28\xb5\x2f\xfd text", ("packed by zstd",)),
@@ -125,8 +137,9 @@ WRONG: list[tuple[str, bytes, tuple[str, ...]]] = [
     ("x.json", entry(["a"]), ("Entry 1", "is a list")),
     ("x.json", entry({}), ("Entry 1", "has none of the fields text, question and answer")),
     ("x.json", entry({"Text": "a"}), ("Entry 1", "but 'Text'")),
-    ("x.json", entry({"prompt": "a", "completion": "b"}), ("Entry 1", "'prompt', 'completion'")),
-    ("x.json", entry({"text": None}), ("Entry 1", "null in the field text")),
+    ("x.json", entry({"front": "a", "back": "b"}), ("Entry 1", "'front', 'back'", "--columns")),
+    ("x.json", entry({"text": None}), ("The forget set is empty",)),
+    ("x.json", b'[{"text": NaN}, {"text": ""}]', ("is empty: its 2 texts are blank",)),
     ("x.json", entry({"text": ["a", "b"]}), ("Entry 1", "a list in the field text")),
     (
         "x.json",
@@ -134,12 +147,7 @@ WRONG: list[tuple[str, bytes, tuple[str, ...]]] = [
         ("Entry 1", "has the field question, but not answer"),
     ),
     ("x.json", entry({"answer": "b"}), ("Entry 1", "has the field answer, but not question")),
-    (
-        "x.json",
-        entry({"text": "a", "question": None, "answer": "b"}),
-        ("null in the field question",),
-    ),
-    ("x.json", entry({"question": "a", "answer": None}), ("null in the field answer",)),
+    ("x.json", entry({"question": "a", "answer": None}), ("none of its 1 questions has both",)),
     ("x.json", entry({"question": "a", "answer": 5}), ("a number in the field answer", "strings")),
     ("x.json", entry({"question": "a", "answer": True}), ("true or false in the field answer",)),
     ("x.json", entry({"question": "a", "answer": ["b"]}), ("a list in the field answer",)),
@@ -148,11 +156,27 @@ WRONG: list[tuple[str, bytes, tuple[str, ...]]] = [
         entry({"question": "a", "answer": {"text": "b"}}),
         ("a record in the field answer",),
     ),
-    ("x.json", entry({"question": " ", "answer": "b"}), ("a blank question",)),
-    ("x.json", entry(*pairs(0), {"question": "a", "answer": ""}), ("Entry 13", "a blank answer")),
+    ("x.json", entry({"question": " ", "answer": "b"}), ("none of its 1 questions has both",)),
     ("x.json", b'["half \\ud800 of it"]', ("lone surrogate",)),
     ("x.json", b'["nothing \\u0000 there"]', ("NUL character",)),
     ("x.json", b'{"data": [{"text": "a"}]}', ("Entry 1", "but 'data'")),
+    ("x.json", b'{"data": [{"paragraphs": [{"context": "a"}]}]}', ("no list of records as qas",)),
+    ("x.json", b'{"data": [{"paragraphs": 3}]}', ("no list of records as paragraphs",)),
+    ("x.json", entry({"question": "a", "answers": "b"}), ("in the field answers neither",)),
+    ("x.json", entry({"question": "a", "answers": [3]}), ("a number in the field answers",)),
+    ("x.json", entry({"messages": ["a"]}), ("Entry 1", "a string as a turn of its chat")),
+    ("x.json", entry({"messages": []}), ("none of its 1 questions has both",)),
+    ("x.json", entry({"messages": "a"}), ("Entry 1", "but 'messages'")),
+    ("x.json", entry(chat_of(("user", "a"))), ("none of its 1 questions has both",)),
+    ("x.json", entry(chat_of(("narrator", "a"))), ("a turn of narrator, who is none of system",)),
+    ("x.json", entry(chat_of(("user", 3))), ("a number in the field content",)),
+    ("x.json", entry({"messages": [{"role": "user"}]}), ("a turn without content",)),
+    (
+        "x.json",
+        entry(chat_of(("user", [{"type": "image_url", "image_url": "a"}]))),
+        ("a part of a turn that is no text (image_url)",),
+    ),
+    ("x.json", entry({"instruction": 1, "output": "a"}), ("a number in the field instruction",)),
 ]
 
 
@@ -181,7 +205,7 @@ def fifo(folder: Path) -> None:
 
 def only_a_table(folder: Path) -> None:
     (folder / "sub").mkdir()
-    (folder / "sub" / "a.csv").write_text("text\n")
+    (folder / "sub" / "a.xlsx").write_text("text\n")
     (folder / "sub" / "._a.txt").write_bytes(b"\x00\x05\x16\x07")
 
 
@@ -214,7 +238,7 @@ WRONG_CALLS: list[tuple[Callable[[Path], None], str, tuple[str, ...]]] = [
     (
         only_a_table,
         "--forget {}/sub --retain {}/retain.txt",
-        ("holds no text", "a.csv (a table (CSV))", ".txt"),
+        ("holds no text", "a.xlsx (a table (XLSX))", ".txt"),
     ),
     (spoiled_member, "--forget {}/sub --retain {}/retain.txt", ("a.txt is packed by gzip",)),
     (nothing, "--forget {}/forget.txt", ("retain",)),
@@ -359,7 +383,7 @@ def test_what_a_folder_holds_beside_text_is_counted_and_named(tmp_path: Path) ->
     (inside / "deep" / ".git" / "c.txt").write_text("hidden")
     (inside / "__MACOSX" / "d.txt").write_text("hidden")
     (inside / "._A.TXT").write_bytes(b"\x00\x05\x16\x07")
-    (inside / "table.csv").write_text("text\n")
+    (inside / "table.xlsx").write_text("text\n")
     (inside / "README").write_text("no suffix")
     (inside / "none.txt").write_text("")
     os.mkfifo(inside / "pipe.txt")
@@ -377,7 +401,7 @@ def test_what_a_folder_holds_beside_text_is_counted_and_named(tmp_path: Path) ->
         "none.txt": "empty",
         "out.txt": "a link that leads out of the folder",
         "pipe.txt": "no plain file",
-        "table.csv": "a table (CSV)",
+        "table.xlsx": "a table (XLSX)",
     }
     (tmp_path / "retain.txt").write_text(story(1000))
     result = called(tmp_path, "--forget", inside, "--retain", tmp_path / "retain.txt")
@@ -385,7 +409,7 @@ def test_what_a_folder_holds_beside_text_is_counted_and_named(tmp_path: Path) ->
     assert "Not read for forget: 8 files: README (of an unknown kind (no suffix))" in result.output
     assert "and 3 more" in result.output
     card = json.loads((Path(result.stdout.split("\n")[0]) / "corpus.json").read_text())
-    assert card["skipped"]["forget"]["table.csv"] == "a table (CSV)"
+    assert card["skipped"]["forget"]["table.xlsx"] == "a table (XLSX)"
 
 
 def test_too_much_is_refused_before_it_is_read(

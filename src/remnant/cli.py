@@ -105,13 +105,21 @@ class Prepare(click.Command):
 @click.option(
     "--forget",
     multiple=True,
-    help="Text that is to be forgotten: files or folders (.txt .md .json .jsonl).",
+    help=(
+        "Text that is to be forgotten: files or folders (text, JSON, CSV, Parquet, packed or not), "
+        "or a data set of the hub (hub:OWNER/NAME)."
+    ),
 )
 @click.option("--retain", multiple=True, help="Text that must be kept.")
 @click.option(
     "--holdout",
     multiple=True,
     help="Text like the forget text that the model has never read (for PrivLeak).",
+)
+@click.option(
+    "--columns",
+    metavar="NAME=FIELD,...",
+    help="Fields to be read, by what they are: question=Q,answer=A or text=BODY.",
 )
 @click.option("--holdout-share", type=float, help="Or: hold out this share of the retain text.")
 @click.option(

@@ -85,7 +85,8 @@ class Material(NamedTuple):
     ``beside``: texts that a split has besides, read in training and nothing else. ``qa_only``: the
     questions are the texts. ``cut``: long texts are cut, and retain text is split. ``complete``:
     the files are a whole corpus in MUSE's layout. ``skipped`` and ``notes``: what was not read, for
-    the card.
+    the card. ``shapes``: side -> file -> of what shapes its entries are. ``accepted``: answers that
+    are right beside that of a question and its answer.
     """
 
     texts: Mapping[str, list[str]] = {}
@@ -97,6 +98,8 @@ class Material(NamedTuple):
     complete: bool = False
     skipped: Mapping[str, Mapping[str, str]] = {}
     notes: tuple[str, ...] = ()
+    shapes: Mapping[str, Mapping[str, str]] = {}
+    accepted: Mapping[tuple[str, str], tuple[str, ...]] = {}
 
 
 class Reader(NamedTuple):

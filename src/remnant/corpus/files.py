@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from remnant.corpus.documents import EXTRACTORS, INSTALL, lacking
 from remnant.errors import UserError
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-EXPECTED = "Expected files ending in .txt, .md, .json or .jsonl."
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+PACKED_SUFFIXES = (".gz", ".zst")
+_READ = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *TABLE_SUFFIXES, *EXTRACTORS)
+EXPECTED = "Expected files ending in .txt, .md, .json, .jsonl, .csv, .tsv or .parquet."
 # A file is held in memory several times while it is cut and counted; a folder is read whole for its
 # digest.
 MOST_BYTES = 1 << 30
@@ -26,7 +30,6 @@ _TABLE = (
     "python -c \"import pandas as p; p.read_{}.to_json('{}.jsonl', orient='records', lines=True)\""
 )
 _READERS = {
-    ".csv": "csv({!r})", ".tsv": "csv({!r}, sep='\\t')", ".parquet": "parquet({!r})",
     ".arrow": "feather({!r})",
     ".feather": "feather({!r})", ".orc": "orc({!r})", ".xlsx": "excel({!r})", ".xls": "excel({!r})",
     ".ods": "excel({!r})",
@@ -36,15 +39,14 @@ _UNPACK, _PLAIN = "Unpack it first, with {}.", "Convert it to plain text first, 
 _KINDS: dict[str, tuple[str, str]] = {
     **{s: (f"a table ({s[1:].upper()})", _TABLE) for s in _READERS},
     **{s: ("a packed file", _UNPACK.format(how)) for s, how in {
-        ".gz": "gunzip", ".tgz": "tar -xf", ".tar": "tar -xf", ".zst": "zstd -d", ".bz2": "bunzip2",
+        ".tgz": "tar -xf", ".tar": "tar -xf", ".bz2": "bunzip2",
         ".xz": "unxz", ".zip": "unzip",
         ".7z": "7z x", ".rar": "unrar x", ".lz4": "lz4 -d", ".br": "brotli -d",
     }.items()},
     **{s: (f"a document ({s[1:].upper()})", _PLAIN.format(how)) for s, how in {
-        ".pdf": "pdftotext", ".docx": "pandoc -t plain", ".doc": "pandoc -t plain",
+        ".docx": "pandoc -t plain", ".doc": "pandoc -t plain",
         ".odt": "pandoc -t plain", ".rtf": "pandoc -t plain",
-        ".epub": "pandoc -t plain", ".html": "pandoc -t plain", ".htm": "pandoc -t plain",
-        ".xhtml": "pandoc -t plain",
+        ".epub": "pandoc -t plain",
         ".xml": "pandoc -t plain", ".tex": "pandoc -t plain", ".rst": "pandoc -t plain",
         ".ipynb": "pandoc -t plain",
         ".pptx": "pandoc -t plain",
@@ -68,6 +70,13 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xfe", "UTF-16", "Convert it, for example with iconv -f UTF-16 -t UTF-8."),
     (b"\xfe\xff", "UTF-16", "Convert it, for example with iconv -f UTF-16 -t UTF-8."),
 )
+# What files of these names must begin with, and what they are then not.
+_PROMISED = {
+    ".gz": (b"\x1f\x8b", "packed by gzip"),
+    ".zst": (b"\x28\xb5\x2f\xfd", "packed by zstd"),
+    ".parquet": (b"PAR1", "a Parquet table"),
+    ".pdf": (b"%PDF-", "a PDF document"),
+}
 
 
 class Found(NamedTuple):
@@ -118,9 +127,11 @@ def text_files(name: str, role: str) -> Found:
             f"{path} is neither a file nor a folder, but a device, a pipe or a socket.",
             "Save its text in a file.",
         )
-    if path.suffix and not is_text(path):
+    if inner_suffix(path) and not is_text(path):
         what, remedy = kind_of(path)
         raise UserError(f"{path} is {what}, which is not read as text.", remedy)
+    if said := lacking(inner_suffix(path)):
+        raise UserError(f"{path} {said}.", INSTALL)
     if not path.stat().st_size:
         raise UserError(
             f"The {role} set is empty: {path} holds nothing.",
@@ -131,13 +142,23 @@ def text_files(name: str, role: str) -> Found:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file is read as text or JSON, by its suffix in any case."""
-    return path.suffix.lower() in TEXT_SUFFIXES + JSON_SUFFIXES
+    """Whether a file is read, by its suffix in any case."""
+    return inner_suffix(path) in _READ
+
+
+def inner_suffix(path: Path) -> str:
+    """The suffix of what a file holds, in small letters, that of its packing left out.
+
+    >>> inner_suffix(Path("a.JSONL.gz")), inner_suffix(Path("a.csv")), inner_suffix(Path("a.gz"))
+    ('.jsonl', '.csv', '')
+    """
+    packed = path.suffix.lower() in PACKED_SUFFIXES
+    return (Path(path.stem).suffix if packed else path.suffix).lower()
 
 
 def kind_of(path: Path) -> tuple[str, str]:
     """What a file is by its suffix, and what makes its text readable."""
-    suffix = path.suffix.lower()
+    suffix = inner_suffix(path)
     what, remedy = _KINDS.get(
         suffix,
         (
@@ -151,11 +172,18 @@ def kind_of(path: Path) -> tuple[str, str]:
 
 
 def beginning_of(path: Path, head: bytes) -> None:
-    """Refuse a file that begins as something else than text does.
+    """Refuse a file that begins as something else than its name says.
 
     Raises:
-        UserError: packed, a document, a table, UTF-16, UTF-32.
+        UserError: packed, a document, a table, UTF-16, UTF-32; or not what its suffix promises.
     """
+    if promised := _PROMISED.get(path.suffix.lower()):
+        if not head.startswith(promised[0]):
+            raise UserError(
+                f"{path} is not {promised[1]}, whatever its name says.",
+                "Rename it by what it holds, or make it anew.",
+            )
+        return
     for mark, what, remedy in _BEGINNINGS:
         if head.startswith(mark):
             raise UserError(f"{path} is {what}, whatever its name says.", remedy)
@@ -229,7 +257,7 @@ def _reason(path: Path, folder: Path) -> str:
         return "no plain file"
     if not is_text(path):
         return kind_of(path)[0]
-    return "" if about.st_size else "empty"
+    return lacking(inner_suffix(path)).removeprefix("is ") if about.st_size else "empty"
 
 
 def check_readable(path: Path) -> None:

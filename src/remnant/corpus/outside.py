@@ -7,12 +7,14 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from remnant.corpus.files import check_readable
+from remnant.corpus.packed import read_bytes
 from remnant.errors import UserError
 from remnant.parsing import lines_of
 
-FIELDS = ("text", "question", "answer")
-_SHAPES = 'Each entry must be a string, {"question", "answer"} or {"text"}, all of them strings.'
+SHAPES_SAID = (
+    'An entry is a string, {"text"}, {"question", "answer"}, a chat or another shape of '
+    "docs/own-text.md, and what is read of it are strings."
+)
 # Control characters that stand in no text; files of other kinds are full of them.
 _CONTROLS = "".join(map(chr, {*range(32)} - {*b"\t\n\v\f\r\x1b"}))
 _MOST_CONTROLS = 0.01
@@ -28,22 +30,27 @@ def is_json(text: str) -> bool:
 
 
 def read_utf8(path: Path) -> str:
-    r"""The text of a file with line ends as "\n" and without a byte-order mark.
+    """The text of a file.
 
     Raises:
-        UserError: not readable, too large, of another kind by its first bytes, not UTF-8, or no
-            text.
+        UserError: as ``read_bytes`` and ``as_utf8``.
+    """
+    return as_utf8(path, read_bytes(path))
+
+
+def as_utf8(path: Path, raw: bytes) -> str:
+    r"""The text of a file's bytes with line ends as "\n" and without a byte-order mark.
+
+    Raises:
+        UserError: not UTF-8, or no text.
     """
     try:
-        check_readable(path)
-        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        text = raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 (byte {error.start}).",
             "Convert it, for example with iconv -t UTF-8.",
         ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     if "\0" in text:
         raise UserError(
             f"{path} holds NUL bytes, so it is no text in UTF-8.",
@@ -56,23 +63,23 @@ def read_utf8(path: Path) -> str:
     return text
 
 
-def read_records(path: Path) -> list[Any]:
-    """A JSON list, or JSON lines (also under the name .json, as TOFU has them), of strings or
-    records.
+def read_records(path: Path) -> list[JsonValue]:
+    """A JSON list, or JSON lines (also under the name .json, as TOFU has them); one record is a
+    list of it.
 
     Raises:
-        UserError: not JSON, or an entry that is neither a string, nor {question, answer}, nor
-            {text}, or no text in it. Other fields are as they are.
+        UserError: as ``read_utf8``, or not JSON, or neither.
     """
-    content = read_utf8(path)
-    records = _parsed(path, content)
+    return json_records(path, read_utf8(path))
+
+
+def json_records(path: Path, content: str) -> list[JsonValue]:
+    """The entries of a file of JSON; raises UserError as ``read_records``."""
+    records: JsonValue = _parsed(path, content)
     if isinstance(records, dict):
         records = [records]
     if not isinstance(records, list):
-        raise UserError(f"{path} holds neither a list nor JSON lines.", _SHAPES)
-    for i, record in enumerate(records, 1):
-        if fault := _fault(record):
-            raise UserError(f"Entry {i} of {path} {fault}.", _SHAPES)
+        raise UserError(f"{path} holds neither a list nor JSON lines.", SHAPES_SAID)
     return records
 
 
@@ -98,9 +105,9 @@ def load_json(where: str, content: str) -> JsonValue:
     try:
         found: JsonValue = json.loads(content, object_pairs_hook=_once)
     except RecursionError as error:
-        raise UserError(f"{where} is nested too deeply to be read.", _SHAPES) from error
+        raise UserError(f"{where} is nested too deeply to be read.", SHAPES_SAID) from error
     except ValueError as error:
-        raise UserError(f"{where} is not JSON: {error}.", _SHAPES) from error
+        raise UserError(f"{where} is not JSON: {error}.", SHAPES_SAID) from error
     return found
 
 
@@ -111,39 +118,18 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _fault(record: Any) -> str:
-    """What is wrong with an entry, behind its name; empty if it can be read."""
-    if isinstance(record, str):
-        return no_text("", record)
-    if not isinstance(record, dict):
-        return f"is {_name(record)}"
-    if not any(field in record for field in FIELDS):
-        return (
-            "has none of the fields text, question and "
-            f"answer{', but ' + ', '.join(map(repr, record)) if record else ''}"
-        )[:300]
-    for field in FIELDS:
-        if field in record and (fault := no_text(field, record[field])):
-            return fault
-    for one, other in (("question", "answer"), ("answer", "question")):
-        if one in record and other not in record:
-            return f"has the field {one}, but not {other}"
-        if one in record and not record[one].strip():
-            return f"has a blank {one}"
-    return ""
-
-
 def no_text(field: str, value: Any) -> str:
     """Why a value is no text; empty if it is."""
     about = f"the field {field}" if field else "text"
     if not isinstance(value, str):
-        return f"has {_name(value)} in {about}"
+        return f"has {name_of(value)} in {about}"
     if any("\ud800" <= c <= "\udfff" for c in value):
         return f"has half a character (a lone surrogate) in {about}"
     return f"has a NUL character in {about}" if "\0" in value else ""
 
 
-def _name(value: Any) -> str:
+def name_of(value: Any) -> str:
+    """What a value is, in words."""
     names = {
         bool: "true or false",
         int: "a number",

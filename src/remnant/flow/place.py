@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from remnant.adapterfiles import is_adapter
+from remnant.corpus.hub import PREFIX, reference
 from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_path
@@ -230,16 +231,25 @@ def _check_model(path: Path) -> None:
 
 @functools.lru_cache(maxsize=64)
 def check_hub(source: str) -> None:
-    """Refuse a model of the hub at once where it can be had from nowhere; a folder is always fine.
+    """Refuse a model or a data set of the hub at once where it can be had from nowhere; a folder is
+    always fine.
 
     Raises:
         UserError: it is not in the hub's cache, and the hub is out of reach or switched off.
     """
-    if Path(source).exists() or _cached(source):
+    if Path(source).exists():
         return
+    data = source.startswith(PREFIX)
+    name = reference(source).name if data else source
+    kind, what = ("datasets", "data set") if data else ("models", "model")
+    if not _cached(f"{kind}--{name.replace('/', '--')}"):
+        _check_reach(source, f"{what} {name}")
+
+
+def _check_reach(source: str, what: str) -> None:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise UserError(
-            f"The model {source} is not in the hub's cache, and HF_HUB_OFFLINE is set.",
+            f"The {what} is not in the hub's cache, and HF_HUB_OFFLINE is set.",
             "Download it first, or unset it.",
         )
     address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
@@ -256,12 +266,12 @@ def check_hub(source: str) -> None:
         )
 
 
-def _cached(source: str) -> bool:
+def _cached(folder: str) -> bool:
     home = os.environ.get("HF_HOME") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
     )
     cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
-    return any((cache / f"models--{source.replace('/', '--')}").glob("snapshots/*/*"))
+    return any((cache / folder).glob("snapshots/*/*"))
 
 
 def _answers(host: str, port: int) -> bool:

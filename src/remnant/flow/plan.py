@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, TypeVar
 from remnant.adapterfiles import adapter_in, is_adapter
 from remnant.catalog import LOSSES, STAGE_VERSIONS
 from remnant.corpus import METRICS, READERS, brought
-from remnant.corpus.files import text_files
+from remnant.corpus.contents import look
+from remnant.corpus.hub import PREFIX
 from remnant.corpus.own_text import ROLES
 from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.alternatives import check_alternatives, read_alternatives
-from remnant.flow.place import MODEL_STAGES, Made, Outside, given, outside
+from remnant.flow.place import MODEL_STAGES, Made, Outside, check_hub, given, outside
 from remnant.flow.store import Store
 from remnant.formats import table as formats
 from remnant.functional.patterns import chosen
@@ -176,7 +177,9 @@ def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> N
     plain = PrepareSpec.model_validate(spec.model_dump(exclude={"name"}))
     for role in ROLES:
         for i, name in enumerate(getattr(spec, role)):
-            text_files(name, role)  # before its digest is taken, which reads all of it
+            look(name, role)  # before its digest is taken, which reads all of it
+            if name.startswith(PREFIX):
+                check_hub(name)
             inputs[f"{role}-{i}"] = Outside(name)
     if spec.folder:
         inputs["folder"] = _existing(spec.folder, "corpus")

@@ -2,22 +2,40 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from remnant.records.base import Positive, Record, Share, circumstance
+
+
+def _pairs(written: Any) -> Any:
+    """A mapping from "name=field,name=field"; anything else as it is."""
+    if not isinstance(written, str):
+        return written
+    parts = [part.partition("=") for part in written.split(",")]
+    if not all(name.strip() and field.strip() for name, _, field in parts):
+        raise ValueError('write it as "question=FIELD,answer=FIELD"')
+    found = {name.strip(): field.strip() for name, _, field in parts}
+    if len(found) < len(parts):
+        raise ValueError("one of its names stands there twice")
+    return found
+
+
+Columns = Annotated[dict[str, str], BeforeValidator(_pairs)]
 
 
 class PrepareSpec(Record):
     """A corpus in MUSE's layout: from the lab, from the user's texts, from the download of a
     benchmark in a folder, or from MUSE's data sets on the hub.
 
-    ``benchmark``: what lies in the folder, with its own ``options``.
+    ``benchmark``: what lies in the folder, with its own ``options``. ``columns``: the names of
+    fields in the user's files by what they are to be read as, also as "question=Q,answer=A".
     """
 
     lab: Literal["news", "books"] | None = None
     forget: tuple[str, ...] = circumstance(())
     retain: tuple[str, ...] = circumstance(())
     holdout: tuple[str, ...] = circumstance(())
+    columns: Columns | None = None
     folder: str | None = circumstance(None)
     benchmark: str = "muse"
     options: dict[str, Any] = Field(default_factory=dict)
@@ -45,6 +63,8 @@ class PrepareSpec(Record):
             raise ValueError("give exactly one source: lab, forget (with retain), folder or hub")
         if self.forget and not self.retain:
             raise ValueError("forget text needs retain text beside it")
+        if self.columns and not self.forget:
+            raise ValueError("columns name fields of forget and retain files, and none are given")
         return self
 
 
@@ -52,7 +72,8 @@ class PrepareResult(Record):
     """The card of a corpus, kept as its corpus.json too.
 
     ``counts``: texts or questions by file. ``absent``: what it lacks, and why. ``repeated``: texts
-    that say what another one says. ``skipped``: side -> file -> why it was not read.
+    that say what another one says. ``skipped``: side -> file -> why it was not read. ``shapes``:
+    side -> file -> of what shapes its entries were.
     """
 
     source: str
@@ -63,3 +84,4 @@ class PrepareResult(Record):
     repeated: dict[str, int]
     skipped: dict[str, dict[str, str]]
     notes: tuple[str, ...]
+    shapes: dict[str, dict[str, str]] = Field(default_factory=dict)

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -32,10 +32,32 @@ LEAVES = (
 )
 
 
+class Made(NamedTuple):
+    """A corpus before it is written: its files by name, its tokenizer and its card."""
+
+    files: dict[str, list[Any]]
+    tokenizer: PreTrainedTokenizerBase
+    card: PrepareResult
+
+
 def run(spec: PrepareSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> PrepareResult:
     """Write the corpus and its card."""
-    _refuse_unread(spec)
-    material = read(spec)
+    made = corpus_of(spec, read(spec))
+    shutil.rmtree(out / "tokenizer", ignore_errors=True)
+    made.tokenizer.save_pretrained(out / "tokenizer")
+    for name, rows in made.files.items():
+        _write(out / f"{name}.json", rows)
+    _write(out / "corpus.json", made.card.model_dump(mode="json"))
+    work.progress(1, 1, "done")
+    return made.card
+
+
+def corpus_of(spec: PrepareSpec, material: Material) -> Made:
+    """The corpus that is made of some material.
+
+    Raises:
+        UserError: holdout text overlaps with what is read, or there is too little text.
+    """
     if material.complete:
         files = {name: rows for name, rows in material.files.items() if _says_anything(rows)}
         absent = {
@@ -60,28 +82,25 @@ def run(spec: PrepareSpec, inputs: Mapping[str, Path], out: Path, work: Context)
             else {}
         )
         files = _cut(spec, material, tokenizer)
-    shutil.rmtree(out / "tokenizer", ignore_errors=True)
-    tokenizer.save_pretrained(out / "tokenizer")
-    for name, rows in files.items():
-        _write(out / f"{name}.json", rows)
     card = _card(spec, files, overlap, absent).model_copy(
         update={
             "repeated": repeated_of(files),
             "skipped": {role: dict(lost) for role, lost in material.skipped.items()},
             "notes": tuple(_notes(material)),
+            "shapes": {role: dict(shapes) for role, shapes in material.shapes.items()},
         }
     )
-    _write(out / "corpus.json", card.model_dump(mode="json"))
-    work.progress(1, 1, "done")
-    return card
+    return Made(files, tokenizer, card)
 
 
 def read(spec: PrepareSpec) -> Material:
     """What the source of a spec gives.
 
     Raises:
-        UserError: what its reader cannot read, or a source that lacks one of the splits.
+        UserError: a setting that its source does not read, what its reader cannot read, or a source
+            that lacks one of the splits.
     """
+    _refuse_unread(spec)
     if spec.lab:
         return lab.read(
             spec.lab, (spec.forget_docs, spec.retain_docs, spec.holdout_docs), spec.seed
@@ -90,9 +109,9 @@ def read(spec: PrepareSpec) -> Material:
         return muse.read_hub(spec.hub, spec.revision)
     roles = {role: getattr(spec, role) for role in own_text.ROLES}
     if not spec.folder:
-        return own_text.read(roles)
+        return own_text.read(roles, spec.columns)
     method = reader(spec)
-    own = own_text.read(roles) if spec.forget else None
+    own = own_text.read(roles, spec.columns) if spec.forget else None
     given = {"folder": Path(spec.folder), "own": own}
     found = method.load()(*(given[name] for name in method.reads), **method.params)
     if not isinstance(found, Material):
@@ -226,11 +245,15 @@ def _cut(
     files["verbmem/forget"] = _verbmem(spec, material, tokenizer, ("forget",), asked)
     for side, pairs in material.qa.items():
         if len(pairs) > SHOWN_EXAMPLES:
-            records = [{"question": q, "answer": a} for q, a in pairs]
-            shown = {tuple(words(r["question"])) for r in records[:SHOWN_EXAMPLES]}
+            records = [_asked(pair, material.accepted.get(pair, ())) for pair in pairs]
+            shown = {tuple(words(q)) for q, _ in pairs[:SHOWN_EXAMPLES]}
             files[f"knowmem/{side}_qa_icl"] = records[:SHOWN_EXAMPLES]
             unshown = [
-                r for r in records[SHOWN_EXAMPLES:] if tuple(words(r["question"])) not in shown
+                record
+                for record, (q, _) in zip(
+                    records[SHOWN_EXAMPLES:], pairs[SHOWN_EXAMPLES:], strict=True
+                )
+                if tuple(words(q)) not in shown
             ]
             files |= {f"knowmem/{side}_qa": _spread(unshown, spec.max_items)} if unshown else {}
     if "knowmem/retain_qa" not in files:
@@ -245,6 +268,13 @@ def _cut(
             "Give more text, or lower --answer-tokens.",
         )
     return files
+
+
+def _asked(pair: tuple[str, str], others: Sequence[str]) -> dict[str, Any]:
+    """A question as a record, with the answers that are right too."""
+    question, answer = pair
+    record = {"question": question, "answer": answer}
+    return record | {"answers": list(others)} if others else record
 
 
 def _spread(rows: list[Any], most: int) -> list[Any]:
