@@ -144,11 +144,16 @@ class Prepare(click.Command):
     default=None,
     help="Leave out retain and holdout texts that repeat forget text.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be read, and write nothing.")
 @set_option
 @store_option
 @_guarded
-def prepare(store_path: str, settings: tuple[str, ...], **options: Any) -> int | None:
+def prepare(
+    store_path: str, dry_run: bool, settings: tuple[str, ...], **options: Any
+) -> int | None:
     """Turn text into a corpus in MUSE's layout, checked for overlap."""
+    if dry_run:
+        return _done("survey", settings, **options)
     return _done("prepare", _store(store_path), settings, **options)
 
 

@@ -72,6 +72,20 @@ def overlaid(settings: Sequence[str], **options: Any) -> dict[str, Any]:
 
 def prepare(store: Store, settings: Sequence[str], **options: Any) -> None:
     """Make a corpus and say what it lacks."""
+    node = _corpus_node(settings, options)
+    make_here(store, [node])
+    _tell_card(store.manifest(node.name).of(PrepareResult))
+
+
+def survey(settings: Sequence[str], **options: Any) -> None:
+    """Say what a corpus would be made of, and write nothing."""
+    node = _corpus_node(settings, options)
+    stage = importlib.import_module("remnant.stages.survey")  # brings the tokenizers
+    _tell_card(stage.survey(node.spec, print))
+    print("Nothing was written.")
+
+
+def _corpus_node(settings: Sequence[str], options: dict[str, Any]) -> Node:
     given = {name: options.pop(name) for name in READERS if options.get(name)}
     if len(given) + bool(options.get("folder")) > 1:
         raise UserError(
@@ -79,10 +93,11 @@ def prepare(store: Store, settings: Sequence[str], **options: Any) -> None:
         )
     for name, folder in given.items():
         options |= {"benchmark": name, "folder": folder}
-    spec = parse(PrepareSpec, overlaid(settings, **options), "prepare")
-    node = planning.prepare_node(spec)
-    make_here(store, [node])
-    card = store.manifest(node.name).of(PrepareResult)
+    return planning.prepare_node(parse(PrepareSpec, overlaid(settings, **options), "prepare"))
+
+
+def _tell_card(card: PrepareResult) -> None:
+    """What is in a corpus, what a user should look at, and what it lacks."""
     print("  ".join(f"{name} {count}" for name, count in card.counts.items()))
     for line in _warnings(card):
         print(line)
