@@ -6,8 +6,9 @@ import gzip
 import importlib.util
 import io
 import json
+import random
 from collections.abc import Callable, Sequence
-from itertools import starmap
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from remnant.cli import main
 from remnant.corpus import muse
 from remnant.corpus.documents import lacking
 from remnant.corpus.own_text import Source, read_sources
-from remnant.corpus.shapes import SHAPES
+from remnant.corpus.shapes import FIELDS, SHAPES, Fault, shape_of
 from remnant.errors import UserError
 from remnant.flow import place
 from remnant.flow.plan import prepare_node
@@ -471,6 +472,67 @@ def test_a_pdf_is_read_by_its_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read by pypdf"):
         of(tmp_path / "a.pdf")
     assert pypdf.__version__
+
+
+def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
+    """Whatever byte is wrong: nothing else than a sentence comes of it, and no crash."""
+    rows = [{"question": f"Who is {k}?", "answers": {"text": ["Ann", "Zoé"]}} for k in range(40)]
+    (tmp_path / "a.parquet").write_bytes(parquet(rows))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines(rows)))
+    (tmp_path / "c.jsonl.zst").write_bytes(zstd(lines(rows)))
+    save(tmp_path / "saved", rows)
+    draw, refused = random.Random(0), 0
+    for path in sorted(p for p in tmp_path.rglob("*") if p.is_file()):
+        whole = path.read_bytes()
+        for _ in range(40):
+            damaged = bytearray(whole)
+            damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+            path.write_bytes(damaged)
+            try:
+                of(path.parent if path.parent.name == "saved" else path)
+            except UserError:
+                refused += 1
+        path.write_bytes(whole)
+    assert refused > 100
+
+
+def test_whatever_an_entry_is_a_shape_reads_it_or_says_why() -> None:
+    draw = random.Random(0)
+    names = [*FIELDS, "role", "content", "from", "value", "type", "paragraphs", "qas"]
+    leaves = [
+        "a",
+        "text",
+        "user",
+        "assistant",
+        " ",
+        "\ud800",
+        None,
+        float("nan"),
+        3,
+        True,
+        b"x",
+        (1,),
+    ]
+
+    def value(depth: int) -> object:
+        kind = draw.random() if depth else 0.0
+        if kind < 0.4:
+            return draw.choice(leaves)
+        if kind < 0.6:
+            return [value(depth - 1) for _ in range(draw.randrange(3))]
+        return {draw.choice(names): value(depth - 1) for _ in range(draw.randrange(5))}
+
+    read = 0
+    for _ in range(20_000):
+        entry = value(5)
+        try:
+            said = SHAPES[shape_of(entry)].read(entry)
+        except Fault:
+            continue
+        strings = [*said.texts, *chain.from_iterable((p.question, p.answer) for p in said.pairs)]
+        assert all(type(text) is str for text in strings)
+        read += bool(said.pairs)
+    assert read > 100
 
 
 def test_every_shape_is_told_by_an_entry_of_its_own() -> None:

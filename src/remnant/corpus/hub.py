@@ -111,8 +111,11 @@ def saved_rows(folder: Path) -> list[dict[str, object]]:
     import datasets  # heavy, and only for this door
 
     try:
-        return cells(datasets.load_from_disk(str(folder)).to_list())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # A copy, and all of it checked: to read on in a damaged or changing file ends the process.
+        found = datasets.load_from_disk(str(folder), keep_in_memory=True)
+        found.data.validate(full=True)
+        return cells(found.to_list())
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise _damaged(folder, _said(error)) from error
 
 
