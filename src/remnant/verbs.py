@@ -34,6 +34,7 @@ from remnant.flow.run import (
 from remnant.flow.store import Store, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
 from remnant.parsing import parse
+from remnant.quiet import unchanged
 from remnant.records import (
     DeployResult,
     Piece,
@@ -80,8 +81,10 @@ def prepare(store: Store, settings: Sequence[str], **options: Any) -> None:
 def survey(settings: Sequence[str], **options: Any) -> None:
     """Say what a corpus would be made of, and write nothing."""
     node = _corpus_node(settings, options)
-    stage = importlib.import_module("remnant.stages.survey")  # brings the tokenizers
-    _tell_card(stage.survey(node.spec, print))
+    with unchanged():
+        stage = importlib.import_module("remnant.stages.survey")  # brings the tokenizers
+        card = stage.survey(node.spec, print)
+    _tell_card(card)
     print("Nothing was written.")
 
 

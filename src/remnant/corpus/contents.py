@@ -12,7 +12,7 @@ from remnant.corpus.files import JSON_SUFFIXES, Found, inner_suffix, text_files
 from remnant.corpus.hub import PREFIX, hub_rows, reference, saved_in, saved_rows
 from remnant.corpus.outside import as_utf8, is_json, json_records
 from remnant.corpus.packed import read_bytes
-from remnant.corpus.tables import parquet, separated
+from remnant.corpus.tables import cells, parquet, separated
 from remnant.errors import UserError
 
 
@@ -76,7 +76,7 @@ def _tsv(path: Path, raw: bytes) -> list[object]:
 
 
 def _parquet(path: Path, raw: bytes) -> list[object]:
-    return list(parquet(path.as_posix(), raw))
+    return list(cells(parquet(path.as_posix(), raw)))
 
 
 def _document(path: Path, raw: bytes) -> list[object]:

@@ -1,4 +1,4 @@
-"""Tables as records: CSV, TSV and Parquet. A cell is its text, whole numbers as digits."""
+"""Tables as records: CSV, TSV and Parquet."""
 
 import csv
 import io
@@ -70,7 +70,7 @@ def parquet(where: str, raw: bytes) -> list[dict[str, object]]:
             "It is cut or damaged: write or download it again.",
         ) from error
     _no_name_twice(where, table.column_names)
-    return cells(rows)
+    return rows
 
 
 def cells(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:

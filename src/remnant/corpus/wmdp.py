@@ -5,7 +5,6 @@ the source in where a choice begins if a token of the joined text spans the end 
 harness reads tokens there that the text as a whole has not.
 """
 
-import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +22,10 @@ from remnant.corpus.base import (
 )
 from remnant.corpus.files import JSON_SUFFIXES
 from remnant.corpus.outside import has, load_json, no_text, read_utf8
+from remnant.corpus.packed import read_bytes
 from remnant.corpus.prepared import records
-from remnant.errors import UserError, first_line
+from remnant.corpus.tables import parquet
+from remnant.errors import UserError
 from remnant.metrics import Metric
 from remnant.parsing import lines_of
 
@@ -196,12 +197,7 @@ def _rows(folder: Path, name: str, subject: str) -> list[dict[str, Any]]:
 
 def _parsed(path: Path) -> list[Any]:
     if path.suffix == ".parquet":
-        # Heavy, and only for this kind of file.
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-        try:
-            return list(parquet.read_table(path).to_pylist())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is no Parquet table: {first_line(error)}") from error
+        return list(parquet(path.as_posix(), read_bytes(path)))
     content = read_utf8(path)
     if content.lstrip().startswith("["):
         found: Any = load_json(path.as_posix(), content)
