@@ -325,7 +325,7 @@ def test_shapes_that_are_mixed_in_one_file_are_read_and_said(tmp_path: Path) -> 
     source = of(written(tmp_path, {"prompt": "c", "completion": "d"}, chat, "text"))
     assert (source.texts, source.qa) == (["text"], [("c", "d"), ("a", "b")])
     shapes = "1 prompt and completion, 1 chat in messages, 1 string"
-    assert source.shapes == {"a.jsonl": shapes}
+    assert source.shapes == {"a.jsonl": f"{shapes}; fields prompt, completion, messages"}
     assert source.notes == (f"a.jsonl holds entries of several shapes: {shapes}.",)
 
 

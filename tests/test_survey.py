@@ -17,8 +17,8 @@ def test_a_dry_run_says_what_prepare_would_do_and_writes_nothing(tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert sorted(tmp_path.rglob("*")) == before
     for part in (
-        "forget a.csv: 13 plain\n",
-        "retain retain.jsonl: 14 prompt and response, 1 string\n",
+        "forget a.csv: 13 plain; fields id (not read), question, answer\n",
+        "retain retain.jsonl: 14 prompt and response, 1 string; fields prompt, response\n",
         "forget: 13 questions with answers of 5 to 10 words, median 10\n",
         "retain: 14 questions with answers of 6 to 6 words, median 6\n",
         "Not read for forget: 1 files: b.xlsx (a table (XLSX)).",

@@ -97,12 +97,13 @@ class Source(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """One file, read: its entries behind the name of their shape, the fields that were not read,
-    and those that were by another name.
+    """One file, read: its entries behind the name of their shape, its fields in the order in which
+    they come, those that were not read, and those that were by another name.
     """
 
     path: Path
     said: list[tuple[str, Entry]]
+    fields: list[str]
     unread: set[str]
     used: set[str]
 
@@ -143,6 +144,7 @@ def read_sources(
 
 def _file(path: Path, columns: Mapping[str, str]) -> _Read:
     said: list[tuple[str, Entry]] = []
+    fields: dict[str, None] = {}
     not_read: set[str] = set()
     used: set[str] = set()
     for i, raw in enumerate(entries(path), 1):
@@ -153,10 +155,11 @@ def _file(path: Path, columns: Mapping[str, str]) -> _Read:
         except Fault as fault:
             remedy = SHAPES_SAID if shape else f"{SHAPES_SAID} {_COLUMNS}"
             raise UserError(f"Entry {i} of {path} {fault}.", remedy) from fault
+        fields |= dict.fromkeys(raw if isinstance(raw, dict) else ())
         here = {field for field in columns.values() if holds(raw, field)}
         not_read |= unread(raw, here) if here else unread(raw, SHAPES[shape].fields)
         used |= here
-    return _Read(path, said, not_read, used)
+    return _Read(path, said, list(fields), not_read, used)
 
 
 def _kept_once(said: Sequence[tuple[str, Entry]]) -> list[Entry]:
@@ -180,7 +183,9 @@ def _shapes(files: Sequence[_Read]) -> dict[str, str]:
     for file in files:
         if len(file.said) != 1 or file.said[0][0] != "string":
             name = file.path.name
-            found[str(file.path) if name in found else name] = _counted(file)
+            told = [f"{f} (not read)" if f in file.unread else f for f in file.fields]
+            shapes = f"{_counted(file)}; fields {', '.join(told)}" if told else _counted(file)
+            found[str(file.path) if name in found else name] = shapes
     return found
 
 

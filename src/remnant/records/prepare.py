@@ -73,7 +73,7 @@ class PrepareResult(Record):
 
     ``counts``: texts or questions by file. ``absent``: what it lacks, and why. ``repeated``: texts
     that say what another one says. ``skipped``: side -> file -> why it was not read. ``shapes``:
-    side -> file -> of what shapes its entries were.
+    side -> file -> of what shapes its entries were, with what fields.
     """
 
     source: str
