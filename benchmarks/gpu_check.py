@@ -20,11 +20,12 @@ from transformers import PreTrainedModel
 
 from remnant.context import Context, ModelCache
 from remnant.flow.plan import plan
+from remnant.flow.progress import describe
 from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import read_sweep
 from remnant.functional import quantizers
-from remnant.records import OptimSpec, SureSpec
+from remnant.records import OptimSpec, Recovery, SureSpec
 from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
 from remnant.trainable.sure import salient
@@ -107,17 +108,16 @@ def larger_lab(store: Store, settings: Sequence[str] = ()) -> dict[str, Any]:
     """
     nodes = plan(read_sweep(SWEEP, settings))
     for node in nodes:
-        print(f"larger lab: {node.stage} {node.label}", flush=True)
+        print(f"larger lab: {describe(node)}", flush=True)
         make(store, node, lambda done, total, note: None)
     found: dict[str, Any] = {}
     for node in nodes:
         if node.stage == "audit":
-            for r in json.loads(
-                (store.path(node.name) / "recovery.json").read_text(encoding="utf-8")
-            ):
-                found[f"{r['model']} {r['quantizer']} {r['metric']}"] = {
-                    "retained": r["retained"],
-                    "recovery": r["recovery"],
+            kept = (store.path(node.name) / "recovery.json").read_text(encoding="utf-8")
+            for r in map(Recovery.model_validate, json.loads(kept)):
+                found[f"{r.model} {r.form} {r.metric}"] = {
+                    "retained": r.retained,
+                    "recovery": r.recovery,
                 }
     return found
 

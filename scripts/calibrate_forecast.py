@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
     name: str
     run: str
-    grid: str
+    steps: tuple[str, ...]
     early: float
     late: float
     gain: float
@@ -64,16 +64,16 @@ def cases(summary: dict[str, Any]) -> list[Case]:
     retained: dict[tuple[Any, ...], dict[str, float]] = {}
     reopened: dict[tuple[Any, ...], list[list[float]]] = {}
     for r in summary["recovery"]:
-        place = (r["corpus"], r["seed"], r["model"], r["quantizer"])
+        place = (r["corpus"], r["seed"], r["model"], r["form"])
         if r["retained"] is not None:
             retained.setdefault(place, {})[r["metric"]] = r["retained"][0]
             if r["recovery"] is not None:
                 reopened.setdefault(place, []).append(r["recovery"])
     found = []
     for s in summary["survival"]:
-        place, grid = (s["corpus"], s["seed"], s["model"]), s["quantizer"]
+        place, grid = (s["corpus"], s["seed"], s["model"]), s["form"]
         left, now = retained.get((*place, "full")), retained.get((*place, grid))
-        if not left or not now or (*place, grid) not in reopened or decided_by_text(grid):
+        if not left or not now or (*place, grid) not in reopened or decided_by_text(s["steps"]):
             continue
         before, behind = (sum(r[m] for m in left) / len(left) for r in (left, now))
         if 1 - before >= MIN_FORGOTTEN:
@@ -86,15 +86,14 @@ def cases(summary: dict[str, Any]) -> list[Case]:
             # Sweeps share runs, and name other runs alike; what is left in full precision tells.
             run = f"{name} seed {s['seed']}, {before:.6f} left"
             recovery, spread = (behind - before) / (1 - before), (again.high - again.low) / 3.92
-            found.append(
-                Case(name, run, grid, *gains, kept(s["gain"]), recovery, again.value, spread)
-            )
+            told = (kept(s["gain"]), recovery, again.value, spread)
+            found.append(Case(name, run, tuple(s["steps"]), *gains, *told))
     return found
 
 
-def plain(grid: str) -> set[str]:
-    """The plain grid that a library's format of its name has the levels of: "ct-fp8" of "fp8"."""
-    return keys_of(grid.partition("-")[2])
+def plain(steps: Sequence[str]) -> set[str]:
+    """The plain grids that a library's formats have the levels of: "ct-fp8" of "fp8"."""
+    return keys_of(step.partition("-")[2] for step in steps)
 
 
 def fit(known: Sequence[Case]) -> tuple[float, float, float]:
@@ -148,7 +147,7 @@ def main() -> None:
     paths = arguments.parse_args().summaries
     by_sweep = [cases(results.read(path)) for path in paths]
     # One cell that several sweeps share counts once.
-    known = list({(c.run, c.grid): c for found in by_sweep for c in found}.values())
+    known = list({(c.run, c.steps): c for found in by_sweep for c in found}.values())
     runs = sorted({c.run for c in known})
     returning = {run for run in runs if max(c.recovery for c in known if c.run == run) >= MOST}
     graded = [c for c in known if c.run in returning]
@@ -197,7 +196,7 @@ def main() -> None:
     }
     assert all(math.isfinite(v) for v in result.values())
     result = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
-    result["formats"] = sorted({key for c in known for key in keys_of(c.grid) | plain(c.grid)})
+    result["formats"] = sorted({key for c in known for key in keys_of(c.steps) | plain(c.steps)})
     OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 

@@ -55,7 +55,7 @@ def main() -> None:
     node = next(
         n
         for n in plan(read_sweep(given.sweep, given.set))
-        if n.stage == "unlearn" and n.label["model"] == given.run
+        if n.stage == "unlearn" and n.label.model == given.run
     )
     for source in (node.inputs["corpus"], node.inputs["target"]):
         assert isinstance(source, Node)

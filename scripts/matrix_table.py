@@ -27,8 +27,6 @@ from remnant.report.pooled import Place, by_place
 
 # More than this has come back: the audit's limit.
 CAME_BACK = 0.2
-# How a sweep names a format that its own runtime's kernels compute.
-PACKED = " packed"
 
 
 def seconds(store: Path) -> dict[str, float]:
@@ -97,10 +95,14 @@ def print_formats(
 
 
 def print_packed(
-    found: dict[tuple[int, str, str], dict[str, float]], apart: dict[str, float]
+    found: dict[tuple[int, str, str], dict[str, float]],
+    kernels: Mapping[str, str],
+    apart: dict[str, float],
 ) -> None:
     """Recovery by the runtime's own kernels less that of the dense copy: mean and largest over
     models and seeds.
+
+    ``kernels``: the form that a runtime computes -> that of its dense copy.
     """
     known = [k for k in of_role("knowledge") if any(k in v for v in found.values())]
     print(
@@ -108,8 +110,8 @@ def print_packed(
         + " | ".join(f"{k}: mean | largest" for k in known)
         + " | logits apart |\n|---|---|---|---|---|---|"
     )
-    for packed in dict.fromkeys(q for _, _, q in found if q.endswith(PACKED)):
-        q, cells = packed.removesuffix(PACKED), list[str]()
+    for packed in dict.fromkeys(q for _, _, q in found if q in kernels):
+        q, cells = kernels[packed], list[str]()
         for k in known:
             dense = {(s, m): v[k] for (s, m, r), v in found.items() if r == q and k in v}
             values = [
@@ -128,15 +130,16 @@ def main() -> None:
     arguments.add_argument("--store", type=Path)
     given = arguments.parse_args()
     summary: dict[str, Any] = kept.read(given.summary)
-    gains = {(s["seed"], s["model"], s["quantizer"]): s["gain"] for s in summary["survival"]}
+    gains = {(s["seed"], s["model"], s["form"]): s["gain"] for s in summary["survival"]}
     found: dict[tuple[int, str, str], dict[str, float]] = defaultdict(dict)
     for r in summary["recovery"]:
         if r["recovery"] is not None:
-            found[r["seed"], r["model"], r["quantizer"]][r["metric"]] = r["recovery"][0]
+            found[r["seed"], r["model"], r["form"]][r["metric"]] = r["recovery"][0]
     recoveries = [Recovery(**{k: r[k] for k in Recovery.model_fields}) for r in summary["recovery"]]
+    kernels = {r.form: r.behind(*r.steps).form for r in recoveries if r.packed}
     over_seeds = by_place(recoveries, "recovery")
     print_formats(over_seeds, gains, seconds(given.store) if given.store else {})
-    print_packed(found, kernels_apart(given.store) if given.store else {})
+    print_packed(found, kernels, kernels_apart(given.store) if given.store else {})
     pairs = [(gains[k], sum(v.values()) / len(v)) for k, v in found.items() if k in gains]
     back = [-g for g, r in pairs if r > CAME_BACK]
     stayed = [-g for g, r in pairs if r <= CAME_BACK]

@@ -61,7 +61,7 @@ def tables(summary: dict[str, Any]) -> None:
     every = recoveries(summary)
     retained, recovery = by_place(every, "retained"), by_place(every, "recovery")
     models = list(dict.fromkeys(r["model"] for r in summary["recovery"]))
-    grids = list(dict.fromkeys(r["quantizer"] for r in summary["recovery"]))
+    grids = list(dict.fromkeys(r["form"] for r in summary["recovery"]))
     known = [m for m in of_role("knowledge") if any(r.metric == m for r in every)]
     for metric in known:
         table(
@@ -114,7 +114,7 @@ def tables(summary: dict[str, Any]) -> None:
     )
     survival: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for s in summary["survival"]:
-        survival.setdefault((s["model"], s["quantizer"]), []).append(s)
+        survival.setdefault((s["model"], s["form"]), []).append(s)
     for field in (
         "gain",
         "cosine",
@@ -143,12 +143,12 @@ def utility(summary: dict[str, Any]) -> dict[tuple[str, str], str]:
     metrics = {c["metric"] for c in summary["cells"]}
     first = next(m for m in of_role("utility") if m in metrics)
     cells = [c for c in summary["cells"] if c["metric"] == first and c["value"] is not None]
-    target = {(c["corpus"], c["quantizer"]): c["value"] for c in cells if c["model"] == "target"}
+    target = {(c["corpus"], c["form"]): c["value"] for c in cells if c["model"] == "target"}
     shares: dict[tuple[str, str], list[float]] = {}
     for c in cells:
         if c["model"] not in ("target", "retrain"):
-            shares.setdefault((c["model"], c["quantizer"]), []).append(
-                c["value"] / target[c["corpus"], c["quantizer"]]
+            shares.setdefault((c["model"], c["form"]), []).append(
+                c["value"] / target[c["corpus"], c["form"]]
             )
     return {place: f"{np.mean(found):.2f}" for place, found in shares.items()}
 
@@ -167,15 +167,13 @@ def save(figure: Any, name: str) -> None:
 def figure_recovery(summary: dict[str, Any]) -> None:
     """Gain against measured recovery, one dot per run, grid and metric, with the forecast."""
     figure, axes = pyplot.subplots(figsize=(6.4, 4))
-    gain = {
-        (s["corpus"], s["seed"], s["model"], s["quantizer"]): s["gain"] for s in summary["survival"]
-    }
+    gain = {(s["corpus"], s["seed"], s["model"], s["form"]): s["gain"] for s in summary["survival"]}
     for name in REGIMES:
         dots = [
             (gain[place], r["recovery"][0])
             for r in summary["recovery"]
             if r["recovery"] is not None
-            and (place := (r["corpus"], r["seed"], r["model"], r["quantizer"])) in gain
+            and (place := (r["corpus"], r["seed"], r["model"], r["form"])) in gain
             and regime(r["model"])[1] == name
         ]
         if dots:

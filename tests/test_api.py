@@ -101,7 +101,7 @@ def test_an_audit_has_a_verdict_for_every_form_and_writes_its_report(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     found = remnant.audit(target, unlearned, corpus, forms=("int4",), store=store)
-    assert [v.quantizer for v in found.verdicts] == ["full", "int4"]
+    assert [v.form for v in found.verdicts] == ["full", "int4"]
     assert not found.passed
     page = found.report(tmp_path / "out")
     assert found.verdicts[0].outcome in page.read_text()

@@ -258,7 +258,7 @@ SPECS: list[Record] = [
     TransformSpec(use="rtn"),
     MeasureSpec(),
     Rule(),
-    AuditSpec(cast={}),
+    AuditSpec(members={}),
 ]
 
 
@@ -418,15 +418,9 @@ def test_a_grid_of_settings_becomes_one_run_per_combination() -> None:
 
 def test_every_quantized_unlearned_model_is_explained_once(sweep: Path) -> None:
     nodes = plan(read_sweep(sweep))
-    found = [
-        (n.label["model"], n.label["quantizer"], n.label["seed"])
-        for n in nodes
-        if n.stage == "explain"
-    ]
+    found = [(n.label.model, n.label.form, n.label.seed) for n in nodes if n.stage == "explain"]
     expected = {
-        (n.label["model"], n.label["quantizer"], n.label["seed"])
-        for n in nodes
-        if n.stage == "transform"
+        (n.label.model, n.label.form, n.label.seed) for n in nodes if n.stage == "transform"
     }
     assert set(found) == {place for place in expected if place[0] not in ("target", "retrain")}
     assert len(found) == len(set(found))

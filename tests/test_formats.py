@@ -143,18 +143,18 @@ def test_the_formats_that_are_deployed_have_a_saver_and_a_runtime_that_asks_for_
 @pytest.mark.parametrize(
     ("shown", "decided"),
     [
-        ("gptq4", True),
-        ("int8+awq4-g128", True),
-        ("autoround4 steps=50", True),
-        ("gptq bits=4", True),
-        ("int4", False),
-        ("gguf-q4_k_m", False),
-        ("int4-g0", False),
-        ("mine.py:gptq", False),
+        (["gptq4"], True),
+        (["int8", "awq4-g128"], True),
+        (["autoround4 steps=50"], True),
+        (["gptq bits=4"], True),
+        (["int4"], False),
+        (["gguf-q4_k_m"], False),
+        (["int4-g0"], False),
+        (["mine.py:gptq"], False),
     ],
 )
-def test_the_forecast_knows_where_calibration_text_decides(shown: str, decided: bool) -> None:
-    assert decided_by_text(shown) == decided
+def test_the_forecast_knows_where_calibration_text_decides(steps: list[str], decided: bool) -> None:
+    assert decided_by_text(steps) == decided
 
 
 def test_a_plan_looks_every_quantizer_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_a_plan_looks_every_quantizer_up_once(monkeypatch: pytest.MonkeyPatch) -
     )
     nodes = planning.plan(sweep)
     assert sorted(looked_up) == ["bnb-4bit", "cast", "nf4", "rtn"]
-    assert {n.label["quantizer"] for n in nodes if n.stage == "measure"} == {
+    assert {n.label.form for n in nodes if n.stage == "measure"} == {
         "full", "int4", "bf16+nf4", "bnb-fp4 packed"
     }  # fmt: skip
 

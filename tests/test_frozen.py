@@ -28,7 +28,7 @@ def machine() -> dict[str, str]:
 
 def numbers(summary: dict[str, Any]) -> dict[str, Any]:
     """All cells, recoveries, verdicts and survivals of a run, each under a name of its own."""
-    about = ("corpus", "model", "quantizer", "metric", "seed")
+    about = ("corpus", "model", "form", "metric", "seed")
     found = {}
     for kind in ("cells", "recovery", "verdicts", "survival"):
         for row in summary[kind]:
@@ -48,7 +48,8 @@ def ran(name: str, sweep: str, out: Path, settings: tuple[str, ...] = ()) -> Non
     corrected = tuple(part for part, _ in CORRECTED[name])
     before = kept["numbers"]
     assert set(before) - set(now) == set()
-    changed = [n for n in before if now[n] != before[n]]
+    # A number may say in more fields than it did whose it is.
+    changed = [n for n, was in before.items() if now[n] | was != now[n]]
     for part in corrected:
         changed = [n for n in changed if part not in n]
     assert {n: (before[n], now[n]) for n in changed} == {}

@@ -94,7 +94,12 @@ def test_a_verdict_reads_as_forgotten_by_its_word_or_its_exit_code(table: Any) -
 
     def read(code: int | None, only: str = "", **words: str) -> Any:
         return bench.read_verdicts(
-            [{"quantizer": q, "outcome": w, "reason": "so"} for q, w in words.items()], code, only
+            [
+                {"steps": [] if q == "full" else [q], "outcome": w, "reason": "so"}
+                for q, w in words.items()
+            ],
+            code,
+            only,
         )
 
     assert read(0, full="stayed forgotten", int4="stayed forgotten").forgotten

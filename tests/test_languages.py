@@ -113,7 +113,7 @@ def test_a_text_goes_from_raw_file_to_verdict(
         codes=(0, 3, 4),
     )
     cells = {
-        (c["model"], c["quantizer"], c["metric"]): c
+        (c["model"], c["form"], c["metric"]): c
         for c in json.loads((out / "summary.json").read_text())["cells"]
     }
     vermem = {

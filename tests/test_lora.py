@@ -231,9 +231,7 @@ def test_a_run_that_saves_its_adapter_is_measured_merged(tmp_path: Path) -> None
     )
     nodes = planning.plan(read_sweep(sweep))
     measured = {
-        (n.label["model"], n.label["quantizer"]): n.inputs["model"]
-        for n in nodes
-        if n.stage == "measure"
+        (n.label.model, n.label.form): n.inputs["model"] for n in nodes if n.stage == "measure"
     }
     stages = {k: getattr(v, "stage", None) for k, v in measured.items()}
     assert (stages["m", "full"], stages["a", "full"]) == ("unlearn", "merge")

@@ -199,7 +199,7 @@ def test_a_sample_knows_the_largest_weight_of_the_whole(tmp_path: Path) -> None:
 def test_a_forecast_says_that_it_was_not_fitted_to_them(tmp_path: Path) -> None:
     found = surveyed(tmp_path, *pair(), [*BOTH, "int4"])
     told = verdict(
-        {n: forecast(survival(s), calibration()) for n, s in found.items()}, calibration()
+        {(n,): forecast(survival(s), calibration()) for n, s in found.items()}, calibration()
     )
     assert told.endswith("fitted to other formats than nvfp4, mxfp4: quantize and audit these.")
 

@@ -36,11 +36,11 @@ def sweep(**more: Any) -> SweepSpec:
 
 def test_a_sweep_has_both_cells_and_explains_the_dense_one() -> None:
     nodes = planning.plan(sweep(packed=("bnb-nf4",)))
-    measured = {(n.label["model"], n.label["quantizer"]) for n in nodes if n.stage == "measure"}
+    measured = {(n.label.model, n.label.form) for n in nodes if n.stage == "measure"}
     assert measured == {
         (m, q) for m in ("target", "retrain", "ga") for q in ("full", "bnb-nf4", "bnb-nf4 packed")
     }
-    assert [n.label["quantizer"] for n in nodes if n.stage == "explain"] == ["bnb-nf4"]
+    assert [n.label.form for n in nodes if n.stage == "explain"] == ["bnb-nf4"]
     assert sum(n.stage == "deploy" for n in nodes) == 3
     assert len(planning.plan(sweep())) < len(nodes)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from remnant.flow.store import Store
-from remnant.records import Manifest, Rule, SweepSpec
+from remnant.records import Manifest, Rule, SweepSpec, Variant
 from remnant.report.pareto import Point, choose, front, study
 from remnant.report.table import Group, Results
 
@@ -52,8 +52,8 @@ def test_a_study_chooses_on_one_half_and_tells_the_other(tmp_path: Path) -> None
         ("mild", "int4"): {"verbmem": (0.4, 0.2), "knowmem_retain": (0.8, 0.8)},
     }
     manifests, labels = {}, {}
-    for (model, quantizer), metrics in values.items():
-        name = f"measure-{model}-{quantizer}"
+    for (model, form), metrics in values.items():
+        name = f"measure-{model}-{form}"
         rows = [
             {
                 "metric": m,
@@ -71,12 +71,12 @@ def test_a_study_chooses_on_one_half_and_tells_the_other(tmp_path: Path) -> None
         folder.mkdir()
         (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         manifests[name] = manifest(name)
-        labels[name] = {
-            "corpus": "news",
-            "model": model,
-            "quantizer": quantizer,
-            "seed": None if model == "target" else 0,
-        }
+        labels[name] = Variant(
+            corpus="news",
+            model=model,
+            seed=None if model == "target" else 0,
+            steps=() if form == "full" else (form,),
+        )
     sweep = SweepSpec(name="made", corpus=(), unlearn=(), rule=Rule(utility_floor=0.8), study=True)
     results = Results(sweep, [Group("news", 0, [], [], [], None)], manifests, labels, {})
     (found,) = study(results, store)

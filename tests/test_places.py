@@ -273,10 +273,10 @@ def test_names_with_markup_are_drawn_and_printed(
 ) -> None:
     from remnant.records import Cell
     from remnant.report import terminal
-    from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer
+    from remnant.report.charts import forget_utility_plane, knowledge_by_form
     from remnant.report.table import Group
 
-    def cell(model: str, quantizer: str, metric: str) -> Cell:
+    def cell(model: str, form: str, metric: str) -> Cell:
         about = {
             "method": None,
             "weights": None,
@@ -289,7 +289,7 @@ def test_names_with_markup_are_drawn_and_printed(
             about
             | {
                 "model": model,
-                "quantizer": quantizer,
+                "steps": () if form == "full" else (form,),
                 "metric": metric,
                 "value": 5.0,
                 "low": 1.0,
@@ -307,7 +307,7 @@ def test_names_with_markup_are_drawn_and_printed(
         None,
     )
     draw: tuple[Callable[[], str], ...] = (
-        lambda: knowledge_by_quantizer(group, "verbmem"),
+        lambda: knowledge_by_form(group, "verbmem"),
         lambda: forget_utility_plane(group),
     )
     for chart in draw:

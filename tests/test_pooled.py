@@ -4,7 +4,7 @@ from math import sqrt
 
 import pytest
 
-from remnant.records import Cell, Outcome, Recovery, Verdict
+from remnant.records import Cell, Outcome, Recovery, Variant, Verdict
 from remnant.report.pooled import over_seeds
 from remnant.report.table import Group
 
@@ -14,9 +14,7 @@ SHARES = {1: (0.2, 0.1, 0.3), 2: (0.4, 0.3, 0.5), 3: (0.6, 0.5, 0.7)}
 def cell(model: str, seed: int, value: float | None, half: float = 2.0) -> Cell:
     return Cell(
         model=model,
-        method=None,
-        weights=None,
-        quantizer="int4",
+        steps=("int4",),
         metric="verbmem",
         seed=seed,
         value=value,
@@ -29,7 +27,7 @@ def cell(model: str, seed: int, value: float | None, half: float = 2.0) -> Cell:
 
 
 def group(seed: int, cells: list[Cell], outcome: Outcome) -> Group:
-    about = {"model": "npo", "quantizer": "int4"}
+    about = dict(Variant(model="npo", steps=("int4",)))
     recovery = Recovery(
         **about,
         metric="verbmem",

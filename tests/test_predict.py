@@ -17,7 +17,7 @@ from torch import Tensor
 from remnant.cli import main
 from remnant.errors import UserError
 from remnant.forecast.checkpoint import Checkpoint
-from remnant.forecast.forecast import Calibration, calibration, forecast, verdict
+from remnant.forecast.forecast import Calibration, Forecast, calibration, forecast, verdict
 from remnant.forecast.grids import DEFAULT, grid
 from remnant.forecast.stream import scan
 from remnant.functional import flips
@@ -276,16 +276,18 @@ def test_the_verdict_names_every_grid_once() -> None:
         "survives": surviving(1.0, 1.0),
         "between": surviving(0.67, 0.7),
     }
-    told = verdict({name: forecast(s, by) for name, s in known.items()}, by)
+    told = verdict({(name,): forecast(s, by) for name, s in known.items()}, by)
     assert "come back under erased" in told
     assert "nothing expected to come back under survives" in told
     assert "undecided under between" in told
-    assert "nothing was unlearned" in verdict({"a": None}, by)
+    assert "nothing was unlearned" in verdict({("a",): None}, by)
 
 
 def test_a_forecast_says_which_formats_it_was_not_fitted_to() -> None:
     by, erased = calibration(), surviving(0.0, None)
-    fitted = {name: forecast(erased, by) for name in ("int4-g64", "nf4", "ct-w4a16")}
+    fitted: dict[tuple[str, ...], Forecast | None] = {
+        (name,): forecast(erased, by) for name in ("int4-g64", "nf4", "ct-w4a16")
+    }
     assert "fitted to other" not in verdict(fitted, by)
     young = by._replace(formats=tuple(f for f in by.formats if f != "nf4"))
     assert verdict(fitted, young).endswith(

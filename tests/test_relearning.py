@@ -140,12 +140,12 @@ def test_beyond_a_never_read_model_that_relearned_alike_it_shows_nothing_itself(
         target, retrain, corpus, retrain=retrain, forms=[form], store=store, min_items=5
     )
     name = "relearn6-forget20 lr=0.003"
-    assert [v.quantizer for v in found.verdicts] == ["full", name]
-    cells = {(c.model, c.quantizer, c.metric): c.value for c in found.group.cells}
+    assert [v.form for v in found.verdicts] == ["full", name]
+    cells = {(c.model, c.form, c.metric): c.value for c in found.group.cells}
     test = next(m for _, _, m in cells if m.startswith("probability"))
     assert cells["retrain", name, test] == cells["unlearned", name, test]
     assert (cells["retrain", name, test] or 0) > (cells["retrain", "full", test] or 0) + 1
-    left = [e.left for e in found.evidence if e.quantizer == name and e.left]
+    left = [e.left for e in found.evidence if e.form == name and e.left]
     assert left
     assert set(left) == {(0.0, 0.0, 0.0)}
 

@@ -15,7 +15,6 @@ import pytest
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
 from remnant.records import (
-    CastMember,
     Cell,
     CorpusSpec,
     Manifest,
@@ -24,12 +23,13 @@ from remnant.records import (
     Rule,
     RunSpec,
     SweepSpec,
+    Variant,
     Verdict,
 )
 from remnant.report import page, table
 from remnant.report.table import Group, Results, Surviving
 
-QUANTIZERS = ["full", "int8", "int4", "nf4", "gptq4", "awq4"]
+FORMS = ["full", "int8", "int4", "nf4", "gptq4", "awq4"]
 VALUES = {
     "target": {"verbmem": 97.0, "knowmem_forget": 95.0, "knowmem_retain": 96.0, "privleak": -100.0},
     "retrain": {"verbmem": 9.0, "knowmem_forget": 6.0, "knowmem_retain": 97.0, "privleak": 0.0},
@@ -46,19 +46,18 @@ VALUES = {
 def results() -> Results:
     cells, recoveries, verdicts = [], [], []
     for model, metrics in VALUES.items():
-        for quantizer in QUANTIZERS:
-            member = CastMember(
-                corpus="news", model=model, method=None, weights="fp32", quantizer=quantizer, seed=0
-            )
+        for form in FORMS:
+            steps = () if form == "full" else (form,)
+            about = Variant(corpus="news", model=model, weights="fp32", seed=0, steps=steps)
             for metric, value in metrics.items():
                 status = "ok"
                 found: float | None = value
-                if model == "ga_gdr" and quantizer == "awq4" and metric == "verbmem":
+                if model == "ga_gdr" and form == "awq4" and metric == "verbmem":
                     found, status = None, "no scorable item"
                 low, high = (found - 4, found + 4) if found is not None else (None, None)
                 cells.append(
                     Cell(
-                        **member.model_dump(),
+                        **dict(about),
                         metric=metric,
                         value=found,
                         low=low,
@@ -68,20 +67,18 @@ def results() -> Results:
                     )
                 )
             if model not in ("target", "retrain"):
-                outcome: Outcome = "came back" if quantizer == "int4" else "stayed forgotten"
+                outcome: Outcome = "came back" if form == "int4" else "stayed forgotten"
                 verdicts.append(
                     Verdict(
-                        model=model,
-                        quantizer=quantizer,
+                        **dict(about),
                         outcome=outcome,
                         reason="because <b>it</b> did",
                     )
                 )
-                share = (0.9, 0.8, 1.0) if quantizer == "int4" else (0.05, 0.0, 0.1)
+                share = (0.9, 0.8, 1.0) if form == "int4" else (0.05, 0.0, 0.1)
                 recoveries.append(
                     Recovery(
-                        model=model,
-                        quantizer=quantizer,
+                        **dict(about),
                         metric="verbmem",
                         retained=share,
                         retained_of_full_target=share,
@@ -97,7 +94,10 @@ def results() -> Results:
         unlearn=(RunSpec(method="ga_gdr"),),
         rule=Rule(),
     )
-    erased = Surviving("news", "ga_gdr", "int4", 0, Survival(0.05, 0.2, None, 0.9, 1.0, 0.1, 0.2))
+    erased = Surviving(
+        Variant(corpus="news", model="ga_gdr", seed=0, steps=("int4",)),
+        Survival(0.05, 0.2, None, 0.9, 1.0, 0.1, 0.2),
+    )
     group = Group("news", 0, cells, recoveries, verdicts, 0.5, [erased])
     return Results(sweep, [group], {}, {}, {"train-0123": "it failed"})
 
@@ -131,7 +131,7 @@ def test_the_story_names_seeds_and_what_came_back_to_a_model_that_was_no_good_be
     (group,) = base.groups
     spoilt = [
         v.model_copy(update={"outcome": "collapsed"})
-        if (v.model, v.quantizer) == ("ga_gdr", "full")
+        if (v.model, v.form) == ("ga_gdr", "full")
         else v
         for v in group.verdicts
     ]
@@ -179,7 +179,7 @@ def test_the_summary_keeps_its_schema(written: Path) -> None:
     jsonschema.validate(summary, schema)
     assert len(summary["cells"]) == 4 * 6 * 4
     lost = [c for c in summary["cells"] if c["value"] is None]
-    assert [(c["model"], c["quantizer"], c["metric"], c["status"]) for c in lost] == [
+    assert [(c["model"], c["form"], c["metric"], c["status"]) for c in lost] == [
         ("ga_gdr", "awq4", "verbmem", "no scorable item")
     ]
 
@@ -213,13 +213,10 @@ def test_signs_of_collapse_are_flagged_against_the_target() -> None:
         "loop": measured(repetition=0.9, entropy=0.5),
         "noise": measured(unknown=0.8),
     }
-    labels = {
-        n: {"corpus": "news", "model": "target" if n == "t" else n, "quantizer": "full"}
-        for n in made
-    }
+    labels = {n: Variant(corpus="news", model="target" if n == "t" else n) for n in made}
     base = results()
     found = {
-        r["model"]: r["flags"]
+        r.variant.model: r.flags
         for r in table.signs(Results(base.sweep, base.groups, made, labels, {}))
     }
     assert found == {

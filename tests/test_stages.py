@@ -37,7 +37,6 @@ from remnant.methods import step
 from remnant.metrics import Column
 from remnant.model.load import matrices, open_model
 from remnant.records import (
-    CastMember,
     ExplainSpec,
     MeasureSpec,
     PrepareSpec,
@@ -45,6 +44,7 @@ from remnant.records import (
     TrainSpec,
     TransformSpec,
     UnlearnSpec,
+    Variant,
 )
 from remnant.stages import cells, explain, measure, prepare, transform, unlearn
 from remnant.stages.cells import Sheet
@@ -385,9 +385,11 @@ def test_every_stage_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
     )
     unlearned = unlearn_node(UnlearnSpec(method="ga_gdr", steps=4, probe_every=2), train, corpus)
     quantized = transform_node(step("nf4"), unlearned, corpus)
-    about = {"corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0}
-    measured = measure_node(MeasureSpec(), quantized, corpus, about | {"model": "unlearned"})
-    known = measure_node(MeasureSpec(), train, corpus, about | {"model": "target"})
+    about = Variant(corpus="c", seed=0)
+    measured = measure_node(
+        MeasureSpec(), quantized, corpus, about.model_copy(update={"model": "unlearned"})
+    )
+    known = measure_node(MeasureSpec(), train, corpus, about.model_copy(update={"model": "target"}))
     judged = audit_node(Rule(resamples=20), {"a": known, "b": measured})
     for node in (corpus, train, unlearned, quantized, measured, known, judged):
         with pytest.raises((KeyboardInterrupt, Interrupted)):
@@ -414,15 +416,13 @@ def test_privleak_of_the_retrain_model_is_zero_by_definition() -> None:
         Column("privleak", "holdout"): list(rng.normal(size=30)),
     }
     given = sheet(values)
-    member = CastMember(
-        corpus="c", model="retrain", method=None, weights=None, quantizer="full", seed=0
-    )
+    about = Variant(corpus="c", model="retrain", seed=0)
     reference = cells.auc_of(given, "privleak", Rule())
     assert reference is not None
     assert reference.value == pytest.approx(auc(*(given.column(side) for side in values)))
-    found = {c.metric: c for c in cells.cells_of(member, given, Rule(), given)}
+    found = {c.metric: c for c in cells.cells_of(about, given, Rule(), given)}
     assert found["privleak"].value == 0.0
-    without = {c.metric: c for c in cells.cells_of(member, given, Rule(), None)}
+    without = {c.metric: c for c in cells.cells_of(about, given, Rule(), None)}
     assert without["privleak"].value is None
 
 

@@ -15,7 +15,7 @@ from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBa
 
 from remnant import cli
 from remnant.model.load import open_tokenizer, save_model
-from remnant.records import CastMember, MeasureSpec, PrepareSpec, Rule
+from remnant.records import MeasureSpec, PrepareSpec, Rule, Variant
 from remnant.stages import cells, measure, prepare
 from remnant.testing import tiny_model
 from tests.conftest import silent
@@ -169,12 +169,10 @@ def test_every_aggregate_equals_a_slow_second_implementation(tofu: Path, tmp_pat
         assert summary.absent == {}
         rows[name] = cells.read_rows(tmp_path / f"{name}-out/rows.jsonl")
         slow[name] = slowly(model, tokenizer, tofu)
-    member = CastMember(
-        corpus="tofu", model="unlearned", method=None, weights=None, quantizer="full", seed=0
-    )
+    about = Variant(corpus="tofu", model="unlearned", seed=0)
     found = {
         c.metric: c
-        for c in cells.cells_of(member, rows["unlearned"], Rule(resamples=50), rows["retrain"])
+        for c in cells.cells_of(about, rows["unlearned"], Rule(resamples=50), rows["retrain"])
     }
     own = slow["unlearned"]
     nine = []
@@ -202,7 +200,7 @@ def test_every_aggregate_equals_a_slow_second_implementation(tofu: Path, tmp_pat
     expected = ks_2samp(own["forget"]["ratios"], slow["retrain"]["forget"]["ratios"]).pvalue
     assert found["tofu_forget_quality"].value == pytest.approx(100 * expected, abs=1e-6)
     alone = {
-        c.metric: c for c in cells.cells_of(member, rows["unlearned"], Rule(resamples=50), None)
+        c.metric: c for c in cells.cells_of(about, rows["unlearned"], Rule(resamples=50), None)
     }
     assert alone["tofu_forget_quality"].value is None
     assert "no retrain model" in alone["tofu_forget_quality"].status

@@ -17,7 +17,7 @@ from remnant.flow import plan as planning
 from remnant.flow.place import Outside
 from remnant.flow.sweepfile import read_sweep
 from remnant.formats.table import FORMATS, checked, short
-from remnant.methods import BY_WEIGHT, NEEDS, TRANSFORM_READS, chain, shown, step, steps
+from remnant.methods import BY_WEIGHT, NEEDS, TRANSFORM_READS, chain, step, steps
 from remnant.model.activations import input_norms
 from remnant.model.load import matrices, open_model
 from remnant.records import TransformSpec
@@ -89,7 +89,7 @@ def test_every_name_is_suggested_once_and_no_two_transforms_share_a_key() -> Non
 def test_a_chain_is_a_list_or_one_word_for_it() -> None:
     assert steps(("bf16", "int4")) == steps("bf16+int4") == steps("bf16+full+int4")
     assert steps(("mine.py:f", "int4")) == ["mine.py:f", "int4"]
-    assert shown(("bf16", TransformSpec(use="rtn", params={"bits": 3}))) == "bf16+int3"
+    assert chain(("bf16", TransformSpec(use="rtn", params={"bits": 3}))).names == ("bf16", "int3")
     assert [s.spec.use for s in chain(("bf16", "int4")).steps] == ["cast", "rtn"]
 
 
@@ -101,7 +101,7 @@ def test_a_sweep_takes_every_model_through_a_list(own: Path, tmp_path: Path) -> 
     )
     nodes = planning.plan(read_sweep(sweep))
     assert planning.user_code(read_sweep(sweep)) == [f"{own}:halved", f"{own}:towards"]
-    measured = {(n.label["model"], n.label["quantizer"]) for n in nodes if n.stage == "measure"}
+    measured = {(n.label.model, n.label.form) for n in nodes if n.stage == "measure"}
     forms = ("full", f"{own}:halved+int4", f"{own}:towards")
     assert measured == {(m, f) for m in ("target", "retrain", "ga") for f in forms}
     target = next(n for n in nodes if n.stage == "train" and "forget" in n.spec.splits)  # type: ignore[attr-defined]
@@ -207,10 +207,10 @@ def test_norms_of_inputs_are_those_that_the_layers_see(
 
 
 def test_a_report_forecasts_only_what_weights_tell() -> None:
-    assert told_by_weights("bf16+int4")
-    assert told_by_weights("mine.py:grid")
-    assert not told_by_weights("int8+awq4-g128")
-    assert not any(told_by_weights(name) or told_by_weights(f"{name}+int4") for name in TO_TRY)
+    assert told_by_weights(["bf16", "int4"])
+    assert told_by_weights(["mine.py:grid"])
+    assert not told_by_weights(["int8", "awq4-g128"])
+    assert not any(told_by_weights([name]) or told_by_weights([name, "int4"]) for name in TO_TRY)
 
 
 @pytest.mark.parametrize("key", OWN)

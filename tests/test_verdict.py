@@ -15,7 +15,7 @@ from remnant.errors import UserError
 from remnant.evaluate.items import items_of
 from remnant.instrument import write_checks
 from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind
-from remnant.records import AuditSpec, CastMember, Check, OwnRole, Row, Rule, Verdict
+from remnant.records import AuditSpec, Check, OwnRole, Row, Rule, Variant, Verdict
 from remnant.stages import audit
 from remnant.stages.cells import Sheet, cells_of, read_rows
 from remnant.stages.checks import checks_of
@@ -74,11 +74,14 @@ def made(
 TARGET, UNREAD = made(0.95, 0.9, 1), made(0.1, 0.9, 2)
 
 
+INT4 = Variant(model="m", steps=("int4",))
+
+
 def judged(
     own: Sheet,
     quantized: Sheet | None = None,
     retrain: Sheet | None = UNREAD,
-    quantizer: str = "int4",
+    form: str = "int4",
     **more: Sheet,
 ) -> Verdict:
     line = Lineup(
@@ -89,8 +92,9 @@ def judged(
         quantized or own,
         more.get("q_retrain", retrain),
     )
-    found = [audit.recover(line, "m", quantizer, Column(metric), RULE) for metric in PLAIN]
-    return decide(line, "m", quantizer, found, weigh(line.form, "m", quantizer, RULE), RULE)
+    about = Variant(model="m", steps=(form,))
+    found = [audit.recover(line, about, Column(metric), RULE) for metric in PLAIN]
+    return decide(line, about, found, weigh(line.form, about, RULE), RULE)
 
 
 def with_values(
@@ -113,12 +117,12 @@ def test_under_a_form_that_teaches_only_the_excess_over_a_never_read_model_count
         "q_retrain": made(0.6, 0.9, 3, member=0.1),
         "q_target": made(0.97, 0.9, 4),
     }
-    rises_alike = judged(made(0.1, 0.9, 5), made(0.6, 0.9, 6, member=0.1), quantizer=form, **taught)
+    rises_alike = judged(made(0.1, 0.9, 5), made(0.6, 0.9, 6, member=0.1), form=form, **taught)
     assert rises_alike.outcome == "stayed forgotten", rises_alike.reason
-    rises_more = judged(made(0.1, 0.9, 5), made(0.8, 0.9, 6), quantizer=form, **taught)
+    rises_more = judged(made(0.1, 0.9, 5), made(0.8, 0.9, 6), form=form, **taught)
     assert rises_more.outcome == "came back"
     assert "never-read model" in rises_more.reason or "from unread to target" in rises_more.reason
-    still = judged(made(0.9, 0.9, 5), made(0.95, 0.9, 6), quantizer=form, **taught)
+    still = judged(made(0.9, 0.9, 5), made(0.95, 0.9, 6), form=form, **taught)
     assert still.outcome in ("not forgotten", "came back")
     # The same numbers under a quantizer, which teaches nothing: the never-read model is none.
     assert (
@@ -131,11 +135,11 @@ def test_a_form_that_teaches_never_passes_without_a_never_read_model_or_power() 
     alone = judged(made(0.1, 0.9, 5), made(0.6, 0.9, 6, member=0.1), None, "mix0.5")
     assert alone.outcome == "came back"
     every: dict[str, Any] = {"q_retrain": made(0.95, 0.9, 3), "q_target": made(0.95, 0.9, 4)}
-    same = judged(made(0.1, 0.9, 5), made(0.95, 0.9, 6), quantizer="mix0.5", **every)
+    same = judged(made(0.1, 0.9, 5), made(0.95, 0.9, 6), form="mix0.5", **every)
     assert same.outcome == "unclear"
     assert "shows as much as the target" in same.reason
     hidden = judged(
-        made(0.1, 0.9, 5), made(0.6, 0.9, 6, told=0.9, member=0.1), quantizer="mix0.5",
+        made(0.1, 0.9, 5), made(0.6, 0.9, 6, told=0.9, member=0.1), form="mix0.5",
         q_retrain=made(0.6, 0.9, 3, member=0.1), q_target=made(0.97, 0.9, 4),
     )  # fmt: skip
     assert hidden.outcome == "not said"
@@ -357,10 +361,10 @@ def test_without_checks_of_the_instrument_nothing_passes_and_a_failed_one_is_not
     found = judged(failed)
     assert found.outcome == "unclear"
     assert "3 of 9 logits" in found.reason
-    member = CastMember(corpus="c", model="m", method=None, weights=None, quantizer="full", seed=0)
+    about = Variant(corpus="c", model="m", seed=0)
     assert all(
         c.value is None and c.status.startswith("not measured: 3 of 9")
-        for c in cells_of(member, failed, Rule(resamples=10), None)
+        for c in cells_of(about, failed, Rule(resamples=10), None)
     )
 
 
@@ -375,7 +379,7 @@ def test_recovery_by_hand() -> None:
     line = Lineup(
         made(1.0, seed=1), made(0.2, seed=3), UNREAD, made(1.0, seed=1), made(0.6, seed=3), UNREAD
     )
-    found = audit.recover(line, "m", "int4", Column("verbmem"), RULE)
+    found = audit.recover(line, INT4, Column("verbmem"), RULE)
     assert found.recovery is not None
     assert found.recovery[0] == pytest.approx((0.6 - 0.2) / (1.0 - 0.2), abs=0.02)
     assert found.recovery_over_retrain is not None
@@ -385,7 +389,7 @@ def test_recovery_by_hand() -> None:
 
 def test_no_gap_means_no_recovery() -> None:
     line = Lineup(TARGET, made(0.94, seed=3), UNREAD, TARGET, made(0.94, seed=3), UNREAD)
-    found = audit.recover(line, "m", "int4", Column("verbmem"), RULE)
+    found = audit.recover(line, INT4, Column("verbmem"), RULE)
     assert found.recovery is None
     assert "below 5" in found.status
 
@@ -422,12 +426,9 @@ def outcome_of(tmp_path: Path, own: Path) -> dict[str, Any]:
         "retrain": written(tmp_path / "r", UNREAD),
         "m": own,
     }
-    about: dict[str, Any] = {
-        "corpus": "c", "method": None, "weights": None, "quantizer": "full", "seed": 0,
-    }  # fmt: skip
-    cast = {name: CastMember(model=name, **about) for name in folders}
+    members = {name: Variant(corpus="c", model=name, seed=0) for name in folders}
     (tmp_path / "out").mkdir()
-    audit.run(AuditSpec(rule=RULE, cast=cast), folders, tmp_path / "out", silent)
+    audit.run(AuditSpec(rule=RULE, members=members), folders, tmp_path / "out", silent)
     found: list[dict[str, Any]] = json.loads((tmp_path / "out/verdicts.json").read_text())
     return found[0]
 

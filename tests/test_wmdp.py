@@ -25,7 +25,7 @@ from remnant.evaluate.requests import Reading
 from remnant.functional.tokens import Tokens
 from remnant.metrics import Column
 from remnant.model.load import save_model
-from remnant.records import Check, MeasureSpec, PrepareSpec, Rule
+from remnant.records import Check, MeasureSpec, PrepareSpec, Rule, Variant
 from remnant.stages import audit, measure, prepare
 from remnant.stages.cells import Sheet
 from remnant.stages.evidence import weigh
@@ -299,11 +299,14 @@ def sheet(forget: float, retain: float, seed: int) -> Sheet:
     return Sheet(values, {}, GOOD)
 
 
+INT4 = Variant(model="m", steps=("int4",))
+
+
 def judged(own: Sheet, target: Sheet, unread: Sheet | None) -> tuple[str, str]:
     line = Lineup(target, own, unread, target, own, unread)
     rule, column = Rule(resamples=200), Column("wmdp_forget")
-    found = [audit.recover(line, "m", "int4", column, rule)]
-    verdict = decide(line, "m", "int4", found, weigh(line.form, "m", "int4", rule), rule)
+    found = [audit.recover(line, INT4, column, rule)]
+    verdict = decide(line, INT4, found, weigh(line.form, INT4, rule), rule)
     return verdict.outcome, verdict.reason
 
 
@@ -332,7 +335,7 @@ def test_a_letter_that_is_right_is_no_text_told_word_for_word() -> None:
 def test_recovery_is_counted_above_chance() -> None:
     target, own = sheet(0.85, 0.7, 1), sheet(0.25, 0.7, 3)
     line = Lineup(target, own, None, target, sheet(0.55, 0.7, 4), None)
-    found = audit.recover(line, "m", "int4", Column("wmdp_forget"), Rule(resamples=200))
+    found = audit.recover(line, INT4, Column("wmdp_forget"), Rule(resamples=200))
     assert found.recovery is not None
     assert found.recovery[0] == pytest.approx(0.5, abs=0.1)
     assert found.retained is not None

@@ -262,13 +262,16 @@ def read_verdicts(
     verdicts: Sequence[Mapping[str, Any]], code: int | None, only: str = ""
 ) -> Outcome:
     """The words of some verdicts, with the reason where all are one."""
-    words = {v["quantizer"]: v["outcome"] for v in verdicts}
+    forms = ["+".join(v["steps"]) or "full" for v in verdicts]
+    words = {form: v["outcome"] for form, v in zip(forms, verdicts, strict=True)}
     said = (
         "; ".join(f"{form} {word}" for form, word in words.items())
         if len(set(words.values())) > 1
         else next(iter(words.values()), "none")
     )
-    reasons = [v["reason"] for v in verdicts if not only or v["quantizer"] == only]
+    reasons = [
+        v["reason"] for form, v in zip(forms, verdicts, strict=True) if not only or form == only
+    ]
     stayed = STAYED in ([words.get(only)] if only else words.values())
     return Outcome(
         f"{said} ({reasons[-1][:140]})" if reasons else said,

@@ -130,7 +130,7 @@ def judged(
     otherwise.
     """
     root = bench.folder()
-    cast, inputs = {}, {}
+    members, inputs = {}, {}
     for (model, form), rows in sheets.items():
         if model not in models:
             continue
@@ -143,16 +143,12 @@ def judged(
             "".join(json.dumps(t) + "\n" for t in texts_of(rows)), encoding="utf-8"
         )
         (place / "checks.json").write_text(json.dumps(list(checks)), encoding="utf-8")
-        cast[role] = {
-            "corpus": "rows",
-            "model": model,
-            "method": None,
-            "weights": None,
-            "quantizer": form,
-            "seed": None,
-        }
+        steps = [] if form == "full" else [form]
+        members[role] = {"corpus": "rows", "model": model, "steps": steps}
         inputs[role] = place
-    done = bench.audit_rows({"cast": cast, "rule": {"resamples": RESAMPLES}}, inputs, root / "out")
+    done = bench.audit_rows(
+        {"members": members, "rule": {"resamples": RESAMPLES}}, inputs, root / "out"
+    )
     found = root / "out" / "verdicts.json"
     if done.code or not found.is_file():
         return Outcome(

@@ -29,7 +29,7 @@ from remnant.handles import Audit, Corpus, Model, Scores
 from remnant.methods import chain, step
 from remnant.parsing import parse
 from remnant.records import (
-    CastMember,
+    FULL,
     DeployResult,
     Manifest,
     MeasureResult,
@@ -44,6 +44,7 @@ from remnant.records import (
     UnlearnResult,
     UnlearnSpec,
     Use,
+    Variant,
 )
 from remnant.report import table, terminal
 from remnant.stages.cells import cells_of, read_rows
@@ -374,7 +375,7 @@ def measured(
         spec,
         None if served else source_of(store, model),
         text,
-        alone(_shown(corpus), Path(shown).name).model_dump(),
+        Variant(corpus=_shown(corpus), model=Path(shown).name),
         source_of(store, reference) if reference else None,
     )
 
@@ -383,15 +384,8 @@ def scores_of(store: Store, node: Node) -> Scores:
     """The numbers of a measurement that was made."""
     path = store.path(node.name)
     rows = read_rows(path / "rows.jsonl")
-    cells = cells_of(CastMember.model_validate(node.label), rows, Rule(), None)
+    cells = cells_of(node.label, rows, Rule(), None)
     return Scores(path, tuple(cells), store.manifest(node.name).of(MeasureResult))
-
-
-def alone(corpus: str, model: str, form: str = "full") -> CastMember:
-    """What is known of a model that stands in no sweep."""
-    return CastMember(
-        corpus=corpus, model=model, method=None, weights=None, quantizer=form, seed=None
-    )
 
 
 def audited(
@@ -414,12 +408,13 @@ def audited(
     """
     text, name = corpus
     measured: dict[str, Node] = {}
-    chains = [chain(form) for form in ("full", *forms)]
+    chains = [chain(form) for form in (FULL, *forms)]
     for model, source in models.items():
         for by in chains:
-            label = alone(name, model, by.name).model_dump()
+            label = Variant(corpus=name, model=model).behind(*by.names)
             copy = planning.transformed(by, source, text, label, models["target"])
-            measured[f"{model}/{by.name}"] = planning.measure_node(MeasureSpec(), copy, text, label)
+            node = planning.measure_node(MeasureSpec(), copy, text, label)
+            measured[f"{model}/{label.form}"] = node
     nodes = planning.ordered([planning.audit_node(rule, measured)])
     done(store, nodes, progress)
     title = "Did it stay forgotten?"

@@ -304,12 +304,12 @@ def measure(
 @click.option("--retrain", help="A model that never read the forget text.")
 @click.option(
     "-q",
-    "--quantizer",
-    "quantizers",
+    "--variant",
+    "variants",
     multiple=True,
     default=("int8", "int4", "nf4"),
     show_default=True,
-    help="May be repeated.",
+    help="What it goes through first: int4, or prune20+int4 for one behind the other.",
 )
 @click.option("--out", default="audit", show_default=True, help="Folder of the report.")
 @set_option
@@ -320,7 +320,7 @@ def audit(
     unlearned: str,
     retrain: str | None,
     data: str,
-    quantizers: tuple[str, ...],
+    variants: tuple[str, ...],
     out: str,
     **rest: Any,
 ) -> int | None:
@@ -335,7 +335,7 @@ def audit(
         unlearned,
         retrain,
         data,
-        quantizers,
+        variants,
         Path(out),
         rest["settings"],
     )

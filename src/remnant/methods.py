@@ -9,10 +9,12 @@ from remnant.catalog import LOSSES, METHODS
 from remnant.corpus import METRIC_GROUPS, METRICS, READERS
 from remnant.errors import UserError, unknown
 from remnant.formats.base import AnyFormat, Format, Kind
-from remnant.formats.table import STEP, Named, checked, short
+from remnant.formats.table import Named, checked, short
 from remnant.parsing import parse
 from remnant.readings import LOSS_READINGS, METRIC_READINGS, Reading, readings_of
 from remnant.records import (
+    BETWEEN,
+    FULL,
     MetricSpec,
     OwnRole,
     PrepareSpec,
@@ -181,16 +183,16 @@ def _by_name(use: str, defaults: Mapping[str, Any]) -> TransformSpec:
     elif is_user_code(use, ()) or use in table.TRANSFORMS:
         own = {"use": use}
     else:
-        raise unknown("transform", use, {"full", *table.NAMES, *table.TRANSFORMS})
+        raise unknown("transform", use, {FULL, *table.NAMES, *table.TRANSFORMS})
     return parse(TransformSpec, own | dict(defaults), "transform")
 
 
 class Chain(NamedTuple):
     """Transforms in the order in which they are applied, none for the model as it is, and what
-    tables call them.
+    tables call each of them.
     """
 
-    name: str
+    names: tuple[str, ...]
     steps: tuple[Step, ...]
 
 
@@ -200,7 +202,8 @@ def chain(use: Use, defaults: Mapping[str, Any] | None = None) -> Chain:
     Raises:
         UserError: as ``step``.
     """
-    return Chain(shown(use), tuple(step(part, defaults) for part in steps(use)))
+    parts = steps(use)
+    return Chain(tuple(map(shown, parts)), tuple(step(part, defaults) for part in parts))
 
 
 def steps(use: Use) -> list[str | TransformSpec]:
@@ -211,15 +214,13 @@ def steps(use: Use) -> list[str | TransformSpec]:
         return list(use)
     if isinstance(use, TransformSpec) or is_user_code(use, table.TRANSFORMS):
         return [use]
-    return [part for part in use.split(STEP) if part != "full"]
+    return [part for part in use.split(BETWEEN) if part != FULL]
 
 
-def shown(use: Use) -> str:
-    """A chain as tables name it: every step by its short name if it has one, what is set otherwise
-    than that says, and what it leaves alone.
+def shown(use: str | TransformSpec) -> str:
+    """A step as tables name it: by its short name if it has one, what is set otherwise than that
+    says, and what it leaves alone.
     """
-    if isinstance(use, tuple):
-        return STEP.join(shown(part) for part in use)
     if isinstance(use, str):
         return use
     usual = TransformSpec(use=use.use)

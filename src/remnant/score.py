@@ -11,7 +11,7 @@ from remnant.foreign.logs import Reference, parse_json, read_text, rouge, shown,
 from remnant.functional.stats import auc, bootstrap_auc, privleak
 from remnant.functional.text import cut_answer
 from remnant.metrics import MEMBERS, OTHERS, Column
-from remnant.records import CastMember, Cell, Rule
+from remnant.records import AS_GIVEN, Cell, Rule, Variant
 from remnant.stages import cells as sheets
 from remnant.stages.cells import Sheet
 
@@ -123,21 +123,14 @@ def _reference(auc_retrain: float | None, retrain: Path | None, tools: set[str])
 def _own(path: Path, name: str, rule: Rule, against: Reference) -> list[Cell]:
     """The cells of a file of JSON lines."""
     sheet = _read(path)
-    member = CastMember(
-        corpus=shown(path.stem),
-        model=shown(name),
-        method=None,
-        weights=None,
-        quantizer="as given",
-        seed=None,
-    )
-    cells = [c for c in sheets.cells_of(member, sheet, rule, None) if c.metric != PRIVLEAK]
+    variant = Variant(corpus=shown(path.stem), model=shown(name), steps=(AS_GIVEN,))
+    cells = [c for c in sheets.cells_of(variant, sheet, rule, None) if c.metric != PRIVLEAK]
     if any(len(sheet.column(side)) for side in SIDES):
-        cells.append(_privleak(member, sheet, against.auc, rule))
+        cells.append(_privleak(variant, sheet, against.auc, rule))
     return cells
 
 
-def _privleak(member: CastMember, sheet: Sheet, reference: float | None, rule: Rule) -> Cell:
+def _privleak(variant: Variant, sheet: Sheet, reference: float | None, rule: Rule) -> Cell:
     forget, holdout = (sheet.column(side) for side in SIDES)
     status, found = "ok", None
     if not len(forget) or not len(holdout):
@@ -151,7 +144,7 @@ def _privleak(member: CastMember, sheet: Sheet, reference: float | None, rule: R
     value, low, high = (100 * x for x in found) if found else (None, None, None)
     n = len(forget) + len(holdout)
     return Cell(
-        **member.model_dump(),
+        **dict(variant),
         metric=PRIVLEAK,
         value=value,
         low=low,

@@ -237,11 +237,11 @@ def audit(
     unlearned: str,
     retrain: str | None,
     data: str,
-    quantizers: Sequence[str],
+    variants: Sequence[str],
     out: Path,
     settings: Sequence[str],
 ) -> int:
-    """Compare two checkpoints in full precision and under each quantizer.
+    """Compare two checkpoints in full precision and in each variant.
 
     Report, verdict, exit code.
     """
@@ -251,7 +251,7 @@ def audit(
         models["retrain"] = planning.model(store, retrain)
     models["unlearned"] = planning.model(store, unlearned)
     rule = parse(Rule, overlaid(settings), "audit")
-    found = api.audited(store, models, (corpus, data), quantizers, rule, progress=True)
+    found = api.audited(store, models, (corpus, data), variants, rule, progress=True)
     _finish(found.results, store, out, examples=False)
     return exit_code({v.outcome for v in found.verdicts})
 

@@ -36,9 +36,9 @@ from remnant.methods import (
     term_specs,
 )
 from remnant.records import (
+    FULL,
     SCHEMA,
     AuditSpec,
-    CastMember,
     ExplainSpec,
     MeasureSpec,
     MergeSpec,
@@ -53,6 +53,7 @@ from remnant.records import (
     TrainSpec,
     UnlearnSpec,
     Use,
+    Variant,
     patterns_in,
     saves_apart,
 )
@@ -64,6 +65,8 @@ T = TypeVar("T")
 K = TypeVar("K")
 # More measured models in one sweep than this take months.
 MOST_MEASURED = 100_000
+# What is made outside of any comparison.
+UNNAMED = Variant()
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Node:
     spec: Record
     inputs: Mapping[str, "Node | Made | Outside"] = field(default_factory=dict)
     methods: Mapping[str, str] = field(default_factory=dict)
-    label: Mapping[str, Any] = field(default_factory=dict)
+    label: Variant = UNNAMED
 
     @cached_property
     def digest(self) -> str:
@@ -102,7 +105,7 @@ class Node:
     @property
     def piece(self) -> Piece:
         """What is kept of this node under the name of a run."""
-        return Piece(name=self.name, stage=self.stage, label=dict(self.label))
+        return Piece(name=self.name, stage=self.stage, label=self.label)
 
 
 # Where a spec names a file or folder that is an input too, and so enters by its content.
@@ -161,12 +164,12 @@ def outside_model(reference: str) -> Input:
     return outside(reference)
 
 
-def merge_node(base: Input, adapter: Input, label: Mapping[str, Any] | None = None) -> Node:
+def merge_node(base: Input, adapter: Input, label: Variant = UNNAMED) -> Node:
     """A model with an adapter merged into it; both enter by their digests."""
-    return Node("merge", MergeSpec(), {"base": base, "adapter": adapter}, label=label or {})
+    return Node("merge", MergeSpec(), {"base": base, "adapter": adapter}, label=label)
 
 
-def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> Node:
+def prepare_node(spec: PrepareSpec, label: Variant = UNNAMED) -> Node:
     """A corpus; files from outside enter by their digests.
 
     Raises:
@@ -188,7 +191,7 @@ def prepare_node(spec: PrepareSpec, label: Mapping[str, Any] | None = None) -> N
         plain = plain.model_copy(update={"options": dict(method.params)})
     if spec.tokenizer and Path(spec.tokenizer).is_dir():
         inputs["tokenizer"] = Outside(spec.tokenizer)
-    return Node("prepare", plain, inputs, methods, label or {})
+    return Node("prepare", plain, inputs, methods, label)
 
 
 def _existing(name: str, role: str) -> Outside:
@@ -200,26 +203,24 @@ def _existing(name: str, role: str) -> Outside:
     return Outside(name)
 
 
-def train_node(spec: TrainSpec, corpus: Input, label: Mapping[str, Any] | None = None) -> Node:
+def train_node(spec: TrainSpec, corpus: Input, label: Variant = UNNAMED) -> Node:
     """A model trained on some splits of a corpus."""
     inputs: dict[str, Input] = {"corpus": corpus}
     if spec.base:
         inputs["base"] = outside_model(spec.base)
-    return Node("train", spec, inputs, label=label or {})
+    return Node("train", spec, inputs, label=label)
 
 
-def unlearn_node(
-    spec: UnlearnSpec, target: Input, corpus: Input, label: Mapping[str, Any] | None = None
-) -> Node:
+def unlearn_node(spec: UnlearnSpec, target: Input, corpus: Input, label: Variant = UNNAMED) -> Node:
     """A model unlearned from a target."""
     plain = UnlearnSpec.model_validate(spec.model_dump(exclude={"name"}))
     inputs = {"target": target, "corpus": corpus}
     if plain.alternatives:
         inputs["alternatives"] = Outside(plain.alternatives)
-    return Node("unlearn", plain, inputs, _losses(plain), label or {})
+    return Node("unlearn", plain, inputs, _losses(plain), label)
 
 
-def _whole(node: Node, target: Input, label: Mapping[str, Any]) -> Node:
+def _whole(node: Node, target: Input, label: Variant) -> Node:
     """What an unlearning run leaves as a model: an adapter merged into the target."""
     assert isinstance(node.spec, UnlearnSpec)
     return merge_node(target, node, label) if saves_apart(node.spec.train) else node
@@ -234,7 +235,7 @@ def transform_node(
     by: Step,
     model: Input,
     corpus: Input | None,
-    label: Mapping[str, Any] | None = None,
+    label: Variant = UNNAMED,
     target: Input | None = None,
 ) -> Node:
     """A dense copy of a model as one transform leaves it.
@@ -251,14 +252,14 @@ def transform_node(
         if source is None:
             raise UserError(f"The transform '{spec.use}' {_LACKS[role]}.", _GIVE[role])
         inputs[role] = source
-    return Node("transform", spec, inputs, {spec.use: by.method.identity}, label or {})
+    return Node("transform", spec, inputs, {spec.use: by.method.identity}, label)
 
 
 def transformed(
     by: Chain,
     model: Input,
     corpus: Input | None,
-    label: Mapping[str, Any] | None = None,
+    label: Variant = UNNAMED,
     target: Input | None = None,
 ) -> Input:
     """A model as a chain of transforms leaves it, the copy of a copy in their order: itself where
@@ -269,17 +270,15 @@ def transformed(
     return model
 
 
-def deploy_node(
-    by: Step, model: Input, corpus: Input | None, label: Mapping[str, Any] | None = None
-) -> Node:
+def deploy_node(by: Step, model: Input, corpus: Input | None, label: Variant = UNNAMED) -> Node:
     """The files of a format that a runtime opens.
 
     Raises:
-        UserError: no runtime opens this quantizer's result, or calibration text is missing.
+        UserError: no runtime opens this transform's result, or calibration text is missing.
     """
     _check_opened(by)
     dense = transform_node(by, model, corpus, label)
-    return Node("deploy", by.spec, {"model": model, "dense": dense}, dense.methods, label or {})
+    return Node("deploy", by.spec, {"model": model, "dense": dense}, dense.methods, label)
 
 
 def _check_opened(by: Step) -> None:
@@ -296,7 +295,7 @@ def measure_node(
     spec: MeasureSpec,
     model: Input | None,
     corpus: Input,
-    label: Mapping[str, Any] | None = None,
+    label: Variant = UNNAMED,
     reference: Input | None = None,
 ) -> Node:
     """Rows of one model on one corpus; the model is None where a server is asked.
@@ -313,7 +312,7 @@ def measure_node(
     inputs: dict[str, Input] = {"corpus": corpus} | ({"model": model} if model else {})
     if reference and reads & {"reference", "reference_on_generated"}:
         inputs["reference"] = reference
-    return Node("measure", spec.model_copy(update={"metrics": names}), inputs, methods, label or {})
+    return Node("measure", spec.model_copy(update={"metrics": names}), inputs, methods, label)
 
 
 def explain_node(
@@ -321,16 +320,16 @@ def explain_node(
     unlearned: Input,
     q_target: Input,
     q_unlearned: Input,
-    label: Mapping[str, Any] | None = None,
+    label: Variant = UNNAMED,
 ) -> Node:
-    """What a quantizer left of an update."""
+    """What a form left of an update."""
     inputs = {
         "target": target,
         "unlearned": unlearned,
         "q_target": q_target,
         "q_unlearned": q_unlearned,
     }
-    return Node("explain", ExplainSpec(), inputs, label=label or {})
+    return Node("explain", ExplainSpec(), inputs, label=label)
 
 
 def audit_node(rule: Rule, measured: Mapping[str, Node], extra: Iterable[MetricSpec] = ()) -> Node:
@@ -338,8 +337,8 @@ def audit_node(rule: Rule, measured: Mapping[str, Node], extra: Iterable[MetricS
 
     ``extra``: the user's metrics, which may count in it.
     """
-    cast = {role: CastMember.model_validate(node.label) for role, node in measured.items()}
-    spec = AuditSpec(rule=rule, cast=cast, roles=own_roles(extra))
+    members = {role: node.label for role, node in measured.items()}
+    spec = AuditSpec(rule=rule, members=members, roles=own_roles(extra))
     return Node("audit", spec, dict(measured))
 
 
@@ -347,21 +346,19 @@ def plan(sweep: SweepSpec) -> list[Node]:
     """All pieces of work of a sweep, each after what it needs, none twice.
 
     Raises:
-        UserError: with all unknown methods, quantizers and metrics in one message.
+        UserError: with all unknown methods, transforms and metrics in one message.
     """
     _check_size(sweep)
     forms = _forms(sweep)
     wanted: list[Input] = []
     for corpus_spec in sweep.corpus:
         name = corpus_spec.name or corpus_spec.lab or "corpus"
-        corpus = prepare_node(corpus_spec, {"corpus": name})
+        corpus = prepare_node(corpus_spec, Variant(corpus=name))
         for seed in sweep.seeds:
             measured = _measured(sweep, forms, corpus, name, seed)
             # Models first: unlearning is the longest chain, and measuring fills the other workers
             # meanwhile.
-            models = [
-                n.inputs["model"] for n in measured.values() if n.label["quantizer"] == "full"
-            ]
+            models = [n.inputs["model"] for n in measured.values() if n.label.in_full]
             wanted += [
                 *models,
                 *measured.values(),
@@ -372,24 +369,21 @@ def plan(sweep: SweepSpec) -> list[Node]:
 
 
 def explained(measured: Mapping[str, Node]) -> list[Node]:
-    """For every quantized unlearned model among some measured ones: what is left of its update,
+    """For every transformed unlearned model among some measured ones: what is left of its update,
     from dense copies.
     """
-    copies = {
-        (n.label["model"], n.label["quantizer"]): n.inputs["model"] for n in measured.values()
-    }
+    dense = {n.label: n.inputs["model"] for n in measured.values() if not n.label.packed}
+    copies = {(about.model, about.steps): source for about, source in dense.items()}
     return [
         explain_node(
-            copies["target", "full"],
-            copies[model, "full"],
-            copies["target", quantizer],
+            copies["target", ()],
+            copies[about.model, ()],
+            copies["target", about.steps],
             source,
-            measured[f"{model}/{quantizer}"].label,
+            about,
         )
-        for (model, quantizer), source in copies.items()
-        if quantizer != "full"
-        and model not in ("target", "retrain")
-        and not (isinstance(source, Node) and source.stage == "deploy")
+        for about, source in dense.items()
+        if not about.in_full and not about.is_reference
     ]
 
 
@@ -426,49 +420,44 @@ def _measured(
     nodes: dict[str, Node] = {}
     for model, (source, about) in models.items():
         copies = {
-            by.name: transformed(by, source, corpus, about | {"quantizer": by.name}, target)
+            label: transformed(by, source, corpus, label, target)
             for by in forms.chains
+            if (label := about.behind(*by.names))
         }
-        for use, by in forms.packed.items():
-            label = about | {"quantizer": f"{use} packed"}
-            copies[f"{use} packed"] = deploy_node(by, source, corpus, label)
-        for short, copy in copies.items():
-            label = about | {"quantizer": short}
-            nodes[f"{model}/{short}"] = measure_node(sweep.measure, copy, corpus, label, target)
+        for use, step_ in forms.packed.items():
+            label = about.behind(use, packed=True)
+            copies[label] = deploy_node(step_, source, corpus, label)
+        for label, copy in copies.items():
+            node = measure_node(sweep.measure, copy, corpus, label, target)
+            nodes[f"{model}/{label.form}"] = node
     return nodes
 
 
 def _uses(sweep: SweepSpec) -> list[Use]:
-    return ["full", *(q for q in sweep.quantizers if q != "full")]
+    return [FULL, *(q for q in sweep.quantizers if q != FULL)]
 
 
 def _models(
     sweep: SweepSpec, corpus: Node, name: str, seed: int
-) -> dict[str, tuple[Input, dict[str, Any]]]:
-    def about(
-        model: str, method: str | None, weights: str | None, of_seed: int | None
-    ) -> dict[str, Any]:
-        return {
-            "corpus": name,
-            "model": model,
-            "method": method,
-            "weights": weights,
-            "seed": of_seed,
-        }
-
-    base = about("target", None, sweep.train.weights, sweep.train.seed)
+) -> dict[str, tuple[Input, Variant]]:
+    trained = Variant(corpus=name, weights=sweep.train.weights, seed=sweep.train.seed)
+    base = trained.model_copy(update={"model": "target"})
     target: Input = (
         outside_model(sweep.target) if sweep.target else train_node(sweep.train, corpus, base)
     )
-    models: dict[str, tuple[Input, dict[str, Any]]] = {"target": (target, base)}
-    unread = about("retrain", None, sweep.train.weights, sweep.train.seed)
+    models: dict[str, tuple[Input, Variant]] = {"target": (target, base)}
+    unread = trained.model_copy(update={"model": "retrain"})
     if sweep.retrain:
         models["retrain"] = (outside_model(sweep.retrain), unread)
     elif not sweep.target:
         models["retrain"] = (train_node(sweep.train.without_forget(), corpus, unread), unread)
     for run in sweep.unlearn:
-        label = about(
-            run_name(run), run.method or "+".join(t.use for t in run.terms), run.weights, seed
+        label = Variant(
+            corpus=name,
+            model=run_name(run),
+            method=run.method or "+".join(t.use for t in run.terms),
+            weights=run.weights,
+            seed=seed,
         )
         node = unlearn_node(run.model_copy(update={"seed": seed}), target, corpus, label)
         models[run_name(run)] = (_whole(node, target, label), label)
@@ -540,10 +529,11 @@ def _forms(sweep: SweepSpec) -> Forms:
     for run in sweep.unlearn:
         tried(partial(_losses, run))
         tried(partial(_check_layers, run, sweep.target or ""))
-    looked_up: list[tuple[str, list[Step]]] = []
+    looked_up: list[Chain] = []
     for use in _uses(sweep):
-        found = [tried(partial(step, part, sweep.transform)) for part in steps(use)]
-        looked_up.append((shown(use), list(chain.from_iterable(found))))
+        parts = steps(use)
+        found = [tried(partial(step, part, sweep.transform)) for part in parts]
+        looked_up.append(Chain(tuple(map(shown, parts)), tuple(chain.from_iterable(found))))
     packed = {use: tried(partial(_deployed, use, sweep.transform)) for use in sweep.packed}
     metrics: tuple[str | MetricSpec, ...] = (
         *metric_names(sweep.measure.metrics),
@@ -560,7 +550,7 @@ def _forms(sweep: SweepSpec) -> Forms:
             faults[0] if len(faults) == 1 else f"{sweep.name} has {len(faults)} faults:{listed}"
         )
     return Forms(
-        tuple(Chain(name, tuple(found)) for name, found in looked_up),
+        tuple(looked_up),
         {use: by for use, (by,) in packed.items()},
     )
 
@@ -582,7 +572,7 @@ def _twice(sweep: SweepSpec) -> list[str]:
     faults += [
         f"An unlearning run is named '{n}', as another model of every sweep is."
         for n in names
-        if n in ("target", "retrain")
+        if Variant(model=n).is_reference
     ]
     faults += [f"The seed {n} stands there twice." for n in _repeated(sweep.seeds)]
     faults += [

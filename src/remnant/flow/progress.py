@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from remnant.context import Progress as Told
 from remnant.flow.plan import Node
 from remnant.flow.run import POLL_SECONDS, missing
 from remnant.flow.store import PROGRESS, Store
@@ -146,10 +147,7 @@ def telling(console: Console, what: str) -> Iterator[Teller]:
 
 def describe(node: Node) -> str:
     """A piece of work in a few words."""
-    about = node.label
-    return " ".join(
-        [node.stage, *(str(about[k]) for k in ("corpus", "model", "quantizer") if about.get(k))]
-    )
+    return f"{node.stage} {node.label.words}".rstrip()
 
 
 def clock(seconds: float) -> str:
@@ -317,13 +315,13 @@ def _bars(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def one_by_one(console: Console) -> Iterator[Callable[[Node], Callable[[int, int, str], None]]]:
+def one_by_one(console: Console) -> Iterator[Callable[[Node], Told]]:
     """Progress of pieces that are made in this process, one after the other, with the time left for
     each.
     """
     with _bars(console) as bars, telling(bars.console, "starting") as teller:
 
-        def report_for(node: Node) -> Callable[[int, int, str], None]:
+        def report_for(node: Node) -> Told:
             task = bars.add_task(escape(describe(node)), total=None, left="")
             teller.begin(describe(node))
 
@@ -338,7 +336,7 @@ def one_by_one(console: Console) -> Iterator[Callable[[Node], Callable[[int, int
 
 
 @contextmanager
-def counting(console: Console, what: str) -> Iterator[Callable[[int, int, str], None]]:
+def counting(console: Console, what: str) -> Iterator[Told]:
     """Progress of one long pass with the time left."""
     with _bars(console) as bars, telling(bars.console, what) as teller:
         task = bars.add_task(what, total=None, left="")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from remnant.formats.table import keys_of
 from remnant.functional.survival import Survival
+from remnant.records import BETWEEN
 
 # Gains beyond this add nothing.
 MOST_GAIN = 1.2
@@ -90,14 +91,20 @@ def forecast(found: Survival, by: Calibration) -> Forecast | None:
     return Forecast(recovery, max(0.0, recovery - error), min(1.0, recovery + error))
 
 
-def verdict(forecasts: Mapping[str, Forecast | None], by: Calibration) -> str:
+def verdict(forecasts: Mapping[tuple[str, ...], Forecast | None], by: Calibration) -> str:
     """One sentence on which grids are expected to bring the text back, and one on those that the
     forecast was not fitted to.
+
+    Args:
+        forecasts: by the steps of the form, mostly one grid.
+        by: what they were made by.
     """
-    back = [n for n, f in forecasts.items() if f and f.low > 0.2]
-    open_ = [n for n, f in forecasts.items() if f and f.low <= 0.2 < f.high]
-    stay = [n for n, f in forecasts.items() if f and f.high <= 0.2]
-    if not any(forecasts.values()):
+    named = {steps: BETWEEN.join(steps) for steps in forecasts}
+    found = [(named[steps], f) for steps, f in forecasts.items() if f]
+    back = [n for n, f in found if f.low > 0.2]
+    open_ = [n for n, f in found if f.low <= 0.2 < f.high]
+    stay = [n for n, f in found if f.high <= 0.2]
+    if not found:
         return (
             "The two checkpoints are equal in every weight that a quantizer touches: nothing was "
             "unlearned there."
@@ -108,7 +115,8 @@ def verdict(forecasts: Mapping[str, Forecast | None], by: Calibration) -> str:
         f"undecided under {', '.join(open_)}; quantize and audit these" if open_ else "",
     ]
     told = "; ".join(p for p in parts if p)
-    beyond = [n for n, f in forecasts.items() if f and not keys_of(n) <= set(by.formats)]
+    fitted = set(by.formats)
+    beyond = [named[steps] for steps, f in forecasts.items() if f and not keys_of(steps) <= fitted]
     doubt = (
         f" The forecast was fitted to other formats than {', '.join(beyond)}: quantize and audit "
         "these."

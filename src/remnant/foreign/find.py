@@ -16,7 +16,7 @@ from remnant.foreign.logs import (
     side_auc,
     usable,
 )
-from remnant.records import CastMember, Cell, Rule
+from remnant.records import AS_GIVEN, Cell, Rule, Variant
 
 OWN, OPEN, MUSE, TOFU = "lines", "open-unlearning", "MUSE", "TOFU"
 KNOWN = (
@@ -209,8 +209,6 @@ def listed(runs: Sequence[Run]) -> str:
 
 def cells_of(run: Run, corpus: str, model: str, rule: Rule, against: Reference) -> Found:
     """What one model's logs say."""
-    member = CastMember(
-        corpus=corpus, model=model, method=None, weights=None, quantizer="as given", seed=None
-    )
-    cells, notes = TOOLS[run.tool](Cells(member, rule), run.logs, against)
+    variant = Variant(corpus=corpus, model=model, steps=(AS_GIVEN,))
+    cells, notes = TOOLS[run.tool](Cells(variant, rule), run.logs, against)
     return Found(cells, notes)

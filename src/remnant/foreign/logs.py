@@ -24,7 +24,7 @@ from remnant.functional.stats import (
     privleak,
 )
 from remnant.functional.text import overlap
-from remnant.records import CastMember, Cell, Rule, status_of
+from remnant.records import Cell, Rule, Variant, status_of
 
 Array = NDArray[np.float64]
 NO_ITEMS = "ok, no interval: the log holds no items"
@@ -163,8 +163,8 @@ class Cells:
     without.
     """
 
-    def __init__(self, member: CastMember, rule: Rule) -> None:
-        self._about, self.rule = member.model_dump(), rule
+    def __init__(self, variant: Variant, rule: Rule) -> None:
+        self._about, self.rule = dict(variant), rule
 
     def cell(
         self, metric: str, found: Interval | tuple[float, None, None] | None, n: int, status: str

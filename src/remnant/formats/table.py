@@ -46,7 +46,6 @@ _ALL: tuple[AnyFormat, ...] = (
     GGUF,
 )
 # Stands between the steps of a chain.
-STEP = "+"
 FORMATS: Mapping[str, AnyFormat] = {found.key: found for found in _ALL}
 NAMES = tuple(name for found in _ALL for name in found.names)
 
@@ -125,26 +124,32 @@ def short(
     return name, {k: v for k, v in params.items() if getattr(said, k) != getattr(found.params, k)}
 
 
-def decided_by_text(shown: str) -> bool:
-    """Whether calibration text decides the codes of a quantizer, by its name in tables.
+def decided_by_text(steps: Iterable[str]) -> bool:
+    """Whether calibration text decides the codes of any of some steps, by their names.
 
-    Of a chain ("gptq4+gguf-q4_k_m") whether it does in any of its steps; what stands behind the
-    name ("gptq4 calibration_samples=64") says nothing about it.
-
-    >>> decided_by_text("gptq4-g128"), decided_by_text("int4")
+    >>> decided_by_text(["gptq4-g128", "gguf-q4_k_m"]), decided_by_text(["int4"])
     (True, False)
     """
-    return any(FORMATS[key].by_text for key in keys_of(shown))
+    return any(FORMATS[key].by_text for key in keys_of(steps))
 
 
-def keys_of(shown: str, among: Mapping[str, Kind] = FORMATS) -> set[str]:
-    """The keys of the formats in a quantizer's name in tables; none of a user's own.
+def keys_of(steps: Iterable[str], among: Mapping[str, Kind] = FORMATS) -> set[str]:
+    """The keys of the formats among some steps, by their names; none of a user's own.
 
-    >>> sorted(keys_of("gptq4 calibration_samples=64+gguf-q4_k_m"))
+    >>> sorted(keys_of(["gptq4 calibration_samples=64", "gguf-q4_k_m"]))
     ['gguf', 'gptq']
     """
-    found = (_key_of(part.split(" ")[0], among) for part in shown.split(STEP))
+    found = (_key_of(bare(step), among) for step in steps)
     return {key for key in found if key}
+
+
+def bare(step: str) -> str:
+    """The name of a step without the settings that tables show behind it.
+
+    >>> bare("gptq4 calibration_samples=64")
+    'gptq4'
+    """
+    return step.split(" ")[0]
 
 
 def _key_of(name: str, among: Mapping[str, Kind]) -> str | None:

@@ -6,7 +6,6 @@ from remnant.records.artefact import SCHEMA, FileRecord, Manifest, Piece, Result
 from remnant.records.audit import (
     AuditResult,
     AuditSpec,
-    CastMember,
     Cell,
     Evidence,
     Outcome,
@@ -64,15 +63,18 @@ from remnant.records.transform import (
     Use,
 )
 from remnant.records.unlearn import Probed, TermSpec, UnlearnResult, UnlearnSpec
+from remnant.records.variant import AS_GIVEN, BETWEEN, FULL, Variant
 
 __all__ = [
+    "AS_GIVEN",
+    "BETWEEN",
+    "FULL",
     "SCHEMA",
     "AuditResult",
     "AuditSpec",
     "ByLoraSpec",
     "BySureSpec",
     "Calibration",
-    "CastMember",
     "Cell",
     "Check",
     "CheckName",
@@ -126,6 +128,7 @@ __all__ = [
     "UnlearnResult",
     "UnlearnSpec",
     "Use",
+    "Variant",
     "Verdict",
     "Weights",
     "circumstance",

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from remnant.records.base import Record, Stage
+from remnant.records.variant import Variant
 
 SCHEMA = 1
 Result = TypeVar("Result", bound=Record)
@@ -55,4 +56,4 @@ class Piece(Record):
 
     name: str
     stage: Stage
-    label: dict[str, Any]
+    label: Variant = Variant()

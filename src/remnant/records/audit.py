@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from remnant.records.base import OwnRole, Positive, Record, Share
+from remnant.records.variant import Variant
 
 Outcome = Literal[
     "stayed forgotten", "not said", "came back", "not forgotten", "collapsed", "unclear"
@@ -39,42 +40,25 @@ class Rule(Record):
     seed: int = 0
 
 
-class CastMember(Record):
-    """What a measured model is, for the audit and the report."""
-
-    corpus: str
-    model: str
-    method: str | None
-    weights: str | None
-    quantizer: str
-    seed: int | None
-
-
 class AuditSpec(Record):
     """The rule, who is who among the measured models, and what the user's metrics count as."""
 
     rule: Rule = Rule()
-    cast: dict[str, CastMember]
+    members: dict[str, Variant]
     roles: dict[str, OwnRole] = Field(default_factory=dict)
 
 
-class Cell(Record):
-    """One number of a summary: a metric of one model under one quantizer, x100, with a 95 %
-    bootstrap interval.
+class Cell(Variant):
+    """One number of a summary: a metric of one variant of a model, x100, with a 95 % bootstrap
+    interval.
     """
 
-    model: str
-    method: str | None
-    weights: str | None
-    quantizer: str
     metric: str
-    seed: int | None
     value: float | None
     low: float | None
     high: float | None
     n: int
     status: str
-    corpus: str | None = None
 
 
 def status_of(scored: bool, lost: Counter[str] | None) -> str:
@@ -87,14 +71,12 @@ def status_of(scored: bool, lost: Counter[str] | None) -> str:
     return f"ok, {count} unscorable{reason}" if count else "ok"
 
 
-class Recovery(Record):
-    """How much of one kind of knowledge one quantizer brings back.
+class Recovery(Variant):
+    """How much of one kind of knowledge one form brings back.
 
     Shares, not x100; None where undefined (see ``status``).
     """
 
-    model: str
-    quantizer: str
     metric: str
     retained: Shares | None
     retained_of_full_target: Shares | None
@@ -103,8 +85,8 @@ class Recovery(Record):
     status: str
 
 
-class Evidence(Record):
-    """What one test that is stronger than plain asking says of one model under one quantizer.
+class Evidence(Variant):
+    """What one test that is stronger than plain asking says of one variant of a model.
 
     ``kind``: given beginning, samples, probability per token, membership or answers. ``left``:
     value and simultaneous interval on the way from the model that never read the text (0) to the
@@ -114,8 +96,6 @@ class Evidence(Record):
     in none.
     """
 
-    model: str
-    quantizer: str
     kind: str
     test: str
     says: Says
@@ -125,15 +105,13 @@ class Evidence(Record):
     would_decide: int | None = None
 
 
-class Verdict(Record):
-    """The audit on one unlearned model under one quantizer, in one word and one sentence.
+class Verdict(Variant):
+    """The audit on one unlearned model in one form, in one word and one sentence.
 
     "not said": plain asking finds nothing and a stronger test still tells; ``reason`` names it.
     Only "stayed forgotten" is a pass.
     """
 
-    model: str
-    quantizer: str
     outcome: Outcome
     reason: str
 

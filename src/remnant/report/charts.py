@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from remnant.corpus import METRICS, of_role, short_title
 from remnant.functional.survival import Survival
 from remnant.metrics import SHARE
+from remnant.records import FULL
 from remnant.report.pareto import Study
 from remnant.report.table import Group
 
@@ -69,10 +70,8 @@ def colours(models: Sequence[str]) -> dict[str, str]:
     return {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(models)}
 
 
-def knowledge_by_quantizer(group: Group, metric: str) -> str:
-    """Value and interval of one metric for every model, full precision first and then each
-    quantizer.
-    """
+def knowledge_by_form(group: Group, metric: str) -> str:
+    """Value and interval of one metric for every model, full precision first and then each form."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _drawing((7.2, 3.4))
         palette = colours(group.models)
@@ -86,7 +85,7 @@ def knowledge_by_quantizer(group: Group, metric: str) -> str:
                 (i - (len(group.models) - 1) / 2) * width,
                 palette[model],
             )
-        axes.set_xticks(range(len(group.quantizers)), group.quantizers, rotation=30, ha="right")
+        axes.set_xticks(range(len(group.forms)), group.forms, rotation=30, ha="right")
         axes.set_ylabel(metric)
         axes.grid(axis="y", alpha=0.25)
         if METRICS[metric].span == SHARE:
@@ -101,7 +100,7 @@ def knowledge_by_quantizer(group: Group, metric: str) -> str:
 def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, colour: str) -> None:
     found = [
         (i, c)
-        for i, q in enumerate(group.quantizers)
+        for i, q in enumerate(group.forms)
         if (c := group.cell(model, q, metric)) and c.value is not None
     ]
     x = [i + shift for i, _ in found]
@@ -121,7 +120,7 @@ def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, col
 
 def forget_utility_plane(group: Group) -> str:
     """Knowledge left (left is forgotten) against utility (up is useful), a mark per model and
-    quantizer, lines from full precision.
+    form, lines from full precision.
     """
     utility = next((m for m in group.metrics if m in of_role("utility")), None)
     known = [m for m in group.metrics if m in of_role("knowledge")]
@@ -147,20 +146,20 @@ def forget_utility_plane(group: Group) -> str:
 def _walk(axes: Axes, group: Group, model: str, metrics: Sequence[str], colour: str) -> None:
     """A line from full precision to every form; ``metrics``: those of knowledge, then utility."""
     points: dict[str, tuple[float, float]] = {}
-    for quantizer in group.quantizers:
-        cells = [group.cell(model, quantizer, m) for m in metrics]
+    for form in group.forms:
+        cells = [group.cell(model, form, m) for m in metrics]
         values = [c.value for c in cells if c is not None and c.value is not None]
         if len(values) == len(cells):
-            points[quantizer] = (sum(values[:-1]) / (len(values) - 1), values[-1])
-    if "full" not in points:
+            points[form] = (sum(values[:-1]) / (len(values) - 1), values[-1])
+    if FULL not in points:
         return
-    start = points["full"]
-    for quantizer, point in points.items():
+    start = points[FULL]
+    for form, point in points.items():
         axes.plot([start[0], point[0]], [start[1], point[1]], color=colour, lw=0.8, alpha=0.5)
         axes.plot(
             *point,
-            marker="s" if quantizer == "full" else "o",
-            ms=7 if quantizer == "full" else 4,
+            marker="s" if form == FULL else "o",
+            ms=7 if form == FULL else 4,
             color=colour,
         )
     axes.plot([], [], "s", color=colour, label=_label(model))

@@ -36,7 +36,7 @@ def cells(found: Sequence[Cell]) -> str:
 
 def audit(results: table.Results) -> str:
     """The verdicts, one line per form, below what they amount to."""
-    rows = [(v.quantizer, v.outcome, v.reason) for group in results.groups for v in group.verdicts]
+    rows = [(v.form, v.outcome, v.reason) for group in results.groups for v in group.verdicts]
     return _rendered(title=results.sweep.title, head=("form", "verdict", "reason"), rows=rows)
 
 

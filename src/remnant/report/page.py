@@ -9,7 +9,7 @@ from remnant.flow.store import Store, disk_errors
 from remnant.methods import writes
 from remnant.parsing import lines_of
 from remnant.report import table
-from remnant.report.charts import forget_utility_plane, knowledge_by_quantizer, pareto_plane
+from remnant.report.charts import forget_utility_plane, knowledge_by_form, pareto_plane
 from remnant.report.notebook import environment
 from remnant.report.pareto import Study, study
 from remnant.report.pooled import over_seeds
@@ -68,10 +68,9 @@ def _group(group: Group) -> dict[str, Any]:
     return {
         "group": group,
         "tone": lambda cell: table.tone(group, cell),
-        "charts": [(METRICS[m].title, knowledge_by_quantizer(group, m)) for m in group.metrics],
+        "charts": [(METRICS[m].title, knowledge_by_form(group, m)) for m in group.metrics],
         "plane": forget_utility_plane(group),
         "expected": table.expected,
-        "unlearned": [m for m in group.models if m not in ("target", "retrain")],
     }
 
 
@@ -86,7 +85,6 @@ def _runs(results: Results) -> list[dict[str, Any]]:
     rows = []
     for name, m in results.manifests.items():
         about = results.labels[name]
-        what = " ".join(str(about[k]) for k in ("corpus", "model", "quantizer") if about.get(k))
         said = {
             k: m.summary[k]
             for k in ("steps", "stopped", "chosen", "loss", "share_quantized", "rule")
@@ -96,9 +94,9 @@ def _runs(results: Results) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "stage": m.stage,
-                "what": what,
+                "what": about.words,
                 "seconds": m.seconds,
-                "seed": about.get("seed"),
+                "seed": about.seed,
                 "said": json.dumps(said),
             }
         )
@@ -123,7 +121,7 @@ def _examples(results: Results, store: Store) -> list[dict[str, Any]]:
     found = []
     for name, m in results.manifests.items():
         about = results.labels[name]
-        if m.stage != "measure" or about["model"] in ("target", "retrain"):
+        if m.stage != "measure" or about.is_reference:
             continue
         rows = [
             json.loads(line)
@@ -140,7 +138,5 @@ def _examples(results: Results, store: Store) -> list[dict[str, Any]]:
             texts[record["metric"], record["id"]] = record
         shown = [{"value": r["value"], **texts[METRICS[r["metric"]].on[0], r["id"]]} for r in worst]
         if shown:
-            found.append(
-                {"what": f"{about['corpus']} {about['model']} {about['quantizer']}", "items": shown}
-            )
+            found.append({"what": about.words, "items": shown})
     return found

@@ -12,6 +12,7 @@ from remnant.flow.store import Store
 from remnant.methods import own_roles
 from remnant.metrics import Column, Role
 from remnant.parsing import lines_of
+from remnant.records import FULL, Variant
 from remnant.report.table import Results
 from remnant.stages.cells import Sheet, asked, read_rows
 from remnant.stages.lineup import chance_of
@@ -23,9 +24,9 @@ Means = Mapping[Role, Mapping[Column, float]]
 class Point(NamedTuple):
     """One setting, averaged over seeds, on one half of the items.
 
-    ``knowledge``: share of the target's that is left, at the quantizer where most is left; low is
+    ``knowledge``: share of the target's that is left, in the form where most is left; low is
     forgotten. ``in_full``: the same in full precision. ``utility``: share of the target's that is
-    left, at the quantizer where least is left; high is useful. ``seeds``: runs.
+    left, in the form where least is left; high is useful. ``seeds``: runs.
     """
 
     corpus: str
@@ -90,19 +91,17 @@ def choose(points: Sequence[Point], floor: float) -> str | None:
 
 
 def _points(results: Results, store: Store, corpus: str, half: str) -> list[Point]:
-    means: dict[tuple[str, int | None, str], Means] = {}
+    means: dict[Variant, Means] = {}
     roles = own_roles(results.sweep.measure.extra)
     for name, manifest in results.manifests.items():
         about = results.labels[name]
-        if manifest.stage == "measure" and about.get("corpus") == corpus:
-            means[about["model"], about["seed"], about["quantizer"]] = _means(
-                store.path(name) / "rows.jsonl", half, roles
-            )
-    target = {q: m for (model, _, q), m in means.items() if model == "target"}
+        if manifest.stage == "measure" and about.corpus == corpus:
+            means[about] = _means(store.path(name) / "rows.jsonl", half, roles)
+    target = {v.form: m for v, m in means.items() if v.model == "target"}
     runs: dict[str, dict[int | None, dict[str, Means]]] = {}
-    for (model, seed, quantizer), found in means.items():
-        if model not in ("target", "retrain") and quantizer in target:
-            runs.setdefault(model, {}).setdefault(seed, {})[quantizer] = found
+    for v, found in means.items():
+        if not v.is_reference and v.form in target:
+            runs.setdefault(v.model, {}).setdefault(v.seed, {})[v.form] = found
     points = [_point(corpus, model, seeds, target) for model, seeds in runs.items()]
     return [p for p in points if p]
 
@@ -117,7 +116,7 @@ def _point(
 
     None where one of its numbers is missing, since what was not measured is not forgotten.
     """
-    if not all("full" in by for by in seeds.values()):
+    if not all(FULL in by for by in seeds.values()):
         return None
 
     def left(by: Mapping[str, Means], role: Role) -> dict[str, float]:
@@ -131,7 +130,7 @@ def _point(
         corpus,
         model,
         knowledge=_mean([max(by.values()) for by in knowledge]),
-        in_full=_mean([by["full"] for by in knowledge]),
+        in_full=_mean([by[FULL] for by in knowledge]),
         utility=_mean([min(by.values()) for by in utility]),
         seeds=len(seeds),
     )

@@ -20,7 +20,7 @@ class Place(NamedTuple):
     """What is pooled: everything but the seed is the same."""
 
     model: str
-    quantizer: str
+    form: str
     metric: str
 
 
@@ -52,7 +52,7 @@ def _cells(groups: Sequence[Group]) -> list[Cell]:
     found: dict[Place, dict[int | None, Cell]] = {}
     for cell in (c for group in groups for c in group.cells):
         # The target of several groups is one model, so its seed is there once.
-        found.setdefault(Place(cell.model, cell.quantizer, cell.metric), {})[cell.seed] = cell
+        found.setdefault(Place(cell.model, cell.form, cell.metric), {})[cell.seed] = cell
     return [_cell(list(cells.values())) for cells in found.values()]
 
 
@@ -91,7 +91,7 @@ def by_place(recoveries: Iterable[Recovery], field: Field) -> dict[Place, list[S
     for r in recoveries:
         shares: Shares | None = getattr(r, field)
         if shares is not None:
-            found.setdefault(Place(r.model, r.quantizer, r.metric), []).append(shares)
+            found.setdefault(Place(r.model, r.form, r.metric), []).append(shares)
     return found
 
 
@@ -100,19 +100,19 @@ def _recoveries(groups: Sequence[Group]) -> list[Recovery]:
     fields: dict[str, dict[Place, list[Shares]]] = {
         field: by_place(every, field) for field in FIELDS
     }
-    places = dict.fromkeys(Place(r.model, r.quantizer, r.metric) for r in every)
-    return [_recovery(place, fields) for place in places]
+    firsts: dict[Place, Recovery] = {}
+    for r in every:
+        firsts.setdefault(Place(r.model, r.form, r.metric), r)
+    return [_recovery(first, place, fields) for place, first in firsts.items()]
 
 
-def _recovery(place: Place, fields: Mapping[str, Mapping[Place, list[Shares]]]) -> Recovery:
-    return Recovery(
-        **place._asdict(),
-        retained=_shares(fields["retained"].get(place)),
-        retained_of_full_target=_shares(fields["retained_of_full_target"].get(place)),
-        recovery=_shares(fields["recovery"].get(place)),
-        recovery_over_retrain=_shares(fields["recovery_over_retrain"].get(place)),
-        status="ok" if any(place in found for found in fields.values()) else "no seed has it",
-    )
+def _recovery(
+    first: Recovery, place: Place, fields: Mapping[str, Mapping[Place, list[Shares]]]
+) -> Recovery:
+    """The means of one number over seeds, of which ``first`` is one."""
+    means: dict[str, object] = {f: _shares(found.get(place)) for f, found in fields.items()}
+    status = "ok" if any(place in found for found in fields.values()) else "no seed has it"
+    return first.model_copy(update={"seed": None, "status": status, **means})
 
 
 def _shares(found: Sequence[Shares] | None) -> Interval | None:
@@ -122,9 +122,9 @@ def _shares(found: Sequence[Shares] | None) -> Interval | None:
 def _verdicts(groups: Sequence[Group]) -> list[Verdict]:
     found: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in (v for group in groups for v in group.verdicts):
-        found.setdefault((verdict.model, verdict.quantizer), []).append(verdict)
+        found.setdefault((verdict.model, verdict.form), []).append(verdict)
     return [
-        own[0].model_copy(update={"reason": f"with all {len(groups)} seeds"})
+        own[0].model_copy(update={"seed": None, "reason": f"with all {len(groups)} seeds"})
         for own in found.values()
         if len(own) == len(groups) and _agree(own)
     ]

@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
     @property
     def verdict(self) -> str:
         """In words."""
-        return verdict(self.forecasts, self.calibration)
+        return verdict({(name,): f for name, f in self.forecasts.items()}, self.calibration)
 
     def _repr_html_(self) -> str:
         return notebook.forecast(self.verdict, self.whole, self.forecasts)

@@ -13,6 +13,7 @@ from remnant.flow.store import Store
 from remnant.forecast.forecast import Forecast, calibration, forecast, verdict
 from remnant.functional.survival import Survival
 from remnant.records import (
+    FULL,
     AuditResult,
     Cell,
     Evidence,
@@ -21,6 +22,7 @@ from remnant.records import (
     Piece,
     Recovery,
     SweepSpec,
+    Variant,
     Verdict,
 )
 from remnant.transforms.table import told_by_weights
@@ -37,12 +39,9 @@ LIMITS = {"empty": 0.5, "repetition": 0.3, "unknown": 0.3, "script": 0.2}
 
 
 class Surviving(NamedTuple):
-    """What one quantizer left of the update of one unlearned model."""
+    """What one form left of the update of one unlearned model."""
 
-    corpus: str
-    model: str
-    quantizer: str
-    seed: int | None
+    variant: Variant
     ratios: Survival
 
 
@@ -73,9 +72,14 @@ class Group:
         return list(dict.fromkeys(c.model for c in self.cells))
 
     @property
-    def quantizers(self) -> list[str]:
-        """Quantizers in the order of the sweep."""
-        return list(dict.fromkeys(c.quantizer for c in self.cells))
+    def unlearned(self) -> list[str]:
+        """Models that are judged, in the order of the sweep."""
+        return list(dict.fromkeys(c.model for c in self.cells if not c.is_reference))
+
+    @property
+    def forms(self) -> list[str]:
+        """Forms in the order of the sweep."""
+        return list(dict.fromkeys(c.form for c in self.cells))
 
     @property
     def metrics(self) -> list[str]:
@@ -89,18 +93,14 @@ class Group:
         every = dict.fromkeys(c.metric for c in self.cells)
         return [m for m in every if m not in shown]
 
-    def cell(self, model: str, quantizer: str, metric: str) -> Cell | None:
+    def cell(self, model: str, form: str, metric: str) -> Cell | None:
         """One cell, or None."""
-        found = (
-            c for c in self.cells if (c.model, c.quantizer, c.metric) == (model, quantizer, metric)
-        )
+        found = (c for c in self.cells if (c.model, c.form, c.metric) == (model, form, metric))
         return next(found, None)
 
-    def verdict(self, model: str, quantizer: str) -> Verdict | None:
+    def verdict(self, model: str, form: str) -> Verdict | None:
         """One verdict, or None."""
-        return next(
-            (v for v in self.verdicts if (v.model, v.quantizer) == (model, quantizer)), None
-        )
+        return next((v for v in self.verdicts if (v.model, v.form) == (model, form)), None)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Results:
     sweep: SweepSpec
     groups: list[Group]
     manifests: dict[str, Manifest]
-    labels: dict[str, dict[str, Any]]
+    labels: dict[str, Variant]
     failures: dict[str, str]
 
 
@@ -136,7 +136,7 @@ def collect(
         groups.append(
             Group(
                 corpus=(cells[0].corpus if cells else None) or "corpus",
-                seed=next((c.seed for c in cells if c.model not in ("target", "retrain")), None),
+                seed=next((c.seed for c in cells if not c.is_reference), None),
                 cells=cells,
                 recoveries=[Recovery.model_validate(r) for r in _read(folder / "recovery.json")],
                 verdicts=[Verdict.model_validate(v) for v in _read(folder / "verdicts.json")],
@@ -157,20 +157,18 @@ def others(name: str, cells: list[Cell]) -> Group:
     return Group(name, None, [c.model_copy(update={"corpus": name}) for c in cells], [], [], None)
 
 
-def _file(groups: Sequence[Group], about: dict[str, Any], said: ExplainResult) -> None:
+def _file(groups: Sequence[Group], about: Variant, said: ExplainResult) -> None:
     """Put what is left of one update into the group that it belongs to.
 
     A group that is not judged yet has none.
     """
-    place = {k: about[k] for k in ("corpus", "model", "quantizer", "seed")}
-    ratios = Survival(**said.survival)
     for group in groups:
-        if (group.corpus, group.seed) == (about["corpus"], about["seed"]):
-            group.surviving.append(Surviving(**place, ratios=ratios))
+        if (group.corpus, group.seed) == (about.corpus, about.seed):
+            group.surviving.append(Surviving(about, Survival(**said.survival)))
 
 
 def _flat(found: Surviving) -> dict[str, Any]:
-    return {k: v for k, v in found._asdict().items() if k != "ratios"} | found.ratios._asdict()
+    return _row(found.variant) | found.ratios._asdict()
 
 
 def _read(path: Path) -> Any:
@@ -180,39 +178,30 @@ def _read(path: Path) -> Any:
 def summary(results: Results) -> dict[str, JsonValue]:
     """The content of summary.json; its fields are described in docs/summary.md."""
     lost: list[JsonValue] = [
-        {
-            "model": about.get("model", "?"),
-            "quantizer": about.get("quantizer", "?"),
-            "corpus": about.get("corpus"),
-            "status": f"failed: {why}",
-        }
+        _row(results.labels[name]) | {"status": f"failed: {why}"}
         for name, why in results.failures.items()
-        if (about := results.labels.get(name, {}))
+        if name in results.labels
     ]
+    records: dict[str, list[Variant]] = {
+        "cells": [c for g in results.groups for c in g.cells],
+        "recovery": [r for g in results.groups for r in g.recoveries],
+        "verdicts": [v for g in results.groups for v in g.verdicts],
+        "evidence": [e for g in results.groups for e in g.evidence],
+    }
     return {
         "schema": SUMMARY_SCHEMA,
         "name": results.sweep.name,
-        "cells": [c.model_dump(mode="json") for g in results.groups for c in g.cells],
-        "recovery": [
-            {"corpus": g.corpus, "seed": g.seed} | r.model_dump(mode="json")
-            for g in results.groups
-            for r in g.recoveries
-        ],
-        "verdicts": [
-            {"corpus": g.corpus, "seed": g.seed} | v.model_dump(mode="json")
-            for g in results.groups
-            for v in g.verdicts
-        ],
-        "evidence": [
-            {"corpus": g.corpus, "seed": g.seed} | e.model_dump(mode="json")
-            for g in results.groups
-            for e in g.evidence
-        ],
-        "checks": list(checks(results)),
+        **{name: list(map(_row, rows)) for name, rows in records.items()},
+        "checks": [_row(variant) | check for variant, check in checks(results)],
         "survival": [_flat(s) for g in results.groups for s in g.surviving],
         "failed": lost,
         "rule": results.sweep.rule.model_dump(mode="json"),
     }
+
+
+def _row(of: Variant) -> dict[str, JsonValue]:
+    """A record as a row of the summary, with its form as tables show it."""
+    return {"form": of.form} | of.model_dump(mode="json")
 
 
 def scored_summary(cells: Iterable[Cell]) -> dict[str, JsonValue]:
@@ -220,7 +209,7 @@ def scored_summary(cells: Iterable[Cell]) -> dict[str, JsonValue]:
     return {
         "schema": SUMMARY_SCHEMA,
         "name": "score",
-        "cells": [c.model_dump(mode="json") for c in cells],
+        "cells": list(map(_row, cells)),
     }
 
 
@@ -242,10 +231,10 @@ def tone(group: Group, cell: Cell | None) -> str:
 
     Knowledge is bad near the target's, utility far from it.
     """
-    if cell is None or cell.value is None or cell.model in ("target", "retrain"):
+    if cell is None or cell.value is None or cell.is_reference:
         return "plain"
-    target = group.cell("target", cell.quantizer, cell.metric)
-    retrain = group.cell("retrain", cell.quantizer, cell.metric)
+    target = group.cell("target", cell.form, cell.metric)
+    retrain = group.cell("retrain", cell.form, cell.metric)
     if target is None or target.value is None:
         return "plain"
     metric = METRICS[cell.metric]
@@ -260,8 +249,16 @@ def tone(group: Group, cell: Cell | None) -> str:
     return "good" if left <= 0.35 else "bad" if left >= 0.65 else "plain"
 
 
-def signs(results: Results) -> list[dict[str, JsonValue]]:
-    """Signs of collapse of every measured model, with the ones over their limit."""
+class Signs(NamedTuple):
+    """Signs of collapse of one measured model, and which of them are over their limit."""
+
+    variant: Variant
+    found: dict[str, float]
+    flags: list[str]
+
+
+def signs(results: Results) -> list[Signs]:
+    """Signs of collapse of every measured model."""
     rows = []
     for name, manifest in results.manifests.items():
         if manifest.stage != "measure" or not manifest.summary.get("signs"):
@@ -275,31 +272,26 @@ def signs(results: Results) -> list[dict[str, JsonValue]]:
         ]
         if target and found["entropy"] < 0.6 * target["entropy"]:
             flags.append("entropy")
-        rows.append({**about, **found, "flags": flags})
+        rows.append(Signs(about, found, flags))
     return rows
 
 
-def _target_signs(results: Results, about: dict[str, Any]) -> dict[str, float]:
+def _target_signs(results: Results, about: Variant) -> dict[str, float]:
     for name, label in results.labels.items():
-        same = (label.get("corpus"), label.get("model"), label.get("quantizer")) == (
-            about["corpus"],
-            "target",
-            about["quantizer"],
-        )
+        same = (label.corpus, label.model, label.form) == (about.corpus, "target", about.form)
         if same and name in results.manifests and results.manifests[name].stage == "measure":
             return dict(results.manifests[name].summary["signs"])
     return {}
 
 
-def checks(results: Results) -> list[dict[str, JsonValue]]:
+def checks(results: Results) -> list[tuple[Variant, dict[str, JsonValue]]]:
     """The checks of the instrument of every measurement, the failed ones first."""
-    found = []
+    found: list[tuple[Variant, dict[str, JsonValue]]] = []
     for name, manifest in results.manifests.items():
         if manifest.stage == "measure":
-            label = results.labels[name]
-            about = {k: label.get(k) for k in ("corpus", "model", "quantizer", "seed")}
-            found += [about | check for check in manifest.summary.get("checks", [])]
-    return sorted(found, key=lambda check: bool(check["ok"]))
+            about = results.labels[name]
+            found += [(about, check) for check in manifest.summary.get("checks", [])]
+    return sorted(found, key=lambda made: bool(made[1]["ok"]))
 
 
 def story(results: Results) -> list[str]:
@@ -311,7 +303,7 @@ def story(results: Results) -> list[str]:
         for paragraph in _tell(group, f", seed {group.seed}" if several else "")
     ]
     made = checks(results)
-    failed = [f"{c['model']} {c['quantizer']}: {c['said']}" for c in made if not c["ok"]]
+    failed = [f"{v.model} {v.form}: {check['said']}" for v, check in made if not check["ok"]]
     opening = (
         [f"Instrument: {len(failed)} of {len(made)} checks failed ({'; '.join(failed)})."]
         if failed
@@ -326,32 +318,27 @@ def story(results: Results) -> list[str]:
     ]
 
 
-def _flagged(rows: list[dict[str, Any]]) -> list[str]:
+def _flagged(rows: list[Signs]) -> list[str]:
     """The models with signs over their limit, each once: in how many of its measurements, and which
     signs.
     """
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    found: dict[tuple[str | None, str], list[Signs]] = {}
     for row in rows:
-        found.setdefault((row["corpus"], row["model"]), []).append(row)
+        found.setdefault((row.variant.corpus, row.variant.model), []).append(row)
     told = []
     for (corpus, model), own in found.items():
-        if over := [row for row in own if row["flags"]]:
-            where = (
-                over[0]["quantizer"]
-                if len(over) == 1
-                else f"in {len(over)} of {len(own)} measurements"
-            )
-            told.append(
-                f"{corpus} {model} {where} "
-                f"({', '.join(dict.fromkeys(flag for row in over for flag in row['flags']))})"
-            )
+        if over := [row for row in own if row.flags]:
+            several = f"in {len(over)} of {len(own)} measurements"
+            where = over[0].variant.form if len(over) == 1 else several
+            flags = ", ".join(dict.fromkeys(flag for row in over for flag in row.flags))
+            told.append(f"{corpus} {model} {where} ({flags})")
     return told
 
 
 def _tell(group: Group, seed: str) -> list[str]:
     known = next((m for m in group.metrics if m in of_role("knowledge")), "")
-    target = group.cell("target", "full", known)
-    retrain = group.cell("retrain", "full", known)
+    target = group.cell("target", FULL, known)
+    retrain = group.cell("retrain", FULL, known)
     lines = []
     if target and target.value is not None:
         does = METRICS[known].told.format(f"{target.value:.0f} %")
@@ -359,7 +346,7 @@ def _tell(group: Group, seed: str) -> list[str]:
         if retrain and retrain.value is not None:
             opening += f"; a model that never read it reaches {retrain.value:.0f} %"
         lines.append(opening + ".")
-    for model in (m for m in group.models if m not in ("target", "retrain")):
+    for model in group.unlearned:
         foretold = foretell(group, model)
         lines.append(
             _tell_model(group, model) + (f" From its weights alone: {foretold}" if foretold else "")
@@ -372,17 +359,18 @@ def expected(found: Surviving) -> Forecast | None:
 
     None where they do not tell, or nothing was updated.
     """
-    if not told_by_weights(found.quantizer):
+    if not told_by_weights(found.variant.steps):
         return None
     return forecast(found.ratios, calibration())
 
 
 def foretell(group: Group, model: str) -> str:
-    """What the weights alone let expect of the quantizers of a model, in words.
+    """What the weights alone let expect of the forms of a model, in words.
 
     Empty where nothing is known.
     """
-    forecasts = {s.quantizer: f for s in group.surviving if s.model == model and (f := expected(s))}
+    own = [s for s in group.surviving if s.variant.model == model]
+    forecasts = {s.variant.steps: f for s in own if (f := expected(s))}
     if not forecasts:
         return ""
     told = verdict(forecasts, calibration())
@@ -390,14 +378,14 @@ def foretell(group: Group, model: str) -> str:
 
 
 def _tell_model(group: Group, model: str) -> str:
-    full = group.verdict(model, "full")
+    full = group.verdict(model, FULL)
     if full is None:
         return f"{model} was not judged."
     after: dict[str, list[str]] = {}
-    for quantizer in group.quantizers:
-        verdict = group.verdict(model, quantizer)
-        if verdict and quantizer != "full":
-            after.setdefault(verdict.outcome, []).append(quantizer)
+    for form in group.forms:
+        verdict = group.verdict(model, form)
+        if verdict and not verdict.in_full:
+            after.setdefault(verdict.outcome, []).append(form)
     if full.outcome not in QUIET:
         told = "; ".join(
             f"{o} under {', '.join(names)}"

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from remnant.flow.plan import Node
-from remnant.records import Cell
+from remnant.records import FULL, Cell
 from remnant.report import table
 
 OUTCOME_STYLES = {
@@ -40,13 +40,13 @@ def tell_code(uses: Sequence[str], screen: Console) -> None:
 
 
 def matrix(group: table.Group) -> Table:
-    """One row per model and quantizer, one column per metric, the verdict last."""
+    """One row per model and form, one column per metric, the verdict last."""
     found = Table(title=escape(f"{group.title} (x100, 95 % intervals)"))
-    for column in ("model", "quantizer", *group.metrics, "verdict"):
+    for column in ("model", "form", *group.metrics, "verdict"):
         found.add_column(escape(column))
     for model in group.models:
-        for quantizer in group.quantizers:
-            cells = [group.cell(model, quantizer, m) for m in group.metrics]
+        for form in group.forms:
+            cells = [group.cell(model, form, m) for m in group.metrics]
             styles = {"good": "green", "bad": "red", "plain": ""}
             shown = [
                 f"[{styles[t]}]{escape(table.number(c))}[/]"
@@ -54,15 +54,15 @@ def matrix(group: table.Group) -> Table:
                 else escape(table.number(c))
                 for c in cells
             ]
-            verdict = group.verdict(model, quantizer)
+            verdict = group.verdict(model, form)
             outcome = f"[{OUTCOME_STYLES[verdict.outcome]}]{verdict.outcome}[/]" if verdict else ""
-            name = escape(model) if quantizer == "full" else ""
+            name = escape(model) if form == FULL else ""
             found.add_row(
                 name,
-                escape(quantizer),
+                escape(form),
                 *shown,
                 outcome,
-                end_section=quantizer == group.quantizers[-1],
+                end_section=form == group.forms[-1],
             )
     return found
 

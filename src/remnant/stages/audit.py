@@ -12,7 +12,17 @@ from remnant.corpus import needed
 from remnant.errors import UserError
 from remnant.functional.stats import Interval
 from remnant.metrics import MEMBERSHIP, Column
-from remnant.records import AuditResult, AuditSpec, Evidence, Recovery, Rule, Shares, Verdict
+from remnant.records import (
+    FULL,
+    AuditResult,
+    AuditSpec,
+    Evidence,
+    Recovery,
+    Rule,
+    Shares,
+    Variant,
+    Verdict,
+)
 from remnant.stages.cells import asked, auc_of, cells_of, read_rows
 from remnant.stages.evidence import weigh
 from remnant.stages.lineup import Lineup, mean, ratio, unmeasured
@@ -23,44 +33,40 @@ LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
 
 def run(spec: AuditSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> AuditResult:
     """Write cells.json, recovery.json, evidence.json and verdicts.json; count the outcomes."""
-    places = [(m.corpus, m.model, m.quantizer) for m in spec.cast.values()]
-    if len(set(places)) < len(places) or len({corpus for corpus, _, _ in places}) > 1:
+    variants = list(spec.members.values())
+    places = [(v.model, v.form) for v in variants]
+    if len(set(places)) < len(places) or len({v.corpus for v in variants}) > 1:
         raise UserError(
-            "An audit compares models of one corpus, each once per quantizer.",
+            "An audit compares models of one corpus, each once in every form.",
             "Audit several seeds or corpora apart.",
         )
-    sheets = {role: read_rows(path / "rows.jsonl", spec.roles) for role, path in inputs.items()}
-    by_place = {(m.model, m.quantizer): role for role, m in spec.cast.items()}
-    reference = by_place.get(("retrain", "full"))
-    retrain = sheets[reference] if reference else None
+    sheets = {
+        (v.model, v.form): read_rows(inputs[role] / "rows.jsonl", spec.roles)
+        for role, v in spec.members.items()
+    }
+    retrain = sheets.get(("retrain", FULL))
     auc_retrain = auc_of(retrain, needed(MEMBERSHIP)[0], spec.rule) if retrain else None
-    cells = [
-        c
-        for role, member in spec.cast.items()
-        for c in cells_of(member, sheets[role], spec.rule, retrain)
-    ]
+    cells = [c for v in variants for c in cells_of(v, sheets[v.model, v.form], spec.rule, retrain)]
     recoveries: list[Recovery] = []
     evidence: list[Evidence] = []
     verdicts: list[Verdict] = []
-    for model, quantizer in by_place:
-        work.progress(len(verdicts), len(by_place), f"{model} {quantizer}")
-        if model in ("target", "retrain"):
+    for variant in variants:
+        work.progress(len(verdicts), len(variants), f"{variant.model} {variant.form}")
+        if variant.is_reference:
             continue
-        line = Lineup.of(by_place, sheets, model, quantizer)
+        line = Lineup.of(sheets, variant)
         if line is None:
             reason = "the target, or the model in full precision, was not measured beside it"
-            verdicts.append(
-                Verdict(model=model, quantizer=quantizer, outcome="unclear", reason=reason)
-            )
+            verdicts.append(Verdict(**dict(variant), outcome="unclear", reason=reason))
             continue
         found = [
-            recover(line, model, quantizer, metric, spec.rule)
+            recover(line, variant, metric, spec.rule)
             for metric in asked([line.q_unlearned], "knowledge")
         ]
-        told = weigh(line.form, model, quantizer, spec.rule)
+        told = weigh(line.form, variant, spec.rule)
         recoveries += found
         evidence += told
-        verdicts.append(decide(line, model, quantizer, found, told, spec.rule))
+        verdicts.append(decide(line, variant, found, told, spec.rule))
     for name, records in (
         ("cells", cells),
         ("recovery", recoveries),
@@ -79,8 +85,8 @@ def run(spec: AuditSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
     )
 
 
-def recover(line: Lineup, model: str, quantizer: str, metric: Column, rule: Rule) -> Recovery:
-    """How much of one kind of knowledge is there after quantization.
+def recover(line: Lineup, variant: Variant, metric: Column, rule: Rule) -> Recovery:
+    """How much of one kind of knowledge is there in a form.
 
     Shares with paired-bootstrap intervals.
 
@@ -89,12 +95,10 @@ def recover(line: Lineup, model: str, quantizer: str, metric: Column, rule: Rule
     (qU - qR) / (qT - qR), what is left above a model that never knew.
     """
     if reason := next((r for trio in line.trios if (r := unmeasured(trio, metric))), ""):
-        nothing = dict.fromkeys(
+        nothing: dict[str, Any] = dict.fromkeys(
             ("retained", "retained_of_full_target", "recovery", "recovery_over_retrain")
         )
-        return Recovery(
-            model=model, quantizer=quantizer, metric=str(metric), **nothing, status=reason
-        )
+        return Recovery(**dict(variant), metric=str(metric), **nothing, status=reason)
     gap = 100 * (mean(line.target, metric) - mean(line.unlearned, metric))
     enough = gap >= rule.min_gap
     closed = _ratio(
@@ -104,14 +108,13 @@ def recover(line: Lineup, model: str, quantizer: str, metric: Column, rule: Rule
         lambda t, u, q: (q - u) / (t - u),
     )
     return Recovery(
-        model=model,
-        quantizer=quantizer,
+        **dict(variant),
         metric=str(metric),
         retained=_ratio(rule, metric, [line.q_target, line.q_unlearned], lambda t, u: u / t),
         retained_of_full_target=_ratio(
             rule, metric, [line.target, line.q_unlearned], lambda t, u: u / t
         ),
-        recovery=closed if enough and quantizer != "full" else None,
+        recovery=closed if enough and not variant.in_full else None,
         recovery_over_retrain=_ratio(
             rule,
             metric,

@@ -18,7 +18,7 @@ from remnant.functional.stats import Interval, bootstrap_auc
 from remnant.instrument import faults_of, read_checks
 from remnant.metrics import MEAN, MEMBERS, OTHERS, Column, Number, Role
 from remnant.parsing import lines_of
-from remnant.records import CastMember, Cell, Check, Record, Row, Rule, status_of
+from remnant.records import Cell, Check, Record, Row, Rule, Variant, status_of
 
 Array = NDArray[np.float64]
 # Sums of floats may leave a share by so much.
@@ -176,13 +176,13 @@ def auc_of(sheet: Sheet, name: str, rule: Rule) -> Interval | None:
     return bootstrap_auc(forget, holdout, rule.resamples, rule.seed)
 
 
-def cells_of(member: CastMember, sheet: Sheet, rule: Rule, retrain: Sheet | None) -> list[Cell]:
+def cells_of(variant: Variant, sheet: Sheet, rule: Rule, retrain: Sheet | None) -> list[Cell]:
     """All numbers of one measured model, x100 where the catalogue says so.
 
     PrivLeak takes the retrain model's AUC as given, without its own uncertainty; so does TOFU's
     forget quality, which is a p-value and has no interval.
     """
-    return [_cell(member, number, sheet, rule, retrain) for number in _numbers(sheet)]
+    return [_cell(variant, number, sheet, rule, retrain) for number in _numbers(sheet)]
 
 
 def _numbers(sheet: Sheet) -> list[Number]:
@@ -220,7 +220,7 @@ def table_of(columns: Sequence[Mapping[str, float]]) -> list[list[float]]:
 
 
 def _cell(
-    member: CastMember, number: Number, sheet: Sheet, rule: Rule, retrain: Sheet | None
+    variant: Variant, number: Number, sheet: Sheet, rule: Rule, retrain: Sheet | None
 ) -> Cell:
     """One number of one model, without a value where it has none or a check concerns it."""
     groups = _groups(number, sheet)
@@ -240,7 +240,7 @@ def _cell(
     elif value is not None:
         status = ", ".join([status, *_remarks(number, sheet)])
     return Cell(
-        **member.model_dump(),
+        **dict(variant),
         metric=number.name,
         value=value,
         low=low,

@@ -11,6 +11,7 @@ corrected.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from remnant.functional.segments import words
 from remnant.functional.stats import Interval, auc_draws, interval
 from remnant.methods import writes
 from remnant.metrics import EXACT, MEMBERS, MEMBERSHIP, MORE, NEEDED_KINDS, OTHERS, Column, Kind
-from remnant.records import Evidence, Rule, Says
+from remnant.records import Evidence, Rule, Says, Variant
 from remnant.stages.cells import Sheet, asked, auc_of
 from remnant.stages.checks import commonest_opening
 from remnant.stages.lineup import (
@@ -48,8 +49,8 @@ HALF = 0.5
 SAME = 1e-3
 
 
-def weigh(trio: Trio, model: str, quantizer: str, rule: Rule) -> list[Evidence]:
-    """What every test says of one model at one precision."""
+def weigh(trio: Trio, variant: Variant, rule: Rule) -> list[Evidence]:
+    """What every test says of one variant of a model."""
     tests = tests_of(trio)
     level = 1 - 0.05 / sum(map(len, tests.values()))
 
@@ -63,7 +64,7 @@ def weigh(trio: Trio, model: str, quantizer: str, rule: Rule) -> list[Evidence]:
         said += [(kind, str(test), say(kind, test)) for test in columns]
     said += [(ANSWERS, name, habit) for name, habit in _habits(trio).items()]
     return [
-        _evidence({"model": model, "quantizer": quantizer, "kind": kind, "test": test}, *found)
+        _evidence({**dict(variant), "kind": kind, "test": test}, *found)
         for kind, test, found in said
     ]
 
@@ -88,7 +89,7 @@ def tests_of(trio: Trio) -> dict[Kind, list[Column]]:
 
 
 def _evidence(
-    about: Mapping[str, str],
+    about: Mapping[str, Any],
     says: Says,
     said: str,
     at: Interval | None = None,

@@ -1,5 +1,5 @@
-"""Who is compared with whom: target, unlearned and never-read model in full precision and as one
-quantizer leaves them. No torch.
+"""Who is compared with whom: target, unlearned and never-read model in full precision and in one
+other form. No torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from remnant.corpus import METRICS
 from remnant.functional.stats import Interval, bootstrap_ratio
 from remnant.metrics import Column
-from remnant.records import Rule
+from remnant.records import FULL, Rule, Variant
 from remnant.stages.cells import Sheet, table_of
 
 Array = NDArray[np.float64]
@@ -32,7 +32,7 @@ class Trio(NamedTuple):
 
 class Lineup(NamedTuple):
     """The sheets that one comparison needs: target, unlearned, retrain in full precision, and the
-    same three quantized.
+    same three in the form of the variant that is judged.
     """
 
     target: Sheet
@@ -45,31 +45,21 @@ class Lineup(NamedTuple):
     @classmethod
     def of(
         cls,
-        by_place: Mapping[tuple[str, str], str],
-        sheets: Mapping[str, Sheet],
-        model: str,
-        quantizer: str,
+        sheets: Mapping[tuple[str, str], Sheet],
+        variant: Variant,
     ) -> "Lineup | None":
-        """Look the six up by model and quantizer.
+        """Look the six up, by model and form.
 
         None where the target or the model itself is missing.
         """
-
-        def get(name: str, q: str) -> Sheet | None:
-            role = by_place.get((name, q))
-            return sheets[role] if role else None
-
-        plain = (get("target", "full"), get(model, "full"), get("retrain", "full"))
+        models = ("target", variant.model, "retrain")
+        plain = [sheets.get((model, FULL)) for model in models]
+        behind = [sheets.get((model, variant.form)) for model in models]
+        if not (plain[0] and plain[1] and behind[0] and behind[1]):
+            return None
         # A form in which the never-read model was not measured is held against it in full
         # precision, where it knows no more.
-        quantized = (
-            get("target", quantizer),
-            get(model, quantizer),
-            get("retrain", quantizer) or plain[2],
-        )
-        if not (plain[0] and plain[1] and quantized[0] and quantized[1]):
-            return None
-        return cls(plain[0], plain[1], plain[2], quantized[0], quantized[1], quantized[2])
+        return cls(plain[0], plain[1], plain[2], behind[0], behind[1], behind[2] or plain[2])
 
     @property
     def full(self) -> Trio:
@@ -78,7 +68,7 @@ class Lineup(NamedTuple):
 
     @property
     def form(self) -> Trio:
-        """The three behind the quantizer."""
+        """The three in the form that is judged."""
         return Trio(self.q_target, self.q_unlearned, self.q_retrain)
 
     @property

@@ -1,4 +1,4 @@
-"""The verdict on one model under one quantizer, by a rule that is fixed before the run.
+"""The verdict on one model in one form, by a rule that is fixed before the run.
 
 It passes only on evidence. No torch.
 
@@ -19,7 +19,7 @@ from remnant.functional.stats import Interval
 from remnant.instrument import are_complete
 from remnant.methods import writes
 from remnant.metrics import BEGUN, SAMPLED, Column
-from remnant.records import Evidence, Outcome, Recovery, Rule, Verdict
+from remnant.records import Evidence, Outcome, Recovery, Rule, Variant, Verdict
 from remnant.stages.cells import Sheet, asked, table_of
 from remnant.stages.evidence import ANSWERS, contaminated, missing_kinds
 from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio
@@ -54,18 +54,16 @@ class Finding(NamedTuple):
 
 def decide(
     line: Lineup,
-    model: str,
-    quantizer: str,
+    variant: Variant,
     found: Sequence[Recovery],
     evidence: Sequence[Evidence],
     rule: Rule,
 ) -> Verdict:
-    """The verdict on one model under one quantizer.
+    """The verdict on one variant of a model.
 
     Args:
         line: the numbers of the models that are compared.
-        model: whose verdict it is.
-        quantizer: under which; "full" for none.
+        variant: whose verdict it is.
         found: what came back of each kind of knowledge.
         evidence: what the stronger tests say at this precision.
         rule: the limits.
@@ -73,21 +71,15 @@ def decide(
     findings = [
         *_checked(line, rule),
         *_useful(line, rule),
-        *_control(line, quantizer, rule),
-        *_plain(line, quantizer, found, evidence, rule),
+        *_control(line, variant, rule),
+        *_plain(line, variant, found, evidence, rule),
         *_stronger(line, evidence, rule),
     ]
     if not findings:
-        return Verdict(
-            model=model,
-            quantizer=quantizer,
-            outcome="stayed forgotten",
-            reason=_praise(line, evidence, rule),
-        )
+        reason = _praise(line, evidence, rule)
+        return Verdict(**dict(variant), outcome="stayed forgotten", reason=reason)
     worst = min(findings, key=lambda f: f.grade)
-    return Verdict(
-        model=model, quantizer=quantizer, outcome=OUTCOMES[worst.grade], reason=worst.reason
-    )
+    return Verdict(**dict(variant), outcome=OUTCOMES[worst.grade], reason=worst.reason)
 
 
 def _checked(line: Lineup, rule: Rule) -> Iterator[Finding]:
@@ -118,7 +110,7 @@ def _useful(line: Lineup, rule: Rule) -> Iterator[Finding]:
 
 
 def _kept(line: Lineup, name: Column, rule: Rule) -> Iterator[Finding]:
-    """Enough of one measure of utility is kept, both behind the quantizer and of the whole
+    """Enough of one measure of utility is kept, both in its form and of the whole
     target's.
     """
     if reason := next((r for trio in line.trios if (r := lacking(trio, name, rule))), ""):
@@ -165,7 +157,7 @@ def _kept(line: Lineup, name: Column, rule: Rule) -> Iterator[Finding]:
         )
 
 
-def _control(line: Lineup, quantizer: str, rule: Rule) -> Iterator[Finding]:
+def _control(line: Lineup, variant: Variant, rule: Rule) -> Iterator[Finding]:
     """The never-read model has not read the text, and is a model that is good for something.
 
     In full precision and in the form; of a form that teaches the text, only in full precision.
@@ -176,7 +168,7 @@ def _control(line: Lineup, quantizer: str, rule: Rule) -> Iterator[Finding]:
         own = trio.retrain
         if own is None:
             continue
-        taught = trio is not line.trios[0] and teaches(quantizer)
+        taught = trio is not line.trios[0] and teaches(variant.steps)
         if not taught and (reason := contaminated(own, trio, rule)):
             yield Finding(MISSING, reason)
         for name in asked(line, "utility"):
@@ -194,12 +186,12 @@ def _control(line: Lineup, quantizer: str, rule: Rule) -> Iterator[Finding]:
 
 def _plain(
     line: Lineup,
-    quantizer: str,
+    variant: Variant,
     found: Sequence[Recovery],
     evidence: Sequence[Evidence],
     rule: Rule,
 ) -> Iterator[Finding]:
-    """What plain asking finds: in full precision, then behind the quantizer, as a mean and text by
+    """What plain asking finds: in full precision, then in the form, as a mean and text by
     text.
     """
     known: list[Column] = []
@@ -214,7 +206,7 @@ def _plain(
         reasons = [r for trio in line.trios if (r := lacking(trio, metric, rule, but))]
         if reasons:
             yield Finding(MISSING, reasons[0])
-            yield from _written(line, metric, quantizer, rule)
+            yield from _written(line, metric, variant, rule)
             continue
         apart = [gap(trio, metric, rule) for trio in line.trios]
         powers = [a is not None and a.low > 0 and 100 * a.value >= rule.min_gap for a in apart]
@@ -222,12 +214,12 @@ def _plain(
             known.append(metric)
             before = left(line.full, metric, rule)
             yield from _amount(before, metric, "in full precision", KNOWN, rule)
-            if quantizer != "full" and powers[-1] and before and before.value <= rule.max_retained:
+            if not variant.in_full and powers[-1] and before and before.value <= rule.max_retained:
                 yield from _amount(
                     left(line.form, metric, rule), metric, "in this form", BACK, rule
                 )
             if not powers[-1]:
-                yield Finding(OPEN, f"{_no_power(quantizer)} by {metric}")
+                yield Finding(OPEN, f"{_no_power(variant)} by {metric}")
         else:
             if more := above_both(line.full, metric, rule):
                 yield Finding(
@@ -237,9 +229,9 @@ def _plain(
                         "model that never read the text"
                     ),
                 )
-            if quantizer != "full":
+            if not variant.in_full:
                 yield from _grown(line, metric, rule)
-        yield from _written(line, metric, quantizer, rule)
+        yield from _written(line, metric, variant, rule)
     if not known:
         yield Finding(
             MISSING,
@@ -248,14 +240,14 @@ def _plain(
                 "would show it"
             ),
         )
-    if quantizer != "full":
-        taught = line.retrain is not None and teaches(quantizer)
+    if not variant.in_full:
+        taught = line.retrain is not None and teaches(variant.steps)
         yield from _excess(line, known, rule) if taught else _recovered(line, found, rule)
 
 
-def _no_power(quantizer: str) -> str:
+def _no_power(variant: Variant) -> str:
     """Why the form tells nothing of what is known."""
-    if teaches(quantizer):
+    if teaches(variant.steps):
         return "in this form a model that never read the text shows as much as the target"
     return "behind this form the target itself no longer shows what it knows"
 
@@ -334,14 +326,14 @@ def _recovered(line: Lineup, found: Sequence[Recovery], rule: Rule) -> Iterator[
             )
 
 
-def _written(line: Lineup, metric: Column, quantizer: str, rule: Rule) -> Iterator[Finding]:
+def _written(line: Lineup, metric: Column, variant: Variant, rule: Rule) -> Iterator[Finding]:
     """Single texts behind a good mean, in full precision and what only the form tells."""
     before = bool(told_items(line.full, metric, rule)) or half_known(line.full, metric, rule) > 0
     for trio, grade, where in (
         (line.full, KNOWN, "in full precision"),
         (line.form, BACK, "in this form"),
     ):
-        if grade == BACK and (quantizer == "full" or before):
+        if grade == BACK and (variant.in_full or before):
             continue
         if told := told_items(trio, metric, rule):
             worst = max(told, key=lambda i: told[i])

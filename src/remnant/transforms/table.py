@@ -3,7 +3,7 @@
 To add one that is no format: its file, and its name here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from remnant.errors import UserError
@@ -30,26 +30,26 @@ def by_name(name: str) -> Named[Kind] | None:
     return read_by(TRANSFORMS.values(), name)
 
 
-def told_by_weights(shown: str) -> bool:
-    """Whether a forecast from weights alone can know what a chain does, by its name in tables.
+def told_by_weights(steps: Iterable[str]) -> bool:
+    """Whether a forecast from weights alone can know what some steps do, by their names.
 
     It can where every step is a format of weights that calibration text does not decide, or the
     user's own.
 
-    >>> told_by_weights("bf16+int4"), told_by_weights("gptq4")
+    >>> told_by_weights(["bf16", "int4"]), told_by_weights(["gptq4"])
     (True, False)
     """
-    kinds = [TRANSFORMS[key] for key in keys_of(shown, TRANSFORMS)]
+    kinds = [TRANSFORMS[key] for key in keys_of(steps, TRANSFORMS)]
     return all(isinstance(kind, Format) and not kind.by_text for kind in kinds)
 
 
-def teaches(shown: str) -> bool:
-    """Whether a chain teaches any model what was to be forgotten, by its name in tables.
+def teaches(steps: Iterable[str]) -> bool:
+    """Whether some steps, by their names, teach any model what was to be forgotten.
 
-    >>> teaches("mix0.5+int4"), teaches("int4")
+    >>> teaches(["mix0.5", "int4"]), teaches(["int4"])
     (True, False)
     """
-    return any(_taught_by(part.split(" ")[0]) for part in shown.split(formats.STEP))
+    return any(_taught_by(formats.bare(step)) for step in steps)
 
 
 def _taught_by(name: str) -> bool:
