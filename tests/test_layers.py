@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 
 import pytest
@@ -88,6 +88,7 @@ MEDIAN_OF_A_LINE = 7
 # Nodes of the tests over those of the source.
 SHARE_OF_TESTS = 0.75
 MOST_ANY, MOST_IGNORED = 10, 10
+MOST_STAYS = 4
 IGNORES = "# type: " + "ignore"
 CONTAINERS = ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp
 MAKERS = {"list", "dict", "set", "defaultdict", "Counter", "OrderedDict", "deque"}
@@ -307,6 +308,40 @@ def test_the_device_is_found_out_in_one_place() -> None:
     texts = {p.name: p.read_text() for p in modules() if part_of(p) != "runtimes"}
     found = {name for call in asking for name, text in texts.items() if call in text}
     assert found == {"run.py"}
+
+
+def calls(node: ast.AST) -> list[str]:
+    """The functions that are called by their bare names, in the order of evaluation."""
+    found = list(chain(*map(calls, ast.iter_child_nodes(node))))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        found.append(node.func.id)
+    return found
+
+
+def trip(path: Path) -> list[str]:
+    """The rooms (modules) that a stage goes to from its own file, in order, each stay once."""
+    tree = ast.parse(path.read_text())
+    sources = [n for n in tree.body if isinstance(n, ast.ImportFrom)]
+    room = {a.name: str(n.module) for n in sources for a in n.names if a.name[0].islower()}
+    own = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+
+    def rooms(name: str, inside: frozenset[str]) -> list[str]:
+        found: list[str] = []
+        for called in calls(own[name]):
+            if called in own and called not in inside:
+                found += rooms(called, inside | {called})
+            elif room.get(called, "").startswith("remnant."):
+                found.append(room[called])
+        return found
+
+    return [stay for stay, _ in groupby(rooms("run", frozenset({"run"})))]
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "stages").glob("*.py")), ids=lambda p: p.name)
+def test_a_stage_goes_to_no_room_again_and_again(path: Path) -> None:
+    """A room that is left and entered more often is two subjects, or part of the stage."""
+    if hasattr(importlib.import_module(f"remnant.stages.{path.stem}"), "LEAVES"):
+        assert max(Counter(trip(path)).values()) <= MOST_STAYS
 
 
 def returns_of(path: Path) -> list[str]:
