@@ -29,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from remnant.context import Opened
 from remnant.corpus.base import Item, ItemSet, question
 from remnant.corpus.prepared import read_list
 from remnant.errors import UserError
@@ -41,13 +42,14 @@ from remnant.evaluate.requests import AskGradNorm, GradNorm, Reading, Refused, R
 from remnant.evaluate.trial import model_checks
 from remnant.functional.tokens import Tokens
 from remnant.functional.view import IGNORED
+from remnant.lineage import Lineage
 from remnant.model.data import context_tokens, encode, frame, pack, prompt_ids, without_end
 from remnant.model.load import save_model
 from remnant.records import Check, MeasureSpec, MetricSpec
 from remnant.stages import measure
 from remnant.stages.unlearn import answers
 from remnant.testing import tiny_model
-from tests.conftest import silent
+from tests.conftest import hearing, silent, unheard
 
 generate: Any = GenerationMixin.generate
 WORDS = [
@@ -401,9 +403,10 @@ def test_logits_that_are_not_finite_are_refused_and_score_nothing(
     save_model(
         tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), tokenizer, tmp_path / "m"
     )
-    monkeypatch.setattr(measure, "take", lambda folder, known: type("Held", (), {"model": model})())
-    monkeypatch.setattr(measure, "keep", lambda held: None)
-    measure.run(MeasureSpec(), {"model": tmp_path / "m", "corpus": corpus}, tmp_path, silent)
+    held = Opened(model, Lineage("m", "m"))
+    monkeypatch.setattr(measure, "opened", lambda folder, work: held)
+    inputs = {"model": tmp_path / "m", "corpus": corpus}
+    measure.run(MeasureSpec(), inputs, tmp_path, hearing(unheard))
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(rows) > 20
     assert {(r["value"], r["status"]) for r in rows} == {(None, "the logits are not finite")}
