@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
-from remnant.context import Progress as Told
+from remnant.context import Progress
 from remnant.flow.plan import Node
 from remnant.flow.run import POLL_SECONDS, missing
 from remnant.flow.store import PROGRESS, Store
@@ -281,7 +282,7 @@ def _announce(
 
 
 def _show_running(
-    store: Store, todo: Sequence[Node], running: dict[str, TaskID], bars: Progress
+    store: Store, todo: Sequence[Node], running: dict[str, TaskID], bars: Bars
 ) -> None:
     active = {}
     for node in todo:
@@ -303,25 +304,25 @@ def _show_running(
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[Progress]:
+def _bars(console: Console) -> Iterator[Bars]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[left]}", markup=False),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
         yield bars
 
 
 @contextmanager
-def one_by_one(console: Console) -> Iterator[Callable[[Node], Told]]:
+def one_by_one(console: Console) -> Iterator[Callable[[Node], Progress]]:
     """Progress of pieces that are made in this process, one after the other, with the time left for
     each.
     """
     with _bars(console) as bars, telling(bars.console, "starting") as teller:
 
-        def report_for(node: Node) -> Told:
+        def report_for(node: Node) -> Progress:
             task = bars.add_task(escape(describe(node)), total=None, left="")
             teller.begin(describe(node))
 
@@ -336,7 +337,7 @@ def one_by_one(console: Console) -> Iterator[Callable[[Node], Told]]:
 
 
 @contextmanager
-def counting(console: Console, what: str) -> Iterator[Told]:
+def counting(console: Console, what: str) -> Iterator[Progress]:
     """Progress of one long pass with the time left."""
     with _bars(console) as bars, telling(bars.console, what) as teller:
         task = bars.add_task(what, total=None, left="")
