@@ -17,7 +17,7 @@ from remnant import score as scoring
 from remnant.catalog import STAGE_VERSIONS
 from remnant.corpus import READERS
 from remnant.corpus.files import said_of
-from remnant.errors import Interrupted, UserError
+from remnant.errors import Interrupted, UserError, some
 from remnant.flow import plan as planning
 from remnant.flow.place import given
 from remnant.flow.plan import Input, Node
@@ -167,7 +167,10 @@ def transform(
     found = methods.step(use, overlaid(settings))
     node = planning.transform_node(found, planning.model(store, model), corpus, target=known)
     make_here(store, [node])
-    sample = store.manifest(node.name).of(TransformResult).calibration
+    said = store.manifest(node.name).of(TransformResult)
+    sample = said.calibration
+    if said.left_out:
+        print(f"Left as they are ({len(said.left_out)}): {some(said.left_out)}.")
     for doubt in sample.warnings if sample else ():
         print(f"Warning: {doubt}.")
 
@@ -296,6 +299,8 @@ def predict(
         )
     terminal.console().print(shown)
     terminal.console().print(escape(found.verdict), highlight=False)
+    for note in found.notes:
+        terminal.console().print(escape(note), highlight=False)
     terminal.console().print(
         f"Report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True
     )

@@ -15,6 +15,18 @@ class Indivisible(ValueError):
     """The blocks of a grid do not divide the rows of a weight."""
 
 
+def check_divides(weight: Tensor, group_size: int) -> None:
+    """Refuse a weight whose rows are no whole number of groups; 0 is one group per row.
+
+    Raises:
+        Indivisible: with both numbers.
+    """
+    if group_size and weight.shape[-1] % group_size:
+        raise Indivisible(
+            f"the group size {group_size} does not divide the row length {weight.shape[-1]}"
+        )
+
+
 class Quantized(NamedTuple):
     """A quantized weight.
 
@@ -70,10 +82,7 @@ def blocks_of(weight: Tensor, granularity: str, group_size: int) -> Tensor:
     if granularity == "channel":
         return weight.reshape(-1, columns)
     if granularity == "group":
-        if columns % group_size:
-            raise Indivisible(
-                f"the group size {group_size} does not divide the row length {columns}"
-            )
+        check_divides(weight, group_size)
         return weight.reshape(-1, group_size)
     raise ValueError(f"unknown granularity '{granularity}'; known: tensor, channel, group")
 

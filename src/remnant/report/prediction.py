@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from remnant.errors import UserError
+from remnant.errors import UserError, some
 from remnant.flow.store import disk_errors
 from remnant.forecast.adapter import opened
 from remnant.forecast.forecast import Calibration, Forecast, calibration, forecast, verdict
@@ -24,7 +24,8 @@ class Prediction(NamedTuple):
     weight and grid the survival.
 
     ``sampled``: grids were tried on so many entries of every weight of more than twice as many; 0
-    for all.
+    for all. ``left_out``: by grid the weights that it leaves as they are, since its groups do not
+    divide their rows; a grid that leaves out all is in no other field.
     """
 
     target: str
@@ -34,11 +35,22 @@ class Prediction(NamedTuple):
     layers: dict[str, dict[str, Survival]]
     calibration: Calibration
     sampled: int
+    left_out: dict[str, tuple[str, ...]]
 
     @property
     def verdict(self) -> str:
         """In words."""
         return verdict({(name,): f for name, f in self.forecasts.items()}, self.calibration)
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence per grid that leaves weights as they are, with their names."""
+        count = len(self.layers)
+        return [
+            f"{grid} leaves {len(names)} of {count} weights as they are, since its groups do not "
+            f"divide their rows: {some(names)}."
+            for grid, names in self.left_out.items()
+        ]
 
     def _repr_html_(self) -> str:
         return notebook.forecast(self.verdict, self.whole, self.forecasts)
@@ -59,12 +71,20 @@ def predict(
 
     ``keep``: words; a weight whose name contains one is left as it is. ``exact``: large weights are
     not sampled.
+
+    Raises:
+        UserError: as ``survey``, or no grid fits any weight.
     """
     grids = [grid(name) for name in quantizers or DEFAULT]
     sample = 0 if exact else SAMPLE
     sums = scan(opened(target), opened(unlearned), grids, report, keep=keep, sample=sample)
     by = calibration()
-    used = dict.fromkeys(name for found in sums.values() for name in found)
+    used = [g.name for g in grids if any(g.name in found for found in sums.values())]
+    if not used:
+        raise UserError(
+            f"No weight has rows that the groups of {', '.join(g.name for g in grids)} divide.",
+            "Name a grid with smaller groups, or with none.",
+        )
     whole = {}
     for name in used:
         under = {weight: found[name] for weight, found in sums.items() if name in found}
@@ -80,6 +100,7 @@ def predict(
         layers,
         by,
         sample,
+        left_out(sums, [g.name for g in grids]),
     )
 
 
@@ -101,6 +122,20 @@ def before(
         raise UserError(f"{rate} is no learning rate.", "Give one between 0 and 1, like 1e-5.")
     grids = [grid(name) for name in quantizers or DEFAULT]
     return zone(opened(target), rate, grids, report, keep=keep, sample=0 if exact else SAMPLE)
+
+
+def left_out(
+    by_weight: Mapping[str, Mapping[str, object]], grids: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """By grid the weights that are missing under it; nothing of a grid under which none is.
+
+    >>> left_out({"a": {"int4": 1, "int4-g8": 1}, "b": {"int4": 1}}, ["int4", "int4-g8"])
+    {'int4-g8': ('b',)}
+    """
+    found = {}
+    for name in grids:
+        found[name] = tuple(w for w, held in by_weight.items() if name not in held)
+    return {name: weights for name, weights in found.items() if weights}
 
 
 def write(found: Prediction, out: Path) -> Path:
@@ -132,6 +167,7 @@ def _record(found: Prediction) -> dict[str, Any]:
         "unlearned": found.unlearned,
         "verdict": found.verdict,
         "sampled": found.sampled,
+        "left_out": {name: list(weights) for name, weights in found.left_out.items()},
         "grids": {
             n: s._asdict() | {"forecast": f._asdict() if (f := found.forecasts[n]) else None}
             for n, s in found.whole.items()

@@ -9,8 +9,8 @@ from transformers import BitsAndBytesConfig
 
 from remnant.errors import UserError
 from remnant.formats.bitsandbytes import FOUR_BIT, OPENED_BLOCK
-from remnant.functional.quantized import Quantized
-from remnant.runtimes.order import Order, Saved, repack
+from remnant.functional.quantized import Indivisible, Quantized
+from remnant.runtimes.order import Order, Saved, check_rows, repack
 
 
 def four_bit(
@@ -26,15 +26,16 @@ def four_bit(
 
     Raises:
         UserError: bitsandbytes is missing.
-        ValueError: levels it does not have; columns that are no multiple of the block, which the
-            library decodes wrongly on some CPUs.
+        ValueError: levels it does not have.
+        Indivisible: columns that are no multiple of the block, which the library decodes wrongly
+            on some CPUs.
 
     Source: Dettmers et al. 2023 (arXiv 2305.14314).
     """
     if levels not in ("nf4", "fp4"):
         raise ValueError(f"the levels are nf4 or fp4, not {levels}")
     if weight.shape[-1] % block:
-        raise ValueError(
+        raise Indivisible(
             f"rows of {weight.shape[-1]} are no multiple of the block {block}, and "
             "bitsandbytes decodes such rows wrongly"
         )
@@ -92,13 +93,8 @@ def save(order: Order, out: Path) -> Saved:
             f"transformers opens blocks of {OPENED_BLOCK} only, not {order.params['block']}.",
             "Leave the block out.",
         )
-    shapes = {n: p.shape for n, p in order.model.named_parameters() if n in set(order.names)}
-    if four and (bad := next((n for n, s in shapes.items() if s[-1] % OPENED_BLOCK), None)):
-        raise UserError(
-            f"{bad} has rows of {shapes[bad][-1]}, not of {OPENED_BLOCK}: bitsandbytes decodes "
-            "them wrongly.",
-            "Use another format.",
-        )
+    if four:
+        check_rows(order, OPENED_BLOCK, "bitsandbytes")
     config = (
         BitsAndBytesConfig(
             load_in_4bit=True,

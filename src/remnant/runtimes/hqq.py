@@ -5,7 +5,7 @@ from torch import Tensor
 
 from remnant.errors import UserError
 from remnant.formats.hqq import HQQ
-from remnant.functional.quantized import Quantized
+from remnant.functional.quantized import Quantized, check_divides
 
 
 def hqq(weight: Tensor, *, bits: int = 4, group_size: int = 64) -> Quantized:
@@ -19,16 +19,14 @@ def hqq(weight: Tensor, *, bits: int = 4, group_size: int = 64) -> Quantized:
 
     Raises:
         UserError: hqq is missing.
-        ValueError: bits it does not have, a group that does not divide the columns.
+        ValueError: bits it does not have.
+        Indivisible: a group that does not divide the columns.
 
     Source: Badri and Shaji 2023, as in hqq (20 iterations at most, lp norm 0.7).
     """
     if bits not in (8, 4, 3, 2):
         raise ValueError(f"hqq has 8, 4, 3 and 2 bits, not {bits}")
-    if weight.shape[-1] % group_size:
-        raise ValueError(
-            f"the group size {group_size} does not divide the row length {weight.shape[-1]}"
-        )
+    check_divides(weight, group_size)
     try:
         from hqq.core.quantize import Quantizer
     except ImportError as error:

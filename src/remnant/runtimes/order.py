@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.errors import UserError
+from remnant.errors import UserError, some
 from remnant.model.load import open_model
 
 
@@ -56,6 +56,23 @@ def check_linear(model: PreTrainedModel, names: Sequence[str], library: str) -> 
                 f"{library} quantizes linear layers only, and {name} is not one.",
                 "Use a round-to-nearest quantizer, or leave the weight out with --set skip.",
             )
+
+
+def check_rows(order: Order, group: int, library: str) -> None:
+    """Refuse a model with weights whose rows are no whole number of groups, which a library packs
+    wrongly or not at all; 0 is one group per row.
+
+    Raises:
+        UserError: names these weights and the length of the first one's rows.
+    """
+    shapes = {n: p.shape for n, p in order.model.named_parameters() if n in set(order.names)}
+    bad = [name for name, shape in shapes.items() if group and shape[-1] % group]
+    if bad:
+        raise UserError(
+            f"{library} cannot keep rows of {shapes[bad[0]][-1]} in groups of {group}: "
+            f"{some(bad)}.",
+            "Leave these weights out with --set skip, or deploy another format.",
+        )
 
 
 def repack(order: Order, settings: Any, out: Path) -> Tensor:

@@ -13,9 +13,9 @@ from transformers import TorchAoConfig
 
 from remnant.errors import UserError
 from remnant.formats.torchao import INTX
-from remnant.functional.quantized import Quantized
+from remnant.functional.quantized import Quantized, check_divides
 from remnant.quiet import hush
-from remnant.runtimes.order import Order, Saved, check_linear, repack
+from remnant.runtimes.order import Order, Saved, check_linear, check_rows, repack
 
 
 def intx(
@@ -32,14 +32,12 @@ def intx(
 
     Raises:
         UserError: torchao is missing.
-        ValueError: bits out of range, a group that does not divide the columns.
+        ValueError: bits out of range.
+        Indivisible: a group that does not divide the columns.
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"bits must be 2 to 8, not {bits}")
-    if group_size and weight.shape[-1] % group_size:
-        raise ValueError(
-            f"the group size {group_size} does not divide the row length {weight.shape[-1]}"
-        )
+    check_divides(weight, group_size)
     return _taken(weight, config(bits, group_size, asymmetric))
 
 
@@ -109,10 +107,11 @@ def save(order: Order, out: Path) -> Saved:
     """Write a folder that transformers opens with torchao.
 
     Raises:
-        UserError: torchao is missing, or a weight is not a linear layer's, which it would leave
-            alone in silence.
+        UserError: torchao is missing, a weight is not a linear layer's, which it would leave
+            alone in silence, or groups do not divide a weight's rows.
     """
     check_linear(order.model, order.names, "torchao")
+    check_rows(order, int(order.params.get("group_size", 0)), "torchao")
     own = (
         config_of_eight(order.params["kind"])
         if order.use == "torchao-8"
