@@ -18,6 +18,7 @@ from remnant import api
 from remnant.cli import main
 from remnant.errors import UserError
 from remnant.flow import plan as planning
+from remnant.flow import sources
 from remnant.flow.run import make
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import read_sweep
@@ -159,7 +160,7 @@ def test_adapter_and_model_enter_by_content(base: Path, adapter: Path, tmp_path:
     store = Store(tmp_path / "s").open()
 
     def key(reference: object) -> str:
-        node = planning.model(store, str(reference))
+        node = sources.model(store, str(reference))
         assert isinstance(node, planning.Node)
         return node.digest
 
@@ -233,11 +234,11 @@ def test_what_is_no_adapter_of_a_model_that_is_there_is_said(
             json.dumps(config | {"base_model_name_or_path": recorded})
         )
         with pytest.raises(UserError, match=says) as caught:
-            planning.model(store, str(adapter))
+            sources.model(store, str(adapter))
         assert f"{adapter}@MODEL" in str(caught.value)
     moved = config | {"base_model_name_or_path": f"/gone/{base.name}"}
     (adapter / "adapter_config.json").write_text(json.dumps(moved))
-    node = planning.model(store, str(adapter))
+    node = sources.model(store, str(adapter))
     assert isinstance(node, planning.Node)
     make(store, node, unheard)
     assert call("merge", base, "--store", tmp_path / "s").exit_code == 2

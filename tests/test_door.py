@@ -1,6 +1,7 @@
 """The model's door: what is not one whole, finite model is refused in one sentence, and what is
 harmless is not."""
 
+import importlib.util
 import json
 import shutil
 import time
@@ -25,6 +26,7 @@ from tests.conftest import silent
 Save = Callable[[PreTrainedModel, str], Path]
 State = dict[str, Tensor]
 WEIGHTS = "model.safetensors"
+NO_LLAMA = importlib.util.find_spec("llama_cpp") is None
 
 
 @pytest.fixture
@@ -221,8 +223,8 @@ def test_folders_of_other_things_are_named(folder: Path, tmp_path: Path) -> None
     refused(folder, "is an adapter", "Merge it")
     (tmp_path / "g").mkdir()
     (tmp_path / "g/m.gguf").write_bytes(b"GGUF")
-    refused(tmp_path / "g", "holds a GGUF file")
-    refused(tmp_path / "g/m.gguf", "is a file")
+    for place in ("g", "g/m.gguf"):
+        refused(tmp_path / place, "is packed as GGUF" if NO_LLAMA else "is a GGUF file")
     (tmp_path / "j").mkdir()
     (tmp_path / "j/config.json").write_text("[1")
     (tmp_path / "j" / WEIGHTS).write_bytes(b"\x00" * 9)
@@ -258,11 +260,11 @@ def test_packed_folders_are_no_source_of_anything_but_a_measurement(
 ) -> None:
     configure(folder, quantization_config={"quant_method": "compressed-tensors"})
     with pytest.raises(
-        UserError, match="already quantized by compressed-tensors and cannot be quantized again"
+        UserError, match="packed as compressed-tensors: quantizing it again would round twice"
     ):
         transform.run(TransformSpec(use="rtn"), {"model": folder}, tmp_path, silent)
     with pytest.raises(
-        UserError, match="already quantized by compressed-tensors and cannot be unlearned from"
+        UserError, match="packed as compressed-tensors: packed weights cannot be trained"
     ):
         unlearn.run(
             UnlearnSpec(method="npo", steps=1, lr=1e-3),

@@ -35,6 +35,7 @@ RANKS = {
     "parsing": 1,
     "metrics": 1,
     "weightfiles": 1,
+    "packing": 1,
     "usercode": 1,
     "adapterfiles": 2,
     "formats": 2,

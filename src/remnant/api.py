@@ -19,6 +19,7 @@ from remnant.context import ModelCache
 from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
+from remnant.flow import sources
 from remnant.flow.place import Outside, given
 from remnant.flow.plan import Input, Node
 from remnant.flow.progress import one_by_one
@@ -129,6 +130,7 @@ def unlearn(
     target: AnyModel,
     corpus: AnyCorpus,
     *,
+    dequantize: bool = False,
     store: AnyStore = "runs",
     progress: bool = False,
     **settings: Any,
@@ -138,6 +140,7 @@ def unlearn(
     Args:
         target: the model that knows it.
         corpus: a prepared one.
+        dequantize: decode packed weights first, instead of refusing them.
         store: where artefacts are kept.
         progress: show on stderr how far it is.
         settings: fields of ``UnlearnSpec``: ``method``, ``lr``, ``steps`` and so on.
@@ -147,7 +150,7 @@ def unlearn(
     """
     kept = opened(store)
     spec = parse(UnlearnSpec, settings, "unlearn")
-    node = planning.unlearn_node(spec, source_of(kept, target), corpus_of(kept, corpus))
+    node = planning.unlearn_node(spec, source_of(kept, target, dequantize), corpus_of(kept, corpus))
     return model_of(kept, node, progress)
 
 
@@ -157,6 +160,7 @@ def transform(
     *,
     corpus: AnyCorpus | None = None,
     target: AnyModel | None = None,
+    dequantize: bool = False,
     store: AnyStore = "runs",
     progress: bool = False,
     **settings: Any,
@@ -169,6 +173,7 @@ def transform(
         use: "int4", "nf4", "gptq4-g128" and so on, or "mine.py:function".
         corpus: a prepared one, for what wants text.
         target: the model before unlearning, for what wants its weights.
+        dequantize: decode packed weights first, instead of refusing them.
         store: where artefacts are kept.
         progress: show on stderr how far it is.
         settings: fields of the transform's spec, such as ``skip``.
@@ -178,8 +183,10 @@ def transform(
     """
     kept = opened(store)
     text = corpus_of(kept, corpus) if corpus else None
-    known = source_of(kept, target) if target else None
-    node = planning.transform_node(step(use, settings), source_of(kept, model), text, target=known)
+    known = source_of(kept, target, dequantize) if target else None
+    node = planning.transform_node(
+        step(use, settings), source_of(kept, model, dequantize), text, target=known
+    )
     return model_of(kept, node, progress)
 
 
@@ -189,6 +196,7 @@ def deploy(
     out: str | Path,
     *,
     corpus: AnyCorpus | None = None,
+    dequantize: bool = False,
     store: AnyStore = "runs",
     progress: bool = False,
     **settings: Any,
@@ -200,6 +208,7 @@ def deploy(
         form: "gguf-q4_k_m", "ct-w4a16", "bnb-nf4" and so on.
         out: a new folder.
         corpus: a prepared one, for formats that want calibration text.
+        dequantize: decode packed weights first, instead of refusing them.
         store: where artefacts are kept.
         progress: show on stderr how far it is.
         settings: as for ``transform``.
@@ -211,7 +220,7 @@ def deploy(
         raise UserError(f"{out} exists already.", "Name a new folder.")
     kept = opened(store)
     text = corpus_of(kept, corpus) if corpus else None
-    node = planning.deploy_node(step(form, settings), source_of(kept, model), text)
+    node = planning.deploy_node(step(form, settings), source_of(kept, model, dequantize), text)
     manifest = done(kept, [node], progress)
     copied(kept.path(node.name), manifest, Path(out))
     return manifest.of(DeployResult)
@@ -222,6 +231,7 @@ def measure(
     corpus: AnyCorpus,
     *,
     reference: AnyModel | None = None,
+    dequantize: bool = False,
     store: AnyStore = "runs",
     progress: bool = False,
     **settings: Any,
@@ -232,6 +242,7 @@ def measure(
         model: any, or the address of a server that speaks OpenAI's completions.
         corpus: a prepared one.
         reference: the target, for metrics that compare with it.
+        dequantize: measure decoded weights instead of what a runtime makes of the packed ones.
         store: where artefacts are kept.
         progress: show on stderr how far it is.
         settings: fields of ``MeasureSpec``: ``metrics``, ``half`` and so on.
@@ -240,7 +251,7 @@ def measure(
         UserError: unknown metric, or the model or server cannot be asked.
     """
     kept = opened(store)
-    node = measured(kept, model, corpus, reference, settings)
+    node = measured(kept, model, corpus, reference, settings, dequantize=dequantize)
     done(kept, [node], progress)
     return scores_of(kept, node)
 
@@ -252,6 +263,7 @@ def audit(
     *,
     retrain: AnyModel | None = None,
     forms: Sequence[Use] = FORMS,
+    dequantize: bool = False,
     store: AnyStore = "runs",
     progress: bool = False,
     **rule: Any,
@@ -265,6 +277,7 @@ def audit(
         retrain: a model that never read the forget text; without it less can be said.
         forms: formats that the model may be deployed in, and other transforms; "prune20+int4" is
             one behind the other.
+        dequantize: decode packed weights first, instead of refusing them.
         store: where artefacts are kept.
         progress: show on stderr how far it is.
         rule: fields of ``Rule``, the limits of the verdict.
@@ -273,10 +286,10 @@ def audit(
         UserError: unknown format, or a model that cannot be opened.
     """
     kept = opened(store)
-    models: dict[str, Input] = {"target": source_of(kept, target)}
+    models: dict[str, Input] = {"target": source_of(kept, target, dequantize)}
     if retrain is not None:
-        models["retrain"] = source_of(kept, retrain)
-    models["unlearned"] = source_of(kept, unlearned)
+        models["retrain"] = source_of(kept, retrain, dequantize)
+    models["unlearned"] = source_of(kept, unlearned, dequantize)
     limits, text = parse(Rule, rule, "audit"), corpus_of(kept, corpus)
     return audited(kept, models, (text, _shown(corpus)), forms, limits, progress)
 
@@ -347,10 +360,12 @@ def corpus_of(store: Store, corpus: AnyCorpus) -> Input:
     return given(store, str(corpus.path if isinstance(corpus, Corpus) else corpus), "prepare")
 
 
-def source_of(store: Store, model: AnyModel) -> Input:
-    """A model as an input of a piece of work; a live one is saved first."""
+def source_of(store: Store, model: AnyModel, dequantize: bool = False) -> Input:
+    """A model as an input of a piece of work; a live one is saved, a packed one decoded first where
+    that is wanted.
+    """
     place = str(_saved(store, *model)) if isinstance(model, tuple) else _shown(model)
-    return planning.model(store, place)
+    return sources.model(store, place, dequantize=dequantize)
 
 
 def is_served(model: AnyModel) -> bool:
@@ -364,6 +379,8 @@ def measured(
     corpus: AnyCorpus,
     reference: AnyModel | None,
     settings: Mapping[str, Any],
+    *,
+    dequantize: bool = False,
 ) -> Node:
     """The measurement of a model that stands in no sweep; see ``measure``."""
     served = is_served(model)
@@ -373,10 +390,10 @@ def measured(
     shown, text = spec.endpoint.url if spec.endpoint else _shown(model), corpus_of(store, corpus)
     return planning.measure_node(
         spec,
-        None if served else source_of(store, model),
+        None if served else source_of(store, model, dequantize),
         text,
         Variant(corpus=_shown(corpus), model=Path(shown).name),
-        source_of(store, reference) if reference else None,
+        source_of(store, reference, dequantize) if reference else None,
     )
 
 

@@ -15,6 +15,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "train": 2,
     "unlearn": 3,
     "merge": 1,
+    "dequantize": 1,
     "transform": 2,
     "measure": 4,
     "explain": 6,

@@ -71,6 +71,11 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Change any setting; may be repeated.",
 )
+dequantize_option = click.option(
+    "--dequantize",
+    is_flag=True,
+    help="Decode packed weights (GPTQ, GGUF, bitsandbytes, ...) first, instead of refusing them.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -160,12 +165,15 @@ def prepare(
 @main.command()
 @click.argument("corpus")
 @click.option("--retrain", is_flag=True, help="Never read the forget split.")
+@dequantize_option
 @set_option
 @store_option
 @_guarded
-def train(corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str) -> int | None:
+def train(
+    corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str, **options: Any
+) -> int | None:
     """Train a target (or a retrain model) on a corpus."""
-    return _done("train", _store(store_path), corpus, settings, retrain)
+    return _done("train", _store(store_path), corpus, settings, retrain, **options)
 
 
 @main.command()
@@ -188,6 +196,7 @@ def train(corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str
     type=click.Choice(["fp32", "bf16", "bf16-stochastic-rounding"]),
     help="How weights are kept.",
 )
+@dequantize_option
 @set_option
 @store_option
 @_guarded
@@ -207,31 +216,40 @@ def unlearn(
 )
 @click.option("--data", help="The prepared corpus, for what wants text.")
 @click.option("--target", help="The model before unlearning, for what wants its weights.")
+@dequantize_option
 @set_option
 @store_option
 @_guarded
 def transform(
-    model: str,
-    use: str,
-    data: str | None,
-    target: str | None,
-    settings: tuple[str, ...],
-    store_path: str,
+    model: str, use: str, settings: tuple[str, ...], store_path: str, **given: Any
 ) -> int | None:
     """Make a model of a model: a dense copy, quantized with recorded codes or changed otherwise."""
-    return _done("transform", _store(store_path), model, use, data, target, settings)
+    return _done("transform", _store(store_path), model, use, settings=settings, **given)
 
 
 @main.command()
 @click.argument("adapter")
+@dequantize_option
 @store_option
 @_guarded
-def merge(adapter: str, store_path: str) -> int | None:
+def merge(adapter: str, dequantize: bool, store_path: str) -> int | None:
     """Merge an adapter into its model: ADAPTER is a folder by peft, or FOLDER@MODEL.
 
     Other commands do this by themselves where an adapter is named in the place of a model.
     """
-    return _done("merge", _store(store_path), adapter)
+    return _done("merge", _store(store_path), adapter, dequantize)
+
+
+@main.command()
+@click.argument("model")
+@store_option
+@_guarded
+def dequantize(model: str, store_path: str) -> int | None:
+    """Decode a packed model (GPTQ, AWQ, FP8, MXFP4, GGUF, bitsandbytes, ...) to a dense one.
+
+    Other commands do this by themselves with --dequantize.
+    """
+    return _done("dequantize", _store(store_path), model)
 
 
 @main.command()
@@ -244,11 +262,12 @@ def merge(adapter: str, store_path: str) -> int | None:
 )
 @click.option("-o", "--out", required=True, help="A new folder.")
 @click.option("--data", help="The prepared corpus, for calibration text.")
+@dequantize_option
 @set_option
 @store_option
 @_guarded
 def deploy(
-    model: str, name: str, out: str, data: str | None, settings: tuple[str, ...], store_path: str
+    model: str, name: str, out: str, settings: tuple[str, ...], store_path: str, **given: Any
 ) -> int | None:
     """Write a folder that a real runtime opens, with the record of where it came from."""
     return _done(
@@ -256,9 +275,9 @@ def deploy(
         _store(store_path),
         model,
         name.lower().replace(":", "-"),
-        data,
-        Path(out),
-        settings,
+        out=Path(out),
+        settings=settings,
+        **given,
     )
 
 
@@ -278,23 +297,24 @@ def deploy(
 @click.option(
     "--reference", help="A model to compare with (the target), for mia_reference and perplexity."
 )
+@dequantize_option
 @set_option
 @store_option
 @_guarded
 def measure(
     model: str,
     data: str,
-    metrics: tuple[str, ...],
     reference: str | None,
     settings: tuple[str, ...],
     store_path: str,
+    **options: Any,
 ) -> int | None:
     """Measure what a model knows.
 
     MODEL is a folder, a hub id, an artefact, or the address of a server that speaks OpenAI's
     completions (http://127.0.0.1:8000/v1).
     """
-    return _done("measure", _store(store_path), model, data, reference, settings, metrics=metrics)
+    return _done("measure", _store(store_path), model, data, reference, settings, **options)
 
 
 @main.command()
@@ -312,6 +332,7 @@ def measure(
     help="What it goes through first: int4, or prune20+int4 for one behind the other.",
 )
 @click.option("--out", default="audit", show_default=True, help="Folder of the report.")
+@dequantize_option
 @set_option
 @store_option
 @_guarded
@@ -338,6 +359,7 @@ def audit(
         variants,
         Path(out),
         rest["settings"],
+        rest["dequantize"],
     )
 
 

@@ -19,6 +19,7 @@ from remnant.corpus import READERS
 from remnant.corpus.files import said_of
 from remnant.errors import Interrupted, UserError, some
 from remnant.flow import plan as planning
+from remnant.flow import sources
 from remnant.flow.place import given
 from remnant.flow.plan import Input, Node
 from remnant.flow.progress import clock, counting, describe, telling, watch
@@ -37,6 +38,7 @@ from remnant.parsing import parse
 from remnant.quiet import unchanged
 from remnant.records import (
     DeployResult,
+    DequantizeResult,
     Piece,
     PrepareResult,
     PrepareSpec,
@@ -133,9 +135,11 @@ def _warnings(card: PrepareResult) -> list[str]:
     return lines + [f"Note: {note}" for note in card.notes]
 
 
-def train(store: Store, corpus: str, settings: Sequence[str], retrain: bool) -> None:
+def train(
+    store: Store, corpus: str, settings: Sequence[str], retrain: bool, **options: Any
+) -> None:
     """Train a target, or a retrain model that never reads the forget split."""
-    spec = parse(TrainSpec, overlaid(settings), "train")
+    spec = parse(TrainSpec, overlaid(settings, **options), "train")
     if retrain:
         spec = spec.without_forget()
     make_here(store, [planning.train_node(spec, given(store, corpus, "prepare"))])
@@ -143,9 +147,10 @@ def train(store: Store, corpus: str, settings: Sequence[str], retrain: bool) -> 
 
 def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **options: Any) -> None:
     """Unlearn the forget split of a corpus from a target."""
+    dequantize = options.pop("dequantize", False)
     spec = parse(UnlearnSpec, overlaid(settings, **options), "unlearn")
     corpus = given(store, data, "prepare")
-    node = planning.unlearn_node(spec, planning.model(store, target), corpus)
+    node = planning.unlearn_node(spec, sources.model(store, target, dequantize=dequantize), corpus)
     make_here(store, [node])
     said = store.manifest(node.name).of(UnlearnResult)
     print(
@@ -160,12 +165,14 @@ def transform(
     data: str | None,
     target: str | None,
     settings: Sequence[str],
+    dequantize: bool = False,
 ) -> None:
     """Make a dense copy of a model as a transform leaves it."""
     corpus = given(store, data, "prepare") if data else None
-    known = planning.model(store, target) if target else None
+    known = sources.model(store, target, dequantize=dequantize) if target else None
     found = methods.step(use, overlaid(settings))
-    node = planning.transform_node(found, planning.model(store, model), corpus, target=known)
+    source = sources.model(store, model, dequantize=dequantize)
+    node = planning.transform_node(found, source, corpus, target=known)
     make_here(store, [node])
     said = store.manifest(node.name).of(TransformResult)
     sample = said.calibration
@@ -175,16 +182,37 @@ def transform(
         print(f"Warning: {doubt}.")
 
 
-def merge(store: Store, adapter: str) -> None:
+def merge(store: Store, adapter: str, dequantize: bool = False) -> None:
     """Merge an adapter into its model."""
-    node = planning.model(store, adapter)
+    node = sources.model(store, adapter, dequantize=dequantize)
     if not isinstance(node, Node):
         raise UserError(f"{adapter} is no adapter.", "Name a folder that peft has written.")
     make_here(store, [node])
 
 
+def dequantize(store: Store, model: str) -> None:
+    """Decode a packed model to a dense one."""
+    node = sources.model(store, model, dequantize=True)
+    if not isinstance(node, Node) or node.stage != "dequantize":
+        raise UserError(f"{model} is not packed.", "Use it as it is.")
+    make_here(store, [node])
+    said = store.manifest(node.name).of(DequantizeResult)
+    apart = said.against_packed
+    if apart:
+        print(
+            f"Decoded from {said.packed_as}; most likely token as of the packed model at "
+            f"{100 * apart.same_top:.1f} % of places."
+        )
+
+
 def deploy(
-    store: Store, model: str, name: str, data: str | None, out: Path, settings: Sequence[str]
+    store: Store,
+    model: str,
+    name: str,
+    data: str | None,
+    out: Path,
+    settings: Sequence[str],
+    dequantize: bool = False,
 ) -> None:
     """Write the files of a format, and remnant.json beside them, to a folder that does not exist
     yet.
@@ -192,9 +220,8 @@ def deploy(
     if out.exists():
         raise UserError(f"{out} exists already.", "Name a new folder.")
     corpus = given(store, data, "prepare") if data else None
-    node = planning.deploy_node(
-        methods.step(name, overlaid(settings)), planning.model(store, model), corpus
-    )
+    source = sources.model(store, model, dequantize=dequantize)
+    node = planning.deploy_node(methods.step(name, overlaid(settings)), source, corpus)
     made = make_here(store, [node])
     manifest = store.manifest(node.name)
     api.copied(made, manifest, out)
@@ -216,7 +243,9 @@ def measure(
     **options: Any,
 ) -> None:
     """Measure one model, or one behind a server, and print its numbers."""
-    node = api.measured(store, model, data, reference, overlaid(settings, **options))
+    dequantize = options.pop("dequantize", False)
+    given = overlaid(settings, **options)
+    node = api.measured(store, model, data, reference, given, dequantize=dequantize)
     known = store.has(node.name)
     make_here(store, [node])
     if known and api.is_served(model):
@@ -243,16 +272,19 @@ def audit(
     variants: Sequence[str],
     out: Path,
     settings: Sequence[str],
+    dequantize: bool = False,
 ) -> int:
     """Compare two checkpoints in full precision and in each variant.
 
     Report, verdict, exit code.
     """
     corpus = given(store, data, "prepare")
-    models: dict[str, Input] = {"target": planning.model(store, target)}
-    if retrain:
-        models["retrain"] = planning.model(store, retrain)
-    models["unlearned"] = planning.model(store, unlearned)
+    named = {"target": target, "retrain": retrain, "unlearned": unlearned}
+    models: dict[str, Input] = {
+        role: sources.model(store, model, dequantize=dequantize)
+        for role, model in named.items()
+        if model
+    }
     rule = parse(Rule, overlaid(settings), "audit")
     found = api.audited(store, models, (corpus, data), variants, rule, progress=True)
     _finish(found.results, store, out, examples=False)

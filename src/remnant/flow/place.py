@@ -20,9 +20,12 @@ from remnant.corpus.hub import PREFIX, reference
 from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_path
+from remnant.packing import Packing, gguf_in, packing_in
 from remnant.weightfiles import config_of, shown
 
-MODEL_STAGES = ("train", "unlearn", "merge", "transform", "deploy")
+MODEL_STAGES = ("train", "unlearn", "merge", "dequantize", "transform", "deploy")
+# What a GGUF file begins with.
+MAGIC = b"GGUF"
 # The hub's own rule for owner/name. Source: huggingface_hub, utils/_validators.py.
 _HUB_ID = re.compile(r"\b[\w\-.]{1,96}\b/\b[\w\-.]{1,96}\b", re.ASCII)
 # Ends of names of files; no model of the hub that is known here ends so.
@@ -46,6 +49,11 @@ class Outside:
     source: str
 
     @cached_property
+    def packing(self) -> Packing | None:
+        """What the weights are packed by; None for plain ones, and for a hub id."""
+        return packing_in(Path(self.source))
+
+    @cached_property
     def digest(self) -> str:
         """sha256 of the content, or of the hub id and revision."""
         path = Path(self.source)
@@ -54,10 +62,11 @@ class Outside:
 
 @dataclass(frozen=True)
 class Made:
-    """An artefact that is in the store already."""
+    """An artefact that is in the store already; ``packing``: what its weights are packed by."""
 
     name: str
     digest: str
+    packing: Packing | None = None
 
 
 def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | Outside:
@@ -167,7 +176,7 @@ def _made(store: Store, name: str, stages: Sequence[str]) -> Made:
             f"{name} is an artefact of '{stage}', where {wanted} is wanted.",
             "See all with: remnant ls",
         )
-    return Made(name, store.manifest(name).digest)
+    return Made(name, store.manifest(name).digest, packing_in(store.path(name)))
 
 
 def _nearest(path: Path) -> str:
@@ -209,9 +218,8 @@ def _check_corpus(path: Path) -> None:
 
 def _check_model(path: Path) -> None:
     if path.is_file():
-        raise UserError(
-            f"{path} is a file, not the folder of a model.", f"Name its folder: {path.parent}"
-        )
+        _check_gguf(path)
+        return
     if (path / "config.json").is_file() or any(path.glob("*.gguf")):
         config_of(path)
         return
@@ -227,6 +235,16 @@ def _check_model(path: Path) -> None:
     raise UserError(
         f"The model folder {path} has no config.json.", "Give a folder written by save_pretrained."
     )
+
+
+def _check_gguf(path: Path) -> None:
+    if not gguf_in(path):
+        raise UserError(
+            f"{path} is a file, not the folder of a model.", f"Name its folder: {path.parent}"
+        )
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise UserError(f"{path} is no GGUF file.", "Copy or download it again.")
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,23 +3,23 @@ result. No torch.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from remnant.adapterfiles import adapter_in, is_adapter
-from remnant.catalog import LOSSES, STAGE_VERSIONS
+from remnant.catalog import LOSSES
 from remnant.corpus import METRICS, READERS, brought
 from remnant.corpus.contents import look
 from remnant.corpus.hub import PREFIX
 from remnant.corpus.own_text import ROLES
-from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.alternatives import check_alternatives, read_alternatives
-from remnant.flow.place import MODEL_STAGES, Made, Outside, check_hub, given, outside
-from remnant.flow.store import Store
+from remnant.flow.node import UNNAMED
+from remnant.flow.node import Input as Input
+from remnant.flow.node import Node as Node
+from remnant.flow.place import Outside, check_hub
+from remnant.flow.sources import check_plain, merge_node, outside_model
 from remnant.formats import table as formats
 from remnant.functional.patterns import chosen
 from remnant.methods import (
@@ -37,18 +37,13 @@ from remnant.methods import (
 )
 from remnant.records import (
     FULL,
-    SCHEMA,
     AuditSpec,
     ExplainSpec,
     MeasureSpec,
-    MergeSpec,
     MetricSpec,
-    Piece,
     PrepareSpec,
-    Record,
     Rule,
     RunSpec,
-    Stage,
     SweepSpec,
     TrainSpec,
     UnlearnSpec,
@@ -65,108 +60,6 @@ T = TypeVar("T")
 K = TypeVar("K")
 # More measured models in one sweep than this take months.
 MOST_MEASURED = 100_000
-# What is made outside of any comparison.
-UNNAMED = Variant()
-
-
-@dataclass(frozen=True)
-class Node:
-    """One piece of work.
-
-    ``inputs`` are other pieces or outside folders; ``label`` is for people and not part of the key.
-    """
-
-    stage: Stage
-    spec: Record
-    inputs: Mapping[str, "Node | Made | Outside"] = field(default_factory=dict)
-    methods: Mapping[str, str] = field(default_factory=dict)
-    label: Variant = UNNAMED
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over stage, version, spec without circumstances, keys of the inputs and versions
-        of the methods.
-        """
-        identity = {
-            "schema": SCHEMA,
-            "stage": self.stage,
-            "version": STAGE_VERSIONS[self.stage],
-            "spec": _without_paths(self.spec.identity(), self.inputs),
-            "inputs": {role: source.digest for role, source in self.inputs.items()},
-            "methods": dict(self.methods),
-        }
-        return digest_of(identity)
-
-    @property
-    def name(self) -> str:
-        """Folder name in the store: stage and 16 digits of the digest."""
-        return f"{self.stage}-{self.digest[:16]}"
-
-    @property
-    def piece(self) -> Piece:
-        """What is kept of this node under the name of a run."""
-        return Piece(name=self.name, stage=self.stage, label=self.label)
-
-
-# Where a spec names a file or folder that is an input too, and so enters by its content.
-_PATHS: Mapping[str, tuple[str, ...]] = {
-    "base": ("base",),
-    "tokenizer": ("tokenizer",),
-    "alternatives": ("alternatives",),
-}
-
-
-def _without_paths(spec: dict[str, Any], roles: Iterable[str]) -> dict[str, Any]:
-    """A spec's identity without the paths of inputs: the same content by another path is the
-    same.
-    """
-    for *inside, last in (_PATHS[role] for role in roles if role in _PATHS):
-        place = spec
-        for part in inside:
-            place = place.get(part, {})
-        place.pop(last, None)
-    return spec
-
-
-Input = Node | Made | Outside
-
-
-def model(store: Store, reference: str) -> Input:
-    """A model that a user names: a folder, a hub id, an artefact of the store, or an adapter, which
-    is merged into its model.
-
-    Raises:
-        UserError: nothing fits, or it is something else.
-    """
-    if found := adapter_in(reference):
-        return merge_node(given(store, found.base, MODEL_STAGES), _adapter(found.folder, store))
-    made = given(store, reference, MODEL_STAGES)
-    if isinstance(made, Made) and is_adapter(store.path(made.name)):
-        return model(store, str(store.path(made.name)))
-    return made
-
-
-def _adapter(folder: Path, store: Store) -> Made | Outside:
-    owner = store.owner(folder)
-    if owner and store.path(owner).resolve() == folder.resolve():
-        return Made(owner, store.manifest(owner).digest)
-    return Outside(str(folder))
-
-
-def outside_model(reference: str) -> Input:
-    """A model from outside of any store: a folder, a hub id, or an adapter.
-
-    Raises:
-        UserError: there is no such thing.
-    """
-    if found := adapter_in(reference):
-        return merge_node(outside(found.base), Outside(str(found.folder)))
-    return outside(reference)
-
-
-def merge_node(base: Input, adapter: Input, label: Variant = UNNAMED) -> Node:
-    """A model with an adapter merged into it; both enter by their digests."""
-    return Node("merge", MergeSpec(), {"base": base, "adapter": adapter}, label=label)
 
 
 def prepare_node(spec: PrepareSpec, label: Variant = UNNAMED) -> Node:
@@ -207,12 +100,18 @@ def train_node(spec: TrainSpec, corpus: Input, label: Variant = UNNAMED) -> Node
     """A model trained on some splits of a corpus."""
     inputs: dict[str, Input] = {"corpus": corpus}
     if spec.base:
-        inputs["base"] = outside_model(spec.base)
+        inputs["base"] = outside_model(spec.base, dequantize=spec.dequantize)
+        check_plain(inputs["base"], "packed weights cannot be trained")
     return Node("train", spec, inputs, label=label)
 
 
 def unlearn_node(spec: UnlearnSpec, target: Input, corpus: Input, label: Variant = UNNAMED) -> Node:
-    """A model unlearned from a target."""
+    """A model unlearned from a target.
+
+    Raises:
+        UserError: the target's weights are packed, or a loss is unknown.
+    """
+    check_plain(target, "packed weights cannot be trained")
     plain = UnlearnSpec.model_validate(spec.model_dump(exclude={"name"}))
     inputs = {"target": target, "corpus": corpus}
     if plain.alternatives:
@@ -243,14 +142,16 @@ def transform_node(
     The corpus gives text to the transforms that want it, the target its weights.
 
     Raises:
-        UserError: one of these is wanted and not there.
+        UserError: one of these is wanted and not there, or weights are packed already.
     """
+    check_plain(model, "quantizing it again would round twice")
     spec, inputs = by.spec, {"model": model}
     beside = {"corpus": corpus, "target": target}
     for role in by.inputs:
         source = beside[role]
         if source is None:
             raise UserError(f"The transform '{spec.use}' {_LACKS[role]}.", _GIVE[role])
+        check_plain(source, "packed weights cannot be mixed with others")
         inputs[role] = source
     return Node("transform", spec, inputs, {spec.use: by.method.identity}, label)
 
@@ -443,12 +344,17 @@ def _models(
     trained = Variant(corpus=name, weights=sweep.train.weights, seed=sweep.train.seed)
     base = trained.model_copy(update={"model": "target"})
     target: Input = (
-        outside_model(sweep.target) if sweep.target else train_node(sweep.train, corpus, base)
+        outside_model(sweep.target, dequantize=sweep.dequantize)
+        if sweep.target
+        else train_node(sweep.train, corpus, base)
     )
     models: dict[str, tuple[Input, Variant]] = {"target": (target, base)}
     unread = trained.model_copy(update={"model": "retrain"})
     if sweep.retrain:
-        models["retrain"] = (outside_model(sweep.retrain), unread)
+        models["retrain"] = (
+            outside_model(sweep.retrain, dequantize=sweep.dequantize),
+            unread,
+        )
     elif not sweep.target:
         models["retrain"] = (train_node(sweep.train.without_forget(), corpus, unread), unread)
     for run in sweep.unlearn:

@@ -29,6 +29,7 @@ GUESS = {
     "train": 180.0,
     "unlearn": 60.0,
     "merge": 3.0,
+    "dequantize": 3.0,
     "transform": 6.0,
     "measure": 8.0,
     "explain": 0.5,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from remnant.adapterfiles import CONFIG, WEIGHTS, adapter_in, scale_of
 from remnant.errors import UserError
 from remnant.forecast.checkpoint import Checkpoint, Floats, stored_as_float32
+from remnant.packing import BEFORE, packing_in
 from remnant.weightfiles import COPY_AGAIN, header, shown
 
 _PREFIX = "base_model.model."
@@ -43,6 +44,12 @@ def opened(reference: str) -> Checkpoint:
         UserError: as ``Checkpoint``; or the adapter is no plain LoRA, or of another model.
     """
     adapter = adapter_in(reference)
+    folder = adapter.base if adapter else reference
+    if packing := packing_in(Path(folder)):
+        raise UserError(
+            f"The model {folder} is packed as {packing.name}, already quantized.",
+            f"Decode it first: remnant dequantize {folder}" if packing.decoder else BEFORE,
+        )
     if adapter is None:
         return Checkpoint(Path(reference))
     base = Checkpoint(Path(adapter.base))

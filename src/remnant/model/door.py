@@ -14,9 +14,10 @@ import torch
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from remnant.errors import UserError, first_line, some
+from remnant.packing import Packing, packing_in, packing_of, refusal
 
 WHOLE = "Give a folder written by save_pretrained."
 AGAIN = "Copy or download the model again."
@@ -57,46 +58,38 @@ def read_json(path: Path) -> dict[str, JsonValue]:
     return found
 
 
-def packed_by(source: str) -> str | None:
-    """The quantizer whose packed weights a folder holds.
-
-    None for a plain one (and for a hub id).
+def packing_at(source: str) -> Packing | None:
+    """What the weights of a folder, a file or a model of the hub are packed by; None for plain
+    ones.
     """
-    config = Path(source) / "config.json"
-    if not config.is_file():
-        return None
-    settings = read_json(config).get("quantization_config")
-    if settings is None:
-        return None
-    return (
-        str(settings.get("quant_method") or "a quantizer without a name")
-        if isinstance(settings, dict)
-        else "a quantizer"
-    )
+    path = Path(source)
+    if not path.exists():
+        settings, _ = PreTrainedConfig.get_config_dict(source)
+        return packing_of(settings)
+    if path.is_dir() and (path / "config.json").is_file():
+        read_json(path / "config.json")
+    return packing_in(path)
 
 
-def check_plain(source: str, what: str) -> None:
-    """Refuse a folder of packed weights where the numbers themselves are wanted.
+def check_plain(source: str, fault: str) -> None:
+    """Refuse packed weights where the numbers themselves are wanted.
 
     Args:
-        source: folder or hub id.
-        what: what was to be done with it, "quantized", "unlearned from".
+        source: folder, file or hub id.
+        fault: what would happen: "quantizing it again would round twice".
 
     Raises:
-        UserError: the folder is already quantized.
+        UserError: the weights are packed.
     """
-    if (by := packed_by(source)) is not None:
-        raise UserError(
-            f"The model {source} is already quantized by {by} and cannot be {what}.",
-            "Give the model before, or measure it as it is.",
-        )
+    if packing := packing_at(source):
+        raise refusal(packing, source, fault)
 
 
 def check_folder(folder: Path) -> Stored:
     """Look at a model folder without opening the model.
 
     Raises:
-        UserError: it is an adapter or a GGUF file's folder, has no configuration or no weights,
+        UserError: it is an adapter, has no configuration or no weights,
             damaged or missing shards, two sets of weights, one name in two files, or integers in
             the place of weights.
     """
@@ -106,15 +99,10 @@ def check_folder(folder: Path) -> Stored:
             f"Merge it into its model: remnant merge {folder}",
         )
     if not (folder / "config.json").is_file():
-        if any(folder.glob("*.gguf")):
-            raise UserError(
-                f"The folder {folder} holds a GGUF file, which only measure reads.",
-                "Give the model that it was made from.",
-            )
         raise UserError(f"The model folder {folder} has no config.json.", WHOLE)
     files = weight_files(folder)
     stored = _stored(files)
-    if packed_by(str(folder)) is None:
+    if packing_in(folder) is None:
         whole = [
             n
             for n, d in stored.dtypes.items()

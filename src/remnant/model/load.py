@@ -21,10 +21,12 @@ from transformers.pytorch_utils import Conv1D
 
 from remnant.errors import UserError
 from remnant.functional.touched import KINDS, LEFT_ALONE, kind_of
-from remnant.model.door import check_folder, check_size, packed_by
+from remnant.model.door import check_folder, check_size, packing_at
 from remnant.model.sizes import longest_text
 from remnant.model.whole import check_finite, check_whole
+from remnant.packing import DECODED_AT_OPENING, PACKINGS, check_measured, gguf_in
 
+BY_LLAMA = "Measure it, or pass --dequantize to decode it first."
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -49,8 +51,10 @@ def _check_source(source: str, what: str) -> None:
     path = Path(source)
     if path.is_dir() or (_HUB_ID.fullmatch(source) and not path.exists()):
         return
-    if path.is_file():
+    if path.is_file() and not gguf_in(path):
         raise UserError(f"{what} '{source}' is a file.", "Give the folder that it is in.")
+    if path.is_file():
+        return
     raise UserError(
         f"{what} '{source}' is neither a folder nor a hub id.",
         "Give a folder in Hugging Face form or owner/name.",
@@ -74,14 +78,26 @@ def open_model(
     """
     _check_source(source, "The model")
     folder = Path(source)
+    if gguf_in(folder):
+        check_measured(PACKINGS["gguf"], source)
+        raise UserError(f"{source} is a GGUF file, which llama.cpp opens.", BY_LLAMA)
     stored = check_folder(folder) if folder.is_dir() else None
-    packed = packed_by(source) is not None
-    with _faults_of(source, "The model"):
+    with faults_of(source, "The model"):
+        packed = packing_at(source)
+        if packed:
+            check_measured(packed, source)
         # Code that comes with a model is not run, and nobody is asked whether it may.
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _refuse_encoder_decoder(config, source)
         if stored and not packed:
             check_size(config, stored, source)
+        more: dict[str, Any] = {}
+        if packed:
+            # Packed weights are unpacked where they are to stay.
+            more["device_map"] = device
+        if packed and packed.key in DECODED_AT_OPENING:
+            config.quantization_config["dequantize"] = True
+            more["config"] = config
         with contextlib.redirect_stderr(
             io.StringIO()
         ):  # progress bars of the libraries that unpack quantized weights
@@ -91,13 +107,12 @@ def open_model(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # so that they are named below
                 output_loading_info=True,
-                # Packed weights are unpacked where they are to stay.
-                **({"device_map": device} if packed else {}),
+                **more,
             )
     model, info = opened
     check_whole(info, source)
     check_finite(model, source)
-    if packed:
+    if packed and packed.key in ("compressed-tensors", *DECODED_AT_OPENING):
         _unpack(model, dtype)
     return on_device(model.eval(), device)
 
@@ -106,12 +121,13 @@ def open_model(
 def _unpack(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Have compressed-tensors unpack now what it would unpack in the first forward pass.
 
-    Its 4-bit floats come out in bfloat16, whatever was asked for, and fit no other layer then.
+    Its 4-bit floats, and others that are decoded at opening, come out in bfloat16, whatever was
+    asked for, and fit no other layer then.
     """
     quantizer: Any = getattr(model, "hf_quantizer", None)
-    if not hasattr(quantizer, "compressor"):
-        return
-    if quantizer.quantization_config.is_quantization_compressed:
+    if hasattr(quantizer, "compressor") and (
+        quantizer.quantization_config.is_quantization_compressed
+    ):
         with contextlib.redirect_stderr(io.StringIO()):
             quantizer.compressor.decompress_model(model=model)
     for parameter in model.parameters():
@@ -120,7 +136,7 @@ def _unpack(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 @contextlib.contextmanager
-def _faults_of(source: str, what: str) -> Iterator[None]:
+def faults_of(source: str, what: str) -> Iterator[None]:
     """Whatever a library says of what it cannot open, in one sentence.
 
     Libraries raise errors of any kind on broken files.
@@ -155,13 +171,16 @@ def _refuse_encoder_decoder(config: Any, source: str) -> None:
 
 
 def open_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id, with a padding token.
+    """The tokenizer of a folder or hub id, with a padding token; of a GGUF file the one beside it.
 
     Raises:
         UserError: there is none, or it has no special token that could stand for padding.
     """
     _check_source(source, "The tokenizer")
     folder = Path(source)
+    if folder.is_file():
+        # What is made from a GGUF file alone cuts text otherwise and adds no first token.
+        folder, source = folder.parent, str(folder.parent)
     if folder.is_dir() and not any(
         (folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
     ):
@@ -169,7 +188,7 @@ def open_tokenizer(source: str) -> PreTrainedTokenizerBase:
             f"The folder {source} has no tokenizer.",
             "Copy tokenizer.json (or tokenizer.model) of the same model into it.",
         )
-    with _faults_of(source, "The tokenizer of"):
+    with faults_of(source, "The tokenizer of"):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         # What stands in padding is neither attended nor counted; only a special token is left out

@@ -26,6 +26,7 @@ from remnant.records.base import (
     Stage,
     circumstance,
 )
+from remnant.records.dequantize import DequantizeResult, DequantizeSpec
 from remnant.records.measure import (
     Check,
     CheckName,
@@ -81,6 +82,8 @@ __all__ = [
     "Chosen",
     "CorpusSpec",
     "DeployResult",
+    "DequantizeResult",
+    "DequantizeSpec",
     "Difference",
     "EndpointSpec",
     "Evidence",

@@ -12,7 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from remnant.secrecy import without_secrets
 
 Stage = Literal[
-    "prepare", "train", "unlearn", "merge", "transform", "measure", "explain", "audit", "deploy"
+    "prepare",
+    "train",
+    "unlearn",
+    "merge",
+    "dequantize",
+    "transform",
+    "measure",
+    "explain",
+    "audit",
+    "deploy",
 ]
 OwnHalf = Literal["dev", "test"]
 Half = Literal["all", "dev", "test"]

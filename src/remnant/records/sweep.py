@@ -31,7 +31,8 @@ class SweepSpec(Record):
 
     ``quantizers``: the forms in which every model is measured, by transforms or chains of them.
     Of ``packed`` formats the runtime's own kernels are measured too. ``transform``: settings of all
-    transforms that are given by a name.
+    transforms that are given by a name. ``dequantize``: packed weights of ``target`` and
+    ``retrain`` are decoded first.
     """
 
     name: Name
@@ -41,6 +42,7 @@ class SweepSpec(Record):
     train: TrainSpec = TrainSpec()
     target: str | None = None
     retrain: str | None = None
+    dequantize: bool = False
     unlearn: tuple[RunSpec, ...]
     quantizers: tuple[Use, ...] = ("int8", "int4", "nf4")
     packed: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from remnant.records.base import Positive, Record
+from remnant.records.base import Positive, Record, circumstance
 from remnant.records.trainable import Trains, fault_of_training, fault_of_weights
 
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
@@ -56,7 +56,8 @@ class TrainSpec(OptimSpec):
     documents.
 
     ``passes``: so many times over the text, in the place of ``steps``. From a base, rate, warm-up
-    and passes have defaults of their own, and the shape is the base's.
+    and passes have defaults of their own, and the shape is the base's. ``dequantize``: packed
+    weights of ``base`` are decoded first; what comes of it is an input of its own.
     """
 
     steps: Positive = 600
@@ -70,6 +71,7 @@ class TrainSpec(OptimSpec):
     block_tokens: Positive = 384
     passes: Positive | None = None
     base: str | None = None
+    dequantize: bool = circumstance(False)
     architecture: str = "llama"
     hidden: Positive = 128
     layers: Positive = 4

@@ -79,7 +79,8 @@ def predict(
     sample = 0 if exact else SAMPLE
     sums = scan(opened(target), opened(unlearned), grids, report, keep=keep, sample=sample)
     by = calibration()
-    used = [g.name for g in grids if any(g.name in found for found in sums.values())]
+    fits = {name for found in sums.values() for name in found}
+    used = [g.name for g in grids if g.name in fits]
     if not used:
         raise UserError(
             f"No weight has rows that the groups of {', '.join(g.name for g in grids)} divide.",

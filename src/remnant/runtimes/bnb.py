@@ -10,6 +10,8 @@ from transformers import BitsAndBytesConfig
 from remnant.errors import UserError
 from remnant.formats.bitsandbytes import FOUR_BIT, OPENED_BLOCK
 from remnant.functional.quantized import Indivisible, Quantized
+from remnant.model.load import open_model
+from remnant.runtimes.decoding import Decoded, plain
 from remnant.runtimes.order import Order, Saved, check_rows, repack
 
 
@@ -77,6 +79,25 @@ def int8(weight: Tensor) -> Quantized:
     return Quantized(
         codes.view(weight.shape), scale, None, (codes.float() * scale).view(weight.shape)
     )
+
+
+@torch.no_grad()
+def decoded(source: str) -> Decoded:
+    """A model in the library's 4-bit or 8-bit layers, made dense.
+
+    Raises:
+        UserError: it cannot be opened, or the library is missing.
+    """
+    library, packed = _library(), open_model(source)
+    weights: dict[str, Tensor] = {}
+    for name, parameter in packed.named_parameters():
+        kept: Any = parameter
+        if type(parameter).__name__ == "Params4bit":
+            weights[name] = library.dequantize_4bit(kept.data, kept.quant_state).float()
+        elif type(parameter).__name__ == "Int8Params":
+            scale = packed.get_submodule(name.rpartition(".")[0]).state_dict()["SCB"]
+            weights[name] = kept.data.float() * (scale.float()[:, None] / 127)
+    return Decoded(plain(packed, weights), packed)
 
 
 def save(order: Order, out: Path) -> Saved:

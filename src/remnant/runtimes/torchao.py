@@ -14,7 +14,9 @@ from transformers import TorchAoConfig
 from remnant.errors import UserError
 from remnant.formats.torchao import INTX
 from remnant.functional.quantized import Quantized, check_divides
+from remnant.model.load import open_model
 from remnant.quiet import hush
+from remnant.runtimes.decoding import Decoded, plain
 from remnant.runtimes.order import Order, Saved, check_linear, check_rows, repack
 
 
@@ -81,6 +83,19 @@ def _taken(weight: Tensor, settings: Any) -> Quantized:
 def _decoded(kept: Any, like: Tensor) -> Tensor:
     found: Tensor = kept.dequantize().float().view(like.shape)
     return found
+
+
+@torch.no_grad()
+def decoded(source: str) -> Decoded:
+    """A model in the library's layers, made dense.
+
+    Raises:
+        UserError: it cannot be opened, or the library is missing.
+    """
+    _library()
+    packed = open_model(source)
+    kept = {n: p for n, p in packed.named_parameters() if type(p) is not nn.Parameter}
+    return Decoded(plain(packed, {n: _decoded(p, p) for n, p in kept.items()}), packed)
 
 
 def config(bits: int, group_size: int, asymmetric: bool) -> object:

@@ -35,7 +35,7 @@ def run(spec: TransformSpec, inputs: Mapping[str, Path], out: Path, work: Contex
         UserError: the library is missing, or would do in silence what is not what was asked for.
     """
     work.models.clear()
-    check_plain(str(inputs["model"]), "deployed")
+    check_plain(str(inputs["model"]), "quantizing it again would round twice")
     tokenizer = open_tokenizer(str(inputs["model"]))
     model = open_model(str(inputs["model"]))
     if spec.source_dtype == "bfloat16":

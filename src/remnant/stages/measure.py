@@ -12,7 +12,6 @@ from remnant.corpus import ITEM_SETS, METRICS, of_role
 from remnant.corpus.base import half_of
 from remnant.corpus.prepared import raw_texts, settings
 from remnant.durable import read_json, write_json
-from remnant.errors import UserError
 from remnant.evaluate.collect import collect
 from remnant.evaluate.endpoint import Endpoint
 from remnant.evaluate.harness import ability
@@ -26,6 +25,7 @@ from remnant.functional.text import signs_of_collapse
 from remnant.instrument import write_checks
 from remnant.model.load import open_model, open_tokenizer
 from remnant.model.versions import opened
+from remnant.packing import gguf_in
 from remnant.records import Check, MeasureResult, MeasureSpec, Row
 from remnant.stages.checks import checks_of
 from remnant.stages.rows import rows_of, texts_of, views_of
@@ -134,22 +134,8 @@ def _backend(
 
 
 def _gguf_file(inputs: Mapping[str, Path]) -> Path | None:
-    """The GGUF file that is measured, if the model is one.
-
-    Raises:
-        UserError: the folder holds several, and nobody said which.
-    """
-    model = inputs.get("model")
-    if model is None or any(model.glob("*.safetensors")) or any(model.glob("*.bin")):
-        return None
-    found = sorted(model.glob("*.gguf"))
-    if len(found) > 1:
-        names = ", ".join(f.name for f in found[:5])
-        raise UserError(
-            f"{model} holds {len(found)} GGUF files ({names}).",
-            "Leave in it the one that is to be measured.",
-        )
-    return found[0] if found else None
+    """The GGUF file that is measured, if the model is one."""
+    return gguf_in(inputs["model"]) if "model" in inputs else None
 
 
 def _signs(corpus: Path, texts: list[dict[str, str]]) -> dict[str, float] | None:

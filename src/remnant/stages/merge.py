@@ -23,7 +23,7 @@ def run(spec: MergeSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
     """
     work.models.clear()
     base = str(inputs["base"])
-    check_plain(base, "merged with an adapter")
+    check_plain(base, "no adapter can be added to packed weights")
     tokenizer, model = open_tokenizer(base), open_model(base)
     check_saving(model, tokenizer)
     work.progress(0, 1, "merging")

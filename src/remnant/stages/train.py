@@ -33,7 +33,8 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
     work.models.clear()
     corpus = inputs["corpus"]
     base = str(inputs.get("base", spec.base)) if spec.base else None
-    check_plain(base or "", "trained on")
+    if base:
+        check_plain(base, "packed weights cannot be trained")
     tokenizer = open_tokenizer(base or str(corpus / "tokenizer"))
     model = open_model(base) if base else fresh_model(spec, tokenizer)
     check_saving(model, tokenizer)

@@ -56,7 +56,7 @@ def run(
             finite before or after.
     """
     by = step(spec)
-    check_plain(str(inputs["model"]), "quantized again")
+    check_plain(str(inputs["model"]), "quantizing it again would round twice")
     tokenizer = open_tokenizer(str(inputs["model"]))
     source = opened(inputs["model"], work)
     model = source.model
@@ -140,7 +140,7 @@ def _target(given: Given) -> dict[str, Tensor]:
     Raises:
         UserError: it is not of the same shape.
     """
-    check_plain(str(given.inputs["target"]), "mixed with another model")
+    check_plain(str(given.inputs["target"]), "packed weights cannot be mixed with others")
     other = open_model(str(given.inputs["target"]))
     found = {m.name: m.read().float() for m in matrices(other, (), biases=True)}
     for m in given.chosen:

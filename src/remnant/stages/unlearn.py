@@ -56,7 +56,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     """Unlearn and save the chosen checkpoint; the result says which, and why the run stopped."""
     work.models.clear()
     target, corpus = inputs["target"], inputs["corpus"]
-    check_plain(str(target), "unlearned from")
+    check_plain(str(target), "packed weights cannot be trained")
     tokenizer = open_tokenizer(str(target))
     model = in_regime(open_model(str(target), work.place.device), spec)
     check_saving(model, tokenizer)

@@ -1,0 +1,75 @@
+"""Write docs/models.md from the table of packings; with --check, only say whether it is up to
+date.
+"""
+
+import sys
+from pathlib import Path
+
+from remnant.packing import PACKINGS, Packing
+
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+
+
+def row(packing: Packing) -> str:
+    """What happens to one kind of packed weights."""
+    needs = ", ".join(f"`{name}`" for name in packing.needs) or "-"
+    measured = packing.measured or f"refused: {packing.why}"
+    source = "decoded" if packing.decoder else "refused"
+    return (
+        f"| {packing.name} | `{packing.key}` | {measured} | "
+        f"{needs if packing.measured else '-'} | {source} |"
+    )
+
+
+def page() -> str:
+    """The whole page."""
+    rows = "\n".join(map(row, PACKINGS.values()))
+    return f"""# Which models open
+
+Made by `python scripts/models_page.py` from `src/remnant/packing.py`; `tests/test_packing.py` makes
+a small model of every kind.
+
+A model is a folder as transformers saves it, owner/name of the hub, an adapter by peft, or a GGUF
+file. It is opened whole and finite, or refused in one sentence with a remedy.
+
+## Packed weights
+
+Weights that are packed in few bits are *measured* by what serves them. Anything that needs the
+numbers themselves (`unlearn`, `train --set base=...`, `transform`, `deploy`, `merge`, `predict`,
+the forms of `audit`) refuses them: rounding them again would round twice, and what comes back would
+be read as an effect of the second rounding alone. With `--dequantize` (`dequantize = true` in a
+sweep and in Python) they are decoded first, by a stage of its own (`remnant dequantize MODEL`
+alone), so that the record of everything that follows names the decoded copy; its own record says
+what it was packed by, and how far its answers are from those of the packed model where something
+here opens it.
+
+| packed as | `quant_method` | measured by | library | with `--dequantize` |
+|---|---|---|---|---|
+{rows}
+| anything else | its name | refused by that name | - | refused |
+
+- *Decoded weights*: transformers decodes them while it opens them, here in float32 and alike on
+  every machine; activations are not rounded.
+- GPTQ's and AWQ's files are decoded without their libraries: 2, 4 or 8 bits, with the order of
+  activations, both layouts of the zeros (of symmetric files the zero is in the middle, whatever the
+  file says: some writers keep it as it is under the name of the layout that keeps one less); AWQ's
+  version "gemm". Other layouts are refused by name.
+- NVFP4 in compressed-tensors is measured as that library decodes it, which rounds to bfloat16 on
+  the way (relative difference of the answers about 0.01 in the tests); `--dequantize` does not.
+- A GGUF file is named itself or by its folder. Its tokenizer must lie beside it (`tokenizer.json`
+  of the model that it was made from): what transformers makes from the file alone cut text
+  otherwise in the tests, without the first token.
+- A packed model of the hub is told by its configuration when it is opened.
+"""
+
+
+def main() -> int:
+    """Write or check the page."""
+    if "--check" in sys.argv:
+        return int(not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page())
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
