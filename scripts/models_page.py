@@ -60,6 +60,15 @@ here opens it.
   of the model that it was made from): what transformers makes from the file alone cut text
   otherwise in the tests, without the first token.
 - A packed model of the hub is told by its configuration when it is opened.
+
+## Models with code of their own
+
+A model whose `config.json` has an `auto_map`, and that transformers has no class for, is refused:
+its code would be run. Read its `.py` files, then pass `--trust-remote-code` (in Python `with
+remnant.trusting_remote_code():`). Where transformers has a class, that one is taken and nothing is
+run, with the flag or without. The manifest of everything that ran such code names the inputs that
+brought it (`remote_code`; their digests cover the code), a report says it on top, and what is saved
+from such a model carries the code, so that it asks for the flag again.
 """
 
 

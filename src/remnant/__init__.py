@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from remnant.errors import UserError
     from remnant.handles import Audit, Corpus, Model, Scores
+    from remnant.remotecode import trusting_remote_code
 
 _HOMES = {
     "remnant.api": (
@@ -30,10 +31,11 @@ _HOMES = {
     ),
     "remnant.handles": ("Audit", "Corpus", "Model", "Scores"),
     "remnant.errors": ("UserError",),
+    "remnant.remotecode": ("trusting_remote_code",),
 }  # fmt: skip
 __all__ = [
     "Audit", "Corpus", "Model", "Scores", "UserError", "audit", "deploy", "measure", "predict",
-    "prepare", "repeats", "train", "transform", "unlearn",
+    "prepare", "repeats", "train", "transform", "trusting_remote_code", "unlearn",
 ]  # fmt: skip
 
 

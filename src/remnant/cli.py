@@ -71,6 +71,21 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Change any setting; may be repeated.",
 )
+
+
+def _trust(context: click.Context, option: click.Parameter, given: bool) -> None:
+    """Let models bring code for as long as the command runs, or do not."""
+    door = importlib.import_module("remnant.remotecode")
+    context.with_resource(door.trusting_remote_code(given))
+
+
+trust_option = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    expose_value=False,
+    callback=_trust,
+    help="Run the code that a model brings where transformers has none for it. Read it first.",
+)
 dequantize_option = click.option(
     "--dequantize",
     is_flag=True,
@@ -150,6 +165,7 @@ class Prepare(click.Command):
     help="Leave out retain and holdout texts that repeat forget text.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be read, and write nothing.")
+@trust_option
 @set_option
 @store_option
 @_guarded
@@ -166,6 +182,7 @@ def prepare(
 @click.argument("corpus")
 @click.option("--retrain", is_flag=True, help="Never read the forget split.")
 @dequantize_option
+@trust_option
 @set_option
 @store_option
 @_guarded
@@ -197,6 +214,7 @@ def train(
     help="How weights are kept.",
 )
 @dequantize_option
+@trust_option
 @set_option
 @store_option
 @_guarded
@@ -217,6 +235,7 @@ def unlearn(
 @click.option("--data", help="The prepared corpus, for what wants text.")
 @click.option("--target", help="The model before unlearning, for what wants its weights.")
 @dequantize_option
+@trust_option
 @set_option
 @store_option
 @_guarded
@@ -230,6 +249,7 @@ def transform(
 @main.command()
 @click.argument("adapter")
 @dequantize_option
+@trust_option
 @store_option
 @_guarded
 def merge(adapter: str, dequantize: bool, store_path: str) -> int | None:
@@ -242,6 +262,7 @@ def merge(adapter: str, dequantize: bool, store_path: str) -> int | None:
 
 @main.command()
 @click.argument("model")
+@trust_option
 @store_option
 @_guarded
 def dequantize(model: str, store_path: str) -> int | None:
@@ -263,6 +284,7 @@ def dequantize(model: str, store_path: str) -> int | None:
 @click.option("-o", "--out", required=True, help="A new folder.")
 @click.option("--data", help="The prepared corpus, for calibration text.")
 @dequantize_option
+@trust_option
 @set_option
 @store_option
 @_guarded
@@ -298,6 +320,7 @@ def deploy(
     "--reference", help="A model to compare with (the target), for mia_reference and perplexity."
 )
 @dequantize_option
+@trust_option
 @set_option
 @store_option
 @_guarded
@@ -333,6 +356,7 @@ def measure(
 )
 @click.option("--out", default="audit", show_default=True, help="Folder of the report.")
 @dequantize_option
+@trust_option
 @set_option
 @store_option
 @_guarded
@@ -424,6 +448,7 @@ def predict(
     is_flag=True,
     help="Put the worst examples (forget text) into the report, hidden until clicked.",
 )
+@trust_option
 @set_option
 @store_option
 @_guarded
@@ -443,6 +468,7 @@ def run(
 @click.argument("name", default="thresholds")
 @click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
 @click.option("--out", type=Path, help="Folder of the report.")
+@trust_option
 @set_option
 @store_option
 @_guarded

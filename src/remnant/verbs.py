@@ -196,13 +196,9 @@ def dequantize(store: Store, model: str) -> None:
     if not isinstance(node, Node) or node.stage != "dequantize":
         raise UserError(f"{model} is not packed.", "Use it as it is.")
     make_here(store, [node])
-    said = store.manifest(node.name).of(DequantizeResult)
-    apart = said.against_packed
+    apart = store.manifest(node.name).of(DequantizeResult).against_packed
     if apart:
-        print(
-            f"Decoded from {said.packed_as}; most likely token as of the packed model at "
-            f"{100 * apart.same_top:.1f} % of places."
-        )
+        print(f"Top token of the packed model at {100 * apart.same_top:.1f} % of places.")
 
 
 def deploy(

@@ -21,6 +21,7 @@ from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.flow.store import Store, digest_path
 from remnant.packing import Packing, gguf_in, packing_in
+from remnant.remotecode import runs_code
 from remnant.weightfiles import config_of, shown
 
 MODEL_STAGES = ("train", "unlearn", "merge", "dequantize", "transform", "deploy")
@@ -222,6 +223,7 @@ def _check_model(path: Path) -> None:
         return
     if (path / "config.json").is_file() or any(path.glob("*.gguf")):
         config_of(path)
+        runs_code(str(path))
         return
     if is_adapter(path):
         raise UserError(

@@ -33,6 +33,7 @@ from remnant.flow.store import FAILURE, Store, digest_path, disk_errors, write_p
 from remnant.lineage import Lineage
 from remnant.quiet import hush, unchanged
 from remnant.records import Manifest, Piece, Record, SweepSpec, TransformResult
+from remnant.remotecode import runs_code
 from remnant.secrecy import for_workers, redacted, scrubbed, scrubbed_command
 
 PACKAGES = (
@@ -107,7 +108,8 @@ def _made(store: Store, node: Node, progress: Progress, models: ModelCache) -> P
     progress(0, 0, "starting")
     result = stage.run(node.spec, inputs, scratch, work)
     _unchanged(node)
-    manifest = _manifest(node, result, time.monotonic() - started)
+    ran = tuple(role for role, path in inputs.items() if runs_code(str(path)))
+    manifest = _manifest(node, result, time.monotonic() - started, ran)
     return store.seal(node.name, manifest, stage.LEAVES, goes_on_from)
 
 
@@ -160,7 +162,7 @@ def _unchanged(node: Node) -> None:
             )
 
 
-def _manifest(node: Node, result: Record, seconds: float) -> Manifest:
+def _manifest(node: Node, result: Record, seconds: float, ran: tuple[str, ...]) -> Manifest:
     commit, dirty = _revision()
     return Manifest(
         key=node.digest[:16],
@@ -174,6 +176,7 @@ def _manifest(node: Node, result: Record, seconds: float) -> Manifest:
         },
         sources={role: source.digest for role, source in node.inputs.items()},
         methods=dict(node.methods),
+        remote_code=ran,
         files={},
         summary=redacted(result.model_dump(mode="json")),
         seconds=round(seconds, 3),

@@ -368,7 +368,9 @@ def _second_name(path: Path, other: Path) -> None:
 
 
 def _own_digest(manifest: Manifest) -> str:
-    return digest_of(manifest.model_dump(mode="json", exclude={"seal"}))
+    # Where no such code was run, manifests are what they were before that was recorded.
+    out = {"seal"} if manifest.remote_code else {"seal", "remote_code"}
+    return digest_of(manifest.model_dump(mode="json", exclude=out))
 
 
 def _sealed(manifest: Manifest) -> Manifest:

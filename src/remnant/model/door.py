@@ -14,10 +14,11 @@ import torch
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM
 
 from remnant.errors import UserError, first_line, some
 from remnant.packing import Packing, packing_in, packing_of, refusal
+from remnant.remotecode import settings_of
 
 WHOLE = "Give a folder written by save_pretrained."
 AGAIN = "Copy or download the model again."
@@ -63,12 +64,7 @@ def packing_at(source: str) -> Packing | None:
     ones.
     """
     path = Path(source)
-    if not path.exists():
-        settings, _ = PreTrainedConfig.get_config_dict(source)
-        return packing_of(settings)
-    if path.is_dir() and (path / "config.json").is_file():
-        read_json(path / "config.json")
-    return packing_in(path)
+    return packing_of(settings_of(source)) if not path.exists() else packing_in(path)
 
 
 def check_plain(source: str, fault: str) -> None:
@@ -252,8 +248,9 @@ def _are_same(chosen: list[Path], other: list[Path]) -> bool:
     return all(old[name].data_ptr() in known for name in set(old) - seen)
 
 
-def check_size(config: Any, stored: Stored, source: str) -> None:
-    """Compare a configuration with what the files hold before anything of its size is built.
+def check_size(config: Any, stored: Stored, source: str, own_code: bool = False) -> None:
+    """Compare a configuration with what the files hold before anything of its size is built;
+    ``own_code``: the model's own code builds it.
 
     Raises:
         UserError: it asks for far more layers or numbers than are stored, for more memory than
@@ -278,7 +275,7 @@ def check_size(config: Any, stored: Stored, source: str) -> None:
                 "config.json and the weights are not of one model.",
             )
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=own_code)
     size = sum(p.numel() for p in model.parameters())
     # Tied weights and small odd ones may be stored once or twice; twice as many numbers in all are
     # another model.

@@ -25,6 +25,7 @@ from remnant.model.door import check_folder, check_size, packing_at
 from remnant.model.sizes import longest_text
 from remnant.model.whole import check_finite, check_whole
 from remnant.packing import DECODED_AT_OPENING, PACKINGS, check_measured, gguf_in
+from remnant.remotecode import runs_code
 
 BY_LLAMA = "Measure it, or pass --dequantize to decode it first."
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -86,11 +87,12 @@ def open_model(
         packed = packing_at(source)
         if packed:
             check_measured(packed, source)
-        # Code that comes with a model is not run, and nobody is asked whether it may.
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        # Nobody is asked on the way whether code that comes with a model may run.
+        own_code = runs_code(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=own_code)
         _refuse_encoder_decoder(config, source)
         if stored and not packed:
-            check_size(config, stored, source)
+            check_size(config, stored, source, own_code)
         more: dict[str, Any] = {}
         if packed:
             # Packed weights are unpacked where they are to stay.
@@ -104,7 +106,7 @@ def open_model(
             opened: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
-                trust_remote_code=False,
+                trust_remote_code=own_code,
                 ignore_mismatched_sizes=True,  # so that they are named below
                 output_loading_info=True,
                 **more,
@@ -189,7 +191,7 @@ def open_tokenizer(source: str) -> PreTrainedTokenizerBase:
             "Copy tokenizer.json (or tokenizer.model) of the same model into it.",
         )
     with faults_of(source, "The tokenizer of"):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=runs_code(source))
     if tokenizer.pad_token_id is None:
         # What stands in padding is neither attended nor counted; only a special token is left out
         # of texts that are decoded.

@@ -23,6 +23,7 @@ LEFT_BY_TOKENIZERS = (
 LEFT_BY_MODELS = (
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
     "model.safetensors.index.json",
+    "*.py",  # of a model that brings its own code
     *LEFT_BY_TOKENIZERS,
 )  # fmt: skip
 # The only entries of a generation_config that Remnant uses.

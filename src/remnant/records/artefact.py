@@ -20,7 +20,8 @@ class FileRecord(Record):
 
 class Manifest(Record):
     """What an artefact is, what it was made from (``inputs`` for people, ``sources`` by digest) and
-    how; ``summary``: the result of its stage as JSON; ``seal``: sha256 of the rest.
+    how; ``summary``: the result of its stage as JSON; ``remote_code``: the inputs whose own code
+    was run; ``seal``: sha256 of the rest.
     """
 
     schema_version: int = SCHEMA
@@ -32,6 +33,7 @@ class Manifest(Record):
     inputs: dict[str, str]
     sources: dict[str, str] = Field(default_factory=dict)
     methods: dict[str, str]
+    remote_code: tuple[str, ...] = ()
     files: dict[str, FileRecord]
     summary: dict[str, Any]
     seconds: float

@@ -25,6 +25,7 @@ from remnant.records import (
     Variant,
     Verdict,
 )
+from remnant.remotecode import FLAG
 from remnant.transforms.table import told_by_weights
 
 SUMMARY_SCHEMA = 1
@@ -313,9 +314,20 @@ def story(results: Results) -> list[str]:
     flagged = _flagged(signs(results))
     return [
         *opening,
+        *_code_run(results),
         *told,
         *([f"Signs of collapse in what is written: {'; '.join(flagged)}."] if flagged else []),
     ]
+
+
+def _code_run(results: Results) -> list[str]:
+    """Whose own code was run, in a sentence; nothing where none was."""
+    ran: dict[str, None] = {}
+    for name, manifest in results.manifests.items():
+        label = results.labels.get(name)
+        own = label.model if label else ""
+        ran |= dict.fromkeys(own or role for role in manifest.remote_code)
+    return [f"Code that came with a model was run ({FLAG}): {', '.join(ran)}."] if ran else []
 
 
 def _flagged(rows: list[Signs]) -> list[str]:
