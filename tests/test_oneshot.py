@@ -12,9 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.functional.quantized import Quantized
 from remnant.functional.quantizers import rtn
+from remnant.functional.touched import LEFT_ALONE
 from remnant.lab.tokenizer import train_tokenizer
 from remnant.methods import step
 from remnant.model.load import matrices, open_model, save_model
+from remnant.runtimes import bnb
+from remnant.runtimes.order import Order
 from remnant.stages import transform
 from remnant.testing import tiny_model
 from tests.conftest import silent
@@ -227,12 +230,6 @@ def test_layers_that_the_groups_do_not_divide_are_left_out_and_named(
             "awq4",
             "cannot quantize this 'opt' model with awq",
         ),
-        (
-            "mixtral",
-            {"num_local_experts": 4},
-            "gptq4",
-            "linear layers only, and model.layers.0.mlp.* is not one",
-        ),
     ],
 )
 def test_what_the_library_cannot_do_is_one_sentence(
@@ -250,3 +247,52 @@ def test_what_the_library_cannot_do_is_one_sentence(
     (tmp_path / "q").mkdir()
     with pytest.raises(UserError, match=says):
         transform.run(step(name, {"calibration_samples": 2}).spec, inputs, tmp_path / "q", silent)
+
+
+# Sizes of mixtures of experts that transformers keeps as one weight per layer.
+FUSED: dict[str, dict[str, int]] = {
+    "mixtral": {"num_local_experts": 4},
+    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 64, "num_experts_per_tok": 2},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+@pytest.mark.parametrize("architecture", FUSED)
+def test_experts_in_one_weight_are_refused_by_name_or_left_out_when_that_is_said(
+    architecture: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    inputs = corpus_inputs(
+        tiny_model(architecture, vocab=len(tokenizer), **FUSED[architecture]),
+        tmp_path / "m",
+        corpus,
+        tokenizer,
+    )
+    says = r"llm-compressor quantizes linear layers only, and model\.layers\.0\.mlp\.experts\."
+    for name in ("gptq4", "awq4", "ct-w8a16"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=f"{says}gate_up_proj is all experts in one weight"):
+            transform.run(step(name).spec, inputs, tmp_path / name, silent)
+    settings = {"skip": [*LEFT_ALONE, "experts"], "calibration_samples": 2}
+    said = transform.run(step("gptq4", settings).spec, inputs, tmp_path / "gptq4", silent)
+    before = open_model(str(tmp_path / "m")).state_dict()
+    after = open_model(str(tmp_path / "gptq4")).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == set(said.changed)
+    assert all("self_attn" in name for name in changed)
+    assert len(changed) == 8
+
+
+@pytest.mark.parametrize("architecture", FUSED)
+def test_a_library_that_would_leave_experts_alone_in_silence_is_not_asked(
+    architecture: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """Of gpt-oss the files were near enough to the dense copy to pass for it."""
+    pytest.importorskip("bitsandbytes")
+    model = tiny_model(architecture, vocab=len(tokenizer), **FUSED[architecture])
+    names = [m.name for m in matrices(model)]
+    order = Order(
+        "bnb-4bit", {"levels": "nf4", "block": 64, "double": False}, model, tokenizer, names,
+        tmp_path, torch.zeros(1, 4, dtype=torch.long),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"experts\.gate_up_proj is all experts in one weight"):
+        bnb.save(order, tmp_path)

@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from remnant.errors import UserError
 from remnant.formats.bitsandbytes import FOUR_BIT, OPENED_BLOCK
 from remnant.functional.quantized import Indivisible, Quantized
 from remnant.model.load import open_model
 from remnant.runtimes.decoding import Decoded, plain
-from remnant.runtimes.order import Order, Saved, check_rows, repack
+from remnant.runtimes.order import Order, Saved, check_linear, check_rows, repack
 
 
 def four_bit(
@@ -104,8 +105,9 @@ def save(order: Order, out: Path) -> Saved:
     """Write a folder that transformers opens with bitsandbytes.
 
     Raises:
-        UserError: bitsandbytes is missing; a block other than 64, which transformers cannot ask
-            for; rows that are no multiple of it.
+        UserError: bitsandbytes is missing; a weight of no linear layer, which it would leave alone
+            in silence; a block other than 64, which transformers cannot ask for; rows that are no
+            multiple of it.
     """
     _library()
     four = order.use == "bnb-4bit"
@@ -114,6 +116,7 @@ def save(order: Order, out: Path) -> Saved:
             f"transformers opens blocks of {OPENED_BLOCK} only, not {order.params['block']}.",
             "Leave the block out.",
         )
+    check_linear(order.model, order.names, "bitsandbytes", (nn.Linear, Conv1D))
     if four:
         check_rows(order, OPENED_BLOCK, "bitsandbytes")
     config = (

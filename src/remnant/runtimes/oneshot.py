@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.errors import UserError, first_line
+from remnant.errors import UserError, first_line, some
 from remnant.formats.compressed_tensors import COMPRESSED, SCHEMES
 from remnant.functional.quantized import Quantized
 from remnant.model.load import open_model
@@ -364,7 +364,16 @@ def _dense(
         layers = dict(hooked.named_modules())
         found = {name: _take(layers[name.removesuffix(".weight")]) for name in names}
         dense = hooked.state_dict() | {name: q.weight for name, q in found.items()}
-        model.load_state_dict({name: dense[name] for name in model.state_dict()})
+        own = model.state_dict()
+        apart = [name for name in own if name not in dense]
+        if apart and use == "awq":
+            # What AWQ folds into them cannot be told.
+            raise UserError(
+                f"llm-compressor takes weights apart that AWQ would scale: {some(apart)}.",
+                "Use another format; round-to-nearest grids work for every model.",
+            )
+        # What is not quantized stays as it is, experts that the library takes apart among it.
+        model.load_state_dict(own | {name: dense[name] for name in own if name in dense})
     return found
 
 

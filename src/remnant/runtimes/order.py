@@ -43,18 +43,27 @@ class Saved(NamedTuple):
     tokenizer: str | None = None
 
 
-def check_linear(model: PreTrainedModel, names: Sequence[str], library: str) -> None:
-    """Refuse weights of other layers than linear ones, which some libraries leave alone in silence.
+def check_linear(
+    model: PreTrainedModel,
+    names: Sequence[str],
+    library: str,
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear,),
+) -> None:
+    """Refuse weights of other layers than linear ones, which libraries leave alone in silence: all
+    experts of a mixture that are kept as one weight are none.
 
     Raises:
-        UserError: a weight is not a linear layer's.
+        UserError: a weight is not a linear layer's (of ``kinds``).
     """
     layers = dict(model.named_modules())
     for name in names:
-        if not isinstance(layers.get(name.removesuffix(".weight")), nn.Linear):
+        if not isinstance(layers.get(name.removesuffix(".weight")), kinds):
+            fused = model.get_parameter(name).ndim > 2
             raise UserError(
-                f"{library} quantizes linear layers only, and {name} is not one.",
-                "Use a round-to-nearest quantizer, or leave the weight out with --set skip.",
+                f"{library} quantizes linear layers only, and {name} is "
+                f"{'all experts in one weight' if fused else 'not one'}.",
+                "Use a round-to-nearest quantizer, or leave the weight out with --set skip"
+                f"{' (its list and experts)' if fused else ''}.",
             )
 
 
