@@ -61,6 +61,23 @@ here opens it.
   otherwise in the tests, without the first token.
 - A packed model of the hub is told by its configuration when it is opened.
 
+## Mixtures of experts
+
+Experts that transformers keeps as one weight per layer (Mixtral, Qwen3-MoE, gpt-oss) are rounded by
+the plain grids, each expert as rows of its own. Formats of libraries (GPTQ, AWQ, AutoRound,
+compressed-tensors, bitsandbytes, torchao) pack linear layers only and refuse such a weight by name;
+with `experts` in `skip` they quantize the rest, and the result names what was changed.
+
+## Hybrid and state-space models
+
+How a model may be asked is tried out on it before anything is measured; what its layers cannot keep
+is not used ([design/009](../design/009-evaluator.md)). Mamba, Mamba 2, Falcon Mamba, Falcon H1,
+Bamba, Jamba, Zamba 2, RecurrentGemma, Granite 4, Nemotron H, Qwen3-Next, LFM2 and MiniMax are read
+side by side, and continued side by side where prompts have one length; RWKV continues each text
+alone, xLSTM by reading it again; none shares a beginning. `pytest -m slow -s
+tests/test_architectures.py` prints this for every architecture: no text differs from what the model
+writes alone without a cache, and no number by more than 1e-5.
+
 ## Models with code of their own
 
 A model whose `config.json` has an `auto_map`, and that transformers has no class for, is refused:

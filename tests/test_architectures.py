@@ -41,7 +41,7 @@ TEXTS = (
 )
 # Encoders, decoders whose code in transformers looks ahead, and one that hashes by chance.
 REFUSED = {"camembert", "ernie", "big_bird", "xlm", "doge", "cpmant", "prophetnet", "reformer"}
-SOME = ("gpt_neo", "mpt", "bert", "lfm2", "mamba", "recurrent_gemma")
+SOME = ("gpt_neo", "mpt", "bert", "lfm2", "mamba", "recurrent_gemma", "bamba")
 
 
 class Found(NamedTuple):

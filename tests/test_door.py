@@ -126,7 +126,7 @@ CHANGES: Mapping[str, tuple[Callable[[State], State], dict[str, Any], tuple[str,
     "a word for a number": (lambda s: s, {"hidden_size": "wide"}, ("cannot be opened",)),
     "an unknown architecture": (lambda s: s, {"model_type": "unheard-of"}, ("cannot be opened",)),
     "code of its own": (lambda s: s, {"model_type": "own", "auto_map": {"AutoConfig": "a.B"}},
-    ("cannot be opened",)),
+    ("brings code of its own", "--trust-remote-code")),
 }  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from remnant.errors import UserError
 from remnant.weightfiles import object_in
 
@@ -42,7 +44,7 @@ def needs_code(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def settings_of(source: str) -> dict[str, Any]:
+def settings_of(source: str) -> dict[str, JsonValue]:
     """The configuration of a folder or of a model of the hub, as it is stored.
 
     Empty where there is none, which whoever opens it will say.

@@ -30,6 +30,7 @@ from remnant.evaluate.requests import (
 from remnant.functional.tokens import Tokens
 from remnant.model.data import context_tokens, prompt_ids
 from remnant.model.sizes import declared_context
+from remnant.remotecode import runs_code
 
 INSTALL = (
     "Install it in an environment of its own, since it pins torch; `make vllm-check` shows how "
@@ -69,7 +70,8 @@ class Vllm:
         except ImportError as error:
             raise UserError("The engine vllm is not installed.", INSTALL) from error
         self._settings, self._tokenizer = SamplingParams, tokenizer
-        config: Any = AutoConfig.from_pretrained(source)
+        own_code = runs_code(source)
+        config: Any = AutoConfig.from_pretrained(source, trust_remote_code=own_code)
         self._limit = declared_context(config)
         self._ends = sorted(end_ids(tokenizer, config, *configs_of(source)))
         packed = getattr(config, "quantization_config", None) is not None
@@ -77,6 +79,7 @@ class Vllm:
             self._model = LLM(
                 source,
                 dtype="auto" if device != "cpu" else "bfloat16" if packed else "float32",
+                trust_remote_code=own_code,
                 **_memory(device),
                 max_model_len=self._limit,
                 max_num_batched_tokens=max(8192, self._limit),
