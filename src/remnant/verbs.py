@@ -16,7 +16,6 @@ from remnant import api, methods
 from remnant import score as scoring
 from remnant.catalog import STAGE_VERSIONS
 from remnant.corpus import READERS
-from remnant.corpus.files import said_of
 from remnant.errors import Interrupted, UserError, some
 from remnant.flow import plan as planning
 from remnant.flow import sources
@@ -104,35 +103,10 @@ def _corpus_node(settings: Sequence[str], options: dict[str, Any]) -> Node:
 def _tell_card(card: PrepareResult) -> None:
     """What is in a corpus, what a user should look at, and what it lacks."""
     print("  ".join(f"{name} {count}" for name, count in card.counts.items()))
-    for line in _warnings(card):
+    for line in terminal.warnings_of(card):
         print(line)
     for name, reason in card.absent.items():
         print(f"Absent: {name}, because {reason}.")
-
-
-def _warnings(card: PrepareResult) -> list[str]:
-    """What the card of a corpus says that a user should look at."""
-    lines = [
-        (
-            f"Warning: {count} {name} texts share a long run of words with the forget text, or "
-            "are short and the same."
-        )
-        for name, count in card.overlapping_texts.items()
-        if count and name != "questions"
-    ]
-    if count := card.overlapping_texts.get("questions"):
-        lines.append(
-            f"Warning: {count} retain questions are asked about the forget text too, or repeat it."
-        )
-    lines += [
-        f"Warning: {count} {name} say what another one says."
-        for name, count in card.repeated.items()
-    ]
-    lines += [
-        f"Not read for {role}: {len(files)} files: {said_of(files)}."
-        for role, files in card.skipped.items()
-    ]
-    return lines + [f"Note: {note}" for note in card.notes]
 
 
 def train(

@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from remnant.corpus.files import said_of
 from remnant.flow.plan import Node
-from remnant.records import FULL, Cell
+from remnant.records import FULL, Cell, PrepareResult
 from remnant.report import table
 
 OUTCOME_STYLES = {
@@ -76,3 +77,28 @@ def print_cells(cells: Sequence[Cell], title: str | None = None) -> None:
         value = table.number(cell) if cell.value is not None else "-"
         found.add_row(escape(cell.metric), escape(value), str(cell.n), escape(cell.status))
     console().print(found)
+
+
+def warnings_of(card: PrepareResult) -> list[str]:
+    """What the card of a corpus says that a user should look at."""
+    lines = [
+        (
+            f"Warning: {count} {name} texts share a long run of words with the forget text, or "
+            "are short and the same."
+        )
+        for name, count in card.overlapping_texts.items()
+        if count and name != "questions"
+    ]
+    if count := card.overlapping_texts.get("questions"):
+        lines.append(
+            f"Warning: {count} retain questions are asked about the forget text too, or repeat it."
+        )
+    lines += [
+        f"Warning: {count} {name} say what another one says."
+        for name, count in card.repeated.items()
+    ]
+    lines += [
+        f"Not read for {role}: {len(files)} files: {said_of(files)}."
+        for role, files in card.skipped.items()
+    ]
+    return lines + [f"Note: {note}" for note in card.notes]
