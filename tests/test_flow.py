@@ -309,7 +309,7 @@ def test_the_key_follows_inputs_methods_and_versions(
     assert train_node(TrainSpec(), corpus).name == train.name
     assert train_node(TrainSpec(), prepare_node(PrepareSpec(lab="books"))).name != train.name
     assert Node("train", TrainSpec(), {"corpus": corpus}, {"m": "1"}).name != train.name
-    monkeypatch.setattr("remnant.flow.plan.STAGE_VERSIONS", {"prepare": 1, "train": 2})
+    monkeypatch.setattr("remnant.flow.node.STAGE_VERSIONS", {"prepare": 1, "train": 2})
     assert train_node(TrainSpec(), prepare_node(PrepareSpec(lab="news"))).name != train.name
 
 

@@ -141,7 +141,7 @@ def test_the_formats_that_are_deployed_have_a_saver_and_a_runtime_that_asks_for_
 
 
 @pytest.mark.parametrize(
-    ("shown", "decided"),
+    ("steps", "decided"),
     [
         (["gptq4"], True),
         (["int8", "awq4-g128"], True),

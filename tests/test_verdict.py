@@ -14,6 +14,7 @@ from remnant.corpus.base import ItemSet
 from remnant.errors import UserError
 from remnant.evaluate.items import items_of
 from remnant.instrument import write_checks
+from remnant.methods import chain
 from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind
 from remnant.records import AuditSpec, Check, OwnRole, Row, Rule, Variant, Verdict
 from remnant.stages import audit
@@ -92,7 +93,7 @@ def judged(
         quantized or own,
         more.get("q_retrain", retrain),
     )
-    about = Variant(model="m", steps=(form,))
+    about = Variant(model="m").behind(*chain(form).names)
     found = [audit.recover(line, about, Column(metric), RULE) for metric in PLAIN]
     return decide(line, about, found, weigh(line.form, about, RULE), RULE)
 
