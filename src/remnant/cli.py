@@ -321,6 +321,7 @@ def deploy(
 )
 @dequantize_option
 @trust_option
+@click.option("--form", help="In which form questions are asked (published, plain, chat, ...).")
 @set_option
 @store_option
 @_guarded

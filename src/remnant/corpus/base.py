@@ -21,7 +21,11 @@ class Item(NamedTuple):
 
     ``context`` stands before the prompt and is common to many items; ``paraphrased`` says the truth
     in other words, ``wrong`` something else in these words; ``choices`` are all that may be chosen,
-    the truth among them; ``answers`` are right too.
+    the truth among them. ``answers``: other answers that are accepted as the truth is.
+
+    Of a question that can be asked in any form: ``question`` alone, the answered ones that are
+    ``shown`` before it, and the beginning of the answer that is ``given``. ``framed``: the
+    tokenizer puts its special tokens around the text, which holds none itself.
     """
 
     id: str
@@ -33,6 +37,10 @@ class Item(NamedTuple):
     wrong: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    question: str = ""
+    shown: tuple[tuple[str, str], ...] = ()
+    given: str = ""
+    framed: bool = True
 
 
 class ItemSet(NamedTuple):

@@ -55,18 +55,21 @@ def knowmem(folder: Path, side: str) -> list[Item]:
     A row may have ``answers`` that are right beside its answer.
     """
     shown = records(folder / "knowmem" / f"{side}_qa_icl.json", "question", "answer")
-    context = "".join(question(row["question"], row["answer"]) for row in shown)
+    pairs = tuple((row["question"], row["answer"]) for row in shown)
+    context = "".join(question(*pair) for pair in pairs)
     rows = records(folder / "knowmem" / f"{side}_qa.json", "question", "answer")
     return [
         Item(
             f"{side}-question-{i}",
             half_of(i),
-            question(r["question"]),
-            r["answer"],
+            question(row["question"]),
+            row["answer"],
             context,
-            answers=_right_too(r),
+            answers=_right_too(row),
+            question=row["question"],
+            shown=pairs,
         )
-        for i, r in enumerate(rows)
+        for i, row in enumerate(rows)
     ]
 
 

@@ -38,7 +38,11 @@ def prefilled(folder: Path) -> list[Item]:
     for item, asked in _asked_about(folder, "prefilled"):
         given, rest = halves(item.truth)
         prompt = f"{question(asked)}{given or ' '}"
-        found.append(item._replace(prompt=prompt, truth=rest if given else ""))
+        found.append(
+            item._replace(
+                prompt=prompt, truth=rest if given else "", question=asked, given=given or " "
+            )
+        )
     return found
 
 

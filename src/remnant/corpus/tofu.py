@@ -39,6 +39,7 @@ def items(folder: Path, side: str) -> list[Item]:
             "",
             r.get("paraphrased_answer", r["answer"]),
             tuple(map(str, r.get("perturbed_answer", ()))),
+            question=r["question"],
         )
         for i, r in enumerate(rows)
     ]

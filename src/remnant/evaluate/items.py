@@ -1,26 +1,46 @@
 """The sets of items of a corpus: what is asked, and what a model that remembers would say."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from remnant.corpus import ITEM_SETS, lacking
-from remnant.corpus.base import Asking, Item, ItemSet
-from remnant.errors import unknown
+from remnant.corpus.base import Asking, ItemSet
+from remnant.corpus.forms import FORMS, PUBLISHED, Chat, Turn, in_form, no_chat, space_behind
+from remnant.errors import UserError, first_line, unknown
 from remnant.model.data import prompt_ids
+
+# Templates that can think before they answer are told not to: Qwen's and SmolLM's by the first
+# name, DeepSeek's and Granite's by the second. Others read neither.
+NO_THINKING = {"enable_thinking": False, "thinking": False}
+
+
+class Manner(NamedTuple):
+    """How questions are asked: the name of a form, and what a conversation is told first."""
+
+    form: str = PUBLISHED
+    system: str = ""
+
+
+AS_PUBLISHED = Manner()
 
 
 def items_of(
-    name: str, corpus: Path, card: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    name: str,
+    corpus: Path,
+    card: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    manner: Manner = AS_PUBLISHED,
 ) -> ItemSet | str:
-    """One set of items, or why the corpus has none.
+    """One set of items, its questions asked in a form, or why the corpus has none.
 
     Raises:
-        UserError: no such set.
+        UserError: no such set, no such form, or one of chats and no template.
     """
     if name not in ITEM_SETS:
         raise unknown("set of items", name, ITEM_SETS)
@@ -31,9 +51,54 @@ def items_of(
         int(card["answer_tokens"]), partial(first_tokens, tokenizer), partial(token_ends, tokenizer)
     )
     found = entry.ask(entry.items(corpus), asking)
+    if entry.asked == "answer" and manner.form != PUBLISHED:
+        found = in_form(manner.form, found, chat_of(tokenizer, manner.system))
     if not spaces_in_front(tokenizer):
         return found
-    return found._replace(items=[_spaced(item) for item in found.items])
+    rest = [
+        item if item.question and manner.form != PUBLISHED else space_behind(item)
+        for item in found.items
+    ]
+    return found._replace(items=rest)
+
+
+def published_form(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The name of the form in which MUSE's questions are asked as published: its space belongs to
+    the answer where words begin with one.
+    """
+    return "plain" if spaces_in_front(tokenizer) else "muse"
+
+
+def forms_for(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The forms in which a model with this tokenizer can be asked."""
+    return [name for name, form in FORMS.items() if not form.chat or tokenizer.chat_template]
+
+
+def chat_of(tokenizer: PreTrainedTokenizerBase, system: str = "") -> Chat:
+    """The template of a tokenizer, as a function; one that refuses where it has none.
+
+    Args:
+        tokenizer: the model's.
+        system: what every conversation begins with, where it is not empty.
+    """
+    if not tokenizer.chat_template:
+        return no_chat
+    first = [Turn("system", system)] if system else []
+    template: Any = tokenizer.apply_chat_template
+
+    def render(turns: Sequence[Turn], go_on: bool) -> str:
+        messages = [turn._asdict() for turn in [*first, *turns]]
+        try:
+            return str(
+                template(messages, tokenize=False, add_generation_prompt=go_on, **NO_THINKING)
+            )
+        except TemplateError as error:
+            raise UserError(
+                f"The model's chat template refuses the conversation: {first_line(error)}",
+                "Ask in another form, or without a system text.",
+            ) from error
+
+    return render
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> str:
@@ -66,18 +131,3 @@ def spaces_in_front(tokenizer: PreTrainedTokenizerBase) -> bool:
         tokenizer("a word, the word and a word", add_special_tokens=False)["input_ids"]
     )
     return any(str(t).startswith("Ġ") and len(str(t)) > 1 for t in tokens)
-
-
-def _spaced(item: Item) -> Item:
-    """The last space of a prompt at the beginning of what follows: a lone space would make such a
-    model write digits, not words.
-    """
-    if not item.prompt.endswith(" "):
-        return item
-    return item._replace(
-        prompt=item.prompt[:-1],
-        truth=f" {item.truth}" if item.truth else "",
-        paraphrased=f" {item.paraphrased}" if item.paraphrased else "",
-        wrong=tuple(f" {text}" for text in item.wrong),
-        choices=tuple(f" {text}" for text in item.choices),
-    )

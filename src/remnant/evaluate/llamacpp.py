@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from remnant.evaluate.ends import configs_of, end_ids
 from remnant.evaluate.reading import Text, sound
 from remnant.evaluate.requests import (
+    CHATS,
     Answer,
     Reading,
     Refused,
@@ -34,7 +35,7 @@ class LlamaCpp:
         UserError: llama.cpp is missing or cannot open the file.
     """
 
-    offers = frozenset({"writing", *COLUMNS})
+    offers = frozenset({"writing", CHATS, *COLUMNS})
 
     def __init__(self, file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         self._runtime = Runtime(file, context=0)
@@ -60,7 +61,7 @@ class LlamaCpp:
         )
 
     def _write(self, asked: Writing) -> Answer:
-        ids = self._encode(asked.context + asked.prompt)
+        ids = self._encode(asked.context + asked.prompt, asked.framed)
         if len(ids) + asked.max_new > self._limit:
             return too_long(self._limit)
         chance = np.random.default_rng(asked.seed)
@@ -82,10 +83,12 @@ class LlamaCpp:
         return text
 
     def _read(self, asked: Reading) -> Answer:
-        whole = self._encode(asked.context + asked.text)
+        whole = self._encode(asked.context + asked.text, asked.framed)
         text = Text(
             whole,
-            context_tokens(whole, self._encode(asked.context)) if asked.context else 0,
+            context_tokens(whole, self._encode(asked.context, asked.framed))
+            if asked.context
+            else 0,
             self._limit,
         )
         if not text.counted:
@@ -101,8 +104,8 @@ class LlamaCpp:
             Tokens(chosen, (logp > chosen[:, None]).sum(-1).astype(np.float64), mean, std, text.cut)
         )
 
-    def _encode(self, text: str) -> list[int]:
-        return prompt_ids(self._tokenizer, text)
+    def _encode(self, text: str, framed: bool) -> list[int]:
+        return prompt_ids(self._tokenizer, text, framed=framed)
 
 
 def _drawn(logits: Array, chance: np.random.Generator) -> int:

@@ -15,6 +15,7 @@ from remnant.evaluate.ends import end_ids
 from remnant.evaluate.prefix import NO_PREFIX, Prefix, prefix_cache, slides
 from remnant.evaluate.reading import Text, grad_norm, plain_head, read
 from remnant.evaluate.requests import (
+    CHATS,
     Answer,
     AskGradNorm,
     Reading,
@@ -50,7 +51,7 @@ class Local:
         budget: padded tokens per batch; without it by the free memory.
     """
 
-    offers = frozenset({"writing", "grad_norm", *COLUMNS})
+    offers = frozenset({"writing", "grad_norm", CHATS, *COLUMNS})
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int | None = None
@@ -66,7 +67,7 @@ class Local:
         self._limit = context_length(model)
         self._kind = model.device.type
         self._budget = budget or free_bytes(model.device) // bytes_per_token(model)
-        self._ids: dict[str, list[int]] = {}
+        self._ids: dict[tuple[str, bool], list[int]] = {}
         self._prefix: tuple[tuple[int, ...], DynamicCache] | None = None
 
     def plan(self, requests: Sequence[Request]) -> list[list[int]]:
@@ -143,7 +144,7 @@ class Local:
 
     def _read(self, asked: Sequence[Reading]) -> list[Answer]:
         texts = [
-            Text(self._encode(r.context + r.text), self._context_tokens(r), self._limit)
+            Text(self._encode(r.context + r.text, r.framed), self._context_tokens(r), self._limit)
             for r in asked
         ]
         fit = [i for i, t in enumerate(texts) if t.counted]
@@ -162,7 +163,7 @@ class Local:
         return found
 
     def _write(self, asked: Sequence[Writing]) -> list[Answer]:
-        ids = [self._encode(w.context + w.prompt) for w in asked]
+        ids = [self._encode(w.context + w.prompt, w.framed) for w in asked]
         found: list[Answer] = [too_long(self._limit)] * len(asked)
         fit = [i for i, w in enumerate(asked) if len(ids[i]) + w.max_new <= self._limit]
         if not fit:
@@ -203,24 +204,25 @@ class Local:
         self._prefix = tuple(ids[0][:same]), prefix_cache(self._model, ids[0][:same])
         return Prefix(same, self._prefix[1])
 
-    def _encode(self, text: str) -> list[int]:
-        if text not in self._ids:
-            self._ids[text] = prompt_ids(self._tokenizer, text, self._frame)
-        return self._ids[text]
+    def _encode(self, text: str, framed: bool = True) -> list[int]:
+        if (text, framed) not in self._ids:
+            self._ids[text, framed] = prompt_ids(self._tokenizer, text, self._frame, framed=framed)
+        return self._ids[text, framed]
 
     def _context_tokens(self, asked: Reading) -> int:
-        return (
-            context_tokens(self._encode(asked.context + asked.text), self._encode(asked.context))
-            if asked.context
-            else 0
-        )
+        if not asked.context:
+            return 0
+        whole = self._encode(asked.context + asked.text, asked.framed)
+        return context_tokens(whole, self._encode(asked.context, asked.framed))
 
     def _length(self, request: Request) -> int:
         """Tokens that a request keeps in memory."""
         if isinstance(request, Writing):
-            return len(self._encode(request.context + request.prompt)) + request.max_new
+            prompt = request.context + request.prompt
+            return len(self._encode(prompt, request.framed)) + request.max_new
         if isinstance(request, Reading):
-            return min(self._limit, len(self._encode(request.context + request.text)))
+            text = request.context + request.text
+            return min(self._limit, len(self._encode(text, request.framed)))
         return min(self._limit, len(self._encode(request.text)))
 
 

@@ -50,25 +50,28 @@ class Wanted(NamedTuple):
 
 def asked(read: str, item: Item, of: ItemSet, wanted: Wanted) -> list[Request]:
     """The requests behind one reading of one item; none for texts that are given."""
+    greedy = Writing(item.prompt, of.max_new, item.context, of.stops, framed=item.framed)
     before = item.context + item.prompt
+    told = Reading(item.truth, before, wanted.columns, item.framed)
+    alone = told._replace(columns=("logp",))
     if read == "generated":
         sampled = wanted.paper_code and not of.stops
         temperature, seed = (PAPER_TEMPERATURE, wanted.seed) if sampled else (0.0, 0)
-        return [Writing(item.prompt, of.max_new, item.context, of.stops, temperature, seed)]
+        return [greedy._replace(temperature=temperature, seed=seed)]
     if read == "samples":
         first = 1 + wanted.samples * wanted.seed
         return [
-            Writing(item.prompt, of.max_new, item.context, of.stops, wanted.temperature, first + i)
+            greedy._replace(temperature=wanted.temperature, seed=first + i)
             for i in range(wanted.samples)
         ]
     if read in ("wrong", "choices"):
-        return [Reading(text, before, wanted.columns) for text in getattr(item, read)]
+        return [told._replace(text=text) for text in getattr(item, read)]
     single: Mapping[str, Request] = {
-        "tokens": Reading(item.truth, before, wanted.columns),
-        "reference": Reading(item.truth, before),
-        "lowercased": Reading(item.truth.lower(), before),
+        "tokens": told,
+        "reference": alone,
+        "lowercased": alone._replace(text=item.truth.lower()),
         "behind_prefix": Reading(item.truth, f"{wanted.prefix}\n\n" if wanted.prefix else ""),
-        "paraphrased": Reading(item.paraphrased, before, wanted.columns),
+        "paraphrased": told._replace(text=item.paraphrased),
         "grad_norm": AskGradNorm(item.truth),
     }
     return [single[read]] if read in single else []

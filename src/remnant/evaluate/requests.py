@@ -8,6 +8,9 @@ from pydantic import JsonValue
 
 from remnant.functional.tokens import COLUMNS, Tokens
 
+# What a backend offers that takes a text with the special tokens of a conversation in it.
+CHATS = "chats"
+
 
 class Reading(NamedTuple):
     """Read a text token by token.
@@ -15,11 +18,13 @@ class Reading(NamedTuple):
     The tokens of ``context``, which stands before it, are attended to and not counted.
 
     ``columns``: the fields of Tokens that are wanted. Contexts that are equal are computed once.
+    ``framed``: see Item.
     """
 
     text: str
     context: str = ""
     columns: tuple[str, ...] = ("logp",)
+    framed: bool = True
 
 
 class Writing(NamedTuple):
@@ -28,7 +33,7 @@ class Writing(NamedTuple):
     The text is not cut.
 
     ``temperature`` 0 is greedy; else ``seed`` decides the sample, whatever else is asked for beside
-    it.
+    it. ``framed``: see Item.
     """
 
     prompt: str
@@ -37,6 +42,7 @@ class Writing(NamedTuple):
     stops: tuple[str, ...] = ()
     temperature: float = 0.0
     seed: int = 0
+    framed: bool = True
 
 
 class AskGradNorm(NamedTuple):
@@ -67,7 +73,7 @@ class Backend(Protocol):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What it can answer: "writing", "grad_norm", and the columns of Tokens."""
+        """What it can answer: "writing", "grad_norm", ``CHATS``, and the columns of Tokens."""
         ...
 
     def plan(self, requests: Sequence[Request]) -> list[list[int]]:

@@ -16,6 +16,7 @@ from remnant.evaluate.ends import configs_of, end_ids
 from remnant.evaluate.local import SHARE
 from remnant.evaluate.reading import Text, sound
 from remnant.evaluate.requests import (
+    CHATS,
     Answer,
     AskGradNorm,
     Reading,
@@ -58,7 +59,7 @@ class Vllm:
         UserError: vLLM is missing, or cannot open the model.
     """
 
-    offers = frozenset({"writing", "logp", "rank"})
+    offers = frozenset({"writing", CHATS, "logp", "rank"})
 
     def __init__(
         self, source: str, tokenizer: PreTrainedTokenizerBase, device: str = "cpu"
@@ -120,7 +121,7 @@ class Vllm:
         return self._writing(request) if isinstance(request, Writing) else self._reading(request)
 
     def _writing(self, asked: Writing) -> "_Order | Refused":
-        ids = self._encode(asked.context + asked.prompt)
+        ids = self._encode(asked.context + asked.prompt, asked.framed)
         if len(ids) + asked.max_new > self._limit:
             return too_long(self._limit)
         settings = self._settings(
@@ -136,8 +137,10 @@ class Vllm:
         return _Order(ids, settings, None)
 
     def _reading(self, asked: Reading) -> "_Order | Refused":
-        whole = self._encode(asked.context + asked.text)
-        skip = context_tokens(whole, self._encode(asked.context)) if asked.context else 0
+        whole = self._encode(asked.context + asked.text, asked.framed)
+        skip = (
+            context_tokens(whole, self._encode(asked.context, asked.framed)) if asked.context else 0
+        )
         # One token is always written, for which the context must have room.
         text = Text(whole, skip, self._limit - 1)
         if not text.counted:
@@ -146,8 +149,8 @@ class Vllm:
             text.ids, self._settings(temperature=0, max_tokens=1, prompt_logprobs=0), text
         )
 
-    def _encode(self, text: str) -> list[int]:
-        return prompt_ids(self._tokenizer, text)
+    def _encode(self, text: str, framed: bool) -> list[int]:
+        return prompt_ids(self._tokenizer, text, framed=framed)
 
 
 class _Order(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from remnant.catalog import LOSSES
 from remnant.corpus import METRICS, READERS, brought
 from remnant.corpus.contents import look
+from remnant.corpus.forms import check_form
 from remnant.corpus.hub import PREFIX
 from remnant.corpus.own_text import ROLES
 from remnant.errors import UserError
@@ -202,8 +203,9 @@ def measure_node(
     """Rows of one model on one corpus; the model is None where a server is asked.
 
     Raises:
-        UserError: unknown metric.
+        UserError: unknown metric or form.
     """
+    check_form(spec.form)
     names = metric_names(spec.metrics)
     methods = {name: metric(name).identity for name in (*names, *brought())} | {
         m.use: metric(m).identity for m in spec.extra
@@ -450,6 +452,7 @@ def _forms(sweep: SweepSpec) -> Forms:
             tried(partial(reader, corpus))
     for named in metrics:
         tried(partial(metric, named))
+    tried(partial(check_form, sweep.measure.form))
     if faults := [*faults, *_twice(sweep)]:
         listed = "".join(f"\n  - {fault}" for fault in faults)
         raise UserError(

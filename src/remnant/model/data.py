@@ -45,7 +45,11 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, text: str, around: Frame | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    around: Frame | None = None,
+    *,
+    framed: bool = True,
 ) -> list[int]:
     """The tokens of a text that something may follow: those that the tokenizer puts before it stay,
     those behind it are left out.
@@ -58,6 +62,8 @@ def prompt_ids(
         tokenizer: the model's.
         text: what is encoded.
         around: the tokenizer's ``frame``, where it is known already.
+        framed: the tokenizer puts its special tokens before the text; where it does not, they stand
+            in it, as a chat template has written them.
 
     Raises:
         UserError: a text that is not Unicode (half of a surrogate pair), or that the tokenizer
@@ -65,13 +71,13 @@ def prompt_ids(
     """
     around = around or frame(tokenizer)
     try:
-        ids = list(tokenizer(text)["input_ids"])
+        ids = list(tokenizer(text, add_special_tokens=framed)["input_ids"])
     except (UnicodeError, TypeError) as error:
         raise UserError(
             f"A text cannot be encoded, {text[:40]!r}: {error}.",
             "It must be text in Unicode, without lone surrogates.",
         ) from error
-    count = len(around.end)
+    count = len(around.end) if framed else 0
     return ids[:-count] if count and ids[-count:] == around.end else ids
 
 

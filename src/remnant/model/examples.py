@@ -41,14 +41,18 @@ def pool_of(chunks: Sequence[list[int]], name: str = "text") -> Pool:
     return Pool([Example(f"{name}-{i}", ids) for i, ids in enumerate(chunks)])
 
 
-def joined(tokenizer: PreTrainedTokenizerBase, name: str, before: str, after: str) -> Example:
+def joined(
+    tokenizer: PreTrainedTokenizerBase, name: str, before: str, after: str, *, framed: bool = True
+) -> Example:
     """A text behind another, encoded as one; counted from the first token that is not the same as
     in the text before alone.
 
-    Where a token spans the seam it belongs to what comes behind it.
+    Where a token spans the seam it belongs to what comes behind it. ``framed``: as in
+    ``prompt_ids``.
     """
-    whole = prompt_ids(tokenizer, before + after)
-    return Example(name, whole, context_tokens(whole, prompt_ids(tokenizer, before)))
+    whole = prompt_ids(tokenizer, before + after, framed=framed)
+    alone = prompt_ids(tokenizer, before, framed=framed)
+    return Example(name, whole, context_tokens(whole, alone))
 
 
 def passes(size: int, batch_size: int, batches: int) -> int:

@@ -62,8 +62,9 @@ class MeasureSpec(Record):
     ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``ability``:
     tasks of lm-evaluation-harness, by the name that it knows them by (from the hub), or of a folder
     of its task files (``ability_tasks``), or "choice", which is made of the corpus and needs no
-    network. ``engine``: who computes; transformers by default, or vLLM. ``batch_tokens``: padded
-    tokens per batch; without it by the free memory.
+    network. ``form``: in which questions are asked (``corpus.forms``), ``system``: what a
+    conversation is told first. ``engine``: who computes; transformers by default, or vLLM.
+    ``batch_tokens``: padded tokens per batch; without it by the free memory.
     """
 
     metrics: tuple[str, ...] = ("muse", "tests")
@@ -73,6 +74,8 @@ class MeasureSpec(Record):
     seed: int = 0
     samples: Positive = 4
     temperature: Annotated[float, Field(gt=0)] = 0.8
+    form: str = "published"
+    system: str = ""
     endpoint: EndpointSpec | None = None
     engine: Literal["vllm"] | None = None
     ability: tuple[str, ...] = ()

@@ -11,9 +11,9 @@ from remnant.corpus.base import Item, ItemSet
 from remnant.corpus.muse import privleak_texts
 from remnant.errors import UserError
 from remnant.evaluate.collect import Answers
-from remnant.evaluate.items import items_of
+from remnant.evaluate.items import Manner, items_of
 from remnant.evaluate.reads import Wanted, asked, needs
-from remnant.evaluate.requests import Backend, Reading, Request
+from remnant.evaluate.requests import CHATS, Backend, Reading, Request
 from remnant.functional.segments import beginning
 from remnant.functional.tokens import COLUMNS
 from remnant.methods import metric, metric_names
@@ -71,16 +71,17 @@ def scheduled(
     for plan in _named(spec, corpus, card):
         name = plan.on
         if name not in sets:
-            found = items_of(name, corpus, card, tokenizer)
+            found = items_of(name, corpus, card, tokenizer, Manner(spec.form, spec.system))
             if isinstance(found, str):
                 absent[plan.name] = found
                 continue
             sets[name] = found._replace(
                 items=[i for i in found.items if spec.half in ("all", i.half)]
             )
-        if reason := _unanswered(
-            plan, backend.offers, has_reference, "server" if spec.endpoint else "engine"
-        ):
+        who = "server" if spec.endpoint else "engine"
+        if CHATS not in backend.offers and not all(i.framed for i in sets[name].items):
+            absent[plan.name] = f"the {who} is not asked in a chat template from here"
+        elif reason := _unanswered(plan, backend.offers, has_reference, who):
             absent[plan.name] = reason
         else:
             plans.append(plan)
@@ -131,7 +132,7 @@ def on_generated(item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> R
     (request,) = asked("generated", item, of, wanted)
     text = answers[request]
     return (
-        Reading(text, item.context + item.prompt)
+        Reading(text, item.context + item.prompt, framed=item.framed)
         if isinstance(text, str) and text.strip()
         else None
     )
