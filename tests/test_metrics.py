@@ -250,9 +250,12 @@ def test_the_table_is_complete() -> None:
         assert (found.load().__doc__ or "").strip(), name
         assert entry.span
         assert (entry.kind is not None) == (entry.role == "test"), name
-        assert entry.title or entry.role in ("test", "shown"), name
-        assert "{}" in entry.told or entry.role != "knowledge", name
+        assert entry.title or entry.beside or entry.role in ("test", "shown"), name
+        assert "{}" in entry.told or entry.beside or entry.role != "knowledge", name
         assert entry.instead_of in ("", *METRICS), name
+        if entry.beside:
+            published = METRICS[entry.beside]
+            assert (published.on, published.role) == (entry.on, entry.role), name
     for group, members in METRIC_GROUPS.items():
         assert set(members) <= set(METRICS), group
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from remnant.errors import Unscorable
 from remnant.functional import stats, text
 
 
@@ -42,6 +43,46 @@ def test_rouge_l_equals_the_slow_reference() -> None:
     for _ in range(40):
         a, b = (" ".join(rng.choice(list("abcd"), rng.integers(1, 8))) for _ in range(2))
         assert text.rouge_l(a, b) == pytest.approx(slow_rouge_l(a, b))
+
+
+@pytest.mark.parametrize(
+    ("truth", "generated", "expected"),
+    [
+        ("Charlotte Brontë", "It is believed that CHARLOTTE BRONTE wrote it.", 1.0),
+        ("Charlotte Brontë", "Charlotte, or perhaps Emily Brontë", 0.0),  # not as one run
+        ("The Eiffel Tower", "an Eiffel tower", 1.0),  # articles
+        ("J. R. R. Tolkien", "j r r tolkien!", 1.0),
+        ("Ⅷ", "the viii", 1.0),  # compatibility form
+        ("Mars", "Marseille", 0.0),  # whole words
+        ("the", "the", 1.0),  # nothing but an article
+        ("the", "Paris", 0.0),
+        ("Война и мир", "Это «Война и мир».", 1.0),
+        ("й", "и", 0.0),  # no accent, another letter
+        ("紅樓夢", "這是紅樓夢。", 1.0),
+        ("x", "", 0.0),
+    ],
+)
+def test_an_answer_is_contained(truth: str, generated: str, expected: float) -> None:
+    assert text.contained(truth, generated, ()) == expected
+
+
+def test_any_accepted_answer_counts() -> None:
+    assert text.contained("Mars", "the red planet", ["Red Planet", "!"]) == 1.0
+    assert text.recall("Mars", "the red planet", ["Red Planet", "!"]) == 1.0
+    assert text.recall("Mars", "the red planet", []) == 0.0
+    for scored in (text.contained, text.recall):
+        with pytest.raises(Unscorable):
+            scored("!", "Mars", ["Mars"])
+
+
+def test_recall_counts_what_was_said_and_not_what_was_said_around_it() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        a, b = (" ".join(rng.choice(list("abcd"), rng.integers(1, 8))) for _ in range(2))
+        n, m = len(a.split()), len(b.split())
+        longest = slow_rouge_l(a, b) * (n + m) / 2
+        assert text.recall(a, b, ()) == pytest.approx(longest / n)
+        assert text.recall(a, f"x y z {b} x y z", ()) == pytest.approx(longest / n)
 
 
 @pytest.mark.parametrize(

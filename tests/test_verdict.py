@@ -635,3 +635,54 @@ def test_a_metric_of_the_users_that_plays_a_role_is_missing_where_it_is_no_share
     column = Column("mine", "verbmem")
     assert read_rows(tmp_path / "rows.jsonl").values[column] == {"0": 3.5}
     assert read_rows(tmp_path / "rows.jsonl", {"mine": "test"}).values[column] == {}
+
+
+def scored(sheet: Sheet, side: str, **at: float) -> Sheet:
+    """The answers about one side as other metrics than the published one score them."""
+    noise = np.random.default_rng(7).normal(0, 0.02, N)
+    columns = {}
+    for name, middle in at.items():
+        values = np.clip(middle + noise, 0, 1)
+        columns[Column(f"knowmem_{side}_{name}")] = {str(i): float(v) for i, v in enumerate(values)}
+    return sheet._replace(values=sheet.values | columns)
+
+
+def test_knowledge_behind_many_words_is_knowledge() -> None:
+    """F1 of long answers is low in every model: what is contained in them decides."""
+    few: dict[str, Any] = {
+        "target": scored(made(0.2, 0.9, 1, told=0.95, member=0.95), "forget", contained=0.9)
+    }
+    few["q_target"] = few["target"]
+    unread = scored(made(0.1, 0.9, 2), "forget", contained=0.05)
+    knows = scored(made(0.1, 0.9, 3), "forget", contained=0.8)
+    forgot = scored(made(0.1, 0.9, 3), "forget", contained=0.06)
+    found = judged(knows, None, unread, **few)
+    assert found.outcome == "not forgotten"
+    assert "knowmem_forget_contained" in found.reason
+    quiet = judged(forgot, None, unread, **few)
+    assert "contained" not in quiet.reason
+    assert quiet.outcome != found.outcome
+
+
+def test_utility_behind_many_words_is_utility() -> None:
+    wordy = scored(made(0.95, 0.12, 1), "retain", recall=0.8, contained=0.7)
+    unread = scored(made(0.1, 0.12, 2), "retain", recall=0.8, contained=0.7)
+    more: dict[str, Any] = {"target": wordy, "q_target": wordy}
+    same = scored(made(0.1, 0.07, 3), "retain", recall=0.8, contained=0.7)
+    assert judged(same, None, unread, **more).outcome == "stayed forgotten"
+    assert judged(made(0.1, 0.07, 3), None, made(0.1, 0.12, 2)).outcome != "stayed forgotten"
+    lost = scored(made(0.1, 0.12, 3), "retain", recall=0.3, contained=0.2)
+    assert judged(lost, None, unread, **more).outcome == "collapsed"
+
+
+def test_utility_is_judged_as_published_unless_that_hides_it() -> None:
+    def of(sheet: Sheet, recall: float) -> Sheet:
+        return scored(sheet, "retain", recall=recall)
+
+    target = of(TARGET, 0.93)
+    more: dict[str, Any] = {"target": target, "q_target": target}
+    kept = judged(of(made(0.1, 0.9, 3), 0.2), None, of(UNREAD, 0.93), **more)
+    assert kept.outcome == "stayed forgotten"
+    assert (
+        judged(of(made(0.1, 0.2, 3), 0.93), None, of(UNREAD, 0.93), **more).outcome == "collapsed"
+    )

@@ -75,9 +75,10 @@ class Metric(NamedTuple):
     ``on``: sets of items. ``title``: the heading of its table and chart; one without stands among
     the further numbers. ``kind``: of a test; ``needed``: no verdict passes without it. ``chance``:
     what guessing scores, 0 to 1. ``instead_of``: the metric in whose absence it is measured.
-    ``told``: what a target does that is good at it, said of a percentage. ``params``: keyword
-    arguments that are not the function's defaults. ``columns``: which fields of Tokens it reads.
-    ``span``: the range of the number that is shown.
+    ``beside``: the published one whose answers it scores too, wherever that is measured. ``told``:
+    what a target does that is good at it, said of a percentage. ``params``: keyword arguments that
+    are not the function's defaults. ``columns``: which fields of Tokens it reads. ``span``: the
+    range of the number that is shown.
     """
 
     path: str
@@ -93,6 +94,7 @@ class Metric(NamedTuple):
     reduce: tuple[Reduce, ...] = (MEAN,)
     chance: float = 0.0
     instead_of: str = ""
+    beside: str = ""
     told: str = ""
     params: Mapping[str, object] = {}
     columns: tuple[str, ...] = ("logp",)

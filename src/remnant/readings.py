@@ -148,6 +148,7 @@ METRIC_READINGS: Mapping[str, ItemReading] = {
     "view": ItemReading("policy", "view"),
     "prompt": ItemReading("policy", "given"),
     "truth": ItemReading("policy", "given"),
+    "answers": ItemReading("policy", "given"),
     "text": ItemReading("policy", "given"),
     "generated": ItemReading("policy", "writing"),
     "samples": ItemReading("policy", "writing"),

@@ -319,6 +319,7 @@ def what_is_read(truth: str, generated: str, memory: float, count: int) -> dict[
     texts = {
         "prompt": "",
         "truth": truth,
+        "answers": (),
         "text": truth,
         "generated": generated,
         "samples": [generated] * 8,

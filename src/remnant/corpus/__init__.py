@@ -34,8 +34,8 @@ COMBINED: tuple[Number, ...] = tuple(n for b in BENCHMARKS.values() for n in b.c
 def of_role(role: Role) -> tuple[str, ...]:
     """The metrics of a role, in the order of the catalogue.
 
-    >>> of_role("utility")
-    ('knowmem_retain', 'verbmem_retain', 'wmdp_retain')
+    >>> of_role("utility")[:2]
+    ('knowmem_retain', 'verbmem_retain')
     """
     return tuple(name for name, metric in METRICS.items() if metric.role == role)
 
@@ -78,8 +78,18 @@ def brought() -> tuple[str, ...]:
     and any knowledge is measured, so that no verdict passes by what was not asked.
     """
     named = (*of_role("knowledge"), *of_role("utility"))
-    plain = (name for name in named if not METRICS[name].instead_of)
+    plain = (n for n in named if not METRICS[n].instead_of and not METRICS[n].beside)
     return tuple(filter(_may_be_absent, plain))
+
+
+def beside(names: Iterable[str]) -> tuple[str, ...]:
+    """The metrics that are scored on the same answers as some others.
+
+    >>> beside(["verbmem", "knowmem_retain"])
+    ('knowmem_retain_recall', 'knowmem_retain_contained')
+    """
+    named = set(names)
+    return tuple(name for name, metric in METRICS.items() if metric.beside in named)
 
 
 def _may_be_absent(metric: str) -> bool:
@@ -101,7 +111,7 @@ def counted_too(names: Sequence[str], corpus: Path, absent: Mapping[str, str]) -
         return not any(lacking(on, corpus, absent) for on in METRICS[metric].on)
 
     more = filter(there, brought()) if knows else ()
-    return [name for name in (*stand_in, *more) if name not in names]
+    return [n for n in (*stand_in, *beside(names), *more) if n not in names]
 
 
 def plain_items(role: Role, corpus: Path, absent: Mapping[str, str]) -> list[Item]:
@@ -129,6 +139,16 @@ def set_of(column: Column) -> str:
     if column.metric not in METRICS:
         return column.split
     return METRICS[column.metric].on[columns_of(column.metric).index(column)]
+
+
+def is_beside(column: Column) -> bool:
+    """Whether a column scores answers that another one of its role scores as published."""
+    return column.metric in METRICS and bool(METRICS[column.metric].beside)
+
+
+def published(column: Column) -> Column:
+    """The column that scores the same answers as published; itself where it does."""
+    return Column(METRICS[column.metric].beside) if is_beside(column) else column
 
 
 def is_text(column: Column) -> bool:

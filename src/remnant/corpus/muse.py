@@ -22,7 +22,7 @@ from remnant.corpus.outside import checked, load_json, read_utf8
 from remnant.corpus.prepared import records, texts
 from remnant.errors import UserError, first_line
 from remnant.functional.text import STOPS
-from remnant.metrics import EXACT, MEMBERS, MEMBERSHIP, MORE, OTHERS, Metric, Reduce, attack
+from remnant.metrics import EXACT, MEMBERS, MEMBERSHIP, MORE, OTHERS, Metric, Reduce, Role, attack
 
 ANSWER_TOKENS = 32
 FILES = {
@@ -185,6 +185,23 @@ def _attack(
     )
 
 
+def _said_too(function: str, meaning: str, side: str, role: Role) -> Metric:
+    """The answers of one side, scored so that what is said around them counts for nothing."""
+    name = f"knowmem_{side}"
+    return Metric(
+        _TEXT + function,
+        1,
+        f"{meaning} about {side} text",
+        "own",
+        (name,),
+        role,
+        "high",
+        beside=name,
+    )
+
+
+_RECALL, _CONTAINED = "ROUGE-L recall of answers", "share of answers with the truth in them"
+
 METRICS = {
     "verbmem": Metric(
         _TEXT + "overlap",
@@ -229,6 +246,10 @@ METRICS = {
         "Utility: retain text continued",
         instead_of="knowmem_retain",
     ),
+    "knowmem_forget_recall": _said_too("recall", _RECALL, "forget", "knowledge"),
+    "knowmem_forget_contained": _said_too("contained", _CONTAINED, "forget", "knowledge"),
+    "knowmem_retain_recall": _said_too("recall", _RECALL, "retain", "utility"),
+    "knowmem_retain_contained": _said_too("contained", _CONTAINED, "retain", "utility"),
     "privleak": Metric(
         _MEMBER + "min_k",
         2,

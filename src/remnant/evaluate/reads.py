@@ -83,7 +83,7 @@ def value(read: str, item: Item, of: ItemSet, wanted: Wanted, answers: Answers) 
     Raises:
         Unscorable: the model could not be asked.
     """
-    if read in ("prompt", "truth"):
+    if read in ("prompt", "truth", "answers"):
         return getattr(item, read)
     if read == "text":
         return item.truth

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from remnant.catalog import LOSSES
-from remnant.corpus import METRICS, READERS, brought
+from remnant.corpus import METRICS, READERS, beside, brought
 from remnant.corpus.contents import look
 from remnant.corpus.forms import check_form
 from remnant.corpus.hub import PREFIX
@@ -207,7 +207,7 @@ def measure_node(
     """
     check_form(spec.form)
     names = metric_names(spec.metrics)
-    methods = {name: metric(name).identity for name in (*names, *brought())} | {
+    methods = {name: metric(name).identity for name in (*names, *beside(names), *brought())} | {
         m.use: metric(m).identity for m in spec.extra
     }
     named: tuple[str | MetricSpec, ...] = (*names, *spec.extra)

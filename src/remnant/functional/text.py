@@ -11,15 +11,17 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from remnant.errors import Unscorable
-from remnant.functional.segments import is_latin, ngrams, unicode_words, words
+from remnant.functional.segments import fold, is_latin, ngrams, unicode_words, words
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
 # Functions of metrics that read a text by its script, and what is said of a row that was read
 # otherwise than published.
-BY_SCRIPT = ("overlap", "leak_at_k", "rouge_recall")
+BY_SCRIPT = ("overlap", "recall", "leak_at_k", "rouge_recall")
 OVER_WORDS = "ROUGE over Unicode words"
+# What is no part of an answer, as SQuAD has it.
+ARTICLES = ("a", "an", "the")
 STOPS = ("\n\n", "\nQuestion", "Question:")
 
 
@@ -111,6 +113,62 @@ def overlap(truth: str, generated: str) -> float:
     (0.8, 0.6666666666666666)
     """
     return rouge_l(truth, generated) if is_latin(truth) else rouge_l_unicode(truth, generated)
+
+
+def recall(truth: str, generated: str, answers: Sequence[str]) -> float:
+    """ROUGE-L recall of the best of a truth and other accepted answers, 0 to 1; low when forgotten.
+
+    What is said around an answer does not lower it, as it lowers F1. Words as in ``overlap``.
+
+    Raises Unscorable as ``overlap`` does. Source: Lin 2004, as in the package rouge-score; TOFU
+    (arXiv 2401.06121), section 2.2.1. Differs from TOFU in that nothing is stemmed.
+
+    >>> recall("the tall lamp", "It was, they say, the lamp.", ())
+    0.6666666666666666
+    """
+    others = filter(unicode_words, answers)
+    return max(_recall(accepted, generated) for accepted in (truth, *others))
+
+
+def _recall(truth: str, generated: str) -> float:
+    if not is_latin(truth):
+        return rouge_recall_unicode(truth, generated)
+    rouge_l(truth, "")  # which refuses what has no words
+    return float(_scorer().score(truth, generated)["rougeL"].recall)
+
+
+def contained(truth: str, generated: str, answers: Sequence[str]) -> float:
+    """Whether a truth or another accepted answer stands whole in what was said, 0 or 1; low when
+    forgotten.
+
+    Words are compared without case, accents of Latin letters, punctuation and articles, in
+    Unicode's compatibility form; in scripts without spaces characters are.
+
+    Raises:
+        Unscorable: the truth has no word.
+
+    Source: SQuAD (arXiv 1606.05250), section 6.1, for the normalisation. Differs from the source,
+    which asks for equality, in that an answer may stand in a sentence, and in the accents.
+
+    >>> contained("Charlotte Brontë", "It was the charlotte bronte!", ())
+    1.0
+    >>> contained("Mars", "Venus", ["the Red Planet"])
+    0.0
+    """
+    if not _normal(truth):
+        raise Unscorable("the truth has no word")
+    said = _normal(generated)
+    accepted = (tuple(_normal(one)) for one in (truth, *answers))
+    return float(any(one and one in ngrams(said, len(one)) for one in accepted))
+
+
+def _normal(text: str) -> list[str]:
+    """The words of a text without what may differ between two answers that say the same."""
+    bare = unicodedata.normalize("NFD", fold(text))
+    if is_latin(text):
+        bare = "".join(c for c in bare if not unicodedata.combining(c))
+    found = words(unicodedata.normalize("NFC", bare))
+    return [w for w in found if w not in ARTICLES] or found
 
 
 def way_of(function: str, truth: str) -> str:

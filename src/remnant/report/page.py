@@ -127,7 +127,7 @@ def _examples(results: Results, store: Store) -> list[dict[str, Any]]:
             json.loads(line)
             for line in lines_of((store.path(name) / "rows.jsonl").read_text(encoding="utf-8"))
         ]
-        plain = [m for m in of_role("knowledge") if writes(m)]
+        plain = [m for m in of_role("knowledge") if writes(m) and not METRICS[m].beside]
         worst = sorted(
             (r for r in rows if r["metric"] in plain and r["value"]),
             key=lambda r: -r["value"],

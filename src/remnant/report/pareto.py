@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from remnant.corpus import is_beside
 from remnant.flow.store import Store
 from remnant.methods import own_roles
 from remnant.metrics import Column, Role
@@ -161,7 +162,12 @@ def _means(rows: Path, half: str, roles: Mapping[str, Role]) -> Means:
     lines = lines_of(rows.read_text(encoding="utf-8"))
     halves = {r["id"]: r["half"] for r in map(json.loads, lines)}
     counted: tuple[Role, ...] = ("knowledge", "utility")
-    return {role: _means_of(sheet, asked([sheet], role), halves, half) for role in counted}
+    return {role: _means_of(sheet, _published(sheet, role), halves, half) for role in counted}
+
+
+def _published(sheet: Sheet, role: Role) -> list[Column]:
+    """The measures of a role as published, each answer counted once."""
+    return [c for c in asked([sheet], role) if not is_beside(c)]
 
 
 def _means_of(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from remnant.corpus import ITEM_SETS, METRICS, needed, set_of
+from remnant.corpus import ITEM_SETS, METRICS, is_beside, needed, set_of
 from remnant.functional.segments import words
 from remnant.functional.stats import Interval, auc_draws, interval
 from remnant.methods import writes
@@ -259,7 +259,8 @@ def _decided(
 def _habits(trio: Trio) -> Mapping[str, Said]:
     """Early endings, fixed phrases and repetitions, which plain asking cannot see behind."""
     found: dict[str, Said] = {}
-    for column in (c for c in asked(trio.sheets, "knowledge") if writes(c.metric)):
+    known = asked(trio.sheets, "knowledge")
+    for column in (c for c in known if writes(c.metric) and not is_beside(c)):
         on = set_of(column)
         if reason := _texts_lacking(trio, column, on):
             found[f"answers to {column}"] = "lost", reason

@@ -7,13 +7,14 @@ what is missing is a finding too.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import inf
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binom
 
-from remnant.corpus import is_text, set_of
+from remnant.corpus import beside, is_beside, is_text, published, set_of
 from remnant.functional.segments import size, words
 from remnant.functional.stats import Interval
 from remnant.instrument import are_complete
@@ -96,7 +97,7 @@ def _useful(line: Lineup, rule: Rule) -> Iterator[Finding]:
     """Utility was measured, the target has some, and enough of it is kept, by every measure of
     it.
     """
-    columns = asked(line, "utility")
+    columns = useful_by(line, rule)
     if not columns:
         yield Finding(
             MISSING,
@@ -107,6 +108,25 @@ def _useful(line: Lineup, rule: Rule) -> Iterator[Finding]:
         )
     for column in columns:
         yield from _kept(line, column, rule)
+
+
+def useful_by(line: Lineup, rule: Rule) -> list[Column]:
+    """The measures of utility that count: of several of the same answers the published one, or the
+    one by which the target shows more, where that is ``min_gap`` points more.
+
+    A target that answers in whole sentences must not seem useless, nor one that is as useful and
+    says more or less around its answers collapsed.
+    """
+    every = asked(line, "utility")
+    found = []
+    for column in (c for c in every if not is_beside(c)):
+        others = [c for c in every if c.metric in beside([column.metric])]
+        there = [c for c in others if line.target.values.get(c)]
+        best = max(there, key=partial(mean, line.target), default=column)
+        shown = mean(line.target, column) if line.target.values.get(column) else 0.0
+        more = best is not column and 100 * (mean(line.target, best) - shown) >= rule.min_gap
+        found.append(best if more else column)
+    return found
 
 
 def _kept(line: Lineup, name: Column, rule: Rule) -> Iterator[Finding]:
@@ -171,7 +191,7 @@ def _control(line: Lineup, variant: Variant, rule: Rule) -> Iterator[Finding]:
         taught = trio is not line.trios[0] and teaches(variant.steps)
         if not taught and (reason := contaminated(own, trio, rule)):
             yield Finding(MISSING, reason)
-        for name in asked(line, "utility"):
+        for name in useful_by(line, rule):
             if own.values.get(name) and trio.target.values.get(name):
                 share = mean(own, name) / max(mean(trio.target, name), 1e-9)
                 if share < rule.utility_floor:
@@ -198,9 +218,9 @@ def _plain(
     for metric in asked(line, "knowledge"):
         # Answers that end at once are no measure of what is known, unless the habit itself is told
         # below.
+        said = f" of {published(metric)}"
         told = any(
-            e.says == "tells" and e.kind == ANSWERS and e.test.endswith(f" of {metric}")
-            for e in evidence
+            e.says == "tells" and e.kind == ANSWERS and e.test.endswith(said) for e in evidence
         )
         but = "answers" if told else ""
         reasons = [r for trio in line.trios if (r := lacking(trio, metric, rule, but))]
@@ -479,7 +499,7 @@ def _praise(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> str:
         default=0.0,
     )
     kept = min(
-        mean(line.q_unlearned, name) / mean(line.q_target, name) for name in asked(line, "utility")
+        mean(line.q_unlearned, name) / mean(line.q_target, name) for name in useful_by(line, rule)
     )
     told = (
         f", {loudest.test} at most {max(loudest.left[2], 0.0):.0%}"
