@@ -118,12 +118,14 @@ def bootstrap(
     return interval(of([np.arange(size) for size in sizes]), values)
 
 
-def bootstrap_mean(values: Array, resamples: int, seed: int) -> Interval | None:
+def bootstrap_mean(
+    values: Array, resamples: int, seed: int, level: float = 0.95
+) -> Interval | None:
     """Mean of some rows with its interval; None without rows."""
     if not len(values):
         return None
     (index,) = resampled((len(values),), resamples, seed)
-    return interval(float(values.mean()), values[index].mean(-1))
+    return interval(float(values.mean()), values[index].mean(-1), level)
 
 
 def bootstrap_auc(
