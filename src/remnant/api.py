@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from remnant.adapterfiles import adapter_in
 from remnant.context import ModelCache
+from remnant.corpus.forms import BEST
 from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
@@ -245,13 +246,15 @@ def measure(
         dequantize: measure decoded weights instead of what a runtime makes of the packed ones.
         store: where artefacts are kept.
         progress: show on stderr how far it is.
-        settings: fields of ``MeasureSpec``: ``metrics``, ``half`` and so on.
+        settings: fields of ``MeasureSpec``: ``metrics``, ``half`` and so on; ``form_from``, a model
+            in whose best form questions are asked.
 
     Raises:
         UserError: unknown metric, or the model or server cannot be asked.
     """
     kept = opened(store)
-    node = measured(kept, model, corpus, reference, settings, dequantize=dequantize)
+    beside = Beside(reference, settings.pop("form_from", None), dequantize)
+    node = measured(kept, model, corpus, beside, settings)
     done(kept, [node], progress)
     return scores_of(kept, node)
 
@@ -373,27 +376,46 @@ def is_served(model: AnyModel) -> bool:
     return isinstance(model, str) and model.startswith(("http://", "https://"))
 
 
+class Beside(NamedTuple):
+    """Models beside the one that is measured: one to compare with, and one in whose best form
+    questions are asked; and whether packed weights are decoded.
+    """
+
+    reference: AnyModel | None = None
+    form_from: AnyModel | None = None
+    dequantize: bool = False
+
+
 def measured(
     store: Store,
     model: AnyModel,
     corpus: AnyCorpus,
-    reference: AnyModel | None,
+    beside: Beside,
     settings: Mapping[str, Any],
-    *,
-    dequantize: bool = False,
 ) -> Node:
     """The measurement of a model that stands in no sweep; see ``measure``."""
     served = is_served(model)
     if served and isinstance(settings.get("endpoint", {}), dict):
         settings = {**settings, "endpoint": {"url": model} | settings.get("endpoint", {})}
     spec = parse(MeasureSpec, settings, "measure")
+    if beside.form_from and spec.form != BEST:
+        raise UserError(
+            f"Questions are asked in the form {spec.form} or in that of another model, not both.",
+            "Give one of the two.",
+        )
     shown, text = spec.endpoint.url if spec.endpoint else _shown(model), corpus_of(store, corpus)
+    label = Variant(corpus=_shown(corpus), model=Path(shown).name)
+    elicited = None
+    if beside.form_from:
+        source = source_of(store, beside.form_from, beside.dequantize)
+        elicited = planning.elicit_node(spec, source, text)
     return planning.measure_node(
         spec,
-        None if served else source_of(store, model, dequantize),
+        None if served else source_of(store, model, beside.dequantize),
         text,
-        Variant(corpus=_shown(corpus), model=Path(shown).name),
-        source_of(store, reference, dequantize) if reference else None,
+        label,
+        source_of(store, beside.reference, beside.dequantize) if beside.reference else None,
+        elicited,
     )
 
 
@@ -425,12 +447,13 @@ def audited(
     """
     text, name = corpus
     measured: dict[str, Node] = {}
+    elicited = planning.elicit_node(MeasureSpec(), models["target"], text)
     chains = [chain(form) for form in (FULL, *forms)]
     for model, source in models.items():
         for by in chains:
             label = Variant(corpus=name, model=model).behind(*by.names)
             copy = planning.transformed(by, source, text, label, models["target"])
-            node = planning.measure_node(MeasureSpec(), copy, text, label)
+            node = planning.measure_node(MeasureSpec(), copy, text, label, elicited=elicited)
             measured[f"{model}/{label.form}"] = node
     nodes = planning.ordered([planning.audit_node(rule, measured)])
     done(store, nodes, progress)

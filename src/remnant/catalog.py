@@ -17,6 +17,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "merge": 1,
     "dequantize": 1,
     "transform": 2,
+    "elicit": 1,
     "measure": 4,
     "explain": 6,
     "audit": 3,

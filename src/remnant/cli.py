@@ -321,7 +321,14 @@ def deploy(
 )
 @dequantize_option
 @trust_option
-@click.option("--form", help="In which form questions are asked (published, plain, chat, ...).")
+@click.option(
+    "--form",
+    help=(
+        "In which form questions are asked (published, plain, chat, ...); by default the one in "
+        "which the model itself knows most."
+    ),
+)
+@click.option("--form-from", help="A model, the target, whose best form is taken.")
 @set_option
 @store_option
 @_guarded

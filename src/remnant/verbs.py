@@ -38,6 +38,7 @@ from remnant.quiet import unchanged
 from remnant.records import (
     DeployResult,
     DequantizeResult,
+    ElicitResult,
     Piece,
     PrepareResult,
     PrepareSpec,
@@ -214,8 +215,8 @@ def measure(
 ) -> None:
     """Measure one model, or one behind a server, and print its numbers."""
     dequantize = options.pop("dequantize", False)
-    given = overlaid(settings, **options)
-    node = api.measured(store, model, data, reference, given, dequantize=dequantize)
+    beside = api.Beside(reference, options.pop("form_from", None), dequantize)
+    node = api.measured(store, model, data, beside, overlaid(settings, **options))
     known = store.has(node.name)
     make_here(store, [node])
     if known and api.is_served(model):
@@ -226,11 +227,25 @@ def measure(
     scores = api.scores_of(store, node)
     terminal.print_cells(scores.cells)
     said = scores.result
+    _say_form(store, node, beside.form_from)
     for check in said.checks:
         if not check.ok or check.metrics:
             print(f"{'Check' if check.ok else 'Failed check'}: {check.said}.")
     for name, reason in said.absent.items():
         print(f"Absent: {name}, because {reason}.")
+
+
+def _say_form(store: Store, node: Node, form_from: str | None) -> None:
+    """In which form questions were asked, and a warning where nothing can be compared in it."""
+    chosen = node.inputs.get("elicited")
+    if not isinstance(chosen, Node):
+        return
+    print(store.manifest(chosen.name).of(ElicitResult).said)
+    if not form_from:
+        print(
+            "Warning: that form was chosen on this model itself; to compare it with a target, give "
+            "--form-from TARGET."
+        )
 
 
 def audit(

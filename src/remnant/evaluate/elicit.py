@@ -17,9 +17,9 @@ from remnant.functional.stats import bootstrap_mean
 from remnant.functional.text import contained, cut_answer, overlap, recall
 
 Array = NDArray[np.float64]
-# Answers to so many questions are asked for in every form; more would tell forms apart that differ
-# by less than a verdict cares for.
-MOST_ITEMS = 48
+# So many questions of each side are asked in every form; more would tell forms apart that differ by
+# less than a verdict cares for.
+MOST_ITEMS = 24
 RESAMPLES, SEED = 2000, 0
 GREEDY = Wanted((), 1, 1.0, 0, False, "")
 

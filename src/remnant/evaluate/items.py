@@ -42,15 +42,10 @@ def items_of(
     Raises:
         UserError: no such set, no such form, or one of chats and no template.
     """
-    if name not in ITEM_SETS:
-        raise unknown("set of items", name, ITEM_SETS)
-    if reason := lacking(name, corpus, card["absent"]):
-        return reason
+    found = unasked(name, corpus, card, tokenizer)
+    if isinstance(found, str):
+        return found
     entry = ITEM_SETS[name]
-    asking = Asking(
-        int(card["answer_tokens"]), partial(first_tokens, tokenizer), partial(token_ends, tokenizer)
-    )
-    found = entry.ask(entry.items(corpus), asking)
     if entry.asked == "answer" and manner.form != PUBLISHED:
         found = in_form(manner.form, found, chat_of(tokenizer, manner.system))
     if not spaces_in_front(tokenizer):
@@ -60,6 +55,25 @@ def items_of(
         for item in found.items
     ]
     return found._replace(items=rest)
+
+
+def unasked(
+    name: str, corpus: Path, card: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> ItemSet | str:
+    """One set of items before any form is given to its questions, or why the corpus has none.
+
+    Raises:
+        UserError: no such set.
+    """
+    if name not in ITEM_SETS:
+        raise unknown("set of items", name, ITEM_SETS)
+    if reason := lacking(name, corpus, card["absent"]):
+        return reason
+    entry = ITEM_SETS[name]
+    asking = Asking(
+        int(card["answer_tokens"]), partial(first_tokens, tokenizer), partial(token_ends, tokenizer)
+    )
+    return entry.ask(entry.items(corpus), asking)
 
 
 def published_form(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -2,7 +2,7 @@
 result. No torch.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from remnant.catalog import LOSSES
 from remnant.corpus import METRICS, READERS, beside, brought
 from remnant.corpus.contents import look
-from remnant.corpus.forms import check_form
+from remnant.corpus.forms import BEST, check_form
 from remnant.corpus.hub import PREFIX
 from remnant.corpus.own_text import ROLES
 from remnant.errors import UserError
@@ -21,6 +21,7 @@ from remnant.flow.node import Input as Input
 from remnant.flow.node import Node as Node
 from remnant.flow.place import Outside, check_hub
 from remnant.flow.sources import check_plain, merge_node, outside_model
+from remnant.flow.sweepnames import named_twice, run_name
 from remnant.formats import table as formats
 from remnant.functional.patterns import chosen
 from remnant.methods import (
@@ -39,12 +40,12 @@ from remnant.methods import (
 from remnant.records import (
     FULL,
     AuditSpec,
+    ElicitSpec,
     ExplainSpec,
     MeasureSpec,
     MetricSpec,
     PrepareSpec,
     Rule,
-    RunSpec,
     SweepSpec,
     TrainSpec,
     UnlearnSpec,
@@ -58,7 +59,6 @@ from remnant.transforms.table import TRANSFORMS
 from remnant.weightfiles import entries_of
 
 T = TypeVar("T")
-K = TypeVar("K")
 # More measured models in one sweep than this take months.
 MOST_MEASURED = 100_000
 
@@ -199,8 +199,12 @@ def measure_node(
     corpus: Input,
     label: Variant = UNNAMED,
     reference: Input | None = None,
+    elicited: Input | None = None,
 ) -> Node:
     """Rows of one model on one corpus; the model is None where a server is asked.
+
+    ``elicited``: in which form questions are asked, if the best one is wanted; without it that is
+    chosen on the model itself.
 
     Raises:
         UserError: unknown metric or form.
@@ -213,9 +217,19 @@ def measure_node(
     named: tuple[str | MetricSpec, ...] = (*names, *spec.extra)
     reads = {r for m in named for r in metric(m).reads}
     inputs: dict[str, Input] = {"corpus": corpus} | ({"model": model} if model else {})
+    if spec.form == BEST and elicited is None and model and not spec.engine:
+        elicited = elicit_node(spec, model, corpus, label)
+    if spec.form == BEST and elicited:
+        inputs["elicited"] = elicited
     if reference and reads & {"reference", "reference_on_generated"}:
         inputs["reference"] = reference
     return Node("measure", spec.model_copy(update={"metrics": names}), inputs, methods, label)
+
+
+def elicit_node(spec: MeasureSpec, model: Input, corpus: Input, label: Variant = UNNAMED) -> Node:
+    """In which form a model is to be asked, and all that are compared with it."""
+    inputs = {"model": model, "corpus": corpus}
+    return Node("elicit", ElicitSpec(system=spec.system), inputs, label=label)
 
 
 def explain_node(
@@ -319,7 +333,8 @@ def _measured(
     sweep: SweepSpec, forms: Forms, corpus: Node, name: str, seed: int
 ) -> dict[str, Node]:
     models = _models(sweep, corpus, name, seed)
-    target = models["target"][0]
+    target, whole = models["target"]
+    elicited = elicit_node(sweep.measure, target, corpus, whole)
     nodes: dict[str, Node] = {}
     for model, (source, about) in models.items():
         copies = {
@@ -331,7 +346,7 @@ def _measured(
             label = about.behind(use, packed=True)
             copies[label] = deploy_node(step_, source, corpus, label)
         for label, copy in copies.items():
-            node = measure_node(sweep.measure, copy, corpus, label, target)
+            node = measure_node(sweep.measure, copy, corpus, label, target, elicited)
             nodes[f"{model}/{label.form}"] = node
     return nodes
 
@@ -370,14 +385,6 @@ def _models(
         node = unlearn_node(run.model_copy(update={"seed": seed}), target, corpus, label)
         models[run_name(run)] = (_whole(node, target, label), label)
     return models
-
-
-def run_name(run: RunSpec) -> str:
-    """The name of an unlearning run in tables: its own, or method and weights where these are not
-    float32.
-    """
-    method = run.method or "+".join(t.use.rsplit(":", 1)[-1] for t in run.terms)
-    return run.name or (method if run.weights == "fp32" else f"{method} {run.weights}")
 
 
 def _losses(spec: UnlearnSpec) -> dict[str, str]:
@@ -453,7 +460,7 @@ def _forms(sweep: SweepSpec) -> Forms:
     for named in metrics:
         tried(partial(metric, named))
     tried(partial(check_form, sweep.measure.form))
-    if faults := [*faults, *_twice(sweep)]:
+    if faults := [*faults, *named_twice(sweep)]:
         listed = "".join(f"\n  - {fault}" for fault in faults)
         raise UserError(
             faults[0] if len(faults) == 1 else f"{sweep.name} has {len(faults)} faults:{listed}"
@@ -468,29 +475,3 @@ def _deployed(use: str, defaults: Mapping[str, Any]) -> Step:
     by = step(use, defaults)
     _check_opened(by)
     return by
-
-
-def _twice(sweep: SweepSpec) -> list[str]:
-    """What stands in a sweep under a name that is taken."""
-    faults: list[str] = []
-    names = [run_name(r) for r in sweep.unlearn]
-    corpora = [c.name or c.lab or "corpus" for c in sweep.corpus]
-    faults += [
-        f"Two corpora are named '{n}'; give one a name of its own." for n in _repeated(corpora)
-    ]
-    faults += [
-        f"An unlearning run is named '{n}', as another model of every sweep is."
-        for n in names
-        if Variant(model=n).is_reference
-    ]
-    faults += [f"The seed {n} stands there twice." for n in _repeated(sweep.seeds)]
-    faults += [
-        f"Two unlearning runs are named '{n}'; give one a name of its own."
-        for n in _repeated(names)
-    ]
-    return faults
-
-
-def _repeated(names: Sequence[K]) -> list[K]:
-    """Those that stand there more than once, each once, in order."""
-    return [name for name in dict.fromkeys(names) if names.count(name) > 1]

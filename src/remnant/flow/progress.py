@@ -31,6 +31,7 @@ GUESS = {
     "merge": 3.0,
     "dequantize": 3.0,
     "transform": 6.0,
+    "elicit": 8.0,
     "measure": 8.0,
     "explain": 0.5,
     "audit": 3.0,

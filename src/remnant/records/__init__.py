@@ -27,6 +27,7 @@ from remnant.records.base import (
     circumstance,
 )
 from remnant.records.dequantize import DequantizeResult, DequantizeSpec
+from remnant.records.elicit import ElicitResult, ElicitSpec
 from remnant.records.measure import (
     Check,
     CheckName,
@@ -85,6 +86,8 @@ __all__ = [
     "DequantizeResult",
     "DequantizeSpec",
     "Difference",
+    "ElicitResult",
+    "ElicitSpec",
     "EndpointSpec",
     "Evidence",
     "ExplainResult",

@@ -18,6 +18,7 @@ Stage = Literal[
     "merge",
     "dequantize",
     "transform",
+    "elicit",
     "measure",
     "explain",
     "audit",

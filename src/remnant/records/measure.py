@@ -62,9 +62,10 @@ class MeasureSpec(Record):
     ``samples`` at ``temperature`` are drawn for metrics that read several answers. ``ability``:
     tasks of lm-evaluation-harness, by the name that it knows them by (from the hub), or of a folder
     of its task files (``ability_tasks``), or "choice", which is made of the corpus and needs no
-    network. ``form``: in which questions are asked (``corpus.forms``), ``system``: what a
-    conversation is told first. ``engine``: who computes; transformers by default, or vLLM.
-    ``batch_tokens``: padded tokens per batch; without it by the free memory.
+    network. ``form``: in which questions are asked (``corpus.forms``); by default the one in
+    which the target knows most. ``system``: what a conversation is told first. ``engine``: who
+    computes; transformers by default, or vLLM. ``batch_tokens``: padded tokens per batch; without
+    it by the free memory.
     """
 
     metrics: tuple[str, ...] = ("muse", "tests")
@@ -74,7 +75,7 @@ class MeasureSpec(Record):
     seed: int = 0
     samples: Positive = 4
     temperature: Annotated[float, Field(gt=0)] = 0.8
-    form: str = "published"
+    form: str = "best"
     system: str = ""
     endpoint: EndpointSpec | None = None
     engine: Literal["vllm"] | None = None
@@ -117,7 +118,8 @@ class MeasureResult(Record):
     """What a measurement came to, beside its rows.
 
     ``absent``: metric -> why it was not measured. ``signs``: of collapse, as
-    ``functional.text.Signs`` defines them; None where nothing was written.
+    ``functional.text.Signs`` defines them; None where nothing was written. ``form``: in which
+    questions were asked.
     """
 
     absent: dict[str, str]
@@ -125,4 +127,5 @@ class MeasureResult(Record):
     signs: dict[str, float] | None
     half: Half
     decoding: str
+    form: str
     checks: tuple[Check, ...]

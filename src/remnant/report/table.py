@@ -16,6 +16,7 @@ from remnant.records import (
     FULL,
     AuditResult,
     Cell,
+    ElicitResult,
     Evidence,
     ExplainResult,
     Manifest,
@@ -314,6 +315,7 @@ def story(results: Results) -> list[str]:
     flagged = _flagged(signs(results))
     return [
         *opening,
+        *asking(results),
         *_code_run(results),
         *told,
         *([f"Signs of collapse in what is written: {'; '.join(flagged)}."] if flagged else []),
@@ -328,6 +330,13 @@ def _code_run(results: Results) -> list[str]:
         own = label.model if label else ""
         ran |= dict.fromkeys(own or role for role in manifest.remote_code)
     return [f"Code that came with a model was run ({FLAG}): {', '.join(ran)}."] if ran else []
+
+
+def asking(results: Results) -> list[str]:
+    """In which form the questions of every corpus were asked, and what it brought out."""
+    chosen = [(n, m.of(ElicitResult)) for n, m in results.manifests.items() if m.stage == "elicit"]
+    told = [f"{results.labels[name].corpus}: {found.said}" for name, found in chosen]
+    return list(dict.fromkeys(told))
 
 
 def _flagged(rows: list[Signs]) -> list[str]:

@@ -10,11 +10,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.context import Context
 from remnant.corpus import ITEM_SETS, METRICS, of_role
 from remnant.corpus.base import half_of
+from remnant.corpus.forms import BEST, PUBLISHED
 from remnant.corpus.prepared import raw_texts, settings
 from remnant.durable import read_json, write_json
 from remnant.evaluate.collect import collect
 from remnant.evaluate.endpoint import Endpoint
 from remnant.evaluate.harness import ability
+from remnant.evaluate.items import Manner
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Backend
@@ -47,11 +49,13 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     corpus = inputs["corpus"]
     card = settings(corpus)
     tokenizer = open_tokenizer(str(corpus / "tokenizer" if spec.endpoint else inputs["model"]))
-    elsewhere = spec.endpoint or spec.engine or _gguf_file(inputs)
+    elsewhere = spec.endpoint or spec.engine or gguf_file(inputs)
     held = None if elsewhere else opened(inputs["model"], work)
     model = held.model if held else None
     backend = _backend(spec, model, tokenizer, inputs, work)
-    schedule = scheduled(spec, corpus, card, tokenizer, backend, "reference" in inputs)
+    manner = manner_of(spec, inputs)
+    asks = spec.model_copy(update={"form": manner.form})
+    schedule = scheduled(asks, corpus, card, tokenizer, backend, "reference" in inputs)
     answers = collect(
         first(schedule),
         backend,
@@ -97,8 +101,19 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, work: Context)
         signs=_signs(corpus, texts),
         half=spec.half,
         decoding=spec.decoding,
+        form=manner.form,
         checks=tuple(checks),
     )
+
+
+def manner_of(spec: MeasureSpec, inputs: Mapping[str, Path]) -> Manner:
+    """How questions are asked: in the form that a spec names or, for the best one, that an artefact
+    beside the model has chosen; as published where none has.
+    """
+    form = spec.form
+    if form == BEST and "elicited" in inputs:
+        form = json.loads((inputs["elicited"] / "form.json").read_bytes())["form"]
+    return Manner(PUBLISHED if form == BEST else form, spec.system)
 
 
 def _checks_of_who_answers(
@@ -128,12 +143,12 @@ def _backend(
         return Vllm(str(inputs["model"]), tokenizer, work.place.device)
     if model:
         return Local(model, tokenizer, spec.batch_tokens)
-    file = _gguf_file(inputs)
+    file = gguf_file(inputs)
     assert file is not None
     return LlamaCpp(file, tokenizer)
 
 
-def _gguf_file(inputs: Mapping[str, Path]) -> Path | None:
+def gguf_file(inputs: Mapping[str, Path]) -> Path | None:
     """The GGUF file that is measured, if the model is one."""
     return gguf_in(inputs["model"]) if "model" in inputs else None
 

@@ -1,0 +1,40 @@
+"""In which form questions are asked of all models of a comparison."""
+
+from remnant.records.base import Record
+
+
+class ElicitSpec(Record):
+    """The choice of a form of asking; ``system``: what every conversation is told first."""
+
+    system: str = ""
+
+
+class ElicitResult(Record):
+    """The form in which a model knows most, told on the development half.
+
+    ``form``: its name, "published" where no other one brings out more. ``published``: the name of
+    the published one for this model's tokenizer. ``gain``: by how much more is recalled, of 1, with
+    the bounds of its interval. ``recall``: of every form, 0 to 1. ``questions``: how many were
+    asked.
+    """
+
+    form: str
+    published: str
+    gain: tuple[float, float, float]
+    recall: dict[str, float]
+    questions: int
+
+    @property
+    def said(self) -> str:
+        """The choice in a sentence."""
+        if self.form == "published":
+            return (
+                f"Questions are asked as published ({self.published}): of {self.questions} tried "
+                "in every form, no other form brings out more beyond chance."
+            )
+        gain, low, high = (100 * x for x in self.gain)
+        return (
+            f"Questions are asked in the form {self.form}: of {self.questions} tried in every "
+            f"form it recalls {gain:.0f} points more [{low:.0f}, {high:.0f}] than the published "
+            f"one ({self.published})."
+        )
