@@ -97,7 +97,9 @@ def _made(store: Store, node: Node, progress: Progress, models: ModelCache) -> P
     hush()
     goes_on_from = getattr(stage, "GOES_ON_FROM", ())
     scratch = _tidied(store.scratch(node.name), goes_on_from)
-    known = {role: _lineage(store, source, progress) for role, source in node.inputs.items()}
+    known = {
+        role: _lineage(store, source, progress, models) for role, source in node.inputs.items()
+    }
     inputs = {
         role: Path(s.source) if isinstance(s, Outside) else store.path(s.name)
         for role, s in node.inputs.items()
@@ -124,7 +126,7 @@ def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
     return scratch
 
 
-def _lineage(store: Store, source: Input, progress: Progress) -> Lineage:
+def _lineage(store: Store, source: Input, progress: Progress, models: ModelCache) -> Lineage:
     """What an input is, after it was seen to be as it was made.
 
     One that is damaged is made again where the plan says how.
@@ -138,7 +140,7 @@ def _lineage(store: Store, source: Input, progress: Progress) -> Lineage:
             store.checked(owner)
         return Lineage(source.digest, source.digest)
     if isinstance(source, Node):
-        make(store, source, progress)
+        make(store, source, progress, models)
     manifest = store.checked(source.name)
     origin = manifest.sources.get("model")
     if manifest.stage == "transform" and origin:
