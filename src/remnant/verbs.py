@@ -236,16 +236,11 @@ def measure(
 
 
 def _say_form(store: Store, node: Node, form_from: str | None) -> None:
-    """In which form questions were asked, and a warning where nothing can be compared in it."""
+    """In which form questions were asked."""
     chosen = node.inputs.get("elicited")
     if not isinstance(chosen, Node):
         return
-    print(store.manifest(chosen.name).of(ElicitResult).said)
-    if not form_from:
-        print(
-            "Warning: that form was chosen on this model itself; to compare it with a target, give "
-            "--form-from TARGET."
-        )
+    terminal.print_form(store.manifest(chosen.name).of(ElicitResult), alone=not form_from)
 
 
 def audit(

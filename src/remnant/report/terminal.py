@@ -8,7 +8,7 @@ from rich.table import Table
 
 from remnant.corpus.files import said_of
 from remnant.flow.plan import Node
-from remnant.records import FULL, Cell, PrepareResult
+from remnant.records import FULL, Cell, ElicitResult, PrepareResult
 from remnant.report import table
 
 OUTCOME_STYLES = {
@@ -102,3 +102,17 @@ def warnings_of(card: PrepareResult) -> list[str]:
         for role, files in card.skipped.items()
     ]
     return lines + [f"Note: {note}" for note in card.notes]
+
+
+def print_form(chosen: ElicitResult, *, alone: bool) -> None:
+    """In which form questions were asked.
+
+    With a warning where it was chosen on the measured model (``alone``), so that another model may
+    have been asked otherwise.
+    """
+    print(chosen.said)
+    if alone:
+        print(
+            "Warning: that form was chosen on this model itself; to compare it with a target, give "
+            "--form-from TARGET."
+        )
