@@ -227,20 +227,14 @@ def measure(
     scores = api.scores_of(store, node)
     terminal.print_cells(scores.cells)
     said = scores.result
-    _say_form(store, node, beside.form_from)
+    if isinstance(chosen := node.inputs.get("elicited"), Node):
+        form = store.manifest(chosen.name).of(ElicitResult)
+        terminal.print_form(form, alone=not beside.form_from)
     for check in said.checks:
         if not check.ok or check.metrics:
             print(f"{'Check' if check.ok else 'Failed check'}: {check.said}.")
     for name, reason in said.absent.items():
         print(f"Absent: {name}, because {reason}.")
-
-
-def _say_form(store: Store, node: Node, form_from: str | None) -> None:
-    """In which form questions were asked."""
-    chosen = node.inputs.get("elicited")
-    if not isinstance(chosen, Node):
-        return
-    terminal.print_form(store.manifest(chosen.name).of(ElicitResult), alone=not form_from)
 
 
 def audit(
