@@ -134,6 +134,7 @@ def read(
     folder: Path,
     *,
     split: Literal["forget01", "forget05", "forget10"] = "forget10",
+    forget: int | None = None,
     retain: int | None = None,
 ) -> Material:
     """A TOFU download: its question sets, the questions that are to be forgotten and the others.
@@ -141,13 +142,15 @@ def read(
     Args:
         folder: with forgetNN.json, retainMM.json and their companions, JSON lines.
         split: what is to be forgotten.
+        forget: at most so many questions to be forgotten, the first ones: whole authors.
         retain: at most so many retain questions, those that utility is measured on first.
 
     Raises:
-        UserError: a file is missing or of another shape, or no retain question is asked for.
+        UserError: a file is missing or of another shape, or no question of a side is asked for.
     """
-    if retain is not None and retain < 1:
-        raise UserError(f"{retain} retain questions are none.", "Set options.retain to 1 or more.")
+    for side, most in (("forget", forget), ("retain", retain)):
+        if most is not None and most < 1:
+            raise UserError(f"{most} {side} questions are none.", f"Set options.{side} above 0.")
     sets = {}
     files = {
         "forget": f"{split}_perturbed",
@@ -173,14 +176,14 @@ def read(
                     f"Entry {i} of {folder / file}.json has no text as paraphrased answer.",
                     "Is it TOFU's file?",
                 )
-        sets[name] = rows
+        sets[name] = rows[:forget] if name == "forget" else rows
     asked = {row["question"] for row in sets["retain"]}
     others = sorted(
         _rows(folder / f"retain{100 - int(split[-2:])}.json"),
         key=lambda row: row["question"] not in asked,
     )
     qa = {
-        "forget": [(r["question"], r["answer"]) for r in _rows(folder / f"{split}.json")],
+        "forget": [(r["question"], r["answer"]) for r in _rows(folder / f"{split}.json")][:forget],
         "retain": [(r["question"], r["answer"]) for r in others[:retain]],
     }
     texts = {"forget": pages(qa["forget"]), "retain1": pages(qa["retain"])}

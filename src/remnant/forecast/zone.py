@@ -41,16 +41,17 @@ class Zone(NamedTuple):
     @property
     def verdict(self) -> str:
         """In words."""
-        if self.movable < FEW:
+        few = "So few move that little may be forgotten at all. " if self.movable < FEW else ""
+        lost = (
+            f"What is forgotten is rounded away under {', '.join(self.erasing)}: expect the text "
+            "back there. "
+            if self.erasing
+            else ""
+        )
+        if few or lost:
             return (
-                "So few move that little may be forgotten at all. Raise the rate, keep the weights "
-                "in float32, or round stochastically (--weights)."
-            )
-        if self.erasing:
-            return (
-                "What plain bfloat16 forgets at this rate is rounded away under "
-                f"{', '.join(self.erasing)}: expect the text back there. Weights in float32 and "
-                "stochastic rounding do not have this fault."
+                f"{few}{lost}Weights kept in float32 and stochastic rounding do not have this "
+                "fault (--weights); a higher rate may help."
             )
         return "No grid here rounds away most of what can move."
 
