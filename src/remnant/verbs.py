@@ -377,6 +377,14 @@ def run(
     return _tell_failures(lost, missing(store, nodes), nodes)
 
 
+def demo_real(store: Store, tofu: str | None, full: bool, workers: int) -> int:
+    """Run the sweep on the pretrained model."""
+    real = importlib.import_module("remnant.lab.pretrained")
+    name = "real-full" if full else "real"
+    settings = real.settings(sweep_path(name), store.root / "pretrained", tofu)
+    return run(store, name, settings, workers, None, True)
+
+
 def _label(store: Store, sweep: SweepSpec, nodes: Sequence[Node], *, needed: bool) -> None:
     """Keep the run under its name.
 
@@ -433,16 +441,12 @@ def _work(
 def _tell_failures(
     lost: dict[str, dict[str, str]], todo: Sequence[Node], nodes: Sequence[Node]
 ) -> int:
-    names = {n.name: n for n in nodes}
+    names, screen = {n.name: n for n in nodes}, terminal.console()
     for name, failure in lost.items():
-        terminal.console().print(
-            f"[red]failed[/] {escape(describe(names[name]))}: {escape(failure['message'])}",
-            highlight=False,
-        )
+        told = f"[red]failed[/] {escape(describe(names[name]))}: {escape(failure['message'])}"
+        screen.print(told, highlight=False)
         if failure["traceback"]:
-            terminal.console().print(
-                failure["traceback"], style="dim", markup=False, highlight=False
-            )
+            screen.print(failure["traceback"], style="dim", markup=False, highlight=False)
     if any(f["traceback"] for f in lost.values()):
         return 1
     if not lost and todo:
