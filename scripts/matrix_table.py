@@ -2,6 +2,7 @@
 formats.
 
     python scripts/matrix_table.py docs/results/deployment-matrix/summary.json.gz [--store runs]
+        [--intervals MODEL ...]
 
 Per format and unlearned model: recovery of VerMem / KnowMem and the gain, means over seeds; then
 what the runtimes' own kernels change. With a store, also the median seconds of quantizing and
@@ -20,7 +21,7 @@ import kept
 from scipy.stats import spearmanr
 
 from remnant.corpus import of_role
-from remnant.functional.stats import auc
+from remnant.functional.stats import auc, pooled
 from remnant.methods import step
 from remnant.records import Recovery, Shares
 from remnant.report.pooled import Place, by_place
@@ -94,6 +95,20 @@ def print_formats(
         )
 
 
+def print_intervals(found: Mapping[Place, Sequence[Shares]], models: Sequence[str]) -> None:
+    """Mean recovery over seeds with 95 % intervals over items, per format, of some models."""
+    known = of_role("knowledge")
+    shown = [(m, k) for m in models for k in known if any(p.metric == k for p in found)]
+    print("\n| format | " + " | ".join(f"{m}: {k}" for m, k in shown) + " |")
+    print("|---|" + "---|" * len(shown))
+    for form in dict.fromkeys(p.form for p in found):
+        places = [Place(m, form, k) for m, k in shown]
+        means = [pooled(found[p]) if found.get(p) else None for p in places]
+        cells = ["-" if x is None else f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]" for x in means]
+        if any(means):
+            print(f"| {form} | " + " | ".join(cells) + " |")
+
+
 def print_packed(
     found: dict[tuple[int, str, str], dict[str, float]],
     kernels: Mapping[str, str],
@@ -128,6 +143,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("summary", type=Path)
     arguments.add_argument("--store", type=Path)
+    arguments.add_argument("--intervals", nargs="*", default=[], metavar="MODEL")
     given = arguments.parse_args()
     summary: dict[str, Any] = kept.read(given.summary)
     gains = {(s["seed"], s["model"], s["form"]): s["gain"] for s in summary["survival"]}
@@ -139,6 +155,8 @@ def main() -> None:
     kernels = {r.form: r.behind(*r.steps).form for r in recoveries if r.packed}
     over_seeds = by_place(recoveries, "recovery")
     print_formats(over_seeds, gains, seconds(given.store) if given.store else {})
+    if given.intervals:
+        print_intervals(over_seeds, given.intervals)
     print_packed(found, kernels, kernels_apart(given.store) if given.store else {})
     pairs = [(gains[k], sum(v.values()) / len(v)) for k, v in found.items() if k in gains]
     back = [-g for g, r in pairs if r > CAME_BACK]

@@ -364,7 +364,7 @@ def test_every_table_line_leads_to_a_function() -> None:
 def test_a_sweep_has_no_piece_twice_and_each_after_its_inputs(sweep: Path) -> None:
     nodes = plan(read_sweep(sweep))
     names = [n.name for n in nodes]
-    assert len(names) == len(set(names)) == 1 + 2 + 1 + 3 + 6 + 1 + 1
+    assert len(names) == len(set(names)) == 1 + 2 + 1 + 3 + 6 + 1 + 1 + 1
     for i, node in enumerate(nodes):
         assert all(s.name in names[:i] for s in node.inputs.values() if isinstance(s, Node))
 

@@ -69,6 +69,7 @@ RANKS = {
 MOST_LINES = 600
 MOST_OF_A_FUNCTION = 100
 ALLOWED_LATE = {
+    "lab/pretrained.py": {"gguf"},
     "evaluate/harness.py": None,
     "evaluate/vllm.py": {"vllm"},
     "model/adapter.py": {"peft"},

@@ -408,7 +408,8 @@ def measured(
     elicited = None
     if beside.form_from:
         source = source_of(store, beside.form_from, beside.dequantize)
-        elicited = planning.elicit_node(spec, source, text)
+        by = Variant(corpus=_shown(corpus), model=_shown(beside.form_from))
+        elicited = planning.elicit_node(spec, source, text, by)
     return planning.measure_node(
         spec,
         None if served else source_of(store, model, beside.dequantize),
@@ -447,7 +448,8 @@ def audited(
     """
     text, name = corpus
     measured: dict[str, Node] = {}
-    elicited = planning.elicit_node(MeasureSpec(), models["target"], text)
+    target = Variant(corpus=name, model="target")
+    elicited = planning.elicit_node(MeasureSpec(), models["target"], text, target)
     chains = [chain(form) for form in (FULL, *forms)]
     for model, source in models.items():
         for by in chains:
