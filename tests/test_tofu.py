@@ -14,6 +14,8 @@ from scipy.stats import hmean, ks_2samp
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant import cli
+from remnant.corpus.tofu import read
+from remnant.errors import UserError
 from remnant.model.load import open_tokenizer, save_model
 from remnant.records import MeasureSpec, PrepareSpec, Rule, Variant
 from remnant.stages import cells, measure, prepare
@@ -235,3 +237,18 @@ def test_a_spoiled_download_is_one_sentence(tmp_path: Path, spoil: Any, sentence
     assert done.exit_code == 2
     assert sentence in done.output
     assert "Traceback" not in done.output
+
+
+def test_of_some_questions_utility_is_measured_on_those_that_are_trained(tmp_path: Path) -> None:
+    folder = download(tmp_path / "tofu")
+    found = read(folder, forget=5, retain=8, holdout=4)
+    trained, held = set(found.texts["retain1"]), set(found.texts["holdout"])
+    assert (len(found.texts["forget"]), len(trained), len(held)) == (5, 8, 4)
+    assert not trained & held
+    asked = {r["question"] for r in found.files["tofu/retain"]}
+    assert asked == {question for question, _ in found.qa["retain"]}
+    assert [r["question"] for r in found.files["tofu/forget"]] == [q for q, _ in found.qa["forget"]]
+    with pytest.raises(UserError, match="no 40 questions behind"):
+        read(folder, retain=8, holdout=40)
+    with pytest.raises(UserError, match="0 holdout questions are none"):
+        read(folder, holdout=0)

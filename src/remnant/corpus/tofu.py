@@ -136,6 +136,7 @@ def read(
     split: Literal["forget01", "forget05", "forget10"] = "forget10",
     forget: int | None = None,
     retain: int | None = None,
+    holdout: int | None = None,
 ) -> Material:
     """A TOFU download: its question sets, the questions that are to be forgotten and the others.
 
@@ -143,12 +144,14 @@ def read(
         folder: with forgetNN.json, retainMM.json and their companions, JSON lines.
         split: what is to be forgotten.
         forget: at most so many questions to be forgotten, the first ones: whole authors.
-        retain: at most so many retain questions, those that utility is measured on first.
+        retain: at most so many retain questions, those that utility is measured on first; of
+            others utility is then not measured.
+        holdout: so many more that are held out.
 
     Raises:
         UserError: a file is missing or of another shape, or no question of a side is asked for.
     """
-    for side, most in (("forget", forget), ("retain", retain)):
+    for side, most in (("forget", forget), ("retain", retain), ("holdout", holdout)):
         if most is not None and most < 1:
             raise UserError(f"{most} {side} questions are none.", f"Set options.{side} above 0.")
     sets = {}
@@ -187,12 +190,30 @@ def read(
         "retain": [(r["question"], r["answer"]) for r in others[:retain]],
     }
     texts = {"forget": pages(qa["forget"]), "retain1": pages(qa["retain"])}
+    if retain is not None:
+        trained = {question for question, _ in qa["retain"]}
+        sets["retain"] = [row for row in sets["retain"] if row["question"] in trained]
+    if holdout is not None:
+        texts["holdout"] = _after(others, retain, holdout, folder)
     return Material(
         {split: texts.get(split, []) for split in SPLITS},
         qa,
         qa_only=True,
         files={f"tofu/{name}": rows for name, rows in sets.items()},
     )
+
+
+def _after(
+    others: list[dict[str, Any]], retain: int | None, holdout: int, folder: Path
+) -> list[str]:
+    """Questions behind those that are retained, as pages."""
+    found = others[retain:][:holdout] if retain is not None else []
+    if len(found) < holdout:
+        raise UserError(
+            f"{folder} has no {holdout} questions behind those that are retained.",
+            "Lower options.retain or options.holdout.",
+        )
+    return pages([(r["question"], r["answer"]) for r in found])
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
