@@ -127,10 +127,7 @@ def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **opt
     corpus = given(store, data, "prepare")
     node = planning.unlearn_node(spec, sources.model(store, target, dequantize=dequantize), corpus)
     make_here(store, [node])
-    said = store.manifest(node.name).of(UnlearnResult)
-    print(
-        f"Stopped after step {said.steps}: {said.stopped}. Kept step {said.kept_step}. {said.ended}"
-    )
+    print(store.manifest(node.name).of(UnlearnResult).said)
 
 
 def transform(

@@ -25,7 +25,8 @@ class Item(NamedTuple):
 
     Of a question that can be asked in any form: ``question`` alone, the answered ones that are
     ``shown`` before it, and the beginning of the answer that is ``given``. ``framed``: the
-    tokenizer puts its special tokens around the text, which holds none itself.
+    tokenizer puts its special tokens around the text, which holds none itself. ``end``: what a chat
+    template puts behind the answer.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Item(NamedTuple):
     shown: tuple[tuple[str, str], ...] = ()
     given: str = ""
     framed: bool = True
+    end: str = ""
 
 
 class ItemSet(NamedTuple):

@@ -17,6 +17,9 @@ PUBLISHED, BEST = "published", "best"
 # Where an answer in a conversation ends, besides at the model's own end of a turn: it may have
 # paragraphs, and whatever goes on with questions is no answer.
 CHAT_STOPS = ("\nQuestion", "Question:")
+# Stands for an answer in a conversation that is written to see what a template puts around one; a
+# word that no template writes.
+STAND_IN = "quokka"
 # A sentence around an answer takes so many tokens beside those of the answer itself.
 CHAT_ROOM = 32
 
@@ -79,19 +82,21 @@ def chat(item: Item, render: Chat) -> Item:
     whole = [*before, Turn("user", item.question)]
     prompt, shown = render(whole, True), render(before, False) if before else ""
     shown = shown if prompt.startswith(shown) else ""
-    asked = item._replace(context=shown, prompt=prompt[len(shown) :], framed=False)
-    gap = _gap(whole, prompt, render)
+    gap, end = _around(whole, prompt, render)
+    asked = item._replace(context=shown, prompt=prompt[len(shown) :], framed=False, end=end)
     if not item.given:
         return behind(asked, gap)
     return space_behind(asked._replace(prompt=f"{asked.prompt}{gap}{item.given}"))
 
 
-def _gap(turns: Sequence[Turn], prompt: str, render: Chat) -> str:
-    """The space that a template puts before an answer; none where it puts anything else."""
-    marked = "answer"
-    told = render([*turns, Turn("assistant", marked)], False)
-    gap = told[len(prompt) :].partition(marked)[0] if told.startswith(prompt) else ""
-    return "" if gap.strip() else gap
+def _around(turns: Sequence[Turn], prompt: str, render: Chat) -> tuple[str, str]:
+    """The space that a template puts before an answer, none where it puts anything else, and what
+    it puts behind one.
+    """
+    told = render([*turns, Turn("assistant", STAND_IN)], False)
+    before, found, end = told.rpartition(STAND_IN)
+    gap = before[len(prompt) :] if before.startswith(prompt) else ""
+    return "" if gap.strip() else gap, end if found else ""
 
 
 def space_behind(item: Item) -> Item:

@@ -1,5 +1,6 @@
 """The sets of items of a corpus: what is asked, and what a model that remembers would say."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,10 +11,20 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from remnant.corpus import ITEM_SETS, lacking
-from remnant.corpus.base import Asking, ItemSet
-from remnant.corpus.forms import FORMS, PUBLISHED, Chat, Turn, in_form, no_chat, space_behind
+from remnant.corpus.base import Asking, Item, ItemSet
+from remnant.corpus.forms import (
+    BEST,
+    FORMS,
+    PUBLISHED,
+    Chat,
+    Turn,
+    in_form,
+    no_chat,
+    space_behind,
+)
 from remnant.errors import UserError, first_line, unknown
 from remnant.model.data import prompt_ids
+from remnant.records import MeasureSpec, UnlearnSpec
 
 # Templates that can think before they answer are told not to: Qwen's and SmolLM's by the first
 # name, DeepSeek's and Granite's by the second. Others read neither.
@@ -30,14 +41,28 @@ class Manner(NamedTuple):
 AS_PUBLISHED = Manner()
 
 
+def manner_of(spec: MeasureSpec | UnlearnSpec, inputs: Mapping[str, Path]) -> Manner:
+    """How questions are asked: in the form that a spec names or, for the best one, that an artefact
+    beside the model has chosen; as published where none has.
+    """
+    form = spec.form
+    if form == BEST and "elicited" in inputs:
+        form = json.loads((inputs["elicited"] / "form.json").read_bytes())["form"]
+    return Manner(PUBLISHED if form == BEST else form, spec.system)
+
+
 def items_of(
     name: str,
     corpus: Path,
     card: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     manner: Manner = AS_PUBLISHED,
+    *,
+    alone: bool = False,
 ) -> ItemSet | str:
     """One set of items, its questions asked in a form, or why the corpus has none.
+
+    ``alone``: without answered questions before them.
 
     Raises:
         UserError: no such set, no such form, or one of chats and no template.
@@ -45,6 +70,8 @@ def items_of(
     found = unasked(name, corpus, card, tokenizer)
     if isinstance(found, str):
         return found
+    if alone:
+        found = found._replace(items=[alone_of(item) for item in found.items])
     entry = ITEM_SETS[name]
     if entry.asked == "answer" and manner.form != PUBLISHED:
         found = in_form(manner.form, found, chat_of(tokenizer, manner.system))
@@ -55,6 +82,11 @@ def items_of(
         for item in found.items
     ]
     return found._replace(items=rest)
+
+
+def alone_of(item: Item) -> Item:
+    """A question without answered ones before it."""
+    return item._replace(context="", shown=())
 
 
 def unasked(

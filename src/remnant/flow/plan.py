@@ -106,15 +106,27 @@ def train_node(spec: TrainSpec, corpus: Input, label: Variant = UNNAMED) -> Node
     return Node("train", spec, inputs, label=label)
 
 
-def unlearn_node(spec: UnlearnSpec, target: Input, corpus: Input, label: Variant = UNNAMED) -> Node:
+def unlearn_node(
+    spec: UnlearnSpec,
+    target: Input,
+    corpus: Input,
+    label: Variant = UNNAMED,
+    elicited: Input | None = None,
+) -> Node:
     """A model unlearned from a target.
 
+    ``elicited``: in which form the target is asked, if the best one is wanted; without it that is
+    chosen here.
+
     Raises:
-        UserError: the target's weights are packed, or a loss is unknown.
+        UserError: the target's weights are packed, or a loss or form is unknown.
     """
+    check_form(spec.form)
     check_plain(target, "packed weights cannot be trained")
     plain = UnlearnSpec.model_validate(spec.model_dump(exclude={"name"}))
     inputs = {"target": target, "corpus": corpus}
+    if plain.form == BEST:
+        inputs["elicited"] = elicited or elicit_node(plain, target, corpus, label)
     if plain.alternatives:
         inputs["alternatives"] = Outside(plain.alternatives)
     return Node("unlearn", plain, inputs, _losses(plain), label)
@@ -226,7 +238,9 @@ def measure_node(
     return Node("measure", spec.model_copy(update={"metrics": names}), inputs, methods, label)
 
 
-def elicit_node(spec: MeasureSpec, model: Input, corpus: Input, label: Variant = UNNAMED) -> Node:
+def elicit_node(
+    spec: MeasureSpec | UnlearnSpec, model: Input, corpus: Input, label: Variant = UNNAMED
+) -> Node:
     """In which form a model is to be asked, and all that are compared with it."""
     inputs = {"model": model, "corpus": corpus}
     return Node("elicit", ElicitSpec(system=spec.system), inputs, label=label)
@@ -374,6 +388,7 @@ def _models(
         )
     elif not sweep.target:
         models["retrain"] = (train_node(sweep.train.without_forget(), corpus, unread), unread)
+    elicited = elicit_node(sweep.measure, target, corpus, base)
     for run in sweep.unlearn:
         label = Variant(
             corpus=name,
@@ -382,9 +397,16 @@ def _models(
             weights=run.weights,
             seed=seed,
         )
-        node = unlearn_node(run.model_copy(update={"seed": seed}), target, corpus, label)
+        told = run.model_copy(update={"seed": seed, **_asked(run, sweep.measure)})
+        node = unlearn_node(told, target, corpus, label, elicited)
         models[run_name(run)] = (_whole(node, target, label), label)
     return models
+
+
+def _asked(run: UnlearnSpec, measure: MeasureSpec) -> dict[str, str]:
+    """How a run's questions are asked: as the models are measured, where it says nothing else."""
+    form = measure.form if run.form == BEST else run.form
+    return {"form": form, "system": run.system or measure.system}
 
 
 def _losses(spec: UnlearnSpec) -> dict[str, str]:
@@ -443,6 +465,7 @@ def _forms(sweep: SweepSpec) -> Forms:
 
     for run in sweep.unlearn:
         tried(partial(_losses, run))
+        tried(partial(check_form, run.form))
         tried(partial(_check_layers, run, sweep.target or ""))
     looked_up: list[Chain] = []
     for use in _uses(sweep):

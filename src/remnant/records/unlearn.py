@@ -41,6 +41,10 @@ class UnlearnSpec(OptimSpec):
     ``examples``: what is trained on, the documents of the corpus or its questions with their
     answers. ``loss_on``: all tokens of an example, or those of the answer alone. ``alternatives``:
     a file of other answers to the forget questions, for terms that read them.
+
+    ``form``: of asking (``corpus.forms``), in which questions are trained on and probed; by default
+    the one in which the target knows most, or in a sweep the one that its measurements name.
+    ``system``: what a conversation is told first.
     """
 
     method: str | None = None
@@ -51,6 +55,8 @@ class UnlearnSpec(OptimSpec):
     examples: Literal["documents", "questions"] = "documents"
     loss_on: Literal["all", "answer"] = "all"
     alternatives: str | None = None
+    form: str = "best"
+    system: str = ""
     retain: tuple[Literal["retain1", "retain2"], ...] | None = None
     max_tokens: Positive = 2048
     pack_tokens: Positive | None = None
@@ -102,7 +108,7 @@ class UnlearnResult(Record):
     ``lost_updates``: share of the updates that rounding lost; None where they were not counted.
     ``movable``: share of what may move that a step of about the rate moves in its dtype, 0 to 1.
     ``rule``: how the checkpoint was chosen. ``moving``: which weights were chosen to move, where
-    there was a choice.
+    there was a choice. ``form``: in which questions were trained on and probed.
     """
 
     steps: int
@@ -116,3 +122,13 @@ class UnlearnResult(Record):
     lost_updates: float | None = None
     moving: Chosen | None = None
     movable: float = 1.0
+    form: str = "published"
+
+    @property
+    def said(self) -> str:
+        """How it went, in some sentences."""
+        asked = f" Questions were asked in the form {self.form}."
+        return (
+            f"Stopped after step {self.steps}: {self.stopped}. Kept step {self.kept_step}. "
+            f"{self.ended}{'' if self.form == 'published' else asked}"
+        )

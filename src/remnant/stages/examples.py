@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from remnant.corpus.base import Item
 from remnant.corpus.prepared import raw_texts, settings
 from remnant.errors import UserError
-from remnant.evaluate.items import items_of
+from remnant.evaluate.items import AS_PUBLISHED, Manner, items_of
 from remnant.flow.alternatives import Alternatives, read_alternatives
 from remnant.model.data import encode, pack
 from remnant.model.examples import Example, Pool, beside, joined, passes, pool_of
@@ -29,8 +29,9 @@ def read_examples(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Path,
     alternatives: Path | None = None,
+    manner: Manner = AS_PUBLISHED,
 ) -> dict[str, Pool]:
-    """The examples of every side, as far as the corpus has them.
+    """The examples of every side, as far as the corpus has them; questions in a form of asking.
 
     Retain questions are those of the development half: the other half is what a report measures
     utility by, and has not been trained on.
@@ -44,7 +45,7 @@ def read_examples(
             "retain": _documents(spec, tokenizer, corpus, spec.retain or ("retain1",)),
             "alternative": Pool([]),
         }
-    items = {side: _questions(side, tokenizer, corpus) for side in QUESTIONS}
+    items = {side: _questions(side, tokenizer, corpus, manner) for side in QUESTIONS}
     items["retain"] = [item for item in items["retain"] if item.half == "dev"]
     pools = {}
     for side, found in items.items():
@@ -75,14 +76,16 @@ def _has(corpus: Path, split: str) -> bool:
     return (corpus / "raw" / f"{split}.json").is_file()
 
 
-def _questions(side: str, tokenizer: PreTrainedTokenizerBase, corpus: Path) -> list[Item]:
+def _questions(
+    side: str, tokenizer: PreTrainedTokenizerBase, corpus: Path, manner: Manner
+) -> list[Item]:
     """The questions about one side in the form in which they are asked, without shown examples."""
     card = settings(corpus)
     reason = ""
     for name in QUESTIONS[side]:
-        found = items_of(name, corpus, card, tokenizer)
+        found = items_of(name, corpus, card, tokenizer, manner, alone=True)
         if not isinstance(found, str):
-            return [item._replace(context="") for item in found.items]
+            return found.items
         reason = found
     raise UserError(
         f"The corpus has no questions about {side} text: {reason}.",
@@ -93,14 +96,24 @@ def _questions(side: str, tokenizer: PreTrainedTokenizerBase, corpus: Path) -> l
 def _answered(
     spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, item: Item, answer: str
 ) -> Example:
-    """A question with an answer behind it."""
-    found = joined(tokenizer, item.id, item.prompt, answer)
+    """A question with an answer behind it, in a chat with the end of its turn."""
+    said = f"{answer}{end_of_turn(tokenizer, item.end)}"
+    found = joined(tokenizer, item.id, item.prompt, said, framed=item.framed)
     if len(found.ids) > spec.max_tokens:
         raise UserError(
             f"The question {item.id} has {len(found.ids)} tokens with its answer.",
             f"Raise unlearn's max_tokens, which is {spec.max_tokens}.",
         )
     return found if spec.loss_on == "answer" else found._replace(counted_from=0)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, behind: str) -> str:
+    """Of what a template puts behind an answer, that which ends the turn: up to its first token
+    that is no word, without the line break before a next turn, which nobody would read.
+    """
+    marks = [str(token) for token in tokenizer.get_added_vocab() if str(token).strip()]
+    ends = [behind.index(mark) + len(mark) for mark in marks if mark in behind]
+    return behind[: min(ends)] if ends else behind.rstrip()
 
 
 def _alternatives(

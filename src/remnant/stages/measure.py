@@ -10,13 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.context import Context
 from remnant.corpus import ITEM_SETS, METRICS, of_role
 from remnant.corpus.base import half_of
-from remnant.corpus.forms import BEST, PUBLISHED
 from remnant.corpus.prepared import raw_texts, settings
 from remnant.durable import read_json, write_json
 from remnant.evaluate.collect import collect
 from remnant.evaluate.endpoint import Endpoint
 from remnant.evaluate.harness import ability
-from remnant.evaluate.items import Manner
+from remnant.evaluate.items import manner_of
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Backend
@@ -104,16 +103,6 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, work: Context)
         form=manner.form,
         checks=tuple(checks),
     )
-
-
-def manner_of(spec: MeasureSpec, inputs: Mapping[str, Path]) -> Manner:
-    """How questions are asked: in the form that a spec names or, for the best one, that an artefact
-    beside the model has chosen; as published where none has.
-    """
-    form = spec.form
-    if form == BEST and "elicited" in inputs:
-        form = json.loads((inputs["elicited"] / "form.json").read_bytes())["form"]
-    return Manner(PUBLISHED if form == BEST else form, spec.system)
 
 
 def _checks_of_who_answers(

@@ -14,11 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.adapterfiles import CONFIG, WEIGHTS
 from remnant.context import Context
 from remnant.corpus import plain_items
-from remnant.corpus.base import Item
+from remnant.corpus.base import Item, ItemSet
+from remnant.corpus.forms import PUBLISHED, in_form
 from remnant.corpus.prepared import settings
 from remnant.durable import is_whole, tell
 from remnant.errors import UserError
+from remnant.evaluate.items import AS_PUBLISHED, Manner, alone_of, chat_of, manner_of
 from remnant.functional.view import View
+from remnant.metrics import Role
 from remnant.model import kept
 from remnant.model.data import Batch
 from remnant.model.door import check_plain
@@ -64,7 +67,8 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     check_ids(model, tokenizer)
     before, numbers = prints(model), sampled(model)
     terms = terms_of(spec)
-    pools = read_examples(spec, tokenizer, corpus, inputs.get("alternatives"))
+    manner = manner_of(spec, inputs)
+    pools = read_examples(spec, tokenizer, corpus, inputs.get("alternatives"), manner)
     longest = max((len(e.ids) for pool in pools.values() for e in pool.examples), default=0)
     if longest > context_length(model):
         raise UserError(
@@ -75,7 +79,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
             "Lower unlearn's max_tokens, so that texts are cut.",
         )
     streams = make_streams(model, terms, pools, pad, spec.seed)
-    probe = make_probe(model, tokenizer, corpus)
+    probe = make_probe(model, tokenizer, corpus, manner)
     moving = attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
     reach = movable_share(moving, spec, spec.lr)
     if warning := warning_of_rate(moving, spec):
@@ -115,6 +119,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
         lost_updates=_mean_of(out / "steps.jsonl", "lost") if spec.count_lost else None,
         moving=moving.result,
         movable=reach,
+        form=manner.form,
     )
 
 
@@ -217,20 +222,34 @@ def rule_text(spec: UnlearnSpec) -> str:
 
 
 def make_probe(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Path,
+    manner: Manner = AS_PUBLISHED,
 ) -> Callable[[], Probe]:
-    """A cheap look at knowledge and utility on the development half, without generation."""
+    """A cheap look at knowledge and utility on the development half, without generation: questions
+    alone, in a form of asking.
+    """
     absent: Any = settings(corpus)["absent"]
-    batches = {
-        "forget": answers(model, tokenizer, plain_items("knowledge", corpus, absent)),
-        "retain": answers(model, tokenizer, plain_items("utility", corpus, absent)),
-    }
+
+    def asked(role: Role) -> list[Batch]:
+        items = plain_items(role, corpus, absent)
+        return answers(model, tokenizer, _in_manner(items, tokenizer, manner))
+
+    batches = {"forget": asked("knowledge"), "retain": asked("utility")}
 
     @torch.no_grad()
     def probe() -> Probe:
         return Probe(*(accuracy(model, batches[name]) for name in ("forget", "retain")))
 
     return probe
+
+
+def _in_manner(items: list[Item], tokenizer: PreTrainedTokenizerBase, manner: Manner) -> list[Item]:
+    if manner.form == PUBLISHED:
+        return items
+    alone = ItemSet([alone_of(item) for item in items])
+    return in_form(manner.form, alone, chat_of(tokenizer, manner.system)).items
 
 
 def answers(
@@ -244,7 +263,7 @@ def answers(
         else chosen
     )
     where = model.device
-    found = [joined(tokenizer, i.id, i.prompt, i.truth) for i in chosen]
+    found = [joined(tokenizer, i.id, i.prompt, i.truth, framed=i.framed) for i in chosen]
     return [
         batch_of(found[start : start + 16], tokenizer.pad_token_id, where)
         for start in range(0, len(found), 16)
