@@ -2,6 +2,7 @@
 the model's own template, and the loss covers the assistant's turn."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from remnant.flow.place import Outside
 from remnant.flow.sweepfile import read_sweep
 from remnant.model.data import prompt_ids
 from remnant.model.examples import Example, batch_of
-from remnant.model.load import open_tokenizer, save_model
-from remnant.records import ElicitSpec, UnlearnSpec
-from remnant.stages import unlearn
-from remnant.stages.examples import end_of_turn, read_examples
+from remnant.model.load import open_model, open_tokenizer, save_model
+from remnant.parsing import parse
+from remnant.records import ElicitSpec, PrepareSpec, TrainResult, TrainSpec, UnlearnSpec
+from remnant.stages import prepare, train, unlearn
+from remnant.stages.examples import end_of_turn, questions_of, read_examples
 from remnant.testing import tiny_model
 from tests.conftest import silent
 from tests.test_forms import FAMILIES, tokenizer_of
@@ -227,3 +229,114 @@ def test_the_runs_of_a_sweep_are_asked_as_its_models_are_measured() -> None:
         assert isinstance(node.spec, UnlearnSpec)
         assert (node.spec.form, node.spec.system) == ("chat", "Short")
         assert "elicited" not in node.inputs
+
+
+def trained(corpus: Path, base: Path, out: Path, **more: Any) -> TrainResult:
+    out.mkdir()
+    usual = {"base": str(base), "examples": "questions", "batch_size": 8, "lr": 5e-3, "warmup": 0}
+    spec = TrainSpec.model_validate(usual | more)
+    return train.run(spec, {"corpus": corpus, "base": base}, out, silent)
+
+
+def test_a_model_is_trained_on_questions_in_its_own_chats(corpus: Path, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("llama3")
+    model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024)
+    save_model(model, tokenizer, tmp_path / "base")
+    asked = {"form": "chat", "loss_on": "answer"}
+    told = trained(corpus, tmp_path / "base", tmp_path / "told", **asked, passes=12)
+    size = len(knowmem(corpus, "forget")) + len(knowmem(corpus, "retain"))
+    assert told.steps == 12 * -(-size // 8)
+    knows = slowly(open_model(str(tmp_path / "told")), tokenizer, corpus)
+    assert knows[1] > 0.3 > slowly(model, tokenizer, corpus)[1] + 0.2
+    last = json.loads((tmp_path / "told" / "steps.jsonl").read_text().splitlines()[-1])
+    assert last["loss"] == told.loss
+
+
+def test_the_first_loss_is_that_of_the_answers_of_the_first_batch(
+    corpus: Path, tmp_path: Path
+) -> None:
+    tokenizer = tokenizer_of("chatml")
+    model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024)
+    save_model(model, tokenizer, tmp_path / "base")
+    asked = {"form": "chat", "loss_on": "answer", "splits": ["forget"]}
+    size = len(knowmem(corpus, "forget"))
+    once = trained(corpus, tmp_path / "base", tmp_path / "o", **asked, batch_size=size, steps=1)
+    losses = []
+    run: Any = model
+    for item in knowmem(corpus, "forget"):
+        alone, whole = conversation(tokenizer, item)
+        while tokenizer.decode(whole[-1:]) != "<|im_end|>":
+            whole = whole[:-1]
+        with torch.no_grad():
+            logp = run(torch.tensor([whole])).logits[0].log_softmax(-1)
+        own = [float(logp[t - 1, whole[t]]) for t in range(len(alone), len(whole))]
+        losses.append(-sum(own) / len(own))
+    assert once.loss == pytest.approx(sum(losses) / size, rel=1e-4)
+
+
+def test_the_control_is_not_trained_on_forget_questions_and_each_other_one_comes_once_a_pass(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    spec = TrainSpec(examples="questions", batch_size=4)
+    forget = {item.question for item in knowmem(corpus, "forget")}
+    retain = {item.question for item in knowmem(corpus, "retain")}
+
+    def questions(wanted: TrainSpec) -> list[str]:
+        found = questions_of(wanted, tokenizer, corpus)
+        texts = [str(tokenizer.decode(e.ids, skip_special_tokens=True)) for e in found]
+        return [t.partition("Question: ")[2].partition("\n")[0] for t in texts]
+
+    assert set(questions(spec)) == forget | retain
+    control = questions(spec.without_forget())
+    assert set(control) == retain
+    assert len(control) == len(set(control))
+    epochs = train.epochs_of_questions(spec.without_forget(), tokenizer, corpus, 1024)
+    for epoch in range(2):
+        rows = [epochs.batch(epoch, place) for place in range(epochs.batches)]
+        assert {len(row) for row in rows[:-1]} == {4}
+        every = questions_of(spec.without_forget(), tokenizer, corpus)
+        assert sorted(chain.from_iterable(rows)) == sorted(every)
+    assert epochs.batch(0, 0) != epochs.batch(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss_on": "answer"}, "documents have no answers"),
+        ({"form": "chat"}, "documents are not asked"),
+        ({"examples": "questions", "block_tokens": 64}, "block_tokens is about documents"),
+    ],
+)
+def test_settings_of_training_that_contradict_each_other_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(TrainSpec, settings, "train")
+
+
+def test_training_in_a_form_that_cannot_be_is_refused_in_a_sentence(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    text = Outside(str(corpus))
+    for form, message in (("best", "no form is the best"), ("plian", "plian")):
+        with pytest.raises(UserError, match=message):
+            planning.train_node(TrainSpec(examples="questions", form=form), text)
+        settings = ("train.examples=questions", "train.block_tokens=384", f"train.form={form}")
+        with pytest.raises(UserError, match=message):
+            planning.plan(read_sweep(HERE / "frozen" / "small.toml", settings))
+    with pytest.raises(UserError, match="No split is left"):
+        planning.train_node(TrainSpec(splits=("forget",)).without_forget(), text)
+    model = tiny_model(vocab=len(tokenizer), max_position_embeddings=16)
+    save_model(model, tokenizer, tmp_path / "base")
+    with pytest.raises(UserError, match="no chat template"):
+        trained(corpus, tmp_path / "base", tmp_path / "a", form="chat")
+    with pytest.raises(UserError, match=r"tokens with its answer, more than .* context of 16"):
+        trained(corpus, tmp_path / "base", tmp_path / "b")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    prepare.run(PrepareSpec(lab="books", vocab_size=400, forget_docs=4), {}, bare, silent)
+    card = json.loads((bare / "corpus.json").read_text())
+    card["absent"]["knowmem_retain"] = "there are none"
+    (bare / "corpus.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=r"no questions about retain text: there are none"):
+        trained(bare, tmp_path / "base", tmp_path / "c")

@@ -98,12 +98,28 @@ def _existing(name: str, role: str) -> Outside:
 
 
 def train_node(spec: TrainSpec, corpus: Input, label: Variant = UNNAMED) -> Node:
-    """A model trained on some splits of a corpus."""
+    """A model trained on some splits of a corpus.
+
+    Raises:
+        UserError: the base's weights are packed, no split is left, or no such form is there.
+    """
+    _check_training(spec)
     inputs: dict[str, Input] = {"corpus": corpus}
     if spec.base:
         inputs["base"] = outside_model(spec.base, dequantize=spec.dequantize)
         check_plain(inputs["base"], "packed weights cannot be trained")
     return Node("train", spec, inputs, label=label)
+
+
+def _check_training(spec: TrainSpec) -> None:
+    if not spec.splits:
+        raise UserError("No split is left to train on.", "Name splits beside forget.")
+    check_form(spec.form)
+    if spec.form == BEST:
+        raise UserError(
+            "Before a model is trained no form is the best.",
+            'Name the form of train, or leave it out for "published".',
+        )
 
 
 def unlearn_node(
@@ -477,6 +493,8 @@ def _forms(sweep: SweepSpec) -> Forms:
         *metric_names(sweep.measure.metrics),
         *sweep.measure.extra,
     )
+    if not sweep.target:
+        tried(partial(_check_training, sweep.train))
     for corpus in sweep.corpus:
         if corpus.folder:
             tried(partial(reader, corpus))

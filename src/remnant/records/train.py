@@ -52,12 +52,15 @@ SHAPE = (
 
 
 class TrainSpec(OptimSpec):
-    """A model from scratch (or from ``base``) on some splits of a corpus, in blocks of packed
-    documents.
+    """A model from scratch (or from ``base``) on some splits of a corpus: on documents in packed
+    blocks, or on questions with their answers, one a row.
 
-    ``passes``: so many times over the text, in the place of ``steps``. From a base, rate, warm-up
-    and passes have defaults of their own, and the shape is the base's. ``dequantize``: packed
-    weights of ``base`` are decoded first; what comes of it is an input of its own.
+    ``examples``: which of the two. ``loss_on``: all tokens of an example, or those of the answer
+    alone. ``form``: of asking (``corpus.forms``), in which questions are trained on; none is the
+    best yet. ``passes``: so many times over the examples, in the place of ``steps``. From a base,
+    rate, warm-up and passes have defaults of their own, and the shape is the base's.
+    ``dequantize``: packed weights of ``base`` are decoded first; what comes of it is an input of
+    its own.
     """
 
     steps: Positive = 600
@@ -68,6 +71,9 @@ class TrainSpec(OptimSpec):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     splits: tuple[Literal["forget", "retain1", "retain2"], ...] = ("forget", "retain1", "retain2")
+    examples: Literal["documents", "questions"] = "documents"
+    loss_on: Literal["all", "answer"] = "all"
+    form: str = "published"
     block_tokens: Positive = 384
     passes: Positive | None = None
     base: str | None = None
@@ -98,8 +104,21 @@ class TrainSpec(OptimSpec):
             raise ValueError(fault)
         return self
 
+    @model_validator(mode="after")
+    def _documents_or_questions(self) -> "TrainSpec":
+        if self.examples == "documents" and self.loss_on == "answer":
+            raise ValueError(
+                'documents have no answers; loss_on = "answer" needs examples = "questions"'
+            )
+        if self.examples == "documents" and self.form != "published":
+            raise ValueError('documents are not asked; form needs examples = "questions"')
+        usual = type(self).model_fields["block_tokens"].default
+        if self.examples == "questions" and self.block_tokens != usual:
+            raise ValueError('block_tokens is about documents; leave it out with "questions"')
+        return self
+
     def without_forget(self) -> "TrainSpec":
-        """The same for a model that never reads the forget text."""
+        """The same for a model that never reads the forget text or its questions."""
         return self.model_copy(update={"splits": tuple(s for s in self.splits if s != "forget")})
 
 

@@ -3,6 +3,7 @@ answers.
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -15,7 +16,7 @@ from remnant.flow.alternatives import Alternatives, read_alternatives
 from remnant.model.data import encode, pack
 from remnant.model.examples import Example, Pool, beside, joined, passes, pool_of
 from remnant.readings import SIDES
-from remnant.records import UnlearnSpec
+from remnant.records import TrainSpec, UnlearnSpec
 
 # Sets of questions about each side, the first that a corpus has.
 QUESTIONS: Mapping[str, tuple[str, ...]] = {
@@ -45,7 +46,7 @@ def read_examples(
             "retain": _documents(spec, tokenizer, corpus, spec.retain or ("retain1",)),
             "alternative": Pool([]),
         }
-    items = {side: _questions(side, tokenizer, corpus, manner) for side in QUESTIONS}
+    items = {side: _questions(side, tokenizer, corpus, manner)[0] for side in QUESTIONS}
     items["retain"] = [item for item in items["retain"] if item.half == "dev"]
     pools = {}
     for side, found in items.items():
@@ -56,6 +57,22 @@ def read_examples(
         given = read_alternatives(str(alternatives))
         pools["alternative"] = _alternatives(spec, tokenizer, items[partner], given)
     return pools
+
+
+def questions_of(
+    spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, corpus: Path
+) -> list[Example]:
+    """The questions about all splits that are trained on, those of both halves, each once.
+
+    Raises:
+        UserError: the corpus has no questions about one of them, or the tokenizer no chats.
+    """
+    sides = dict.fromkeys("forget" if split == "forget" else "retain" for split in spec.splits)
+    found: dict[str, Example] = {}
+    for side in sides:
+        for item in chain.from_iterable(_questions(side, tokenizer, corpus, Manner(spec.form))):
+            found.setdefault(item.question, _example(spec, tokenizer, item, item.truth))
+    return list(found.values())
 
 
 def _documents(
@@ -78,15 +95,20 @@ def _has(corpus: Path, split: str) -> bool:
 
 def _questions(
     side: str, tokenizer: PreTrainedTokenizerBase, corpus: Path, manner: Manner
-) -> list[Item]:
-    """The questions about one side in the form in which they are asked, without shown examples."""
+) -> list[list[Item]]:
+    """The sets of questions about one side, at least one, in the form in which they are asked,
+    without shown examples.
+    """
     card = settings(corpus)
-    reason = ""
+    reason, there = "", []
     for name in QUESTIONS[side]:
         found = items_of(name, corpus, card, tokenizer, manner, alone=True)
-        if not isinstance(found, str):
-            return found.items
-        reason = found
+        if isinstance(found, str):
+            reason = found
+        else:
+            there.append(found.items)
+    if there:
+        return there
     raise UserError(
         f"The corpus has no questions about {side} text: {reason}.",
         'Use examples = "documents", or prepare a corpus with questions.',
@@ -96,14 +118,22 @@ def _questions(
 def _answered(
     spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, item: Item, answer: str
 ) -> Example:
-    """A question with an answer behind it, in a chat with the end of its turn."""
-    said = f"{answer}{end_of_turn(tokenizer, item.end)}"
-    found = joined(tokenizer, item.id, item.prompt, said, framed=item.framed)
+    """A question with an answer behind it, of at most ``max_tokens``."""
+    found = _example(spec, tokenizer, item, answer)
     if len(found.ids) > spec.max_tokens:
         raise UserError(
             f"The question {item.id} has {len(found.ids)} tokens with its answer.",
             f"Raise unlearn's max_tokens, which is {spec.max_tokens}.",
         )
+    return found
+
+
+def _example(
+    spec: TrainSpec | UnlearnSpec, tokenizer: PreTrainedTokenizerBase, item: Item, answer: str
+) -> Example:
+    """A question with an answer behind it, in a chat with the end of its turn."""
+    said = f"{answer}{end_of_turn(tokenizer, item.end)}"
+    found = joined(tokenizer, item.id, item.prompt, said, framed=item.framed)
     return found if spec.loss_on == "answer" else found._replace(counted_from=0)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +15,14 @@ from remnant.errors import UserError
 from remnant.functional.losses import gdr
 from remnant.functional.view import View
 from remnant.lab.shapes import fresh_model
-from remnant.model.data import collate, pack
+from remnant.model.data import batch_order, pack
 from remnant.model.door import check_plain
+from remnant.model.examples import Example, batch_of, pool_of
 from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import TrainResult, TrainSpec
+from remnant.stages.examples import questions_of
 from remnant.trainable.attach import attach
 from remnant.training.loop import fit, last_of
 from remnant.training.stepper import in_regime, storage_dtype
@@ -40,18 +43,10 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
     check_saving(model, tokenizer)
     model = in_regime(on_device(model, work.place.device), spec).eval()
     check_ids(model, tokenizer)
-    if spec.block_tokens > context_length(model):
-        raise UserError(
-            (
-                f"Blocks of {spec.block_tokens} tokens are longer than the model's context of "
-                f"{context_length(model)}."
-            ),
-            "Lower train.block_tokens or raise train.context.",
-        )
-    texts = [text for split in spec.splits for text in raw_texts(corpus, split)]
-    blocks = _Blocks(tokenizer, texts, spec)
-    spec = _with_steps(spec, blocks.batches)
-    loss_at = _loss(model, tokenizer.pad_token_id, blocks, spec)
+    make = epochs_of_documents if spec.examples == "documents" else epochs_of_questions
+    epochs = make(spec, tokenizer, corpus, context_length(model))
+    spec = _with_steps(spec, epochs.batches)
+    loss_at = _loss(model, tokenizer.pad_token_id, epochs)
     moving = attach(model, spec)
     steps, _ = fit(moving, spec, loss_at, out, work)
     model = moving.settle()
@@ -63,6 +58,63 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
         loss=last_of(out / "steps.jsonl", "loss"),
         parameters=sum(p.numel() for p in model.parameters()),
     )
+
+
+class Epochs(NamedTuple):
+    """What is trained on: how many batches an epoch has, and by epoch and place the examples of
+    one.
+    """
+
+    batches: int
+    batch: Callable[[int, int], list[Example]]
+
+
+def epochs_of_documents(
+    spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, corpus: Path, context: int
+) -> Epochs:
+    """Blocks of packed documents."""
+    if spec.block_tokens > context:
+        raise UserError(
+            (
+                f"Blocks of {spec.block_tokens} tokens are longer than the model's context of "
+                f"{context}."
+            ),
+            "Lower train.block_tokens or raise train.context.",
+        )
+    texts = [text for split in spec.splits for text in raw_texts(corpus, split)]
+    blocks = _Blocks(tokenizer, texts, spec)
+
+    def batch(epoch: int, place: int) -> list[Example]:
+        own = blocks.of(epoch)
+        size = min(spec.batch_size, len(own))
+        first = place * spec.batch_size
+        return pool_of([own[(first + i) % len(own)] for i in range(size)]).examples
+
+    return Epochs(blocks.batches, batch)
+
+
+def epochs_of_questions(
+    spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, corpus: Path, context: int
+) -> Epochs:
+    """Questions with their answers, each once in every epoch; the last batch may be smaller."""
+    examples = questions_of(spec, tokenizer, corpus)
+    count = len(examples)
+    longest = max(examples, key=lambda example: len(example.ids))
+    if len(longest.ids) > context:
+        raise UserError(
+            (
+                f"The question {longest.id} has {len(longest.ids)} tokens with its answer, more "
+                f"than the model's context of {context}."
+            ),
+            "Leave it out of the corpus, or raise train.context.",
+        )
+
+    def batch(epoch: int, place: int) -> list[Example]:
+        order = batch_order(count, count, epoch, spec.seed)
+        first = place * spec.batch_size
+        return [examples[i] for i in order[first : first + spec.batch_size]]
+
+    return Epochs(-(-count // spec.batch_size), batch)
 
 
 class _Blocks:
@@ -89,25 +141,19 @@ class _Blocks:
 
 
 def _with_steps(spec: TrainSpec, batches: int) -> TrainSpec:
-    """The steps that some passes over the text are."""
+    """The steps that some passes over the text or the questions are."""
     if spec.passes is None:
         return spec
     return spec.model_copy(update={"steps": -(-spec.passes * batches // spec.accumulate)})
 
 
 def _loss(
-    model: PreTrainedModel, pad: int, blocks: _Blocks, spec: TrainSpec
+    model: PreTrainedModel, pad: int, epochs: Epochs
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
-    """Cross entropy on blocks."""
+    """Cross entropy on the counted tokens, averaged over texts."""
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
-        epoch, place = divmod(micro, blocks.batches)
-        own = blocks.of(epoch)
-        chosen = [
-            own[(place * spec.batch_size + i) % len(own)]
-            for i in range(min(spec.batch_size, len(own)))
-        ]
-        batch = collate(chosen, pad, model.device)
+        batch = batch_of(epochs.batch(*divmod(micro, epochs.batches)), pad, model.device)
         with torch.enable_grad():
             loss = gdr(
                 View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
