@@ -224,15 +224,15 @@ def test_how_a_run_ended_is_told_by_its_probes() -> None:
         ("gone", 0.1, 0.2),
         ("floor", 0.1, 0.5),
         ("kept", 0.8, 0.6),
+        ("hardly", 0.75, 0.6),
         ("good", 0.3, 0.59),
     ):
         chosen = {"step": 1, "forget": forget, "retain": retain}
         told[name] = unlearn.ended(spec, 0.9, [origin, chosen], chosen)
-    assert told["gone"].startswith(
-        "The utility is gone: retain accuracy 0.200 after 0.600, below 50%"
-    )
+    assert told["gone"].startswith("The utility is gone: retain accuracy 0.600 -> 0.200, below 50%")
     assert told["floor"].startswith("The utility floor of 90% was not met by any step")
     assert told["kept"].startswith("Nothing was forgotten")
+    assert told["hardly"].startswith("Hardly anything was forgotten: forget accuracy 0.800")
     assert told["good"].startswith("Less is known and the utility floor is met")
 
 

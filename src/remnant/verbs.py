@@ -53,6 +53,7 @@ from remnant.report import table, terminal
 from remnant.report.pooled import over_seeds
 from remnant.secrecy import redacted, scrubbed
 
+MEASURE = "Whether anything is forgotten in full precision, only `audit` tells."
 # "not said" is no pass: it ends as unclear does.
 STAYED, NOT, UNCLEAR = 0, 3, 4
 

@@ -41,18 +41,13 @@ class Zone(NamedTuple):
     @property
     def verdict(self) -> str:
         """In words."""
-        few = "So few move that little may be forgotten at all. " if self.movable < FEW else ""
-        lost = (
-            f"What is forgotten is rounded away under {', '.join(self.erasing)}: expect the text "
-            "back there. "
-            if self.erasing
-            else ""
-        )
-        if few or lost:
-            return (
-                f"{few}{lost}Weights kept in float32 and stochastic rounding do not have this "
-                "fault (--weights); a higher rate may help."
-            )
+        cure = "Weights kept in float32 and stochastic rounding do not have this fault (--weights)."
+        lost = f"rounded away under {', '.join(self.erasing)}: expect the text back there"
+        if self.movable < FEW:
+            what = f"; what is, is {lost}" if self.erasing else ""
+            return f"So few move that little may be forgotten at all{what}. {cure}"
+        if self.erasing:
+            return f"What is forgotten is {lost}. {cure}"
         return "No grid here rounds away most of what can move."
 
 

@@ -27,6 +27,11 @@ class ElicitResult(Record):
     @property
     def said(self) -> str:
         """The choice in a sentence."""
+        if not self.recall:
+            return (
+                f"Questions are asked as published ({self.published}): the corpus has too few of "
+                "them to tell forms apart."
+            )
         if self.form == "published":
             return (
                 f"Questions are asked as published ({self.published}): of {self.questions} tried "

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from remnant.records.base import Positive, Record, Share, circumstance
 
@@ -54,6 +54,11 @@ class PrepareSpec(Record):
     answer_tokens: Positive = 128
     cuts_per_text: Positive = 1
     text_tokens: Positive = 2048
+
+    @field_validator("forget", "retain", "holdout", mode="before")
+    @classmethod
+    def _one_file(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _one_source(self) -> "PrepareSpec":

@@ -44,6 +44,8 @@ SAMPLED = 4096
 # A step that is not lost changes nearly all numbers, also in bfloat16 at the usual rates a tenth
 # and more; of chosen layers or units it may be few of all.
 HARDLY = 0.01
+# A tenth less of the forget answers is within what a few items make.
+HARDLY_LESS = 0.9
 
 
 class Probe(NamedTuple):
@@ -177,8 +179,7 @@ def ended(
         return "Nothing was probed."
     origin = probes[0]
     forget, retain = (
-        f"{name} accuracy {chosen[name]:.3f} after {origin[name]:.3f}"
-        for name in ("forget", "retain")
+        f"{name} accuracy {origin[name]:.3f} -> {chosen[name]:.3f}" for name in ("forget", "retain")
     )
     if chosen["retain"] < spec.stop_utility * origin["retain"]:
         return f"The utility is gone: {retain}, below {spec.stop_utility:.0%} of the target's."
@@ -189,6 +190,10 @@ def ended(
         return f"The target itself shows nothing of the forget text in this probe: {forget}."
     if chosen["forget"] >= origin["forget"]:
         return f"Nothing was forgotten: {forget}."
+    if chosen["forget"] > HARDLY_LESS * origin["forget"]:
+        return (
+            f"Hardly anything was forgotten: {forget}. Raise the learning rate, or take more steps."
+        )
     return f"Less is known and the utility floor is met: {forget}, {retain}."
 
 
