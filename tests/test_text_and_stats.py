@@ -60,6 +60,10 @@ def test_rouge_l_equals_the_slow_reference() -> None:
         ("й", "и", 0.0),  # no accent, another letter
         ("紅樓夢", "這是紅樓夢。", 1.0),
         ("x", "", 0.0),
+        ("Brontë", "Это Brontë.", 1.0),  # another script beside it
+        ("Charlotte Brontë", "Charlotte Bronte (Шарлотта Бронте)", 1.0),
+        ("A", "The answer is A.", 1.0),  # an article and nothing else
+        ("A", "The answer is B.", 0.0),
     ],
 )
 def test_an_answer_is_contained(truth: str, generated: str, expected: float) -> None:

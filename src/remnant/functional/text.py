@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import regex
+
 from remnant.errors import Unscorable
 from remnant.functional.segments import fold, is_latin, ngrams, unicode_words, words
 
@@ -22,6 +24,7 @@ BY_SCRIPT = ("overlap", "recall", "leak_at_k", "rouge_recall")
 OVER_WORDS = "ROUGE over Unicode words"
 # What is no part of an answer, as SQuAD has it.
 ARTICLES = ("a", "an", "the")
+_ACCENTS = regex.compile(r"(\p{Latin})\p{M}+")
 STOPS = ("\n\n", "\nQuestion", "Question:")
 
 
@@ -155,20 +158,28 @@ def contained(truth: str, generated: str, answers: Sequence[str]) -> float:
     >>> contained("Mars", "Venus", ["the Red Planet"])
     0.0
     """
-    if not _normal(truth):
+    if not _plain_words(truth):
         raise Unscorable("the truth has no word")
-    said = _normal(generated)
-    accepted = (tuple(_normal(one)) for one in (truth, *answers))
-    return float(any(one and one in ngrams(said, len(one)) for one in accepted))
+    said = _plain_words(generated)
+    return float(any(_stands_in(_plain_words(one), said) for one in (truth, *answers)))
 
 
-def _normal(text: str) -> list[str]:
-    """The words of a text without what may differ between two answers that say the same."""
-    bare = unicodedata.normalize("NFD", fold(text))
-    if is_latin(text):
-        bare = "".join(c for c in bare if not unicodedata.combining(c))
-    found = words(unicodedata.normalize("NFC", bare))
-    return [w for w in found if w not in ARTICLES] or found
+def _stands_in(answer: list[str], said: list[str]) -> bool:
+    """Whether an answer is a run of what was said, articles of both left out where it has other
+    words.
+    """
+    bare, others = ([w for w in text if w not in ARTICLES] for text in (answer, said))
+    if not bare:
+        return bool(answer) and tuple(answer) in ngrams(said, len(answer))
+    return tuple(bare) in ngrams(others, len(bare))
+
+
+def _plain_words(text: str) -> list[str]:
+    """The words of a text without what may differ between two answers that say the same, whatever
+    other scripts stand beside them.
+    """
+    bare = _ACCENTS.sub(r"\1", unicodedata.normalize("NFD", fold(text)))
+    return words(unicodedata.normalize("NFC", bare))
 
 
 def way_of(function: str, truth: str) -> str:
