@@ -278,6 +278,29 @@ def test_every_answer_of_a_chat_is_asked_for_behind_the_turns_before_it(tmp_path
     ]
 
 
+def test_no_answer_of_a_chat_is_lost_behind_another_one(tmp_path: Path) -> None:
+    said = [("user", "Who?"), ("assistant", "Let me think."), ("assistant", "Ann.")]
+    turns = [{"role": role, "content": content} for role, content in said]
+    alone = [{"role": "system", "content": "Sign."}, {"role": "assistant", "content": "Bo."}]
+    assert of(written(tmp_path, {"messages": turns}, {"messages": alone})).qa == [
+        ("Who?", "Let me think."),
+        ("User: Who?\nAssistant: Let me think.", "Ann."),
+        ("System: Sign.", "Bo."),
+    ]
+
+
+def test_no_field_of_an_instruction_is_lost(tmp_path: Path) -> None:
+    row = {"instruction": "Say.", "input": "a", "context": "b", "output": "c", "response": "d"}
+    source = of(written(tmp_path, row, row | {"output": None}))
+    assert source.qa == [("Say.\na\nb", "c"), ("Say.\na\nb", "d")]
+    assert source.accepted == {("Say.\na\nb", "c"): ("d",)}
+
+
+def test_answers_of_a_question_that_stands_twice_are_all_accepted(tmp_path: Path) -> None:
+    rows = [{"question": "Who?", "answer": "Ann", "answers": more} for more in (["Bo"], ["Cy"])]
+    assert of(written(tmp_path, *rows)).accepted == {("Who?", "Ann"): ("Bo", "Cy")}
+
+
 def test_what_an_instruction_works_on_stands_behind_it(tmp_path: Path) -> None:
     row = {"instruction": "Translate.", "input": "chat", "output": "cat"}
     assert of(written(tmp_path, row)).qa == [("Translate.\nchat", "cat")]

@@ -130,7 +130,7 @@ def read_sources(
         [(p.question, p.answer) for p in whole],
         skipped,
         shapes=_shapes(files),
-        accepted={(p.question, p.answer): p.others for p in whole if p.others},
+        accepted=_accepted(whole),
         used=frozenset[str]().union(*(file.used for file in files)),
     )
     if not source.texts and not source.qa:
@@ -140,6 +140,15 @@ def read_sources(
         )
     lost = {"text": len(texts) - len(source.texts), "question": len(pairs) - len(whole)}
     return source._replace(notes=tuple(_notes(role, files, lost, whole)))
+
+
+def _accepted(pairs: Sequence[Pair]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """What is right beside the answer of a question, of all entries that ask it."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for p in (p for p in pairs if p.others):
+        known = found.get((p.question, p.answer), ())
+        found[p.question, p.answer] = tuple(dict.fromkeys((*known, *p.others)))
+    return found
 
 
 def _file(path: Path, columns: Mapping[str, str]) -> _Read:

@@ -129,15 +129,18 @@ def pair(record: Record, question: str, answer: str) -> Entry:
 
 
 def instruction(record: Record) -> Entry:
-    r"""An instruction as Alpaca and Dolly have them, what it works on in a line behind it.
+    r"""An instruction as Alpaca and Dolly have them, what it works on in lines behind it.
+
+    Where it has both names of an answer, the second is right too.
 
     >>> instruction({"instruction": "Translate.", "input": "chat", "output": "cat"}).pairs[0]
     Pair(question='Translate.\nchat', answer='cat', others=())
     """
-    given = words_of(record, "input") or words_of(record, "context")
-    parts = (words_of(record, "instruction"), given)
-    answer = words_of(record, "output" if "output" in record else "response")
-    return Entry(pairs=(Pair("\n".join(p for p in parts if p.strip()), answer),))
+    asked, answered = ("instruction", "input", "context"), ("output", "response")
+    parts = (words_of(record, field) for field in asked)
+    found = [text for field in answered if (text := words_of(record, field)).strip()]
+    first, *others = list(dict.fromkeys(found)) or [""]
+    return Entry(pairs=(Pair("\n".join(p for p in parts if p.strip()), first, tuple(others)),))
 
 
 def squad(record: Record) -> Entry:
@@ -194,7 +197,7 @@ def chat(turns: Sequence[Any]) -> Entry:
     pairs = [
         Pair(_before(said[:i]), text)
         for i, (role, text) in enumerate(said)
-        if role == "assistant" and i and said[i - 1][0] in ("user", "tool") and text.strip()
+        if role == "assistant" and i and text.strip()
     ]
     return Entry(pairs=tuple(pairs) or (Pair(_before(said), ""),))
 
