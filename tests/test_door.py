@@ -274,6 +274,16 @@ def test_packed_folders_are_no_source_of_anything_but_a_measurement(
         )
 
 
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_plain_weights_are_not_rounded_because_their_configuration_says_packed(
+    bits: str, folder: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    configure(folder, quantization_config={"quant_method": "bitsandbytes", bits: True})
+    with pytest.raises(UserError, match="they would be rounded while they are opened"):
+        open_model(str(folder))
+
+
 def test_ids_without_an_embedding_are_counted(tokenizer: PreTrainedTokenizerBase) -> None:
     check_ids(tiny_model(vocab=len(tokenizer)), tokenizer)
     with pytest.raises(UserError, match=r"3 ids outside the model's 397 embeddings, from 397"):

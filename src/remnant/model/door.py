@@ -28,6 +28,7 @@ _COUNTS = re.compile(
 # More layers than this are built only where the files hold as many weights.
 MOST_LAYERS = 1024
 _INTEGERS = re.compile(r"(u?int\d+|bool|[IU]\d+|BOOL)$")
+_PLAIN = re.compile("(B?F|b?float)(16|32|64)")
 
 
 class Stored(NamedTuple):
@@ -116,6 +117,21 @@ def check_folder(folder: Path) -> Stored:
                 ),
             )
     return stored
+
+
+def check_codes(stored: Stored, packing: Packing, source: str) -> None:
+    """Refuse plain weights whose configuration says that they are packed, as one is left by a
+    training on packed weights: libraries would round them while they open them.
+
+    Raises:
+        UserError: no weight in the files is packed.
+    """
+    if all(map(_PLAIN.fullmatch, stored.dtypes.values())):
+        raise UserError(
+            f"The weights of {source} are plain, but its config.json says that they are packed as "
+            f"{packing.name}: they would be rounded while they are opened.",
+            "Take quantization_config out of config.json.",
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from remnant.errors import UserError
 from remnant.functional.touched import KINDS, LEFT_ALONE, kind_of
-from remnant.model.door import check_folder, check_size, packing_at
+from remnant.model.door import check_codes, check_folder, check_size, packing_at
 from remnant.model.sizes import longest_text
 from remnant.model.whole import check_finite, check_whole
 from remnant.packing import DECODED_AT_OPENING, PACKINGS, check_measured, gguf_in
@@ -87,6 +87,8 @@ def open_model(
         packed = packing_at(source)
         if packed:
             check_measured(packed, source)
+        if packed and stored:
+            check_codes(stored, packed, source)
         # Nobody is asked on the way whether code that comes with a model may run.
         own_code = runs_code(source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=own_code)
