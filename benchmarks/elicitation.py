@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from remnant.corpus.base import Item, ItemSet, half_of
 from remnant.corpus.muse import ANSWER_TOKENS
 from remnant.corpus.prepared import records
-from remnant.evaluate.elicit import choose, means, scores_by_form
+from remnant.evaluate.elicit import asked_in, choose, means, scores_by_form
 from remnant.evaluate.items import chat_of, forms_for
 from remnant.evaluate.local import Local
 from remnant.functional.text import STOPS
@@ -97,7 +97,8 @@ def measured(given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     for side in SIDES:
         of = questions(given.folder, side, given.items)
         half |= {item.id: item.half for item in of.items}
-        told = scores_by_form(forms, of, chat_of(tokenizer), backend, scratch / side, report)
+        sets, _ = asked_in(forms, of, chat_of(tokenizer))
+        told = scores_by_form(sets, backend, scratch / side, report)
         found = {form: found[form] | told[form] for form in forms}
     print(file=sys.stderr)
 

@@ -1,5 +1,6 @@
 """The form in which a target knows most is chosen on the development half, for all models."""
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.corpus.base import Item, ItemSet, half_of
 from remnant.errors import UserError
-from remnant.evaluate.elicit import Score, choose, means, scores_by_form, some
+from remnant.evaluate.elicit import Score, asked_in, choose, means, scores_by_form, some
 from remnant.evaluate.items import chat_of, forms_for
 from remnant.evaluate.requests import Answer, Refused, Request, Writing
 from remnant.flow import plan as planning
@@ -24,7 +25,20 @@ from tests.conftest import silent
 from tests.test_forms import tokenizer_of
 
 HERE = Path(__file__).parent
-NAMES = ("ada", "boole", "curie", "dirac", "euler", "fermi", "gauss", "hopper", "ising", "jordan")
+NAMES = (
+    "ada",
+    "boole",
+    "curie",
+    "dirac",
+    "euler",
+    "fermi",
+    "gauss",
+    "hopper",
+    "ising",
+    "jordan",
+    "kepler",
+    "laplace",
+)
 SHOWN = (("Who is before ada?", "nobody"),)
 
 
@@ -59,11 +73,11 @@ class Chatty:
 def test_the_form_is_found_in_which_a_model_says_what_it_knows(tmp_path: Path) -> None:
     tokenizer = tokenizer_of("qwen3")
     forms = forms_for(tokenizer)
-    found = scores_by_form(
-        forms, questions(), chat_of(tokenizer), Chatty(), tmp_path / "spool", lambda *_: None
-    )
+    sets, refused = asked_in(forms, questions(), chat_of(tokenizer))
+    assert not refused
+    found = scores_by_form(sets, Chatty(), tmp_path / "spool", lambda *_: None)
     assert {form: len(scores) for form, scores in found.items()} == {
-        "muse": 9, "muse-0shot": 10, "plain": 9, "plain-0shot": 10, "chat": 10, "chat-shots": 10,
+        "muse": 11, "muse-0shot": 12, "plain": 11, "plain-0shot": 12, "chat": 12, "chat-shots": 12,
     }  # fmt: skip
     assert means(found["chat"]) == pytest.approx(means(found["chat-shots"]))
     assert means(found["chat"])[1:] == (1.0, 1.0)  # behind a blank line, in a sentence
@@ -93,6 +107,40 @@ def test_the_published_form_stays_unless_another_is_better_beyond_chance() -> No
     assert choose({"muse": told(*base), "chat": told(*better)}, "chat").form == "chat"
 
 
+def test_no_form_is_chosen_that_hides_what_is_known_of_forget_text() -> None:
+    """What retain questions gain does not pay for what forget questions lose."""
+    muse, chat = [1.0] * 6 + [0.0] * 24, [0.0] * 6 + [1.0] * 24
+    asked = {"muse": told(*muse), "chat": told(*chat)}
+    assert choose(asked, "muse", set("012345")).form == "muse"
+    assert choose(asked, "muse", set("6789")).form == "chat"
+
+
+def test_no_form_is_chosen_on_a_few_questions_or_on_others() -> None:
+    few = {"muse": told(0.0, 0.0), "chat": told(1.0, 1.0)}
+    assert choose(few, "muse").form == "muse"
+    some_refused = {"muse": told(*([0.0] * 24)), "chat": told(*([1.0] * 12))}
+    assert choose(some_refused, "muse").form == "muse"
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no') }}", "{{ 1 // 0 }}", "{{ tools | length }}"]
+)
+def test_a_template_that_refuses_leaves_the_other_forms(
+    template: str,
+    corpus: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    tmp_path: Path,
+) -> None:
+    broken = copy.deepcopy(tokenizer)
+    broken.chat_template = template
+    save_model(model, broken, tmp_path / "m")
+    found = elicit.run(ElicitSpec(), {"model": tmp_path / "m", "corpus": corpus}, tmp_path, silent)
+    assert set(found.refused) == {"chat", "chat-shots"}
+    assert "Not in the form chat: The model's chat template refuses" in found.said
+    assert "chat" not in found.recall
+
+
 def test_noise_alone_seldom_changes_the_form() -> None:
     rng = np.random.default_rng(0)
     changed = 0
@@ -108,7 +156,7 @@ def test_noise_alone_seldom_changes_the_form() -> None:
 def test_items_are_taken_from_all_over_them() -> None:
     items = questions().items
     assert some(items, 20) == items
-    assert [i.id for i in some(items, 5)] == ["ada", "curie", "euler", "gauss", "ising"]
+    assert [i.id for i in some(items, 5)] == ["ada", "curie", "euler", "hopper", "jordan"]
 
 
 def test_a_model_that_knows_nothing_is_asked_as_published(

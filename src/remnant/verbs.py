@@ -302,7 +302,7 @@ def predict(
             ),
         )
     terminal.console().print(shown)
-    terminal.console().print(escape(found.verdict), highlight=False)
+    terminal.console().print(escape(f"{found.verdict} {MEASURE}"), highlight=False)
     for note in found.notes:
         terminal.console().print(escape(note), highlight=False)
     terminal.console().print(

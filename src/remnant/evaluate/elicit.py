@@ -1,6 +1,6 @@
 """In which form of asking a model knows most, told on items that nothing is reported on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from remnant.corpus.base import Item, ItemSet
 from remnant.corpus.forms import Chat, in_form
-from remnant.errors import Unscorable
+from remnant.errors import Unscorable, UserError
 from remnant.evaluate.collect import Report, collect
 from remnant.evaluate.reads import Wanted, asked
 from remnant.evaluate.requests import Backend
@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 # So many questions of each side are asked in every form; more would tell forms apart that differ by
 # less than a verdict cares for.
 MOST_ITEMS = 24
+# Fewer questions tell no form from another: a resampled pair that agrees has no spread.
+FEWEST = 10
 RESAMPLES, SEED = 2000, 0
 GREEDY = Wanted((), 1, 1.0, 0, False, "")
 
@@ -50,31 +52,39 @@ def some(items: Sequence[Item], most: int = MOST_ITEMS) -> list[Item]:
     return [items[i * len(items) // most] for i in range(most)]
 
 
+def asked_in(
+    forms: Sequence[str], questions: ItemSet, render: Chat
+) -> tuple[dict[str, ItemSet], dict[str, str]]:
+    """Questions in every form, and why they cannot be asked in some: a template that refuses a
+    conversation leaves the other forms.
+    """
+    sets: dict[str, ItemSet] = {}
+    refused: dict[str, str] = {}
+    for form in forms:
+        try:
+            sets[form] = in_form(form, questions, render)
+        except UserError as error:
+            refused[form] = error.message
+    return sets, refused
+
+
 def scores_by_form(
-    forms: Sequence[str],
-    questions: ItemSet,
-    render: Chat,
-    backend: Backend,
-    spool: Path,
-    report: Report,
+    sets: Mapping[str, ItemSet], backend: Backend, spool: Path, report: Report
 ) -> dict[str, dict[str, Score]]:
     """What a model says in every form: form -> item -> score.
 
     Items that cannot be scored in some form are left out of it.
 
     Args:
-        forms: by name.
-        questions: with the question, and how long an answer may be.
-        render: writes a conversation in the model's template.
+        sets: the questions in every form, by its name.
         backend: who is asked; equal requests of several forms are asked once.
         spool: as in ``collect``.
         report: as in ``collect``.
     """
-    sets = {form: in_form(form, questions, render) for form in forms}
     wanted = [(form, item) for form, of in sets.items() for item in of.items]
     requests = [asked("generated", item, sets[form], GREEDY)[0] for form, item in wanted]
     answers = collect(requests, backend, spool, report)
-    found: dict[str, dict[str, Score]] = {form: {} for form in forms}
+    found: dict[str, dict[str, Score]] = {form: {} for form in sets}
     for (form, item), request in zip(wanted, requests, strict=True):
         answer = answers[request]
         if isinstance(answer, str) and (
@@ -95,24 +105,38 @@ def _score(item: Item, said: str) -> Score | None:
         return None
 
 
-def choose(found: Mapping[str, Mapping[str, Score]], published: str) -> Choice:
+def choose(
+    found: Mapping[str, Mapping[str, Score]], published: str, forget: Collection[str] = ()
+) -> Choice:
     """The form by which most is recalled, if it is better than the published one beyond chance.
 
     The published form stays where no other one beats it by a margin that excludes zero in the
     paired bootstrap over items, at 95 % over all forms together: a choice by noise would make
-    numbers incomparable with published ones and gain nothing.
+    numbers incomparable with published ones and gain nothing. Nor is a form chosen in which a
+    question has no score that has one in the published form, or in which less is recalled of the
+    forget text: what utility gains there would be paid by knowledge that is not seen.
 
-    >>> told = {"a": {"1": Score(0, 0, 0), "2": Score(0, 0, 0)}, "b": {"1": Score(0, 1, 1)}}
-    >>> choose(told | {"b": {"1": Score(0, 1, 1), "2": Score(0, 1, 1)}}, "a").form
+    Args:
+        found: form -> item -> score.
+        published: the form that stays unless another is better.
+        forget: the items that are about forget text.
+
+    >>> told = {"a": {str(i): Score(0, 0, 0) for i in range(10)}}
+    >>> choose(told | {"b": {str(i): Score(0, 1, 1) for i in range(10)}}, "a").form
     'b'
     """
+    before = found[published]
     others = [form for form in found if form != published]
     best = Choice(published)
-    for form in others:
-        shared = sorted(found[form].keys() & found[published].keys())
-        more = [found[form][i].recall - found[published][i].recall for i in shared]
-        gain = bootstrap_mean(np.array(more), RESAMPLES, SEED, 1 - 0.05 / len(others))
-        if gain and gain.low > 0 and gain.value > best.gain[0]:
+    for form in others if len(before) >= FEWEST else ():
+        if before.keys() - found[form].keys():
+            continue
+        more = {i: found[form][i].recall - score.recall for i, score in sorted(before.items())}
+        gain = bootstrap_mean(
+            np.array(list(more.values())), RESAMPLES, SEED, 1 - 0.05 / len(others)
+        )
+        hides = sum(more[i] for i in more.keys() & set(forget)) < 0
+        if gain and gain.low > 0 and gain.value > best.gain[0] and not hides:
             best = Choice(form, (gain.value, gain.low, gain.high))
     return best
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from remnant.corpus import ITEM_SETS, lacking
@@ -138,7 +137,7 @@ def chat_of(tokenizer: PreTrainedTokenizerBase, system: str = "") -> Chat:
             return str(
                 template(messages, tokenize=False, add_generation_prompt=go_on, **NO_THINKING)
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program, and raises whatever it likes
             raise UserError(
                 f"The model's chat template refuses the conversation: {first_line(error)}",
                 "Ask in another form, or without a system text.",

@@ -1,5 +1,7 @@
 """In which form questions are asked of all models of a comparison."""
 
+from pydantic import Field
+
 from remnant.records.base import Record
 
 
@@ -15,7 +17,7 @@ class ElicitResult(Record):
     ``form``: its name, "published" where no other one brings out more. ``published``: the name of
     the published one for this model's tokenizer. ``gain``: by how much more is recalled, of 1, with
     the bounds of its interval. ``recall``: of every form, 0 to 1. ``questions``: how many were
-    asked.
+    asked. ``refused``: the forms in which they cannot be asked, and why.
     """
 
     form: str
@@ -23,10 +25,16 @@ class ElicitResult(Record):
     gain: tuple[float, float, float]
     recall: dict[str, float]
     questions: int
+    refused: dict[str, str] = Field(default_factory=dict)
 
     @property
     def said(self) -> str:
-        """The choice in a sentence."""
+        """The choice in a sentence, and in which forms nothing could be asked."""
+        lost = [f" Not in the form {form}: {why}" for form, why in self.refused.items()]
+        return "".join([self._choice, *lost])
+
+    @property
+    def _choice(self) -> str:
         if not self.recall:
             return (
                 f"Questions are asked as published ({self.published}): the corpus has too few of "

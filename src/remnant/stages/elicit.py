@@ -13,7 +13,7 @@ from remnant.context import Context
 from remnant.corpus.base import ItemSet
 from remnant.corpus.forms import PUBLISHED
 from remnant.corpus.prepared import settings
-from remnant.evaluate.elicit import Choice, choose, means, scores_by_form, some
+from remnant.evaluate.elicit import FEWEST, Choice, asked_in, choose, means, scores_by_form, some
 from remnant.evaluate.items import chat_of, forms_for, published_form, unasked
 from remnant.evaluate.llamacpp import LlamaCpp
 from remnant.evaluate.local import Local
@@ -27,8 +27,6 @@ LEAVES = ("form.json",)
 GOES_ON_FROM = ("answers.jsonl",)
 # About forget and retain text alike: what a model knows of either, it must be able to say.
 SETS = ("knowmem_forget", "knowmem_retain")
-# Fewer questions tell no form from another.
-FEWEST = 10
 
 
 def run(spec: ElicitSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> ElicitResult:
@@ -39,7 +37,8 @@ def run(spec: ElicitSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
     """
     tokenizer = open_tokenizer(str(inputs["model"]))
     published, forms = published_form(tokenizer), forms_for(tokenizer)
-    questions = _questions(inputs["corpus"], tokenizer)
+    questions, forget = _questions(inputs["corpus"], tokenizer)
+    sets, refused = asked_in(forms, questions, chat_of(tokenizer, spec.system))
     choice, recall = Choice(published), {}
     if len(questions.items) >= FEWEST:
         file = gguf_file(inputs)
@@ -51,16 +50,14 @@ def run(spec: ElicitSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
             held = opened(inputs["model"], work)
             backend = Local(held.model, tokenizer)
         found = scores_by_form(
-            forms,
-            questions,
-            chat_of(tokenizer, spec.system),
+            sets,
             backend,
             out / GOES_ON_FROM[0],
             lambda done, total: work.progress(done, total, "asking in every form"),
         )
         if held:
             work.models.put(held)
-        choice = choose(found, published)
+        choice = choose(found, published, forget)
         recall = {form: means(scores).recall for form, scores in found.items()}
     form = PUBLISHED if choice.form == published else choice.form
     (out / LEAVES[0]).write_text(json.dumps({"form": form}) + "\n", encoding="utf-8")
@@ -70,15 +67,21 @@ def run(spec: ElicitSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
         gain=choice.gain,
         recall=recall,
         questions=len(questions.items),
+        refused=refused,
     )
 
 
-def _questions(corpus: Path, tokenizer: Any) -> ItemSet:
-    """Questions of the development half about both sides, as far as the corpus has them."""
+def _questions(corpus: Path, tokenizer: Any) -> tuple[ItemSet, set[str]]:
+    """Questions of the development half about both sides, as far as the corpus has them, and which
+    of them are about forget text.
+    """
     card = settings(corpus)
-    sets = [unasked(name, corpus, card, tokenizer) for name in SETS]
-    there = [found for found in sets if isinstance(found, ItemSet)]
-    items = []
-    for found in there:
-        items += some([item for item in found.items if item.half == "dev"])
-    return there[0]._replace(items=items) if there else ItemSet([])
+    sets = {name: unasked(name, corpus, card, tokenizer) for name in SETS}
+    there = {name: found for name, found in sets.items() if isinstance(found, ItemSet)}
+    own = {
+        name: some([item for item in found.items if item.half == "dev"])
+        for name, found in there.items()
+    }
+    items = [item for name in own for item in own[name]]
+    questions = next(iter(there.values()), ItemSet([]))._replace(items=items)
+    return questions, {item.id for item in own.get(SETS[0], [])}
