@@ -168,10 +168,10 @@ def _stands_in(answer: list[str], said: list[str]) -> bool:
     """Whether an answer is a run of what was said, articles of both left out where it has other
     words.
     """
-    bare, others = ([w for w in text if w not in ARTICLES] for text in (answer, said))
-    if not bare:
-        return bool(answer) and tuple(answer) in ngrams(said, len(answer))
-    return tuple(bare) in ngrams(others, len(bare))
+    bare = [w for w in answer if w not in ARTICLES]
+    if bare:
+        answer, said = bare, [w for w in said if w not in ARTICLES]
+    return bool(answer) and tuple(answer) in ngrams(said, len(answer))
 
 
 def _plain_words(text: str) -> list[str]:

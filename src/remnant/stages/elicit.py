@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from remnant.context import Context
-from remnant.corpus.base import ItemSet
+from remnant.corpus.base import Item, ItemSet
 from remnant.corpus.forms import PUBLISHED
 from remnant.corpus.prepared import settings
 from remnant.evaluate.elicit import FEWEST, Choice, asked_in, choose, means, scores_by_form, some
@@ -78,10 +78,11 @@ def _questions(corpus: Path, tokenizer: Any) -> tuple[ItemSet, set[str]]:
     card = settings(corpus)
     sets = {name: unasked(name, corpus, card, tokenizer) for name in SETS}
     there = {name: found for name, found in sets.items() if isinstance(found, ItemSet)}
-    own = {
-        name: some([item for item in found.items if item.half == "dev"])
-        for name, found in there.items()
-    }
+    own = {name: _of_development(found) for name, found in there.items()}
     items = [item for name in own for item in own[name]]
     questions = next(iter(there.values()), ItemSet([]))._replace(items=items)
     return questions, {item.id for item in own.get(SETS[0], [])}
+
+
+def _of_development(found: ItemSet) -> list[Item]:
+    return some([item for item in found.items if item.half == "dev"])
