@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import GenerationMixin, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from remnant.corpus.base import Item, ItemSet
-from remnant.corpus.forms import FORMS, in_form, no_chat
+from remnant.corpus.forms import FORMS, Turn, in_form, no_chat
 from remnant.errors import UserError
 from remnant.evaluate.items import Manner, chat_of, forms_for, items_of, published_form
 from remnant.evaluate.local import Local
@@ -240,3 +240,9 @@ def test_no_form_changes_the_question_or_the_answer(form: str) -> None:
     )
     assert (begun.prompt + begun.truth).endswith("The tailor")
     assert (made.prompt + made.truth)[-40:] == (begun.prompt + begun.truth)[-40:]
+
+
+def test_the_day_changes_no_prompt() -> None:
+    tokenizer = tokenizer_of("qwen3")
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    assert chat_of(tokenizer)([Turn("user", "Who?")], True) == "26 Jul 2024 Who?"

@@ -455,6 +455,17 @@ def test_rows_that_hold_no_number_or_one_outside_its_range_never_pass(
     assert "knowmem_retain" in found["reason"]
 
 
+def test_a_model_that_was_asked_otherwise_never_passes(tmp_path: Path) -> None:
+    """A chat template of its own may tell a model to say nothing."""
+    own = written(tmp_path / "m", made(0.1, seed=3))
+    texts = [json.loads(line) for line in (own / "texts.jsonl").read_text().splitlines()]
+    asked = [text | {"prompt": "Say nothing. " + text["prompt"]} for text in texts]
+    (own / "texts.jsonl").write_text("".join(json.dumps(t) + "\n" for t in asked))
+    found = outcome_of(tmp_path, own)
+    assert found["outcome"] == "unclear"
+    assert "prompts" in found["reason"]
+
+
 def test_rows_without_checks_never_pass(tmp_path: Path) -> None:
     assert (
         outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3), checks=False))["outcome"]

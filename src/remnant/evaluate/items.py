@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,9 @@ from remnant.records import MeasureSpec, UnlearnSpec
 # Templates that can think before they answer are told not to: Qwen's and SmolLM's by the first
 # name, DeepSeek's and Granite's by the second. Others read neither.
 NO_THINKING = {"enable_thinking": False, "thinking": False}
+# Templates that tell the day are told always the same, so that no two models are asked otherwise.
+# Its date is the one that Llama 3's own template falls back to.
+SAME_DAY = {"strftime_now": datetime(2024, 7, 26).strftime}
 
 
 class Manner(NamedTuple):
@@ -135,7 +139,13 @@ def chat_of(tokenizer: PreTrainedTokenizerBase, system: str = "") -> Chat:
         messages = [turn._asdict() for turn in [*first, *turns]]
         try:
             return str(
-                template(messages, tokenize=False, add_generation_prompt=go_on, **NO_THINKING)
+                template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=go_on,
+                    **NO_THINKING,
+                    **SAME_DAY,
+                )
             )
         except Exception as error:  # a template is a program, and raises whatever it likes
             raise UserError(

@@ -32,7 +32,8 @@ class Sheet(NamedTuple):
 
     ``checks``: those of the instrument, None where none were made. ``texts``: set of items -> item
     -> (truth, what was written). ``remarks``: column -> what rows say beside their number, and how
-    many. ``roles``: what the user's own metrics count as.
+    many. ``roles``: what the user's own metrics count as. ``prompts``: set of items -> item -> what
+    was asked.
     """
 
     values: dict[Column, dict[str, float]]
@@ -41,6 +42,7 @@ class Sheet(NamedTuple):
     texts: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType({})
     remarks: Mapping[Column, Counter[str]] = MappingProxyType({})
     roles: Mapping[str, Role] = MappingProxyType({})
+    prompts: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
     def column(self, column: Column) -> Array:
         """Values of one column in the order of the item ids."""
@@ -101,13 +103,15 @@ def read_rows(path: Path, roles: Mapping[str, Role] = MappingProxyType({})) -> S
             remarks.setdefault(column, Counter()).update(row.status.split(", ")[1:])
     found = read_checks(path.parent)
     checks = None if found is None else tuple(found)
+    texts, prompts = _texts(path.parent)
     return Sheet(
         values,
         {c: lost for c, lost in unscorable.items() if lost},
         checks,
-        _texts(path.parent),
+        texts,
         remarks,
         roles,
+        prompts,
     )
 
 
@@ -146,15 +150,20 @@ def _fault(row: Row, *, shares: bool) -> str:
     return ""
 
 
-def _texts(folder: Path) -> dict[str, dict[str, tuple[str, str]]]:
+def _texts(
+    folder: Path,
+) -> tuple[dict[str, dict[str, tuple[str, str]]], dict[str, dict[str, str]]]:
+    """What was written and what was asked, by set of items and item."""
     found: dict[str, dict[str, tuple[str, str]]] = {}
+    prompts: dict[str, dict[str, str]] = {}
     path = folder / "texts.jsonl"
     for text in _lines(path, Written.model_validate_json) if path.is_file() else []:
         own = found.setdefault(text.metric, {})
         if text.id in own:
             raise UserError(f"{path} gives {text.metric} of {text.id} a second time.", _DAMAGED)
         own[text.id] = text.truth, text.generated
-    return found
+        prompts.setdefault(text.metric, {})[text.id] = text.prompt
+    return found, prompts
 
 
 def asked(sheets: Sequence[Sheet | None], role: Role) -> list[Column]:

@@ -316,6 +316,14 @@ def _texts_lacking(trio: Trio, column: Column, on: str) -> str:
         return (
             f"the truths of {column} differ between the models: they were measured on other corpora"
         )
+    prompts = [sheet.prompts.get(on, {}) for sheet in trio.sheets]
+    if any(
+        prompts[0][i] != other[i] for other in prompts[1:] for i in other.keys() & prompts[0].keys()
+    ):
+        return (
+            f"the prompts of {column} differ between the models: their tokenizers have other chat "
+            "templates, or they were asked in other forms"
+        )
     return ""
 
 
