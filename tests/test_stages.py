@@ -47,7 +47,7 @@ from remnant.records import (
     UnlearnSpec,
     Variant,
 )
-from remnant.stages import cells, explain, measure, prepare, transform, unlearn
+from remnant.stages import cells, explain, measure, prepare, train, transform, unlearn
 from remnant.stages.cells import Sheet
 from remnant.stages.examples import read_examples
 from remnant.testing import tiny_model
@@ -521,3 +521,9 @@ def test_retain_terms_read_the_splits_that_they_are_given(
     shutil.copytree(corpus / "raw", tmp_path / "raw")
     (tmp_path / "raw/retain2.json").unlink()
     assert read_examples(both, tokenizer, tmp_path) == found[0]
+
+
+def test_a_model_that_may_read_nothing_is_not_trained(corpus: Path, tmp_path: Path) -> None:
+    spec = TrainSpec(splits=("forget",), steps=1).without_forget()
+    with pytest.raises(UserError, match="no text to train on"):
+        train.run(spec, {"corpus": corpus}, tmp_path, silent)

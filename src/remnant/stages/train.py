@@ -83,6 +83,11 @@ def epochs_of_documents(
         )
     texts = [text for split in spec.splits for text in raw_texts(corpus, split)]
     blocks = _Blocks(tokenizer, texts, spec)
+    if not blocks.of(0):
+        raise UserError(
+            f"There is no text to train on (splits: {', '.join(spec.splits) or 'none'}).",
+            "Name other splits of the corpus; a retrain model never reads the forget split.",
+        )
 
     def batch(epoch: int, place: int) -> list[Example]:
         own = blocks.of(epoch)
