@@ -12,6 +12,7 @@ import sys
 import tokenize
 import types
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union
 
@@ -182,7 +183,7 @@ def source_of(use: str, path: Path) -> str:
 def parsed(use: str, source: str) -> ast.Module:
     """The syntax tree of a text; raises UserError where it is not valid Python."""
     try:
-        return ast.parse(source)
+        return _tree(source)
     except SyntaxError as error:
         raise UserError(
             f"'{use}' is not valid Python: {error.msg} in line {error.lineno}."
@@ -191,6 +192,12 @@ def parsed(use: str, source: str) -> ast.Module:
         raise UserError(
             f"'{use}' is not valid Python: {str(error) or 'it is nested too deeply'}."
         ) from error
+
+
+# A sweep resolves the same few files for each of its thousands of pieces.
+@lru_cache(maxsize=256)
+def _tree(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def literal(node: ast.expr, names: Mapping[str, ast.expr], depth: int = 0) -> object:
@@ -344,7 +351,8 @@ def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
     return found
 
 
-def _assigned(tree: ast.Module) -> dict[str, ast.expr]:
+@lru_cache(maxsize=256)
+def _assigned(tree: ast.Module) -> Mapping[str, ast.expr]:
     """Names at the top of a file that are given one value, once."""
     found: dict[str, ast.expr] = {}
     twice: set[str] = set()
