@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from pages import written
+
 from remnant.catalog import LOSSES, METHODS, Entry
 from remnant.corpus import COMBINED, ITEM_SETS, METRIC_GROUPS, METRICS
 from remnant.formats.table import FORMATS
@@ -144,13 +146,5 @@ are made: {combined}.
 """
 
 
-def main() -> int:
-    """Write or check the page."""
-    if "--check" in sys.argv:
-        return int(not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page())
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(written(PAGE, page()))

@@ -5,6 +5,8 @@ date.
 import sys
 from pathlib import Path
 
+from pages import written
+
 from remnant.packing import PACKINGS, Packing
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
@@ -89,13 +91,5 @@ from such a model carries the code, so that it asks for the flag again.
 """
 
 
-def main() -> int:
-    """Write or check the page."""
-    if "--check" in sys.argv:
-        return int(not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page())
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(written(PAGE, page()))

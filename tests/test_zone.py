@@ -106,13 +106,13 @@ def test_unlearning_warns_where_a_rate_moves_too_little() -> None:
     weight = model.weight = nn.Parameter(spread(std=0.2).bfloat16())
     moving = of_weights(cast(PreTrainedModel, model), [Part(weight)])
     low = OptimSpec(weights="bf16", lr=1e-5)
-    said = warning_of_rate(moving, low)
     share = movable_share(moving, low, 1e-5)
+    said = warning_of_rate(moving, low, share)
     assert f"moves {share:.1%}" in said
     enough = float(said.rsplit(" ", 1)[1].rstrip("."))
     assert movable_share(moving, low, enough) >= 0.1 > movable_share(moving, low, enough / 2)
     for other in (low.model_copy(update={"lr": 1e-3}), OptimSpec(lr=1e-5)):
-        assert not warning_of_rate(moving, other)
+        assert not warning_of_rate(moving, other, movable_share(moving, other, other.lr))
 
 
 def test_a_base_is_trained_at_rates_of_its_own() -> None:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from remnant.errors import UserError, first_line
 
+INSTALL = "Install it with pip install 'remnant[documents]', or convert the file to plain text."
+
 
 class Extractor(NamedTuple):
     """What reads a kind of document: ``module`` must be there; ``text`` raises what it likes."""
@@ -70,6 +72,3 @@ def document(where: str, raw: bytes, suffix: str) -> str:
             "If its pages are pictures, read them by a program for that (OCR), or leave it out.",
         )
     return text
-
-
-INSTALL = "Install it with pip install 'remnant[documents]', or convert the file to plain text."

@@ -5,6 +5,7 @@ result. No torch.
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -239,11 +240,11 @@ def measure_node(
     """
     check_form(spec.form)
     names = metric_names(spec.metrics)
-    methods = {name: metric(name).identity for name in (*names, *beside(names), *brought())} | {
-        m.use: metric(m).identity for m in spec.extra
-    }
-    named: tuple[str | MetricSpec, ...] = (*names, *spec.extra)
-    reads = {r for m in named for r in metric(m).reads}
+    found = {name: metric(name) for name in (*names, *beside(names), *brought())}
+    found |= {m.use: metric(m) for m in spec.extra}
+    methods = {name: method.identity for name, method in found.items()}
+    measured = [*names, *map(attrgetter("use"), spec.extra)]
+    reads = {read for name in measured for read in found[name].reads}
     inputs: dict[str, Input] = {"corpus": corpus} | ({"model": model} if model else {})
     if spec.form == BEST and elicited is None and model and not spec.engine:
         elicited = elicit_node(spec, model, corpus, label)

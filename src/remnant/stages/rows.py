@@ -50,27 +50,28 @@ def rows_of(
     ]
 
 
-def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, referred: Answers) -> Row:
-    def row(value: float | None, status: str) -> Row:
-        return Row(
-            metric=plan.name,
-            split=plan.split,
-            id=item.id,
-            half=item.half,
-            value=value,
-            status=status,
-        )
+def _made(plan: Plan, item: Item, value: float | None, status: str) -> Row:
+    return Row(
+        metric=plan.name,
+        split=plan.split,
+        id=item.id,
+        half=item.half,
+        value=value,
+        status=status,
+    )
 
+
+def _row(plan: Plan, item: Item, of: ItemSet, answers: Answers, referred: Answers) -> Row:
     try:
         values = {r: _value(r, item, of, plan.wanted, answers, referred) for r in plan.method.reads}
         found = plan.method.load()(*map(plain, values.values()), **plan.method.params)
     except Unscorable as error:
-        return row(None, str(error))
+        return _made(plan, item, None, str(error))
     if found is None or not math.isfinite(found):
-        return row(None, "unscorable")
+        return _made(plan, item, None, "unscorable")
     way = way_of(plan.method.function, item.truth)
     notes = ["ok", *([CUT] if is_cut(values) else []), *([way] if way else [])]
-    return row(float(found), ", ".join(notes))
+    return _made(plan, item, float(found), ", ".join(notes))
 
 
 def _value(
@@ -116,16 +117,7 @@ def _view_rows(plan: Plan, of: ItemSet, views: Mapping[str, tuple[View, str]]) -
             value = float(function(view, **plan.method.params)[0])
             if not (math.isfinite(value) and bool(view.logits.amax(-1).isfinite().all())):
                 value, status = None, not_finite().reason
-        rows.append(
-            Row(
-                metric=plan.name,
-                split=plan.split,
-                id=item.id,
-                half=item.half,
-                value=value,
-                status=status,
-            )
-        )
+        rows.append(_made(plan, item, value, status))
     return rows
 
 
@@ -133,13 +125,12 @@ def texts_of(schedule: Schedule, answers: Answers) -> list[dict[str, str]]:
     """What was written, once per set of items."""
     found = []
     for on, p in {p.on: p for p in schedule.plans if "generated" in p.method.reads}.items():
-        for item in schedule.sets[on].items:
-            (request,) = asked("generated", item, schedule.sets[on], p.wanted)
+        of = schedule.sets[on]
+        for item in of.items:
+            (request,) = asked("generated", item, of, p.wanted)
             text = answers[request]
             if isinstance(text, str):
-                shown = (
-                    cut_answer(text, schedule.sets[on].stops) if schedule.sets[on].stops else text
-                )
+                shown = cut_answer(text, of.stops) if of.stops else text
                 found.append(
                     {
                         "metric": on,

@@ -84,7 +84,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     probe = make_probe(model, tokenizer, corpus, manner)
     moving = attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
     reach = movable_share(moving, spec, spec.lr)
-    if warning := warning_of_rate(moving, spec):
+    if warning := warning_of_rate(moving, spec, reach):
         tell(warning)
     best = out / "best.pt"
     if best.exists() and not is_whole(best):

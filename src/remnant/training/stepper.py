@@ -132,13 +132,12 @@ def movable_share(moving: Trainable, spec: OptimSpec, rate: float) -> float:
     return sum(int(movable(v, rate).sum()) for v in values) / sum(v.numel() for v in values)
 
 
-def warning_of_rate(moving: Trainable, spec: OptimSpec) -> str:
+def warning_of_rate(moving: Trainable, spec: OptimSpec, share: float) -> str:
     """What to say before the first step where the rate moves too little; "" where it does not.
 
-    >>> warning_of_rate(Trainable(*[None] * 5), OptimSpec())
+    >>> warning_of_rate(Trainable(*[None] * 5), OptimSpec(), 1.0)
     ''
     """
-    share = movable_share(moving, spec, spec.lr)
     if share >= FEW:
         return ""
     enough = spec.lr
