@@ -191,6 +191,8 @@ def test_a_measurement_asks_in_the_form_that_was_chosen(
     texts = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text().splitlines()]
     asked = {t["prompt"][-8:] for t in texts if t["metric"] == "knowmem_forget"}
     assert asked == {"Answer: " if form == "published" else "\nAnswer:"}
+    too = {t["prompt"][-8:] for t in texts if t["metric"] == "knowmem_published"}
+    assert too == (set() if form == "published" else {"Answer: "})
     by_name = tmp_path / "named"
     by_name.mkdir()
     named = MeasureSpec(metrics=metrics, form=form)

@@ -675,6 +675,27 @@ def test_knowledge_behind_many_words_is_knowledge() -> None:
     assert quiet.outcome != found.outcome
 
 
+def test_a_model_that_is_silent_only_in_the_chosen_form_is_known() -> None:
+    def published(sheet: Sheet, at: float) -> Sheet:
+        values = np.clip(at + np.random.default_rng(7).normal(0, 0.02, N), 0, 1)
+        column = {str(i): float(v) for i, v in enumerate(values)}
+        texts = {"knowmem_published": sheet.texts["knowmem_forget"]}
+        return sheet._replace(
+            values=sheet.values | {Column("knowmem_published"): column},
+            texts={**sheet.texts, **texts},
+        )
+
+    target = published(TARGET, 0.8)
+    more: dict[str, Any] = {"target": target, "q_target": target}
+    tells = judged(published(made(0.1, 0.9, 3), 0.8), None, published(UNREAD, 0.1), **more)
+    assert tells.outcome == "not forgotten"
+    assert "knowmem_published" in tells.reason
+    silent = judged(published(made(0.1, 0.9, 3), 0.1), None, published(UNREAD, 0.1), **more)
+    assert silent.outcome == "stayed forgotten"
+    unasked = judged(made(0.1, 0.9, 3), None, published(UNREAD, 0.1), **more)
+    assert unasked.outcome == "unclear"
+
+
 def test_utility_behind_many_words_is_utility() -> None:
     wordy = scored(made(0.95, 0.12, 1), "retain", recall=0.8, contained=0.7)
     unread = scored(made(0.1, 0.12, 2), "retain", recall=0.8, contained=0.7)

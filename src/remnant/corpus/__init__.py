@@ -96,13 +96,17 @@ def _may_be_absent(metric: str) -> bool:
     return all(ITEM_SETS[on].without for on in METRICS[metric].on)
 
 
-def counted_too(names: Sequence[str], corpus: Path, absent: Mapping[str, str]) -> list[str]:
+def counted_too(
+    names: Sequence[str], corpus: Path, absent: Mapping[str, str], form: str
+) -> list[str]:
     """The metrics that are measured besides those that were named.
 
     Args:
         names: those that were named.
         corpus: the folder of the prepared corpus.
         absent: what its card says that it lacks.
+        form: in which questions are asked. Where it is not the published one, they are asked as
+            published too: a model may be silent in one form only.
     """
     stand_in = [n for n, m in METRICS.items() if m.instead_of in absent and m.instead_of in names]
     knows = any(name in of_role("knowledge") for name in names)
@@ -110,8 +114,14 @@ def counted_too(names: Sequence[str], corpus: Path, absent: Mapping[str, str]) -
     def there(metric: str) -> bool:
         return not any(lacking(on, corpus, absent) for on in METRICS[metric].on)
 
-    more = filter(there, brought()) if knows else ()
-    return [n for n in (*stand_in, *beside(names), *more) if n not in names]
+    otherwise = [n for n in METRICS if form_of(n) not in ("", form) and not METRICS[n].beside]
+    more = list(filter(there, [*brought(), *otherwise])) if knows else []
+    return [n for n in (*stand_in, *beside([*names, *more]), *more) if n not in names]
+
+
+def form_of(name: str) -> str:
+    """The form in which a built-in metric's questions are always asked; "" where it is chosen."""
+    return next((ITEM_SETS[on].form for on in METRICS[name].on), "")
 
 
 def plain_items(role: Role, corpus: Path, absent: Mapping[str, str]) -> list[Item]:

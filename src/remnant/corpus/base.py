@@ -76,7 +76,7 @@ class SetEntry(NamedTuple):
     ``file``: of the prepared folder, that its ``items`` are read from. ``ask``: how they are turned
     into what a model is asked. ``split``: its name among the sets of one metric. ``absent``: the
     name under which a corpus's card says why it is not there; ``without``: why, where its file is
-    not there.
+    not there. ``form``: of asking, whatever form is chosen for the others.
     """
 
     meaning: str
@@ -87,6 +87,7 @@ class SetEntry(NamedTuple):
     split: str = ""
     absent: str = ""
     without: str = ""
+    form: str = ""
 
 
 class Material(NamedTuple):

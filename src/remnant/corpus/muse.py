@@ -18,6 +18,7 @@ from remnant.corpus.base import (
     half_of,
     question,
 )
+from remnant.corpus.forms import PUBLISHED
 from remnant.corpus.outside import checked, load_json, read_utf8
 from remnant.corpus.prepared import records, texts
 from remnant.errors import UserError, first_line
@@ -129,6 +130,15 @@ SETS = {
         answered,
         absent="knowmem_forget",
     ),
+    "knowmem_published": SetEntry(
+        "questions about forget text as published, where another form was chosen",
+        "answer",
+        "knowmem/forget_qa",
+        partial(knowmem, side="forget"),
+        answered,
+        absent="knowmem_forget",
+        form=PUBLISHED,
+    ),
     "knowmem_retain": SetEntry(
         "questions about retain text, behind ten answered ones",
         "answer",
@@ -185,18 +195,19 @@ def _attack(
     )
 
 
-def _said_too(function: str, meaning: str, side: str, role: Role) -> Metric:
-    """The answers of one side, scored so that what is said around them counts for nothing."""
-    name = f"knowmem_{side}"
+def _said_too(function: str, meaning: str, of: str, role: Role) -> Metric:
+    """The answers of one set, scored so that what is said around them counts for nothing."""
+    side = "retain" if role == "utility" else "forget"
+    asked = " as published" if of == "knowmem_published" else ""
     return Metric(
         _TEXT + function,
         1,
-        f"{meaning} about {side} text",
+        f"{meaning} about {side} text{asked}",
         "own",
-        (name,),
+        (of,),
         role,
         "high",
-        beside=name,
+        beside=of,
     )
 
 
@@ -225,6 +236,17 @@ METRICS = {
         "KnowMem: questions about forget text",
         told="answers questions about the text that is to be forgotten with {} overlap",
     ),
+    "knowmem_published": Metric(
+        _TEXT + "overlap",
+        3,
+        "ROUGE-L F1 of answers about forget text as published, where another form was chosen",
+        f"{_MUSE}, eq. 2",
+        ("knowmem_published",),
+        "knowledge",
+        "high",
+        "KnowMem as published: the same questions in the published form",
+        told="answers, asked as published, with {} overlap",
+    ),
     "knowmem_retain": Metric(
         _TEXT + "overlap",
         3,
@@ -246,10 +268,11 @@ METRICS = {
         "Utility: retain text continued",
         instead_of="knowmem_retain",
     ),
-    "knowmem_forget_recall": _said_too("recall", _RECALL, "forget", "knowledge"),
-    "knowmem_forget_contained": _said_too("contained", _CONTAINED, "forget", "knowledge"),
-    "knowmem_retain_recall": _said_too("recall", _RECALL, "retain", "utility"),
-    "knowmem_retain_contained": _said_too("contained", _CONTAINED, "retain", "utility"),
+    "knowmem_forget_recall": _said_too("recall", _RECALL, "knowmem_forget", "knowledge"),
+    "knowmem_forget_contained": _said_too("contained", _CONTAINED, "knowmem_forget", "knowledge"),
+    "knowmem_published_recall": _said_too("recall", _RECALL, "knowmem_published", "knowledge"),
+    "knowmem_retain_recall": _said_too("recall", _RECALL, "knowmem_retain", "utility"),
+    "knowmem_retain_contained": _said_too("contained", _CONTAINED, "knowmem_retain", "utility"),
     "privleak": Metric(
         _MEMBER + "min_k",
         2,

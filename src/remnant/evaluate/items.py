@@ -76,13 +76,13 @@ def items_of(
     if alone:
         found = found._replace(items=[alone_of(item) for item in found.items])
     entry = ITEM_SETS[name]
-    if entry.asked == "answer" and manner.form != PUBLISHED:
-        found = in_form(manner.form, found, chat_of(tokenizer, manner.system))
+    form = entry.form or manner.form
+    if entry.asked == "answer" and form != PUBLISHED:
+        found = in_form(form, found, chat_of(tokenizer, manner.system))
     if not spaces_in_front(tokenizer):
         return found
     rest = [
-        item if item.question and manner.form != PUBLISHED else space_behind(item)
-        for item in found.items
+        item if item.question and form != PUBLISHED else space_behind(item) for item in found.items
     ]
     return found._replace(items=rest)
 

@@ -70,6 +70,9 @@ def scheduled(
     absent: dict[str, str] = {}
     for plan in _named(spec, corpus, card):
         name = plan.on
+        if name in ITEM_SETS and ITEM_SETS[name].form == spec.form:
+            absent[plan.name] = "all questions are asked in that form"
+            continue
         if name not in sets:
             found = items_of(name, corpus, card, tokenizer, Manner(spec.form, spec.system))
             if isinstance(found, str):
@@ -140,7 +143,7 @@ def on_generated(item: Item, of: ItemSet, wanted: Wanted, answers: Answers) -> R
 
 def _named(spec: MeasureSpec, corpus: Path, card: Mapping[str, Any]) -> list[Plan]:
     names = list(metric_names(spec.metrics))
-    names += counted_too(names, corpus, card["absent"])
+    names += counted_too(names, corpus, card["absent"], spec.form)
     found = []
     for name in dict.fromkeys(names):
         method, entry = metric(name), METRICS[name]
