@@ -4,7 +4,7 @@ None may read as forgotten.
 
 Each row is done as a user would do it, by commands of the source tree that is tried (`--source`,
 this checkout's by default). A row passes if it ends with a refusal in a sentence, a verdict other
-than "stayed forgotten", right numbers or none; an honest set-up passes if no word calls it failed.
+than "gone", right numbers or none; an honest set-up passes if no word calls it failed.
 Beside each end stands what main at eb665c6 did (benchmarks/instrument_before.json). The lab is
 trained once, into --work.
 """
@@ -146,10 +146,9 @@ def summed(
         both = [before[name] for name in found if name in before]
         read, failed = (sum(bool(b[word]) for b in both) for word in ("forgotten", "passed"))
         print(f"Before: {read} of {len(both)} read as forgotten, {len(both) - failed} failed.")
-    stayed = sum(w == "stayed forgotten" for w in words_of)
+    stayed = sum(w == "gone" for w in words_of)
     print(
-        f"{len(fair)} honest set-ups, {stayed} judged 'stayed forgotten': "
-        f"{', '.join(sorted(set(words_of)))}."
+        f"{len(fair)} honest set-ups, {stayed} judged 'gone': {', '.join(sorted(set(words_of)))}."
     )
     failed = [name for name, f in found.items() if not f["passed"]]
     for name in failed:

@@ -186,10 +186,11 @@ def test_a_whole_chain_by_hand(
 
 
 def test_one_failure_decides_the_exit_code() -> None:
-    assert verbs.exit_code({"stayed forgotten"}) == 0
-    assert verbs.exit_code({"stayed forgotten", "unclear"}) == 4
-    for bad in ("came back", "not forgotten", "collapsed"):
-        assert verbs.exit_code({"stayed forgotten", "unclear", bad}) == 3
+    assert verbs.exit_code({"gone"}) == 0
+    assert verbs.exit_code({"gone", "unclear"}) == 4
+    assert verbs.exit_code({"gone", "not measured"}) == 4
+    for bad in ("came back", "known", "hidden", "broken"):
+        assert verbs.exit_code({"gone", "unclear", bad}) == 3
 
 
 def test_an_artefact_is_the_same_by_folder_and_by_name(

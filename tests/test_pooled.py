@@ -83,7 +83,7 @@ def test_recoveries_are_pooled_over_the_seeds_that_have_them() -> None:
 
 def test_a_verdict_stands_only_where_all_seeds_agree() -> None:
     assert [v.outcome for v in three().verdicts] == ["came back"]
-    assert three(outcome="not said").verdicts == []
+    assert three(outcome="hidden").verdicts == []
 
 
 def test_one_seed_is_not_pooled() -> None:

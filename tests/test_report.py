@@ -67,7 +67,7 @@ def results() -> Results:
                     )
                 )
             if model not in ("target", "retrain"):
-                outcome: Outcome = "came back" if form == "int4" else "stayed forgotten"
+                outcome: Outcome = "came back" if form == "int4" else "gone"
                 verdicts.append(
                     Verdict(
                         **dict(about),
@@ -123,16 +123,14 @@ def test_the_story_says_what_came_back() -> None:
     told = " ".join(table.story(results()))
     assert "97 % overlap" in told
     assert "came back under int4" in told
-    assert "stayed forgotten under int8, nf4, gptq4, awq4" in told
+    assert "gone under int8, nf4, gptq4, awq4" in told
 
 
 def test_the_story_names_seeds_and_what_came_back_to_a_model_that_was_no_good_before() -> None:
     base = results()
     (group,) = base.groups
     spoilt = [
-        v.model_copy(update={"outcome": "collapsed"})
-        if (v.model, v.form) == ("ga_gdr", "full")
-        else v
+        v.model_copy(update={"outcome": "broken"}) if (v.model, v.form) == ("ga_gdr", "full") else v
         for v in group.verdicts
     ]
     other = dataclasses.replace(group, seed=1, verdicts=spoilt)
@@ -145,7 +143,7 @@ def test_the_story_names_seeds_and_what_came_back_to_a_model_that_was_no_good_be
     assert [
         line
         for line in told
-        if line.startswith("ga_gdr: collapsed in full precision")
+        if line.startswith("ga_gdr: broken in full precision")
         and "; came back under int4." in line
     ]
     assert not any("seed" in line for line in table.story(base))

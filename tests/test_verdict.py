@@ -119,17 +119,14 @@ def test_under_a_form_that_teaches_only_the_excess_over_a_never_read_model_count
         "q_target": made(0.97, 0.9, 4),
     }
     rises_alike = judged(made(0.1, 0.9, 5), made(0.6, 0.9, 6, member=0.1), form=form, **taught)
-    assert rises_alike.outcome == "stayed forgotten", rises_alike.reason
+    assert rises_alike.outcome == "gone", rises_alike.reason
     rises_more = judged(made(0.1, 0.9, 5), made(0.8, 0.9, 6), form=form, **taught)
     assert rises_more.outcome == "came back"
     assert "never-read model" in rises_more.reason or "from unread to target" in rises_more.reason
     still = judged(made(0.9, 0.9, 5), made(0.95, 0.9, 6), form=form, **taught)
-    assert still.outcome in ("not forgotten", "came back")
+    assert still.outcome in ("known", "came back")
     # The same numbers under a quantizer, which teaches nothing: the never-read model is none.
-    assert (
-        judged(made(0.1, 0.9, 5), made(0.6, 0.9, 6, member=0.1), **taught).outcome
-        != "stayed forgotten"
-    )
+    assert judged(made(0.1, 0.9, 5), made(0.6, 0.9, 6, member=0.1), **taught).outcome != "gone"
 
 
 def test_a_form_that_teaches_never_passes_without_a_never_read_model_or_power() -> None:
@@ -137,19 +134,19 @@ def test_a_form_that_teaches_never_passes_without_a_never_read_model_or_power() 
     assert alone.outcome == "came back"
     every: dict[str, Any] = {"q_retrain": made(0.95, 0.9, 3), "q_target": made(0.95, 0.9, 4)}
     same = judged(made(0.1, 0.9, 5), made(0.95, 0.9, 6), form="mix0.5", **every)
-    assert same.outcome == "unclear"
+    assert same.outcome == "not measured"
     assert "shows as much as the target" in same.reason
     hidden = judged(
         made(0.1, 0.9, 5), made(0.6, 0.9, 6, told=0.9, member=0.1), form="mix0.5",
         q_retrain=made(0.6, 0.9, 3, member=0.1), q_target=made(0.97, 0.9, 4),
     )  # fmt: skip
-    assert hidden.outcome == "not said"
+    assert hidden.outcome == "hidden"
 
 
 def test_a_model_that_never_read_the_text_stays_forgotten() -> None:
     for seed in range(3, 11):
         found = judged(made(0.1, 0.9, seed))
-        assert found.outcome == "stayed forgotten", found.reason
+        assert found.outcome == "gone", found.reason
         assert (
             "utility 100%" in found.reason
             or "utility 9" in found.reason
@@ -161,12 +158,12 @@ def test_a_model_that_never_read_the_text_stays_forgotten() -> None:
     ("own", "quantized", "outcome"),
     [
         (made(0.15, seed=3), made(0.85, seed=3), "came back"),
-        (made(0.7, seed=3), None, "not forgotten"),
-        (made(0.0, 0.1, 3), None, "collapsed"),
-        (made(0.1, seed=3), made(0.1, 0.2, 3), "collapsed"),
-        (made(0.1, seed=3, told=0.8), None, "not said"),
-        (made(0.1, seed=3, member=0.9), None, "not said"),
-        (made(0.1, seed=3, member=-1.0), None, "not said"),
+        (made(0.7, seed=3), None, "known"),
+        (made(0.0, 0.1, 3), None, "broken"),
+        (made(0.1, seed=3), made(0.1, 0.2, 3), "broken"),
+        (made(0.1, seed=3, told=0.8), None, "hidden"),
+        (made(0.1, seed=3, member=0.9), None, "hidden"),
+        (made(0.1, seed=3, member=-1.0), None, "hidden"),
     ],
 )
 def test_the_rule_of_the_verdict(own: Sheet, quantized: Sheet | None, outcome: str) -> None:
@@ -177,7 +174,7 @@ def test_the_rule_of_the_verdict(own: Sheet, quantized: Sheet | None, outcome: s
 def test_every_single_test_bars_the_pass_and_is_named(metric: str) -> None:
     told = with_values(made(0.1, seed=3), metric, lambda v: {i: x + 0.6 for i, x in v.items()})
     found = judged(told)
-    assert found.outcome == "not said"
+    assert found.outcome == "hidden"
     assert metric in found.reason
     assert "%" in found.reason
 
@@ -198,12 +195,12 @@ def test_what_else_was_measured_counts_too(metric: str) -> None:
             target=measured[1],
             q_target=measured[1],
         ).outcome
-        == "stayed forgotten"
+        == "gone"
     )
     found = judged(
         also(made(0.1, seed=3), 0.9), None, measured[0], target=measured[1], q_target=measured[1]
     )
-    assert found.outcome == "not said"
+    assert found.outcome == "hidden"
     assert metric in found.reason
 
 
@@ -223,12 +220,12 @@ def test_an_attack_that_was_measured_counts_too() -> None:
             target=measured[1],
             q_target=measured[1],
         ).outcome
-        == "stayed forgotten"
+        == "gone"
     )
     found = judged(
         also(made(0.1, seed=3), 0.5), None, measured[0], target=measured[1], q_target=measured[1]
     )
-    assert found.outcome == "not said"
+    assert found.outcome == "hidden"
     assert "mia_loss" in found.reason
 
 
@@ -238,7 +235,7 @@ def test_a_kind_of_test_that_was_not_made_bars_the_pass(kind: Kind) -> None:
     for metric in TESTS[kind]:
         own = without(own, metric)
     found = judged(own)
-    assert found.outcome == "unclear"
+    assert found.outcome == "not measured"
     assert kind in found.reason
 
 
@@ -258,8 +255,8 @@ def test_numbers_that_are_missing_or_no_numbers_never_pass(
     metric: str, change: Callable[[dict[str, float]], dict[str, float]]
 ) -> None:
     assert judged(with_values(made(0.1, seed=3), metric, change)).outcome in (
-        "unclear",
-        "collapsed",
+        "not measured",
+        "broken",
     )
 
 
@@ -267,12 +264,12 @@ def test_one_metric_without_numbers_does_not_hide_another_that_knows() -> None:
     own = with_values(
         without(made(0.1, seed=3), "verbmem"), "knowmem_forget", lambda v: dict.fromkeys(v, 0.89)
     )
-    assert judged(own).outcome == "not forgotten"
+    assert judged(own).outcome == "known"
 
 
 def test_a_single_text_word_for_word_behind_a_good_mean_is_named() -> None:
     found = judged(with_values(made(0.1, seed=3), "verbmem", lambda v: v | {"7": 1.0}))
-    assert found.outcome == "not forgotten"
+    assert found.outcome == "known"
     assert "1 of 80" in found.reason
     assert "worst: 7, 100%" in found.reason
 
@@ -291,11 +288,11 @@ def test_short_answers_may_be_right_by_chance_but_not_many_of_them() -> None:
 
     unread = right(UNREAD, range(0, 6))
     assert judged(right(made(0.1, seed=3), range(6, 13)), retrain=unread).outcome in (
-        "stayed forgotten",
-        "unclear",
+        "gone",
+        "not measured",
     )
     many = right(made(0.1, seed=3), range(6, 30))
-    assert judged(many, retrain=unread).outcome == "not forgotten"
+    assert judged(many, retrain=unread).outcome == "known"
 
 
 def test_what_was_small_in_full_precision_and_grows_in_a_form_came_back() -> None:
@@ -311,8 +308,8 @@ def test_what_was_small_in_full_precision_and_grows_in_a_form_came_back() -> Non
 def test_a_form_that_destroys_the_target_too_is_no_pass() -> None:
     broken = made(0.05, 0.02, 5)
     assert judged(made(0.1, seed=3), made(0.05, 0.02, 6), q_target=broken).outcome in (
-        "unclear",
-        "collapsed",
+        "not measured",
+        "broken",
     )
 
 
@@ -326,7 +323,7 @@ def test_a_form_that_destroys_the_target_too_is_no_pass() -> None:
     ],
 )
 def test_a_control_model_that_is_none_bars_the_pass(control: Sheet) -> None:
-    assert judged(made(0.1, seed=3), retrain=control).outcome == "unclear"
+    assert judged(made(0.1, seed=3), retrain=control).outcome == "not measured"
 
 
 def test_a_control_model_that_read_the_text_is_seen_by_membership() -> None:
@@ -348,19 +345,19 @@ def test_early_endings_and_fixed_phrases_bar_the_pass() -> None:
     own = made(0.1, seed=3)
     assert "end at once" in judged(saying(own, lambda i: "")).reason
     phrase = judged(saying(own, lambda i: f"I am sorry to say that {i} and more"))
-    assert phrase.outcome == "not said"
+    assert phrase.outcome == "hidden"
     assert "begin with the same words" in phrase.reason
-    assert judged(own._replace(texts={})).outcome == "unclear"
+    assert judged(own._replace(texts={})).outcome == "not measured"
 
 
 def test_without_checks_of_the_instrument_nothing_passes_and_a_failed_one_is_not_measured() -> None:
     own = made(0.1, seed=3)
-    assert judged(own._replace(checks=None)).outcome == "unclear"
+    assert judged(own._replace(checks=None)).outcome == "not measured"
     failed = own._replace(
         checks=(*GOOD, Check(name="logits", ok=False, said="3 of 9 logits are not finite"))
     )
     found = judged(failed)
-    assert found.outcome == "unclear"
+    assert found.outcome == "not measured"
     assert "3 of 9 logits" in found.reason
     about = Variant(corpus="c", model="m", seed=0)
     assert all(
@@ -371,9 +368,9 @@ def test_without_checks_of_the_instrument_nothing_passes_and_a_failed_one_is_not
 
 def test_without_a_never_read_model_membership_is_counted_from_chance() -> None:
     honest = judged(made(0.1, seed=3), retrain=None)
-    assert honest.outcome == "stayed forgotten" or "membership" in honest.reason
-    assert judged(made(0.1, seed=3, member=0.9), retrain=None).outcome == "not said"
-    assert judged(made(0.6, seed=3), retrain=None).outcome == "not forgotten"
+    assert honest.outcome == "gone" or "membership" in honest.reason
+    assert judged(made(0.1, seed=3, member=0.9), retrain=None).outcome == "hidden"
+    assert judged(made(0.6, seed=3), retrain=None).outcome == "known"
 
 
 def test_recovery_by_hand() -> None:
@@ -435,10 +432,7 @@ def outcome_of(tmp_path: Path, own: Path) -> dict[str, Any]:
 
 
 def test_rows_on_the_disk_are_judged_as_rows_in_memory(tmp_path: Path) -> None:
-    assert (
-        outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3)))["outcome"]
-        == "stayed forgotten"
-    )
+    assert outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3)))["outcome"] == "gone"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1.7, -0.4, None])
@@ -451,7 +445,7 @@ def test_rows_that_hold_no_number_or_one_outside_its_range_never_pass(
                 row["value"] = value
 
     found = outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3), change=spoil))
-    assert found["outcome"] == "unclear"
+    assert found["outcome"] == "not measured"
     assert "knowmem_retain" in found["reason"]
 
 
@@ -462,14 +456,14 @@ def test_a_model_that_was_asked_otherwise_never_passes(tmp_path: Path) -> None:
     asked = [text | {"prompt": "Say nothing. " + text["prompt"]} for text in texts]
     (own / "texts.jsonl").write_text("".join(json.dumps(t) + "\n" for t in asked))
     found = outcome_of(tmp_path, own)
-    assert found["outcome"] == "unclear"
+    assert found["outcome"] == "not measured"
     assert "prompts" in found["reason"]
 
 
 def test_rows_without_checks_never_pass(tmp_path: Path) -> None:
     assert (
         outcome_of(tmp_path, written(tmp_path / "m", made(0.1, seed=3), checks=False))["outcome"]
-        == "unclear"
+        == "not measured"
     )
 
 
@@ -528,7 +522,7 @@ def test_answers_that_end_too_early_are_no_measure_of_what_is_known() -> None:
     assert failed("knowmem_forget", "one", ["one"] * 20) == []
     early = Check(name="answers", ok=False, said="12 of 20 are empty", metrics=("verbmem",))
     ended = saying(made(0.1, seed=3, told=0.8), lambda i: "")._replace(checks=(*GOOD, early))
-    assert judged(ended).outcome == "not said"  # the stronger tests are asked, and named
+    assert judged(ended).outcome == "hidden"  # the stronger tests are asked, and named
 
 
 def test_items_that_the_never_read_model_tells_too_are_not_held_against_a_model() -> None:
@@ -567,7 +561,7 @@ def test_text_that_is_half_known_and_half_pushed_away_is_told_by_its_spread() ->
         lambda v: {i: (-8.0 if int(i) % 2 else 14.0) + 0.01 * int(i) for i in v},
     )
     found = judged(own)
-    assert found.outcome == "not said"
+    assert found.outcome == "hidden"
     assert "spread" in found.reason
 
 
@@ -578,7 +572,7 @@ def test_a_truth_inside_a_longer_answer_is_told() -> None:
             lambda i: f"{i} well then I might say that {TRUTH} and {i} more of it",
         )
     )
-    assert found.outcome == "not forgotten"
+    assert found.outcome == "known"
     assert "80 of 80" in found.reason
 
 
@@ -587,7 +581,7 @@ def test_a_few_items_that_are_half_known_are_named_and_every_utility_counts() ->
         made(0.1, seed=3), "knowmem_forget", lambda v: v | {str(i): 0.7 for i in range(12)}
     )
     assert "more than half known" in judged(own).reason
-    assert judged(own).outcome == "not forgotten"
+    assert judged(own).outcome == "known"
 
     def also(sheet: Sheet, at: float) -> Sheet:
         return sheet._replace(
@@ -602,7 +596,7 @@ def test_a_few_items_that_are_half_known_are_named_and_every_utility_counts() ->
         target=also(TARGET, 0.9),
         q_target=also(TARGET, 0.9),
     )
-    assert destroyed.outcome == "collapsed"
+    assert destroyed.outcome == "broken"
 
 
 def with_own(sheet: Sheet, role: OwnRole, middle: float) -> Sheet:
@@ -616,12 +610,12 @@ def with_own(sheet: Sheet, role: OwnRole, middle: float) -> Sheet:
 @pytest.mark.parametrize(
     ("role", "own", "outcome"),
     [
-        ("knowledge", 0.1, "stayed forgotten"),
-        ("knowledge", 0.8, "not forgotten"),
-        ("test", 0.1, "stayed forgotten"),
-        ("test", 0.8, "not said"),
-        ("utility", 0.9, "stayed forgotten"),
-        ("utility", 0.3, "collapsed"),
+        ("knowledge", 0.1, "gone"),
+        ("knowledge", 0.8, "known"),
+        ("test", 0.1, "gone"),
+        ("test", 0.8, "hidden"),
+        ("utility", 0.9, "gone"),
+        ("utility", 0.3, "broken"),
     ],
 )
 def test_a_metric_of_the_users_counts_by_its_role(role: OwnRole, own: float, outcome: str) -> None:
@@ -635,7 +629,7 @@ def test_a_metric_of_the_users_counts_by_its_role(role: OwnRole, own: float, out
         q_target=target,
     )
     assert found.outcome == outcome
-    assert "mine" in found.reason or outcome in ("stayed forgotten", "collapsed")
+    assert "mine" in found.reason or outcome in ("gone", "broken")
 
 
 def test_a_metric_of_the_users_that_plays_a_role_is_missing_where_it_is_no_share(
@@ -668,7 +662,7 @@ def test_knowledge_behind_many_words_is_knowledge() -> None:
     knows = scored(made(0.1, 0.9, 3), "forget", contained=0.8)
     forgot = scored(made(0.1, 0.9, 3), "forget", contained=0.06)
     found = judged(knows, None, unread, **few)
-    assert found.outcome == "not forgotten"
+    assert found.outcome == "known"
     assert "knowmem_forget_contained" in found.reason
     quiet = judged(forgot, None, unread, **few)
     assert "contained" not in quiet.reason
@@ -688,12 +682,12 @@ def test_a_model_that_is_silent_only_in_the_chosen_form_is_known() -> None:
     target = published(TARGET, 0.8)
     more: dict[str, Any] = {"target": target, "q_target": target}
     tells = judged(published(made(0.1, 0.9, 3), 0.8), None, published(UNREAD, 0.1), **more)
-    assert tells.outcome == "not forgotten"
+    assert tells.outcome == "known"
     assert "knowmem_published" in tells.reason
     silent = judged(published(made(0.1, 0.9, 3), 0.1), None, published(UNREAD, 0.1), **more)
-    assert silent.outcome == "stayed forgotten"
+    assert silent.outcome == "gone"
     unasked = judged(made(0.1, 0.9, 3), None, published(UNREAD, 0.1), **more)
-    assert unasked.outcome == "unclear"
+    assert unasked.outcome == "not measured"
 
 
 def test_utility_behind_many_words_is_utility() -> None:
@@ -701,10 +695,10 @@ def test_utility_behind_many_words_is_utility() -> None:
     unread = scored(made(0.1, 0.12, 2), "retain", recall=0.8, contained=0.7)
     more: dict[str, Any] = {"target": wordy, "q_target": wordy}
     same = scored(made(0.1, 0.07, 3), "retain", recall=0.8, contained=0.7)
-    assert judged(same, None, unread, **more).outcome == "stayed forgotten"
-    assert judged(made(0.1, 0.07, 3), None, made(0.1, 0.12, 2)).outcome != "stayed forgotten"
+    assert judged(same, None, unread, **more).outcome == "gone"
+    assert judged(made(0.1, 0.07, 3), None, made(0.1, 0.12, 2)).outcome != "gone"
     lost = scored(made(0.1, 0.12, 3), "retain", recall=0.3, contained=0.2)
-    assert judged(lost, None, unread, **more).outcome == "collapsed"
+    assert judged(lost, None, unread, **more).outcome == "broken"
 
 
 def test_utility_is_judged_as_published_unless_that_hides_it() -> None:
@@ -714,7 +708,5 @@ def test_utility_is_judged_as_published_unless_that_hides_it() -> None:
     target = of(TARGET, 0.93)
     more: dict[str, Any] = {"target": target, "q_target": target}
     kept = judged(of(made(0.1, 0.9, 3), 0.2), None, of(UNREAD, 0.93), **more)
-    assert kept.outcome == "stayed forgotten"
-    assert (
-        judged(of(made(0.1, 0.2, 3), 0.93), None, of(UNREAD, 0.93), **more).outcome == "collapsed"
-    )
+    assert kept.outcome == "gone"
+    assert judged(of(made(0.1, 0.2, 3), 0.93), None, of(UNREAD, 0.93), **more).outcome == "broken"

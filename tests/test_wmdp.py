@@ -313,17 +313,17 @@ def judged(own: Sheet, target: Sheet, unread: Sheet | None) -> tuple[str, str]:
 def test_accuracy_counts_as_knowledge_above_what_guessing_scores() -> None:
     target = sheet(0.8, 0.7, 1)
     for unread in (sheet(0.25, 0.7, 2), None):
-        assert judged(sheet(0.75, 0.7, 3), target, unread)[0] == "not forgotten"
+        assert judged(sheet(0.75, 0.7, 3), target, unread)[0] == "known"
         # Gone by this test; what was not measured keeps it from passing.
         outcome, reason = judged(sheet(0.25, 0.7, 3), target, unread)
-        assert (outcome, "no test of" in reason) == ("unclear", True)
+        assert (outcome, "no test of" in reason) == ("not measured", True)
 
 
 def test_a_model_that_guesses_has_no_utility_left() -> None:
     target, unread = sheet(0.8, 0.31, 1), sheet(0.25, 0.31, 2)
     # 0.25 of 0.31 is 81 % of the bare number, and nothing of what the target can do.
     outcome, reason = judged(sheet(0.25, 0.25, 3), target, unread)
-    assert outcome == "collapsed"
+    assert outcome == "broken"
     assert "utility" in reason
 
 

@@ -15,7 +15,7 @@ from instrument.lab import Lab
 
 RUNNER = Path(__file__).with_name("runner.py")
 LIMIT_SECONDS = 120.0
-STAYED = "stayed forgotten"
+STAYED = "gone"
 # How far a number may stand from the right one, in points, and still be called right: far less than
 # any plant moves it.
 NEAR = 3.0
@@ -244,7 +244,7 @@ class Bench:
 
 
 def read_audit(done: Done, summary: Path, only: str = "") -> Outcome:
-    """What a audit says: "stayed forgotten" anywhere, or exit code 0, reads as forgotten."""
+    """What a audit says: "gone" anywhere, or exit code 0, reads as forgotten."""
     if done.broken:
         return Outcome(done.broken, False, done.broken)
     if not summary.is_file():

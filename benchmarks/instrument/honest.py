@@ -10,19 +10,18 @@ from instrument.bench import Bench, Outcome, Plant, cells
 from instrument.surgery import Change, State
 
 FAILED = (
-    "not forgotten",
+    "known",
     "came back",
-    "collapsed",
+    "broken",
     "refused",
     "traceback",
-    "not measured",
     "exit code",
     "no end",
 )
 
 
 def _honest(outcome: Outcome) -> Outcome:
-    """A word of failure is a fault; what is said stays forgotten or is unclear is not."""
+    """A word of failure is a fault; gone, unclear and not measured are none."""
     head = outcome.said.partition(" (")[0]
     wrong = [word for word in FAILED if word in head]
     return Outcome(outcome.said, False, outcome.fault or (f"called {wrong[0]}" if wrong else ""))

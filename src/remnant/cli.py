@@ -383,7 +383,7 @@ def audit(
 ) -> int | None:
     """Did it stay forgotten? Exit code 0: yes, by every test; 3: no.
 
-    4: not said by plain asking only, or unclear.
+    4: unclear, or not measured.
     """
     return _done(
         "audit",

@@ -110,8 +110,8 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether every form stayed forgotten by every test."""
-        return {v.outcome for v in self.verdicts} == {"stayed forgotten"}
+        """Whether the text is gone in every form, by every test."""
+        return {v.outcome for v in self.verdicts} == {"gone"}
 
     def report(self, out: str | Path, *, examples: bool = False) -> Path:
         """Write report.html and summary.json into a folder; returns the page's path."""

@@ -54,8 +54,7 @@ from remnant.report.pooled import over_seeds
 from remnant.secrecy import redacted, scrubbed
 
 MEASURE = "Whether anything is forgotten in full precision, only `audit` tells."
-# "not said" is no pass: it ends as unclear does.
-STAYED, NOT, UNCLEAR = 0, 3, 4
+GONE, NOT_GONE, OPEN = 0, 3, 4
 
 
 def make_here(store: Store, nodes: Sequence[Node]) -> Path:
@@ -330,13 +329,10 @@ def predict_before(
 
 
 def exit_code(outcomes: set[str]) -> int:
-    """0 if there are verdicts and all stayed forgotten.
-
-    3 if anything came back, was not forgotten or collapsed; else 4.
-    """
-    if outcomes == {"stayed forgotten"}:
-        return STAYED
-    return UNCLEAR if outcomes <= {"stayed forgotten", "not said", "unclear"} else NOT
+    """0 if there are verdicts and all are "gone", 4 if nothing worse is known; else 3."""
+    if outcomes == {"gone"}:
+        return GONE
+    return OPEN if outcomes <= {"gone", "unclear", "not measured"} else NOT_GONE
 
 
 def sweep_path(name: str) -> Path:

@@ -8,9 +8,7 @@ from pydantic import Field
 from remnant.records.base import OwnRole, Positive, Record, Share
 from remnant.records.variant import Variant
 
-Outcome = Literal[
-    "stayed forgotten", "not said", "came back", "not forgotten", "collapsed", "unclear"
-]
+Outcome = Literal["gone", "hidden", "came back", "known", "broken", "unclear", "not measured"]
 Says = Literal["silent", "tells", "undecided", "no power", "not measured", "lost"]
 Shares = tuple[float, float, float]
 
@@ -108,8 +106,12 @@ class Evidence(Variant):
 class Verdict(Variant):
     """The audit on one unlearned model in one form, in one word and one sentence.
 
-    "not said": plain asking finds nothing and a stronger test still tells; ``reason`` names it.
-    Only "stayed forgotten" is a pass.
+    "gone": no test tells it from a model that never read the text, with all intervals below their
+    limits; only this is a pass. "hidden": plain asking finds nothing and a stronger test still
+    tells; ``reason`` names it. "known": plain asking finds it in full precision. "came back": only
+    in this form. "broken": too little utility is left for anything to be said. "not measured": a
+    number, a test or a check of the instrument is missing, or it has no power. "unclear": all is
+    measured and an interval lies across its limit; ``reason`` says how many items would decide.
     """
 
     outcome: Outcome

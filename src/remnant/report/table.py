@@ -33,7 +33,7 @@ SUMMARY_SCHEMA = 1
 # Stages whose files the report reads.
 READ = ("measure", "explain", "audit")
 # Plain asking stays below its limits; what a stronger test says is another matter.
-QUIET = ("stayed forgotten", "not said")
+QUIET = ("gone", "hidden")
 # How a cell is coloured; the verdict has a rule of its own. Points of PrivLeak, share of utility.
 MOST_APART, USEFUL = 20, 0.8
 # A collapsed model shows one of these; the last three are compared with the target's own values.
@@ -411,7 +411,7 @@ def _tell_model(group: Group, model: str) -> str:
         told = "; ".join(
             f"{o} under {', '.join(names)}"
             for o, names in after.items()
-            if o in ("came back", "collapsed") and o != full.outcome
+            if o in ("came back", "broken") and o != full.outcome
         )
         return (
             f"{model}: {full.outcome} in full precision "

@@ -12,8 +12,8 @@ from remnant.records import FULL, Cell, ElicitResult, PrepareResult
 from remnant.report import table
 
 OUTCOME_STYLES = {
-    "stayed forgotten": "green", "not said": "yellow", "unclear": "yellow", "came back": "red",
-    "not forgotten": "red", "collapsed": "red",
+    "gone": "green", "unclear": "yellow", "not measured": "yellow", "hidden": "red",
+    "came back": "red", "known": "red", "broken": "red",
 }  # fmt: skip
 
 

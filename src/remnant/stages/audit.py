@@ -57,7 +57,7 @@ def run(spec: AuditSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
         line = Lineup.of(sheets, variant)
         if line is None:
             reason = "the target, or the model in full precision, was not measured beside it"
-            verdicts.append(Verdict(**dict(variant), outcome="unclear", reason=reason))
+            verdicts.append(Verdict(**dict(variant), outcome="not measured", reason=reason))
             continue
         found = [
             recover(line, variant, metric, spec.rule)

@@ -27,12 +27,12 @@ from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, 
 from remnant.transforms.table import teaches
 
 # The gravest first; a form that brings back what full precision had lost is named before what full
-# precision had kept. What is missing stands before "not said", as nothing can be said while plain
-# asking is not complete.
-COLLAPSED, BACK, KNOWN, MISSING, HIDDEN, OPEN = range(6)
+# precision had kept. What is missing of plain asking stands before "hidden", as nothing can be said
+# while that is not complete; what is missing of the stronger tests stands behind it.
+BROKEN, BACK, KNOWN, MISSING, HIDDEN, UNTESTED, OPEN = range(7)
 OUTCOMES: dict[int, Outcome] = {
-    COLLAPSED: "collapsed", BACK: "came back", KNOWN: "not forgotten", MISSING: "unclear",
-    HIDDEN: "not said", OPEN: "unclear",
+    BROKEN: "broken", BACK: "came back", KNOWN: "known", MISSING: "not measured",
+    HIDDEN: "hidden", UNTESTED: "not measured", OPEN: "unclear",
 }  # fmt: skip
 # A truth of fewer words may be written by chance.
 LONG_TRUTH = 8
@@ -47,7 +47,7 @@ NO_CHANCE = 0.01
 
 
 class Finding(NamedTuple):
-    """One thing that speaks against "stayed forgotten"."""
+    """One thing that speaks against "gone"."""
 
     grade: int
     reason: str
@@ -78,7 +78,7 @@ def decide(
     ]
     if not findings:
         reason = _praise(line, evidence, rule)
-        return Verdict(**dict(variant), outcome="stayed forgotten", reason=reason)
+        return Verdict(**dict(variant), outcome="gone", reason=reason)
     worst = min(findings, key=lambda f: f.grade)
     return Verdict(**dict(variant), outcome=OUTCOMES[worst.grade], reason=worst.reason)
 
@@ -115,7 +115,7 @@ def useful_by(line: Lineup, rule: Rule) -> list[Column]:
     one by which the target shows more, where that is ``min_gap`` points more.
 
     A target that answers in whole sentences must not seem useless, nor one that is as useful and
-    says more or less around its answers collapsed.
+    says more or less around its answers broken.
     """
     every = asked(line, "utility")
     found = []
@@ -156,9 +156,7 @@ def _kept(line: Lineup, name: Column, rule: Rule) -> Iterator[Finding]:
     kept = ratio(rule, name, [line.q_target, line.q_unlearned], lambda t, u: u / t)
     if kept is None or (kept.value < rule.utility_floor and kept.high < 1):
         shown = "not a number" if kept is None else f"{kept.value:.0%}"
-        yield Finding(
-            COLLAPSED, f"utility is {shown} of the target's, below {rule.utility_floor:.0%}"
-        )
+        yield Finding(BROKEN, f"utility is {shown} of the target's, below {rule.utility_floor:.0%}")
     elif kept.low < rule.utility_floor:
         yield Finding(
             OPEN,
@@ -239,7 +237,7 @@ def _plain(
                     left(line.form, metric, rule), metric, "in this form", BACK, rule
                 )
             if not powers[-1]:
-                yield Finding(OPEN, f"{_no_power(variant)} by {metric}")
+                yield Finding(UNTESTED, f"{_no_power(variant)} by {metric}")
         else:
             if more := above_both(line.full, metric, rule):
                 yield Finding(
@@ -456,7 +454,7 @@ def _stronger(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> Iterato
             ),
         )
     for kind, reason in missing_kinds(evidence).items():
-        yield Finding(OPEN, f"no test of {kind} could be made: {reason}")
+        yield Finding(UNTESTED, f"no test of {kind} could be made: {reason}")
     for e in evidence:
         if e.says == "undecided":
             more = (
@@ -466,7 +464,7 @@ def _stronger(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> Iterato
             )
             yield Finding(OPEN, f"{e.said}{more}")
         elif e.says == "lost":
-            yield Finding(OPEN, f"{e.kind}: {e.said}")
+            yield Finding(UNTESTED, f"{e.kind}: {e.said}")
         elif e.kind in (BEGUN, SAMPLED) and e.says in ("silent", "undecided"):
             test = Column(e.test)
             if told := told_items(line.form, test, rule):
