@@ -143,8 +143,7 @@ def test_the_story_names_seeds_and_what_came_back_to_a_model_that_was_no_good_be
     assert [
         line
         for line in told
-        if line.startswith("ga_gdr: broken in full precision")
-        and "; came back under int4." in line
+        if line.startswith("ga_gdr: broken in full precision") and "; came back under int4." in line
     ]
     assert not any("seed" in line for line in table.story(base))
 
