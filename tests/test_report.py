@@ -113,7 +113,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(written: Path) -> 
     assert "url(http" not in html
     assert "A &lt;made&gt; up run" in html
     assert "<b>it</b>" not in html
-    assert html.count("<figure") == 5
+    assert html.count("<figure") == 7
     assert "no scorable item" in html
     assert "it failed" in html
     assert "remnant report NAME --examples" in html
@@ -286,7 +286,7 @@ def test_the_page_in_a_real_browser(written: Path, width: int, tmp_path: Path) -
     assert said["wide"] == []
     assert said["matrices"] == 4
     assert said["rows"] == 4 * 5
-    assert len(said["marks"]) == 5
+    assert len(said["marks"]) == 7
     assert min(said["marks"]) > 40
     assert said["small"] == 0
     assert said["tall"] == 0

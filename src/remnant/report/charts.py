@@ -1,5 +1,6 @@
 """Charts as inline SVG, drawn by matplotlib without a screen."""
 
+import html
 import io
 import math
 import re
@@ -16,6 +17,7 @@ from remnant.corpus import METRICS, of_role, short_title
 from remnant.functional.survival import Survival
 from remnant.metrics import SHARE
 from remnant.records import FULL
+from remnant.report.front import FARTHEST, PLAIN, Dot, drawn
 from remnant.report.pareto import Study
 from remnant.report.table import Group
 
@@ -116,6 +118,46 @@ def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, col
     axes.errorbar(
         x, y, yerr=[low, high], fmt="o", ms=4, lw=1, capsize=2, color=colour, label=_label(model)
     )
+
+
+def places(dots: Sequence[Dot]) -> str:
+    """Every test as a dot on the way from never read (0) to the target (1), a line per form; what a
+    dot is stands behind it, for whoever points at it.
+    """
+    forms = list(dict.fromkeys(d.form for d in dots))
+    kinds = sorted({d.kind for d in dots}, key=lambda kind: (kind != PLAIN, kind))
+    palette = dict(zip(kinds, COLOURS[2:], strict=False))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _drawing((7.2, 1.3 + 0.34 * len(forms)))
+        for i, dot in enumerate(dots):
+            # Kinds lie beside each other within the line of their form.
+            shift = (kinds.index(dot.kind) - (len(kinds) - 1) / 2) * 0.7 / max(1, len(kinds))
+            axes.scatter(
+                drawn(dot.left),
+                forms.index(dot.form) + shift,
+                s=26,
+                color=palette.get(dot.kind, COLOURS[0]),
+                gid=f"dot-{i}",
+            )
+        for kind in kinds:
+            axes.scatter([], [], s=26, color=palette.get(kind, COLOURS[0]), label=kind)
+        axes.axvline(0, color="#2f8f5b", lw=1)
+        axes.axvline(1, color="#c8501e", lw=1)
+        pushed = min(drawn(d.left) for d in dots) < -0.5
+        axes.set_xlim(-FARTHEST - 0.05 if pushed else -0.5, FARTHEST + 0.05)
+        marks = {-1: "pushed away", 0: "never read", 1: "target"}
+        axes.set_xticks(*zip(*list(marks.items())[not pushed :], strict=True))
+        axes.set_yticks(range(len(forms)), forms)
+        axes.set_ylim(len(forms) - 0.5, -0.5)
+        axes.grid(axis="y", alpha=0.25)
+        axes.legend(
+            ncols=3, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0)
+        )
+        drawing = _svg(figure, "Every test between never read and target")
+    for i, dot in enumerate(dots):
+        mark = f'<g id="dot-{i}">'
+        drawing = drawing.replace(mark, f"<g><title>{html.escape(dot.said)}</title>", 1)
+    return drawing
 
 
 def forget_utility_plane(group: Group) -> str:

@@ -8,8 +8,8 @@ from remnant.corpus import METRICS, of_role
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import writes
 from remnant.parsing import lines_of
-from remnant.report import table
-from remnant.report.charts import forget_utility_plane, knowledge_by_form, pareto_plane
+from remnant.report import front, table
+from remnant.report.charts import forget_utility_plane, knowledge_by_form, pareto_plane, places
 from remnant.report.notebook import environment
 from remnant.report.pareto import Study, study
 from remnant.report.pooled import over_seeds
@@ -49,6 +49,8 @@ def _render(results: Results, studies: list[Study], examples: list[dict[str, Any
     templates.filters["number"] = table.number
     return templates.get_template("page.html.j2").render(
         title=results.sweep.title or results.sweep.name,
+        headline=front.headline(results),
+        failed=front.failed(results),
         story=table.story(results),
         groups=[_group(g) for g in (*over_seeds(results.groups), *results.groups)],
         signs=table.signs(results),
@@ -67,10 +69,22 @@ def _render(results: Results, studies: list[Study], examples: list[dict[str, Any
 def _group(group: Group) -> dict[str, Any]:
     return {
         "group": group,
+        "boards": [_board(group, model) for model in group.unlearned],
         "tone": lambda cell: table.tone(group, cell),
         "charts": [(METRICS[m].title, knowledge_by_form(group, m)) for m in group.metrics],
         "plane": forget_utility_plane(group),
         "expected": table.expected,
+    }
+
+
+def _board(group: Group, model: str) -> dict[str, Any]:
+    """What is seen first of one model: its verdicts, its picture, and what tells most."""
+    found = front.dots(group, model)
+    return {
+        "model": model,
+        "badges": front.badges(group, model),
+        "picture": places(found) if found else "",
+        "strongest": front.strongest(group, model),
     }
 
 

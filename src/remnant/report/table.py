@@ -36,6 +36,8 @@ READ = ("measure", "explain", "audit")
 QUIET = ("gone", "hidden")
 # How a cell is coloured; the verdict has a rule of its own. Points of PrivLeak, share of utility.
 MOST_APART, USEFUL = 20, 0.8
+# So many failed checks are told in the story; the report lists all.
+SHOWN = 3
 # A collapsed model shows one of these; the last three are compared with the target's own values.
 LIMITS = {"empty": 0.5, "repetition": 0.3, "unknown": 0.3, "script": 0.2}
 
@@ -306,8 +308,12 @@ def story(results: Results) -> list[str]:
     ]
     made = checks(results)
     failed = [f"{v.model} {v.form}: {check['said']}" for v, check in made if not check["ok"]]
+    more = f"; and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
     opening = (
-        [f"Instrument: {len(failed)} of {len(made)} checks failed ({'; '.join(failed)})."]
+        [
+            f"Instrument: {len(failed)} of {len(made)} checks failed, and what they concern is not "
+            f"measured ({'; '.join(failed[:SHOWN])}{more})."
+        ]
         if failed
         else []
     )
