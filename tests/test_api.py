@@ -11,7 +11,10 @@ from click.testing import CliRunner
 
 import remnant
 from remnant.cli import main
+from remnant.errors import UserError
+from remnant.metrics import KINDS_BY, MORE
 from remnant.records import UnlearnResult
+from tests.test_endpoint import Served
 
 SMALL: dict[str, Any] = {
     "vocab_size": 400,
@@ -105,6 +108,21 @@ def test_an_audit_has_a_verdict_for_every_form_and_writes_its_report(
     assert not found.passed
     page = found.report(tmp_path / "out")
     assert found.verdicts[0].outcome in page.read_text()
+
+
+def test_what_a_server_holds_is_audited_by_what_it_writes(
+    store: Path, corpus: remnant.Corpus, target: remnant.Model
+) -> None:
+    said = Served(lambda n, body: (200, {"choices": [{"text": f"word {len(body['prompt'])}"}]}, {}))
+    found = remnant.audit(target, said.url, corpus, store=store)
+    assert [v.form for v in found.verdicts] == ["full"]
+    assert {e.kind for e in found.evidence} <= {*KINDS_BY["text"], MORE, "answers"}
+    with pytest.raises(UserError, match="as it is"):
+        remnant.audit(target, said.url, corpus, forms=("int4",), store=store)
+    with pytest.raises(UserError, match="text alone"):
+        remnant.audit(target, said.url, corpus, store=store, access="probabilities")
+    said.server.shutdown()
+    said.server.server_close()
 
 
 def test_a_forecast_needs_the_two_checkpoints_alone(

@@ -33,7 +33,7 @@ RANKS = {
     "readings": 1,
     "records": 1,
     "parsing": 1,
-    "metrics": 1,
+    "metrics": 0,
     "weightfiles": 1,
     "packing": 1,
     "remotecode": 2,

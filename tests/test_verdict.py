@@ -15,7 +15,7 @@ from remnant.errors import UserError
 from remnant.evaluate.items import items_of
 from remnant.instrument import write_checks
 from remnant.methods import chain
-from remnant.metrics import MEMBERSHIP, NEEDED_KINDS, Column, Kind
+from remnant.metrics import KINDS_BY, MEMBERSHIP, NEEDED_KINDS, Column, Kind
 from remnant.records import AuditSpec, Check, OwnRole, Row, Rule, Variant, Verdict
 from remnant.stages import audit
 from remnant.stages.cells import Sheet, cells_of, read_rows
@@ -237,6 +237,36 @@ def test_a_kind_of_test_that_was_not_made_bars_the_pass(kind: Kind) -> None:
     found = judged(own)
     assert found.outcome == "not measured"
     assert kind in found.reason
+
+
+def by_text_alone(own: Sheet, retrain: Sheet = UNREAD) -> Verdict:
+    """The verdict where only what models write is seen."""
+
+    def seen(sheet: Sheet) -> Sheet:
+        for kind in set(NEEDED_KINDS) - set(KINDS_BY["text"]):
+            for metric in needed(kind):
+                sheet = without(sheet, metric)
+        return sheet
+
+    target, judged_, unread = map(seen, (TARGET, own, retrain))
+    line = Lineup(target, judged_, unread, target, judged_, unread)
+    rule = RULE.model_copy(update={"access": "text"})
+    about = Variant(model="m")
+    return decide(line, about, [], weigh(line.form, about, rule), rule)
+
+
+def test_by_text_alone_no_probability_is_asked_for_and_the_verdict_says_so() -> None:
+    found = by_text_alone(made(0.1, seed=3))
+    assert (found.outcome, "by what it writes alone" in found.reason) == ("gone", True)
+    told = with_values(made(0.1, seed=3), "leak", lambda v: {i: x + 0.4 for i, x in v.items()})
+    assert by_text_alone(told).outcome == "hidden"
+    assert by_text_alone(without(made(0.1, seed=3), "leak")).outcome == "not measured"
+
+
+def test_by_text_alone_a_never_read_model_that_writes_what_another_writes_is_none() -> None:
+    copy = UNREAD._replace(texts=TARGET.texts)
+    found = by_text_alone(made(0.1, seed=3), retrain=copy)
+    assert (found.outcome, "are one model" in found.reason) == ("not measured", True)
 
 
 @pytest.mark.parametrize("metric", [*PLAIN, "knowmem_retain"])

@@ -28,11 +28,12 @@ from remnant.flow.run import make, missing
 from remnant.flow.store import Store, digest_path, disk_errors
 from remnant.functional.segments import Known
 from remnant.handles import Audit, Corpus, Model, Scores
-from remnant.methods import chain, step
+from remnant.methods import by_text, chain, step
 from remnant.parsing import parse
 from remnant.records import (
     FULL,
     DeployResult,
+    EndpointSpec,
     Manifest,
     MeasureResult,
     MeasureSpec,
@@ -265,7 +266,7 @@ def audit(
     corpus: AnyCorpus,
     *,
     retrain: AnyModel | None = None,
-    forms: Sequence[Use] = FORMS,
+    forms: Sequence[Use] | None = None,
     dequantize: bool = False,
     store: AnyStore = "runs",
     progress: bool = False,
@@ -279,7 +280,7 @@ def audit(
         corpus: a prepared one.
         retrain: a model that never read the forget text; without it less can be said.
         forms: formats that the model may be deployed in, and other transforms; "prune20+int4" is
-            one behind the other.
+            one behind the other. Without any those that most deploy, none of what a server holds.
         dequantize: decode packed weights first, instead of refusing them.
         store: where artefacts are kept.
         progress: show on stderr how far it is.
@@ -289,12 +290,11 @@ def audit(
         UserError: unknown format, or a model that cannot be opened.
     """
     kept = opened(store)
-    models: dict[str, Input] = {"target": source_of(kept, target, dequantize)}
-    if retrain is not None:
-        models["retrain"] = source_of(kept, retrain, dequantize)
-    models["unlearned"] = source_of(kept, unlearned, dequantize)
-    limits, text = parse(Rule, rule, "audit"), corpus_of(kept, corpus)
-    return audited(kept, models, (text, _shown(corpus)), forms, limits, progress)
+    named = {"target": target, "retrain": retrain, "unlearned": unlearned}
+    models, chains, limits = auditable(kept, named, forms, rule, dequantize)
+    return audited(
+        kept, models, (corpus_of(kept, corpus), _shown(corpus)), chains, limits, progress
+    )
 
 
 def predict(
@@ -430,7 +430,7 @@ def scores_of(store: Store, node: Node) -> Scores:
 
 def audited(
     store: Store,
-    models: Mapping[str, Input],
+    models: Mapping[str, Input | EndpointSpec],
     corpus: tuple[Input, str],
     forms: Sequence[Use],
     rule: Rule,
@@ -440,22 +440,34 @@ def audited(
 
     Args:
         store: where artefacts are kept.
-        models: target, unlearned and, where there is one, retrain.
+        models: target, unlearned and, where there is one, retrain; some may be behind a server.
         corpus: and its name in tables.
-        forms: transforms, besides full precision.
+        forms: transforms, besides full precision; none of what a server holds.
         rule: the limits.
         progress: show on stderr how far it is.
     """
     text, name = corpus
     measured: dict[str, Node] = {}
-    target = Variant(corpus=name, model="target")
-    elicited = planning.elicit_node(MeasureSpec(), models["target"], text, target)
-    chains = [chain(form) for form in (FULL, *forms)]
+    target = models["target"]
+    asks = MeasureSpec(metrics=by_text()) if rule.access == "text" else MeasureSpec()
+    label = Variant(corpus=name, model="target")
+    elicited = (
+        None
+        if isinstance(target, EndpointSpec)
+        else planning.elicit_node(asks, target, text, label)
+    )
     for model, source in models.items():
-        for by in chains:
+        if isinstance(source, EndpointSpec):
+            label = Variant(corpus=name, model=model)
+            asked = asks.model_copy(update={"endpoint": source})
+            node = planning.measure_node(asked, None, text, label, elicited=elicited)
+            measured[f"{model}/{FULL}"] = node
+            continue
+        for by in map(chain, (FULL, *forms)):
             label = Variant(corpus=name, model=model).behind(*by.names)
-            copy = planning.transformed(by, source, text, label, models["target"])
-            node = planning.measure_node(MeasureSpec(), copy, text, label, elicited=elicited)
+            compared = None if isinstance(target, EndpointSpec) else target
+            copy = planning.transformed(by, source, text, label, compared)
+            node = planning.measure_node(asks, copy, text, label, elicited=elicited)
             measured[f"{model}/{label.form}"] = node
     nodes = planning.ordered([planning.audit_node(rule, measured)])
     done(store, nodes, progress)
@@ -464,6 +476,40 @@ def audited(
         name="audit", title=title, corpus=(), unlearn=(), quantizers=tuple(forms), rule=rule
     )
     return Audit(table.collect(store, sweep, [n.piece for n in nodes], {}), store)
+
+
+def auditable(
+    store: Store,
+    named: Mapping[str, AnyModel | None],
+    forms: Sequence[Use] | None,
+    settings: Mapping[str, Any],
+    dequantize: bool,
+) -> tuple[dict[str, Input | EndpointSpec], Sequence[Use], Rule]:
+    """Models, forms and rule of an audit as a user gives them: what a server holds is audited by
+    text, as it is.
+
+    Raises:
+        UserError: a model cannot be opened, a setting is wrong, or a form is asked of a server.
+    """
+    settings = dict(settings)
+    more = settings.pop("endpoint", {})
+    served = any(is_served(model) for model in named.values() if model is not None)
+    if served and forms:
+        raise UserError(
+            "A server is asked as it is; no form can be made of what it holds.",
+            "Leave the forms (-q) out.",
+        )
+    rule = parse(Rule, ({"access": "text"} if served else {}) | settings, "audit")
+    if served and rule.access != "text":
+        raise UserError("A server is audited by text alone.", 'Set access to "text".')
+    models = {
+        role: parse(EndpointSpec, {"url": model} | more, "endpoint")
+        if is_served(model)
+        else source_of(store, model, dequantize)
+        for role, model in named.items()
+        if model is not None
+    }
+    return models, (() if served else FORMS) if forms is None else forms, rule
 
 
 _MADE_BY: Mapping[str, type[TrainResult | UnlearnResult | TransformResult]] = {

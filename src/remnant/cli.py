@@ -362,9 +362,15 @@ def measure(
     "--variant",
     "variants",
     multiple=True,
-    default=("int8", "int4", "nf4"),
-    show_default=True,
-    help="What it goes through first: int4, or prune20+int4 for one behind the other.",
+    help=(
+        "What it goes through first: int4, or prune20+int4 for one behind the other; by default "
+        "int8, int4, nf4, and nothing of what a server holds."
+    ),
+)
+@click.option(
+    "--access",
+    type=click.Choice(["text", "probabilities"]),
+    help="What is seen of the models: only what they write (all of a server), or more.",
 )
 @click.option("--out", default="audit", show_default=True, help="Folder of the report.")
 @dequantize_option
@@ -383,8 +389,10 @@ def audit(
 ) -> int | None:
     """Did it stay forgotten? Exit code 0: yes, by every test; 3: no.
 
-    4: unclear, or not measured.
+    4: unclear, or not measured. UNLEARNED may be the address of a server
+    (http://127.0.0.1:8000/v1), which is audited by what it writes.
     """
+    access = (f"access={rest['access']}",) if rest["access"] else ()
     return _done(
         "audit",
         _store(rest["store_path"]),
@@ -394,7 +402,7 @@ def audit(
         data,
         variants,
         Path(out),
-        rest["settings"],
+        (*access, *rest["settings"]),
         rest["dequantize"],
     )
 

@@ -124,6 +124,16 @@ def writes(name: str) -> bool:
     return name in METRICS and "generated" in metric(name).reads
 
 
+def by_text() -> tuple[str, ...]:
+    """The built-in metrics that a verdict reads and that need nothing but what a model writes."""
+    counted = (name for name, m in METRICS.items() if m.role != "shown")
+    return tuple(filter(_by_text, counted))
+
+
+def _by_text(name: str) -> bool:
+    return {METRIC_READINGS[read].what for read in metric(name).reads} <= {"given", "writing"}
+
+
 def own_roles(extra: Iterable[MetricSpec]) -> dict[str, OwnRole]:
     """What metrics of the user's count as in a verdict, by the name that their rows bear."""
     return {m.name: m.role for m in extra if m.role}

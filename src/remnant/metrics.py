@@ -17,6 +17,12 @@ EXACT: Kind = "probability per token"
 MEMBERSHIP: Kind = "membership"
 MORE: Kind = "more tests"
 NEEDED_KINDS = (BEGUN, SAMPLED, EXACT, MEMBERSHIP)
+# What is seen of a model: only what it writes, or what it says of every token of a text as well.
+Access = Literal["text", "probabilities"]
+KINDS_BY: Mapping[Access, tuple[Kind, ...]] = {
+    "text": (BEGUN, SAMPLED),
+    "probabilities": NEEDED_KINDS,
+}
 # Where the number lies if the model knows the items it is asked about.
 Known = Literal["high", "apart", "unsaid"]
 # The sides of the membership tests: text to be forgotten, and text like it that was never read.

@@ -20,7 +20,7 @@ from remnant.errors import Interrupted, UserError, some
 from remnant.flow import plan as planning
 from remnant.flow import sources
 from remnant.flow.place import given
-from remnant.flow.plan import Input, Node
+from remnant.flow.plan import Node
 from remnant.flow.progress import clock, counting, describe, telling, watch
 from remnant.flow.run import (
     clean_up,
@@ -42,7 +42,6 @@ from remnant.records import (
     Piece,
     PrepareResult,
     PrepareSpec,
-    Rule,
     SweepSpec,
     TrainSpec,
     TransformResult,
@@ -251,13 +250,9 @@ def audit(
     """
     corpus = given(store, data, "prepare")
     named = {"target": target, "retrain": retrain, "unlearned": unlearned}
-    models: dict[str, Input] = {
-        role: sources.model(store, model, dequantize=dequantize)
-        for role, model in named.items()
-        if model
-    }
-    rule = parse(Rule, overlaid(settings), "audit")
-    found = api.audited(store, models, (corpus, data), variants, rule, progress=True)
+    asked = api.auditable(store, named, variants or None, overlaid(settings), dequantize)
+    models, forms, rule = asked
+    found = api.audited(store, models, (corpus, data), forms, rule, progress=True)
     _finish(found.results, store, out, examples=False)
     return exit_code({v.outcome for v in found.verdicts})
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from remnant.metrics import Access
 from remnant.records.base import OwnRole, Positive, Record, Share
 from remnant.records.variant import Variant
 
@@ -21,11 +22,13 @@ class Rule(Record):
     ``utility_floor``: least share of the target's utility. ``max_retained``: most knowledge that
     plain asking may find. ``max_recovery``: most that a form may bring back. ``max_told``: most
     that a stronger test may tell. ``min_gap``: points (of 100) between target and unread model
-    below which a number says nothing. ``min_items``: fewest items, ``max_unscorable``: largest
-    share of them without a number. ``word_for_word``: ROUGE from which one text counts as written
-    out.
+    below which a number says nothing. ``access``: "text" where only what a model writes is seen, so
+    that no test of probabilities or membership is asked for, and the verdict says so.
+    ``min_items``: fewest items, ``max_unscorable``: largest share of them without a number.
+    ``word_for_word``: ROUGE from which one text counts as written out.
     """
 
+    access: Access = "probabilities"
     utility_floor: Share = 0.8
     max_retained: Share = 0.35
     max_recovery: Share = 0.2

@@ -19,7 +19,7 @@ from remnant.corpus import ITEM_SETS, METRICS, is_beside, needed, set_of
 from remnant.functional.segments import words
 from remnant.functional.stats import Interval, auc_draws, interval
 from remnant.methods import writes
-from remnant.metrics import EXACT, MEMBERS, MEMBERSHIP, MORE, NEEDED_KINDS, OTHERS, Column, Kind
+from remnant.metrics import EXACT, KINDS_BY, MEMBERS, MEMBERSHIP, MORE, OTHERS, Access, Column, Kind
 from remnant.records import Evidence, Rule, Says, Variant
 from remnant.stages.cells import Sheet, asked, auc_of
 from remnant.stages.checks import commonest_opening
@@ -51,7 +51,7 @@ SAME = 1e-3
 
 def weigh(trio: Trio, variant: Variant, rule: Rule) -> list[Evidence]:
     """What every test says of one variant of a model."""
-    tests = tests_of(trio)
+    tests = tests_of(trio, rule.access)
     level = 1 - 0.05 / sum(map(len, tests.values()))
 
     def say(kind: Kind, test: Column) -> Said:
@@ -69,7 +69,7 @@ def weigh(trio: Trio, variant: Variant, rule: Rule) -> list[Evidence]:
     ]
 
 
-def tests_of(trio: Trio) -> dict[Kind, list[Column]]:
+def tests_of(trio: Trio, access: Access) -> dict[Kind, list[Column]]:
     """All tests by kind: those that every verdict needs, and whatever else was measured of forget
     text that is high where it is known, or is an attack.
     """
@@ -81,7 +81,7 @@ def tests_of(trio: Trio) -> dict[Kind, list[Column]]:
         elif column.split in ("", MEMBERS) or column.metric not in METRICS:
             of[column] = kind or MORE
     found = {}
-    for kind in NEEDED_KINDS:
+    for kind in KINDS_BY[access]:
         wanted = list(map(Column, needed(kind)))
         found[kind] = wanted + [c for c, k in of.items() if k == kind and c not in wanted]
     more = [c for c, kind in of.items() if kind == MORE]
@@ -334,12 +334,12 @@ def _habit(shares: Sequence[float], what: str) -> Said:
     ), f"{own:.0%} {what} ({usual:.0%} in the other models)"
 
 
-def missing_kinds(found: Sequence[Evidence]) -> dict[str, str]:
+def missing_kinds(found: Sequence[Evidence], access: Access) -> dict[str, str]:
     """The kinds of tests that every verdict needs and of which none says anything, with what is
     missing.
     """
     lost = {}
-    for kind in (*NEEDED_KINDS, ANSWERS):
+    for kind in (*KINDS_BY[access], ANSWERS):
         own = [e for e in found if e.kind == kind]
         if all(e.says in ("not measured", "no power") for e in own):
             lost[kind] = own[0].said
@@ -402,7 +402,7 @@ def _member(retrain: Sheet, target: Sheet, name: str, rule: Rule) -> str:
 
 def _same(one: Sheet, other: Sheet) -> bool:
     """Whether two models say the same of the texts, up to rounding: log-probabilities of two
-    trainings never do.
+    trainings never do. Where only texts are seen, whether they write the same everywhere.
     """
     exact = {*needed(MEMBERSHIP), *needed(EXACT)}
     pairs = [
@@ -410,7 +410,23 @@ def _same(one: Sheet, other: Sheet) -> bool:
         for column, values in one.values.items()
         if column.metric in exact and values
     ]
-    return bool(pairs) and all(_near(a, b) for a, b in pairs)
+    if not pairs:
+        return _write_alike(one, other)
+    return all(_near(a, b) for a, b in pairs)
+
+
+def _write_alike(one: Sheet, other: Sheet) -> bool:
+    """Whether two models continue every text in the same words; answers are too short to tell."""
+    told = [
+        (texts, other.texts.get(name, {}))
+        for name, texts in one.texts.items()
+        if ITEM_SETS[name].asked == "text" and texts
+    ]
+    return bool(told) and all(a == b and _says(a) for a, b in told)
+
+
+def _says(texts: Mapping[str, tuple[str, str]]) -> bool:
+    return any(said for _, said in texts.values())
 
 
 def _near(a: Mapping[str, float], b: Mapping[str, float]) -> bool:

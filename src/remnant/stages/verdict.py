@@ -453,7 +453,7 @@ def _stronger(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> Iterato
                 f"{telling[0].kind}: {telling[0].said}"
             ),
         )
-    for kind, reason in missing_kinds(evidence).items():
+    for kind, reason in missing_kinds(evidence, rule.access).items():
         yield Finding(UNTESTED, f"no test of {kind} could be made: {reason}")
     for e in evidence:
         if e.says == "undecided":
@@ -504,7 +504,8 @@ def _praise(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> str:
         if loudest and loudest.left
         else ""
     )
+    alone = "by what it writes alone, " if rule.access == "text" else ""
     return (
-        f"plain asking finds at most {max(most, 0.0):.0%}{told}; worst item {worst:.0%}; utility "
-        f"{kept:.0%}"
+        f"{alone}plain asking finds at most {max(most, 0.0):.0%}{told}; worst item {worst:.0%}; "
+        f"utility {kept:.0%}"
     )
