@@ -23,6 +23,10 @@ def _pairs(written: Any) -> Any:
 Columns = Annotated[dict[str, str], BeforeValidator(_pairs)]
 
 
+# Texts of the lab have 90 to 200 tokens, where MUSE's cuts take more than a thousand.
+LAB_LENGTHS = {"prompt_tokens": 128, "answer_tokens": 64, "text_tokens": 256}
+
+
 class PrepareSpec(Record):
     """A corpus in MUSE's layout: from the lab, from the user's texts, from the download of a
     benchmark in a folder, or from MUSE's data sets on the hub.
@@ -54,6 +58,13 @@ class PrepareSpec(Record):
     answer_tokens: Positive = 128
     cuts_per_text: Positive = 1
     text_tokens: Positive = 2048
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lengths_of_the_lab(cls, given: Any) -> Any:
+        """Its texts are short; what is not said fits them."""
+        lab = isinstance(given, dict) and given.get("lab")
+        return LAB_LENGTHS | given if lab else given
 
     @field_validator("forget", "retain", "holdout", mode="before")
     @classmethod

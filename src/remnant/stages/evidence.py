@@ -24,6 +24,7 @@ from remnant.records import Evidence, Rule, Says, Variant
 from remnant.stages.cells import Sheet, asked, auc_of
 from remnant.stages.checks import commonest_opening
 from remnant.stages.lineup import (
+    FROM_UNREAD,
     Array,
     Trio,
     above_both,
@@ -33,6 +34,7 @@ from remnant.stages.lineup import (
     left,
     lost_in_all,
     unmeasured,
+    way,
 )
 
 CHANCE = 0.5
@@ -139,7 +141,7 @@ def _items(trio: Trio, column: Column, rule: Rule, level: float) -> Said:
             f"{column} does not tell the target from a model that never read the text",
         )
     return _decided(
-        str(column),
+        (str(column), way(trio)),
         found,
         all_,
         len(aligned(trio.sheets, column)[0]),
@@ -194,7 +196,7 @@ def _membership(trio: Trio, name: str, rule: Rule, level: float) -> Said:
         )
         return "tells", shown, wide, sum(len(c[0]) for c in columns.values())
     return _decided(
-        f"membership by {name}",
+        (f"membership by {name}", FROM_UNREAD),
         found,
         all_,
         sum(len(c[0]) for c in columns.values()),
@@ -222,7 +224,7 @@ def _from_middle(pair: tuple[Array, Array]) -> tuple[Array, Array]:
 
 
 def _decided(
-    name: str,
+    about: tuple[str, str],
     found: Interval,
     simultaneous: Interval,
     n: int,
@@ -230,16 +232,15 @@ def _decided(
     *,
     two_sided: bool = False,
 ) -> Said:
-    """Whether what a test finds is above what it may, below it with its whole interval, or neither.
+    """What one test says.
+
+    Whether what a test finds is above what it may, below it with its whole interval, or neither.
 
     Without a never-read model the way is counted from nothing, so that as much is allowed as plain
     asking may find; membership is counted from chance.
     """
     high = max(found.high, -found.low) if two_sided else found.high
-    shown = (
-        f"{name} at {found.value:.0%} of the way from unread to target [{found.low:.0%}, "
-        f"{found.high:.0%}]"
-    )
+    shown = f"{about[0]} at {found.value:.0%} {about[1]} [{found.low:.0%}, {found.high:.0%}]"
     if found.value > most and simultaneous.low > 0:
         return "tells", shown, found, n
     if two_sided and found.value < -most and simultaneous.high < 0:

@@ -16,6 +16,8 @@ from remnant.stages.cells import Sheet, table_of
 
 Array = NDArray[np.float64]
 
+FROM_UNREAD = "of the way from unread to target"
+
 
 class Trio(NamedTuple):
     """The three models at one precision; without a never-read model its place is empty."""
@@ -76,6 +78,11 @@ class Lineup(NamedTuple):
         """Full precision, then the form; one where the form is full precision itself."""
         same = all(one is other for one, other in zip(self.full, self.form, strict=True))
         return [self.full] if same else [self.full, self.form]
+
+
+def way(trio: Trio) -> str:
+    """Of what a share is, in words: without a never-read model it is counted from nothing."""
+    return FROM_UNREAD if trio.retrain else "of what the target knows"
 
 
 def aligned(sheets: Sequence[Sheet], column: Column) -> tuple[Array, ...]:

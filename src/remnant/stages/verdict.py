@@ -23,7 +23,7 @@ from remnant.metrics import BEGUN, SAMPLED, Column
 from remnant.records import Evidence, Outcome, Recovery, Rule, Variant, Verdict
 from remnant.stages.cells import Sheet, asked, table_of
 from remnant.stages.evidence import ANSWERS, contaminated, missing_kinds
-from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio
+from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio, way
 from remnant.transforms.table import teaches
 
 # The gravest first; a form that brings back what full precision had lost is named before what full
@@ -231,10 +231,14 @@ def _plain(
         if powers[0]:
             known.append(metric)
             before = left(line.full, metric, rule)
-            yield from _amount(before, metric, "in full precision", KNOWN, rule)
+            yield from _amount(before, metric, _place(line.full, "in full precision"), KNOWN, rule)
             if not variant.in_full and powers[-1] and before and before.value <= rule.max_retained:
                 yield from _amount(
-                    left(line.form, metric, rule), metric, "in this form", BACK, rule
+                    left(line.form, metric, rule),
+                    metric,
+                    _place(line.form, "in this form"),
+                    BACK,
+                    rule,
                 )
             if not powers[-1]:
                 yield Finding(UNTESTED, f"{_no_power(variant)} by {metric}")
@@ -290,26 +294,27 @@ def _excess(line: Lineup, known: Sequence[Column], rule: Rule) -> Iterator[Findi
 
 
 def _amount(
-    found: Interval | None, metric: Column, where: str, grade: int, rule: Rule
+    found: Interval | None, metric: Column, where: tuple[str, str], grade: int, rule: Rule
 ) -> Iterator[Finding]:
+    """Whether plain asking finds too much; ``where``: in which form, and of what it is a share."""
+    form, way = where
     if found is None:
-        yield Finding(MISSING, f"what is left of {metric} {where} is not a number")
+        yield Finding(MISSING, f"what is left of {metric} {form} is not a number")
     elif found.value > rule.max_retained and found.low > rule.max_retained / 2:
         yield Finding(
             grade,
-            (
-                f"{metric} {where} is {found.value:.0%} of the way from unread to target, above "
-                f"{rule.max_retained:.0%}"
-            ),
+            (f"{metric} {form} is {found.value:.0%} {way}, above {rule.max_retained:.0%}"),
         )
     elif found.high > rule.max_retained:
         yield Finding(
             OPEN,
-            (
-                f"{metric} {where} may be {found.high:.0%} of the way from unread to target; "
-                "measure more items"
-            ),
+            (f"{metric} {form} may be {found.high:.0%} {way}; measure more items"),
         )
+
+
+def _place(trio: Trio, form: str) -> tuple[str, str]:
+    """In which form something is found, and of what it is a share."""
+    return form, way(trio)
 
 
 def _grown(line: Lineup, metric: Column, rule: Rule) -> Iterator[Finding]:
