@@ -205,9 +205,8 @@ def test_no_optimiser_state_exists_outside_the_mask(
     stepper = Stepper(found.parts, spec)
     loss_at(0)[0].backward()
     stepper.step(1e-3)
-    held = sum(
-        t.numel() for s in stepper.optimizer.state.values() for t in s.values() if t.numel() > 1
-    )
+    states = [state for optimizer in stepper.optimizers for state in optimizer.state.values()]
+    held = sum(t.numel() for state in states for t in state.values() if t.numel() > 1)
     assert isinstance(found.result, SureResult)
     assert held == 2 * found.result.moving_weights
 

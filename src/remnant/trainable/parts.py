@@ -17,6 +17,10 @@ class Part(NamedTuple):
         """The present values; a copy unless the part is the whole or made of slices."""
         return self.parameter.data if self.index is None else self.parameter.data[self.index]
 
+    def size(self) -> int:
+        """How many numbers it has."""
+        return self.read().numel()
+
     def gradient(self) -> Tensor | None:
         """The gradient of this part, or None where there is none."""
         grad = self.parameter.grad
@@ -27,4 +31,5 @@ class Part(NamedTuple):
         if self.index is None:
             self.parameter.data.copy_(values)
         else:
-            self.parameter.data[self.index] = values
+            # A mask, unlike slices, takes no values of another dtype.
+            self.parameter.data[self.index] = values.to(self.parameter.dtype)

@@ -15,6 +15,7 @@ from remnant.context import Context, Place
 from remnant.durable import digest_of, tell
 from remnant.errors import Interrupted, UserError
 from remnant.model import kept
+from remnant.model.whole import first_not_finite
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
 from remnant.training.stepper import Stepper
@@ -135,9 +136,8 @@ def _gradients(
 
 
 def _finite(parts: dict[str, float], stepper: Stepper) -> bool:
-    return all(math.isfinite(v) for v in parts.values()) and all(
-        bool(g.isfinite().all()) for g in stepper.gradients()
-    )
+    named = (("", gradient) for gradient in stepper.gradients())
+    return all(map(math.isfinite, parts.values())) and first_not_finite(named) is None
 
 
 def _not_finite(parts: dict[str, float], step: int) -> UserError:
