@@ -142,7 +142,8 @@ def side(name: str, method: str, folder: str, steps: int) -> None:
     from remnant.training.loop import fit
 
     # An idle process holds the same libraries on both sides.
-    assert transformers.AutoModelForCausalLM is not None and fit is not None
+    assert transformers.AutoModelForCausalLM is not None
+    assert fit is not None
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ways: dict[str, Callable[[str, str, int], dict[str, Any]]]
     ways = {"plain": plain, "remnant": ours}

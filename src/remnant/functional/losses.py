@@ -177,6 +177,4 @@ def klr(retain: View, ref_retain: View) -> Tensor:
     >>> klr(View(even, labels), View(sure, labels))
     tensor([0.6931])
     """
-    ref, own = ref_retain.log_probs(), retain.log_probs()
-    per_token = (ref.exp() * (ref - own)).sum(-1) * retain.mask
-    return per_token.sum(-1) / retain.num_tokens().clamp(min=1.0)
+    return retain.divergence(ref_retain).sum(-1) / retain.num_tokens().clamp(min=1.0)

@@ -3,11 +3,15 @@
 Axes: B examples, T positions of the padded batch, V vocabulary entries.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from remnant.functional.pieces import RowFunction, Unmade, per_row
 
 IGNORED = -100
 
@@ -18,15 +22,21 @@ class View:
     t + 1.
 
     Args:
-        logits: [B, T, V], any float type; all sums are taken in float32.
+        given: the logits, [B, T, V], any float type; all sums are taken in float32. Or what makes
+            them, where they are many: then those of some positions exist at a time.
         labels: [B, T] token ids, ``IGNORED`` where a token must not count (padding, prompts).
 
     Positions whose label is ``IGNORED`` never influence any result: they are replaced, not
     multiplied by zero.
     """
 
-    logits: Tensor
+    given: Tensor | Unmade
     labels: Tensor
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """[B, T, V] all of them at once."""
+        return self.given.made() if isinstance(self.given, Unmade) else self.given
 
     @cached_property
     def mask(self) -> Tensor:
@@ -42,10 +52,36 @@ class View:
         logits = self.logits[:, :-1].float().masked_fill(~self.mask[..., None], 0.0)
         return logits.log_softmax(-1)
 
+    def _per_token(self, function: RowFunction) -> Tensor:
+        """[B, T-1] a function of the logits of every token that counts; 0 where masked."""
+        assert isinstance(self.given, Unmade)
+        values = per_row(function, self._counted(self.given))
+        found = values.new_zeros(self.mask.shape)
+        return found.masked_scatter(self.mask, values)
+
+    def _rows(self) -> Callable[[slice], Tensor]:
+        """From places among the tokens that count to their logits [n, V], float32, without
+        gradients.
+        """
+        if isinstance(self.given, Unmade):
+            rows = self._counted(self.given)
+            return lambda places: rows.head(rows.states[places]).detach().float()
+        whole = self.given[:, :-1][self.mask].detach()
+        return lambda places: whole[places].float()
+
+    def _counted(self, given: Unmade) -> Unmade:
+        ahead = self.mask.new_zeros(len(self.mask), 1)
+        return given.rows(torch.cat([self.mask, ahead], -1))
+
     @cached_property
     def _token_logp(self) -> Tensor:
+        if isinstance(self.given, Unmade):
+            wanted = self.labels[:, 1:][self.mask]
+            return self._per_token(
+                lambda logits, places: -cross_entropy(logits, wanted[places], reduction="none")
+            )
         logits = self.logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(
+        loss = cross_entropy(
             logits.reshape(-1, logits.shape[-1]).float(),
             self.labels[:, 1:].reshape(-1),
             ignore_index=IGNORED,
@@ -79,5 +115,24 @@ class View:
         return self.seq_logp() / self.num_tokens().clamp(min=1.0)
 
     def greedy(self) -> Tensor:
-        """[B, T-1] the most probable next tokens."""
+        """[B, T-1] the most probable next tokens; whatever where masked."""
+        if isinstance(self.given, Unmade):
+            with torch.no_grad():
+                return self._per_token(lambda logits, places: logits.argmax(-1))
         return self.logits[:, :-1].argmax(-1)
+
+    def divergence(self, reference: "View") -> Tensor:
+        """[B, T-1] KL(reference || self) of every next token in nats, at least 0; 0 where masked.
+
+        The reference gets no gradient where this is computed in pieces.
+        """
+        if isinstance(self.given, Unmade):
+            known = reference._rows()
+
+            def kl(logits: Tensor, places: slice) -> Tensor:
+                ref, own = known(places).log_softmax(-1), logits.log_softmax(-1)
+                return (ref.exp() * (ref - own)).sum(-1)
+
+            return self._per_token(kl)
+        ref, own = reference.log_probs(), self.log_probs()
+        return (ref.exp() * (ref - own)).sum(-1) * self.mask

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from remnant.errors import UserError
+from remnant.functional.pieces import Head, Unmade, is_large
+from remnant.functional.view import View
 from remnant.model.data import Batch
+from remnant.model.head import output_layer
 
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
@@ -29,12 +32,24 @@ def blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 
 class _Enough(Exception):
-    """The deepest block that was asked for has answered."""
+    """The deepest module that was asked for has answered."""
+
+
+def said(model: PreTrainedModel, batch: Batch, head: Head | None = None) -> View:
+    """What a model says of a batch (``head``: as in ``forward``)."""
+    given, _ = forward(model, batch, head=head)
+    assert given is not None
+    return View(given, batch.labels)
 
 
 def forward(
-    model: PreTrainedModel, batch: Batch, layers: Collection[int] = (), *, logits: bool = True
-) -> tuple[Tensor | None, dict[int, Tensor]]:
+    model: PreTrainedModel,
+    batch: Batch,
+    layers: Collection[int] = (),
+    *,
+    logits: bool = True,
+    head: Head | None = None,
+) -> tuple[Tensor | Unmade | None, dict[int, Tensor]]:
     """The logits [B, T, V] of a batch, and what some blocks give, each [B, T, H].
 
     Args:
@@ -45,11 +60,15 @@ def forward(
             norm.
         logits: if not, the pass ends behind the deepest of the blocks, and None stands for the
             logits.
+        head: the model's own (``trained_head``), where it may be applied by itself: a pass whose
+            logits are many ends before it.
 
     Raises:
         UserError: the model has no such block.
     """
     kept: dict[int, Tensor] = {}
+    last: list[Tensor] = []
+    apart = head if head and is_large(batch.ids.numel(), len(head.weight)) else None
 
     def keeper(layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -59,14 +78,19 @@ def forward(
 
         return keep
 
+    def before_head(module: nn.Module, args: Any) -> None:
+        last.append(args[0])
+        raise _Enough
+
     with ExitStack() as hooks:
         for layer in layers:
-            hook = _block(model, layer).register_forward_hook(keeper(layer))
-            hooks.callback(hook.remove)
+            hooks.enter_context(_block(model, layer).register_forward_hook(keeper(layer)))
+        if apart:
+            hooks.enter_context(output_layer(model).register_forward_pre_hook(before_head))
         hooks.enter_context(suppress(_Enough))
         out = model(input_ids=batch.ids, attention_mask=batch.mask)
         return out.logits, kept
-    return None, kept
+    return Unmade(last[-1], apart) if apart and last else None, kept
 
 
 def _block(model: PreTrainedModel, layer: int) -> nn.Module:

@@ -1,12 +1,14 @@
 """The output head of a model by itself, so that logits can be made for some positions only."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from remnant.functional.pieces import Head
+
 TOLERANCE = 1e-5
+# Tokens on which a head is tried out.
+TRIED = 4
 
 
 def output_layer(model: PreTrainedModel) -> nn.Module:
@@ -16,9 +18,7 @@ def output_layer(model: PreTrainedModel) -> nn.Module:
     return layer
 
 
-def head_of(
-    model: PreTrainedModel, hidden: Tensor, logits: Tensor, *, frozen: bool = False
-) -> Callable[[Tensor], Tensor] | None:
+def head_of(model: PreTrainedModel, hidden: Tensor, logits: Tensor) -> Head | None:
     """The map from the last hidden states [..., H] to logits [..., V]: the output layer,
     soft-capped where the model does that.
 
@@ -26,22 +26,30 @@ def head_of(
         model: any causal model.
         hidden: what the output layer was given for some text.
         logits: what the model returned for it.
-        frozen: take a copy of the weights, which later steps do not change.
 
     Returns:
         None where head(hidden) is not what the model returns.
     """
     layer = output_layer(model)
     assert isinstance(layer.weight, Tensor)
-    weight = layer.weight.detach()
-    bias = layer.bias.detach() if isinstance(layer.bias, Tensor) else None
-    if frozen:
-        weight, bias = weight.clone(), bias.clone() if bias is not None else None
+    bias = layer.bias if isinstance(layer.bias, Tensor) else None
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    head = Head(layer.weight, bias, cap)
+    with torch.no_grad():
+        found = head(hidden).float()
+    return head if torch.allclose(found, logits.float(), rtol=0, atol=TOLERANCE) else None
 
-    def head(states: Tensor) -> Tensor:
-        plain = nn.functional.linear(states, weight, bias)
-        return torch.tanh(plain / cap) * cap if cap else plain
 
-    exact = torch.allclose(head(hidden).float(), logits.float(), rtol=0, atol=TOLERANCE)
-    return head if exact else None
+@torch.no_grad()
+def trained_head(model: PreTrainedModel) -> Head | None:
+    """The output head with gradients for its weights, tried out on a few tokens; None where the
+    model's logits come of more than one linear layer (adapters, scaled logits).
+    """
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear:
+        return None
+    given: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    with hook:
+        logits = model(input_ids=torch.arange(TRIED, device=model.device)[None]).logits
+    return head_of(model, given[-1], logits) if given else None

@@ -2,7 +2,7 @@
 model stands beside the policy.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant.functional.hidden import Hidden
+from remnant.functional.pieces import Head, Unmade, is_large
 from remnant.functional.view import IGNORED, View
 from remnant.model.blocks import forward
 from remnant.model.data import Batch
 from remnant.model.examples import Example, batch_of
-from remnant.model.head import head_of, output_layer
+from remnant.model.head import head_of, output_layer, trained_head
 from remnant.readings import Reading
 
 # Examples of one forward pass. The values that a pass gives depend on it in their last bits.
@@ -33,7 +34,7 @@ class Reference:
 
     seq_logp: Tensor
     finals: list[Tensor] = field(default_factory=list)
-    head: Callable[[Tensor], Tensor] | None = None
+    head: Head | None = None
     states: dict[int, list[Tensor]] = field(default_factory=dict)
     norms: dict[int, Tensor] = field(default_factory=dict)
 
@@ -46,6 +47,8 @@ class Reference:
             return self.seq_logp[places].to(where)
         if reading.what == "view":
             finals = _stack([self.finals[i] for i in places], where)
+            if self.head and is_large(batch.ids.numel(), len(self.head.weight)):
+                return View(Unmade(finals, self.head), batch.labels)
             with torch.no_grad():
                 return View(self.head(finals) if self.head else finals, batch.labels)
         assert layer is not None
@@ -88,6 +91,7 @@ def build(
     summed = {r.layer: 0.0 for r in wanted if r.what == "norm" and r.layer is not None}
     count = 0
     finals: list[Tensor] = []
+    head = trained_head(model)
     hook = output_layer(model).register_forward_pre_hook(
         lambda module, args: finals.append(args[0])
     )
@@ -95,16 +99,19 @@ def build(
         for start in range(0, len(examples), batch_size):
             chunk = examples[start : start + batch_size]
             batch = batch_of(chunk, pad, model.device)
-            logits, states = forward(
-                model, batch, kept | set(summed), logits=bool(kinds & {"logp", "view"})
+            given, states = forward(
+                model, batch, kept | set(summed), logits=bool(kinds & {"logp", "view"}), head=head
             )
-            if logits is not None:
-                own = View(logits, batch.labels).seq_logp().cpu()
+            if given is not None:
+                own = View(given, batch.labels).seq_logp().cpu()
                 found.seq_logp[start : start + len(chunk)] = own
-            if logits is not None and "view" in kinds:
+            if given is not None and "view" in kinds:
                 if start == 0:
-                    found.head = head_of(model, finals[-1], logits, frozen=True)
-                found.finals += _rows(finals[-1] if found.head else logits, chunk)
+                    exact = _head(model, finals[-1], given)
+                    found.head = exact and exact.frozen()
+                    head = head if exact else None
+                last = finals[-1] if isinstance(given, Unmade) or found.head else given
+                found.finals += _rows(last, chunk)
             for layer in kept:
                 found.states.setdefault(layer, []).extend(_rows(states[layer], chunk))
             counts = batch.labels != IGNORED
@@ -117,6 +124,11 @@ def build(
         hook.remove()
     found.norms = {layer: torch.tensor(total / max(1, count)) for layer, total in summed.items()}
     return found
+
+
+def _head(model: PreTrainedModel, hidden: Tensor, given: Tensor | Unmade) -> Head | None:
+    """The head that gives the logits of a pass from the hidden states, if there is one."""
+    return given.head if isinstance(given, Unmade) else head_of(model, hidden, given)
 
 
 def _rows(values: Tensor, chunk: Sequence[Example]) -> list[Tensor]:

@@ -11,11 +11,13 @@ from transformers import PreTrainedModel
 
 from remnant.errors import UserError
 from remnant.functional.hidden import Hidden
+from remnant.functional.pieces import Head
 from remnant.functional.view import IGNORED, View
 from remnant.methods import loss, loss_reads, term_specs
 from remnant.model.blocks import forward
 from remnant.model.data import Batch, turns
 from remnant.model.examples import Pool, batch_of
+from remnant.model.head import trained_head
 from remnant.model.reference import Reference, build
 from remnant.readings import SIDES, Reading, leader
 from remnant.records import UnlearnSpec
@@ -117,12 +119,15 @@ def make_loss(
     """
     functions = [(term, term.load()) for term in terms]
     read = _only_read(groups, terms)
+    head = trained_head(model)
     said = Reading("forget", "policy", "view")
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
         values: Values = {}
         for group in read.values():
-            values |= _read(model, group, turns(group.size, batch_size, micro, group.seed), pad)
+            values |= _read(
+                model, group, turns(group.size, batch_size, micro, group.seed), pad, head
+            )
         parts: dict[str, float] = {}
         total = torch.zeros((), device=model.device)
         for term, function in functions:
@@ -157,9 +162,10 @@ def forget_losses(
             "SURE needs a term that reads forget text only.", "Give such a term beside the others."
         )
     group = _only_read(groups, [term for term, _ in forget])["forget"]
+    head = trained_head(model)
     for start in range(0, group.size, batch_size):
         chosen = [(0, i) for i in range(start, min(start + batch_size, group.size))]
-        values = _read(model, group, chosen, pad)
+        values = _read(model, group, chosen, pad, head)
         losses = [term.weight * function(values).sum() for term, function in forget]
         yield torch.stack(losses).sum() / group.size
 
@@ -175,14 +181,20 @@ def _only_read(groups: Mapping[str, Group], terms: list[Term]) -> dict[str, Grou
     return {name: group._replace(streams=kept(group)) for name, group in groups.items()}
 
 
-def _read(model: PreTrainedModel, group: Group, chosen: list[tuple[int, int]], pad: int) -> Values:
+def _read(
+    model: PreTrainedModel,
+    group: Group,
+    chosen: list[tuple[int, int]],
+    pad: int,
+    head: Head | None,
+) -> Values:
     """Everything that is wanted of some turns of one group."""
     found: Values = {}
     for stream in group.streams.values():
         places = [stream.pool.place(number, index) for number, index in chosen]
         examples = [stream.pool.examples[place] for place in places]
         batch = batch_of(examples, pad, model.device)
-        found |= _of_policy(model, batch, [r for r in stream.wanted if r.model == "policy"])
+        found |= _of_policy(model, batch, [r for r in stream.wanted if r.model == "policy"], head)
         if stream.reference is not None:
             found |= {
                 r: stream.reference.read(r, places, batch)
@@ -192,17 +204,19 @@ def _read(model: PreTrainedModel, group: Group, chosen: list[tuple[int, int]], p
     return found
 
 
-def _of_policy(model: PreTrainedModel, batch: Batch, wanted: list[Reading]) -> Values:
+def _of_policy(
+    model: PreTrainedModel, batch: Batch, wanted: list[Reading], head: Head | None
+) -> Values:
     """What the model in training says of a batch, by one pass."""
     if not wanted:
         return {}
     layers = {r.layer for r in wanted if r.layer is not None}
     views = any(r.what == "view" for r in wanted)
-    logits, states = forward(model, batch, layers, logits=views)
+    given, states = forward(model, batch, layers, logits=views, head=head)
     found: Values = {}
     for reading in wanted:
         if reading.layer is not None:
             found[reading] = Hidden(states[reading.layer], batch.labels != IGNORED)
-        elif logits is not None:
-            found[reading] = View(logits, batch.labels)
+        elif given is not None:
+            found[reading] = View(given, batch.labels)
     return found

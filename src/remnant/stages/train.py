@@ -13,11 +13,12 @@ from remnant.context import Context
 from remnant.corpus.prepared import raw_texts
 from remnant.errors import UserError
 from remnant.functional.losses import gdr
-from remnant.functional.view import View
 from remnant.lab.shapes import fresh_model
+from remnant.model.blocks import said
 from remnant.model.data import batch_order, pack
 from remnant.model.door import check_plain
 from remnant.model.examples import Example, batch_of, pool_of
+from remnant.model.head import trained_head
 from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import DIVERGED, check_finite, check_ids
@@ -46,8 +47,8 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
     make = epochs_of_documents if spec.examples == "documents" else epochs_of_questions
     epochs = make(spec, tokenizer, corpus, context_length(model))
     spec = _with_steps(spec, epochs.batches)
-    loss_at = _loss(model, tokenizer.pad_token_id, epochs)
     moving = attach(model, spec)
+    loss_at = _loss(model, tokenizer.pad_token_id, epochs)
     steps, _ = fit(moving, spec, loss_at, out, work)
     model = moving.settle()
     in_dtype(model, storage_dtype(spec.weights))
@@ -156,13 +157,12 @@ def _loss(
     model: PreTrainedModel, pad: int, epochs: Epochs
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
     """Cross entropy on the counted tokens, averaged over texts."""
+    head = trained_head(model)
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
         batch = batch_of(epochs.batch(*divmod(micro, epochs.batches)), pad, model.device)
         with torch.enable_grad():
-            loss = gdr(
-                View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
-            ).mean()
+            loss = gdr(said(model, batch, head)).mean()
         return loss, {"loss": loss.item()}
 
     return loss_at

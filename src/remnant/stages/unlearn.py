@@ -20,12 +20,13 @@ from remnant.corpus.prepared import settings
 from remnant.durable import is_whole, tell
 from remnant.errors import UserError
 from remnant.evaluate.items import AS_PUBLISHED, Manner, alone_of, chat_of, manner_of
-from remnant.functional.view import View
 from remnant.metrics import Role
 from remnant.model import kept
+from remnant.model.blocks import said
 from remnant.model.data import Batch
 from remnant.model.door import check_plain
 from remnant.model.examples import Pool, batch_of, joined
+from remnant.model.head import trained_head
 from remnant.model.load import context_length, in_dtype, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
@@ -278,8 +279,9 @@ def answers(
 def accuracy(model: PreTrainedModel, batches: list[Batch]) -> float:
     """Share of the counted tokens that are the most probable ones, 0 to 1."""
     right = total = 0
+    head = trained_head(model)
     for batch in batches:
-        view = View(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels)
+        view = said(model, batch, head)
         right += int(((view.greedy() == view.targets()) & view.mask).sum())
         total += int(view.mask.sum())
     if not total:
@@ -305,10 +307,8 @@ def make_forget_loss(
 
     @torch.no_grad()
     def forget_loss() -> float:
-        views = (
-            View(model(input_ids=b.ids, attention_mask=b.mask).logits, b.labels) for b in batches
-        )
-        return -sum(float(view.mean_logp().sum()) for view in views) / len(ordered)
+        head = trained_head(model)
+        return -sum(float(said(model, b, head).mean_logp().sum()) for b in batches) / len(ordered)
 
     return forget_loss
 

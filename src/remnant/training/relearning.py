@@ -13,8 +13,9 @@ from remnant.corpus.prepared import raw_texts
 from remnant.errors import UserError
 from remnant.functional.losses import gdr
 from remnant.functional.segments import Known
-from remnant.functional.view import View
+from remnant.model.blocks import said
 from remnant.model.data import batch_order, collate, encode
+from remnant.model.head import trained_head
 from remnant.model.load import context_length
 from remnant.model.whole import check_ids
 from remnant.records import ByLoraSpec, LoraSpec, OptimSpec, Trains
@@ -94,13 +95,13 @@ def _loss(
     """Cross entropy of a step's texts, in nats per token."""
     where, pad = model.device, tokenizer.pad_token_id
     size = min(spec.batch_size, len(lessons))
+    head = trained_head(model)
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
         chosen = [lessons[i] for i in batch_order(len(lessons), size, micro, spec.seed)]
         batch = collate(chosen, pad, where)
         with torch.enable_grad():
-            logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits
-            loss = gdr(View(logits, batch.labels)).mean()
+            loss = gdr(said(model, batch, head)).mean()
         return loss, {"loss": loss.item()}
 
     return loss_at

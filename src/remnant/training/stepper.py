@@ -15,9 +15,8 @@ from remnant.records import OptimSpec, Weights
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Trainable
 
-
-# From so many numbers on float32 is stepped by the fused kernel of torch: a fifth of the time, other
-# last bits. Results of smaller models, the laboratory's, were made by the plain one and stay.
+# From so many numbers on float32 is stepped by torch's fused kernel: a fifth of the time, but
+# other last bits. Results of smaller models, the laboratory's, were made by the plain one and stay.
 FUSED_FROM = 1 << 22
 
 
