@@ -25,11 +25,12 @@ from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.records import TrainResult, TrainSpec
 from remnant.stages.examples import questions_of
 from remnant.trainable.attach import attach
+from remnant.training.checkpoints import GENERATIONS
 from remnant.training.loop import fit, last_of
 from remnant.training.stepper import in_regime, storage_dtype
 
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
-GOES_ON_FROM = ("resume.pt", "steps.jsonl")
+GOES_ON_FROM = (*GENERATIONS, "steps.jsonl")
 
 
 def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> TrainResult:

@@ -35,12 +35,13 @@ from remnant.records import Probed, UnlearnResult, UnlearnSpec
 from remnant.stages.examples import read_examples
 from remnant.trainable.attach import attach
 from remnant.trainable.trainable import Trainable
+from remnant.training.checkpoints import GENERATIONS
 from remnant.training.loop import AfterStep, fit
 from remnant.training.stepper import in_regime, movable_share, storage_dtype, warning_of_rate
 
 PROBE_ITEMS = 48
 LEAVES = (*LEFT_BY_MODELS, CONFIG, WEIGHTS, "steps.jsonl")
-GOES_ON_FROM = ("resume.pt", "best.pt", "steps.jsonl")
+GOES_ON_FROM = (*GENERATIONS, "best.pt", "steps.jsonl")
 SAMPLED = 4096
 # A step that is not lost changes nearly all numbers, also in bfloat16 at the usual rates a tenth
 # and more; of chosen layers or units it may be few of all.

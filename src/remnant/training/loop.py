@@ -1,27 +1,22 @@
 """The training loop: a loss per micro-step -> weights. Used to train targets and to unlearn."""
 
-import hashlib
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from remnant.context import Context, Place
-from remnant.durable import digest_of, tell
 from remnant.errors import Interrupted, UserError
-from remnant.model import kept
 from remnant.model.whole import first_not_finite
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
+from remnant.training.checkpoints import Checkpoints, Done, Pace, fingerprint, size_of
 from remnant.training.stepper import Stepper
 
 AfterStep = Callable[[int, dict[str, float], dict[str, Any]], bool]
-SAVE_SECONDS = 30.0
 
 
 class Loop(NamedTuple):
@@ -57,9 +52,9 @@ def fit(
             parts are chosen again, the run resumes from the last choice.
         spec: the optimiser's settings.
         loss_at: micro-step -> (scalar loss, its parts for the log).
-        folder: receives steps.jsonl, and resume.pt, from which a call that follows goes on; also
-            behind the last step, so that a model that could not be saved costs no steps. Whoever
-            seals the folder leaves it out.
+        folder: receives steps.jsonl, and checkpoints (``GENERATIONS``), from which a call that
+            follows goes on; also behind the last step, so that a model that could not be saved
+            costs no steps. Whoever seals the folder leaves them out.
         work: is told (steps done, steps in all, note); numbers of a step are its place's means.
         after_step: called with the step, its parts and a JSON-like memory that is kept across
             resumption; True stops.
@@ -73,14 +68,15 @@ def fit(
         Interrupted: Ctrl-C; the state is saved.
     """
     stepper = Stepper(moving.parts, spec, moving.weights)
-    resume, log = folder / "resume.pt", folder / "steps.jsonl"
-    own = _fingerprint(moving.model, spec)
-    step, memory, stopped = _load(resume, log, moving, stepper, own)
-    begun, saved = step, time.monotonic()
+    log = folder / "steps.jsonl"
+    kept = Checkpoints(folder, log, fingerprint(moving.model, spec))
+    step, memory, stopped = kept.load(moving, stepper)
+    begun = step
     renewal = moving.renewal
+    pace = Pace(size_of(moving))
 
     def keep(stepper: Stepper | None) -> None:
-        _save(resume, log, own, moving, stepper, Done(step, memory, stopped))
+        pace.timed(lambda: kept.save(moving, stepper, Done(step, memory, stopped)))
 
     try:
         while step < spec.steps and not stopped:
@@ -101,16 +97,15 @@ def fit(
             )
             stopped = after_step(step, parts, memory)
             work.progress(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
-            if renewal is None and time.monotonic() - saved > SAVE_SECONDS:
+            if renewal is None and pace.due():
                 keep(stepper)
-                saved = time.monotonic()
     except KeyboardInterrupt as error:
         if renewal is None:
             keep(stepper)
         raise Interrupted(
             f"Interrupted at step {step} of {spec.steps}.", "The same command goes on from there."
         ) from error
-    if step > begun or not resume.is_file():
+    if step > begun or not kept.newest.is_file():
         keep(None)
     return step, memory
 
@@ -160,59 +155,3 @@ def last_of(log: Path, name: str) -> float | None:
     """One entry of the last step in the log; None where no step was done."""
     lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.is_file() else []
     return float(json.loads(lines[-1])[name]) if lines else None
-
-
-def _lines(log: Path, most: int) -> bytes:
-    """The first lines of the step log."""
-    return b"".join(log.read_bytes().splitlines(keepends=True)[:most]) if log.is_file() else b""
-
-
-def _fingerprint(model: nn.Module, spec: OptimSpec) -> str:
-    """What steps belong to: the settings and the weights before the first one (sums of their bytes,
-    the same in any order).
-    """
-    sums = [
-        (name, int(p.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64)))
-        for name, p in model.named_parameters()
-    ]
-    return digest_of([spec.model_dump(mode="json"), sums])
-
-
-class Done(NamedTuple):
-    """How far a run is: steps, what ``after_step`` remembers, and whether it stopped."""
-
-    step: int
-    memory: dict[str, Any]
-    stopped: bool
-
-
-def _save(
-    resume: Path, log: Path, own: str, moving: Trainable, stepper: Stepper | None, done: Done
-) -> None:
-    """Write everything that the next step depends on; without a stepper it starts afresh."""
-    told = hashlib.sha256(_lines(log, done.step)).hexdigest()
-    state = {"weights": dict(moving.state()), "log": told, "of": own, **done._asdict()}
-    kept.save(state | (stepper.state() if stepper else {}), resume)
-
-
-def _load(resume: Path, log: Path, moving: Trainable, stepper: Stepper, own: str) -> Done:
-    """What was saved, the log cut back to it.
-
-    The beginning where nothing was, or what is there is damaged or another run's.
-    """
-    state = kept.load(resume)
-    lines = _lines(log, state["step"]) if state else b""
-    if state and state["of"] != own:
-        state = None
-    if state and hashlib.sha256(lines).hexdigest() != state["log"]:
-        tell(f"{log} is damaged; the steps are done again.")
-        state = None
-    if state is None:
-        for path in (resume, log):
-            path.unlink(missing_ok=True)
-        return Done(0, {}, False)
-    moving.restore(state["weights"])
-    if "optimizer" in state:
-        stepper.restore(state)
-    log.write_bytes(lines)
-    return Done(state["step"], state["memory"], state["stopped"])
