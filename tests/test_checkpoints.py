@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from remnant import durable
 from remnant.records import OptimSpec
 from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
@@ -64,7 +63,7 @@ def test_a_run_that_is_cut_at_any_rename_ends_with_the_same_bits(
         real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable.os, "replace", counted)
+        patch.setattr("remnant.durable.os.replace", counted)
         trained(tmp_path / "counted", unheard)
     assert len(moves) > 2 * STEPS - 2
     for cut in range(len(moves)):
@@ -77,11 +76,15 @@ def test_a_run_that_is_cut_at_any_rename_ends_with_the_same_bits(
 
         folder = tmp_path / f"cut-{cut}"
         with monkeypatch.context() as patch:
-            patch.setattr(durable.os, "replace", power_cut)
+            patch.setattr("remnant.durable.os.replace", power_cut)
             with pytest.raises(SystemExit):
                 trained(folder, unheard)
         begun: list[int] = []
-        assert trained(folder, lambda done, total, note, told=begun: told.append(done)) == whole
+
+        def listen(done: int, total: int, note: str, told: list[int] = begun) -> None:
+            told.append(done)
+
+        assert trained(folder, listen) == whole
         # No more is lost than what came behind the last whole checkpoint.
         assert not begun or begun[0] >= cut // 2
 

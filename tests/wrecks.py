@@ -24,7 +24,7 @@ from remnant.flow.plan import Node, plan
 from remnant.flow.store import Store, write_progress
 from remnant.flow.sweepfile import read_sweep
 from remnant.report import page
-from remnant.training import loop
+from remnant.training import checkpoints
 from tests.conftest import unheard
 
 SWEEP = """
@@ -130,7 +130,8 @@ def leave_unfinished(root: Path, sweep: Path) -> None:
     for node, at in ((last["measure"], 1), (last["unlearn"], 5), (last["train"], 4)):
         forget(root, node, nodes)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "SAVE_SECONDS", 0.0)
+            patch.setattr(checkpoints, "LEAST_SECONDS", 0.0)
+            patch.setattr(checkpoints, "SHARE", float("inf"))
             with pytest.raises((KeyboardInterrupt, Interrupted)):
                 running.make(store, node, _stop_at(store, node, at))
     shutil.rmtree(store.path(next(n for n in nodes if n.stage == "audit").name), ignore_errors=True)
@@ -269,7 +270,7 @@ def child(body: Callable[[], None]) -> int:
 
 def work_in(root: Path, sweep: Path) -> None:
     """Make all pieces, saving after every step."""
-    loop.SAVE_SECONDS = 0.0
+    checkpoints.LEAST_SECONDS, checkpoints.SHARE = 0.0, float("inf")
     warnings.simplefilter("ignore")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)

@@ -5,13 +5,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from remnant.records.base import Positive, Record, circumstance
-from remnant.records.trainable import Trains, fault_of_training, fault_of_weights
+from remnant.records.trainable import ByLoraSpec, Trains, fault_of_training, fault_of_weights
 
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
 
 
 class OptimSpec(Record):
-    """How weights are moved, and which: the same fields for training and unlearning."""
+    """How weights are moved, and which: the same fields for training and unlearning.
+
+    ``accumulate``: so many batches make a step. ``checkpointing``: the inside of every block is
+    computed again in the backward pass, in the place of being kept; the same bits in less memory.
+    """
 
     steps: Positive = 100
     batch_size: Positive = 8
@@ -26,7 +30,17 @@ class OptimSpec(Record):
     compute: Literal["fp32"] | None = None
     count_lost: bool = False
     train: Trains = "all"
+    checkpointing: bool = circumstance(False)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _once_or_twice(self) -> "OptimSpec":
+        if self.checkpointing and isinstance(self.train, ByLoraSpec) and self.train.lora.dropout:
+            raise ValueError(
+                "with checkpointing a block is computed twice and dropout would draw other "
+                "numbers; leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _way_and_weights(self) -> "OptimSpec":

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from remnant.context import Context, Place
 from remnant.errors import Interrupted, UserError
+from remnant.model.blocks import recomputed
 from remnant.model.whole import first_not_finite
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
@@ -83,7 +85,8 @@ def fit(
             if renewal is not None and step and step % renewal.every == 0:
                 keep(None)
                 stepper = Stepper(renewal.choose(), spec, moving.weights)
-            parts = _gradients(spec, loss_at, step, work.place)
+            with recomputed(moving.model) if spec.checkpointing else nullcontext():
+                parts = _gradients(spec, loss_at, step, work.place)
             if not _finite(parts, stepper):
                 if renewal is None:
                     keep(stepper)
