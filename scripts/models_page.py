@@ -88,6 +88,15 @@ remnant.trusting_remote_code():`). Where transformers has a class, that one is t
 run, with the flag or without. The manifest of everything that ran such code names the inputs that
 brought it (`remote_code`; their digests cover the code), a report says it on top, and what is saved
 from such a model carries the code, so that it asks for the flag again.
+
+## Models that are known again
+
+A folder or a GGUF file enters by the digest of its content, not by its name, so that the same model
+in another place is not measured again, and a changed one is. Reading many gigabytes for that takes
+minutes; it is done once. The digest of each file above a megabyte is kept in
+`~/.cache/remnant/digests` (`$XDG_CACHE_HOME`, `REMNANT_CACHE`) and holds while path, size, times and
+inode of the file stay. `--verify-models` (in Python `with remnant.verifying_models():`) reads all of
+it again, for a disk that is not trusted; delete the folder to forget what is kept.
 """
 
 

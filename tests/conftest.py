@@ -32,6 +32,12 @@ def hearing(progress: Progress) -> Context:
 silent = hearing(unheard)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Digests that are kept for the user are none of the tests' business, nor theirs of his."""
+    os.environ["REMNANT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small newswire in MUSE's layout."""

@@ -205,7 +205,7 @@ def test_files_are_read_for_checking_once_per_process(
         read.append(path)
         return durable.digest_file(path)
 
-    monkeypatch.setattr("remnant.flow.store.digest_file", watched)
+    monkeypatch.setattr("remnant.flow.digests.digest_file", watched)
     for _ in range(5):
         assert store.sound(node.name)
     assert len(read) == len(set(read)) == len(store.manifest(node.name).files)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         unlearn,
     )
     from remnant.errors import UserError
+    from remnant.flow.digests import verifying_models
     from remnant.handles import Audit, Corpus, Model, Scores
     from remnant.remotecode import trusting_remote_code
 
@@ -32,10 +33,12 @@ _HOMES = {
     "remnant.handles": ("Audit", "Corpus", "Model", "Scores"),
     "remnant.errors": ("UserError",),
     "remnant.remotecode": ("trusting_remote_code",),
+    "remnant.flow.digests": ("verifying_models",),
 }  # fmt: skip
 __all__ = [
     "Audit", "Corpus", "Model", "Scores", "UserError", "audit", "deploy", "measure", "predict",
     "prepare", "repeats", "train", "transform", "trusting_remote_code", "unlearn",
+    "verifying_models",
 ]  # fmt: skip
 
 

@@ -21,11 +21,12 @@ from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
 from remnant.flow import sources
+from remnant.flow.digests import digest_path
 from remnant.flow.place import Outside, given
 from remnant.flow.plan import Input, Node
 from remnant.flow.progress import one_by_one
 from remnant.flow.run import make, missing
-from remnant.flow.store import Store, digest_path, disk_errors
+from remnant.flow.store import Store, disk_errors
 from remnant.functional.segments import Known
 from remnant.handles import Audit, Corpus, Model, Scores
 from remnant.methods import by_text, chain, step

@@ -15,6 +15,13 @@ import click
 
 from remnant import __version__
 from remnant.errors import Interrupted, UserError
+from remnant.options import (
+    dequantize_option,
+    set_option,
+    store_option,
+    trust_option,
+    verify_option,
+)
 
 Command = Callable[..., Any]
 
@@ -54,43 +61,6 @@ def _guarded(body: Command) -> Command:
         sys.exit(code or 0)
 
     return wrapped
-
-
-store_option = click.option(
-    "--store",
-    "store_path",
-    default="runs",
-    envvar="REMNANT_STORE",
-    show_default=True,
-    help="Folder that keeps all artefacts.",
-)
-set_option = click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change any setting; may be repeated.",
-)
-
-
-def _trust(context: click.Context, option: click.Parameter, given: bool) -> None:
-    """Let models bring code for as long as the command runs, or do not."""
-    door = importlib.import_module("remnant.remotecode")
-    context.with_resource(door.trusting_remote_code(given))
-
-
-trust_option = click.option(
-    "--trust-remote-code",
-    is_flag=True,
-    expose_value=False,
-    callback=_trust,
-    help="Run the code that a model brings where transformers has none for it. Read it first.",
-)
-dequantize_option = click.option(
-    "--dequantize",
-    is_flag=True,
-    help="Decode packed weights (GPTQ, GGUF, bitsandbytes, ...) first, instead of refusing them.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -187,6 +157,7 @@ def prepare(
 @click.option("--retrain", is_flag=True, help="Never read the forget split.")
 @dequantize_option
 @trust_option
+@verify_option
 @set_option
 @store_option
 @_guarded
@@ -219,6 +190,7 @@ def train(
 )
 @dequantize_option
 @trust_option
+@verify_option
 @set_option
 @store_option
 @_guarded
@@ -240,6 +212,7 @@ def unlearn(
 @click.option("--target", help="The model before unlearning, for what wants its weights.")
 @dequantize_option
 @trust_option
+@verify_option
 @set_option
 @store_option
 @_guarded
@@ -254,6 +227,7 @@ def transform(
 @click.argument("adapter")
 @dequantize_option
 @trust_option
+@verify_option
 @store_option
 @_guarded
 def merge(adapter: str, dequantize: bool, store_path: str) -> int | None:
@@ -267,6 +241,7 @@ def merge(adapter: str, dequantize: bool, store_path: str) -> int | None:
 @main.command()
 @click.argument("model")
 @trust_option
+@verify_option
 @store_option
 @_guarded
 def dequantize(model: str, store_path: str) -> int | None:
@@ -289,6 +264,7 @@ def dequantize(model: str, store_path: str) -> int | None:
 @click.option("--data", help="The prepared corpus, for calibration text.")
 @dequantize_option
 @trust_option
+@verify_option
 @set_option
 @store_option
 @_guarded
@@ -325,6 +301,7 @@ def deploy(
 )
 @dequantize_option
 @trust_option
+@verify_option
 @click.option(
     "--form",
     help=(
@@ -375,6 +352,7 @@ def measure(
 @click.option("--out", default="audit", show_default=True, help="Folder of the report.")
 @dequantize_option
 @trust_option
+@verify_option
 @set_option
 @store_option
 @_guarded
@@ -469,6 +447,7 @@ def predict(
     help="Put the worst examples (forget text) into the report, hidden until clicked.",
 )
 @trust_option
+@verify_option
 @set_option
 @store_option
 @_guarded
@@ -489,6 +468,7 @@ def run(
 @click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
 @click.option("--out", type=Path, help="Folder of the report.")
 @trust_option
+@verify_option
 @set_option
 @store_option
 @_guarded

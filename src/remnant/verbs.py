@@ -39,6 +39,7 @@ from remnant.records import (
     DeployResult,
     DequantizeResult,
     ElicitResult,
+    Manifest,
     Piece,
     PrepareResult,
     PrepareSpec,
@@ -470,39 +471,31 @@ def plan(store: Store, name: str, settings: Sequence[str]) -> None:
     sweep = read_sweep(sweep_path(name), settings)
     with telling(terminal.console(stderr=True), f"planning {sweep.name}"):
         nodes = planning.plan(sweep)
+    todo = {node.name for node in missing(store, nodes)}
     for node in nodes:
-        print(f"{'done   ' if store.has(node.name) else 'missing'}  {node.name}  {describe(node)}")
+        print(f"{'missing' if node.name in todo else 'done   '}  {node.name}  {describe(node)}")
     print(json.dumps(redacted(sweep.model_dump(mode="json", exclude_defaults=True)), indent=1))
     for use in planning.user_code(sweep):
         print(f"Running it runs code of {use}.")
-    print(f"{len(nodes)} pieces of work, {len(missing(store, nodes))} to be made.")
+    print(f"{len(nodes)} pieces of work, {len(todo)} to be made.")
 
 
 def ls(store: Store) -> None:
     """All artefacts, oldest first; damaged manifests last."""
-    found = Table("artefact", "what", "made", "time", "size")
     known = store.manifests()
-    for name, m in known.items():
-        size = sum(f.bytes for f in m.files.values())
-        what = (
-            m.spec.get("method")
-            or m.spec.get("use")
-            or m.spec.get("lab")
-            or ",".join(m.spec.get("splits", ()))
-            or ""
-        )
-        found.add_row(
-            escape(name),
-            escape(str(what)),
-            escape(m.created),
-            clock(m.seconds),
-            f"{size / 1e6:.1f} MB",
-        )
-    for name in sorted(
-        {n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)
-    ):
-        found.add_row(escape(name), "[red]its manifest is damaged[/]", "", "", "")
-    terminal.console().print(found)
+    rows = [(name, *_told_of(manifest)) for name, manifest in known.items()]
+    damaged = {n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)
+    rows += [(name, "its manifest is damaged", "", "", "") for name in sorted(damaged)]
+    print(terminal.columns([("artefact", "what", "made", "time", "size"), *rows]))
+
+
+def _told_of(manifest: Manifest) -> tuple[str, str, str, str]:
+    """What an artefact is, when it was made, how long that took, how large it is."""
+    spec = manifest.spec
+    splits = ",".join(spec.get("splits", ()))
+    what = spec.get("method") or spec.get("use") or spec.get("lab") or splits
+    size = sum(f.bytes for f in manifest.files.values())
+    return str(what), manifest.created, clock(manifest.seconds), f"{size / 1e6:.1f} MB"
 
 
 def show(store: Store, reference: str) -> int:

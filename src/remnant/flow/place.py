@@ -19,7 +19,8 @@ from remnant.adapterfiles import is_adapter
 from remnant.corpus.hub import PREFIX, reference
 from remnant.durable import digest_of
 from remnant.errors import UserError
-from remnant.flow.store import Store, digest_path
+from remnant.flow.digests import digest_path
+from remnant.flow.store import Store
 from remnant.packing import Packing, gguf_in, packing_in
 from remnant.remotecode import runs_code
 from remnant.weightfiles import config_of, shown

@@ -129,11 +129,12 @@ def unlearn_node(
     corpus: Input,
     label: Variant = UNNAMED,
     elicited: Input | None = None,
+    losses: Mapping[str, str] | None = None,
 ) -> Node:
     """A model unlearned from a target.
 
     ``elicited``: in which form the target is asked, if the best one is wanted; without it that is
-    chosen here.
+    chosen here. ``losses``: their identities, where they were looked up before.
 
     Raises:
         UserError: the target's weights are packed, or a loss or form is unknown.
@@ -146,7 +147,7 @@ def unlearn_node(
         inputs["elicited"] = elicited or elicit_node(plain, target, corpus, label)
     if plain.alternatives:
         inputs["alternatives"] = Outside(plain.alternatives)
-    return Node("unlearn", plain, inputs, _losses(plain), label)
+    return Node("unlearn", plain, inputs, _losses(plain) if losses is None else losses, label)
 
 
 def _whole(node: Node, target: Input, label: Variant) -> Node:
@@ -222,8 +223,37 @@ def _check_opened(by: Step) -> None:
         raise UserError(fault, "Leave it out.")
 
 
+class Asking(NamedTuple):
+    """What is measured, looked up once for all models of a sweep.
+
+    ``methods``: identities by name; ``reads``: all that its metrics read.
+    """
+
+    spec: MeasureSpec
+    methods: Mapping[str, str]
+    reads: frozenset[str]
+
+
+def asking(spec: MeasureSpec) -> Asking:
+    """The metrics of a measurement, looked up.
+
+    Raises:
+        UserError: unknown metric or form.
+    """
+    check_form(spec.form)
+    names = metric_names(spec.metrics)
+    found = {name: metric(name) for name in (*names, *beside(names), *brought())}
+    found |= {m.use: metric(m) for m in spec.extra}
+    measured = [*names, *map(attrgetter("use"), spec.extra)]
+    return Asking(
+        spec.model_copy(update={"metrics": names}),
+        {name: method.identity for name, method in found.items()},
+        frozenset(read for name in measured for read in found[name].reads),
+    )
+
+
 def measure_node(
-    spec: MeasureSpec,
+    by: MeasureSpec | Asking,
     model: Input | None,
     corpus: Input,
     label: Variant = UNNAMED,
@@ -238,13 +268,7 @@ def measure_node(
     Raises:
         UserError: unknown metric or form.
     """
-    check_form(spec.form)
-    names = metric_names(spec.metrics)
-    found = {name: metric(name) for name in (*names, *beside(names), *brought())}
-    found |= {m.use: metric(m) for m in spec.extra}
-    methods = {name: method.identity for name, method in found.items()}
-    measured = [*names, *map(attrgetter("use"), spec.extra)]
-    reads = {read for name in measured for read in found[name].reads}
+    spec, methods, reads = by if isinstance(by, Asking) else asking(by)
     inputs: dict[str, Input] = {"corpus": corpus} | ({"model": model} if model else {})
     if spec.form == BEST and elicited is None and model and not spec.engine:
         elicited = elicit_node(spec, model, corpus, label)
@@ -252,7 +276,7 @@ def measure_node(
         inputs["elicited"] = elicited
     if reference and reads & {"reference", "reference_on_generated"}:
         inputs["reference"] = reference
-    return Node("measure", spec.model_copy(update={"metrics": names}), inputs, methods, label)
+    return Node("measure", spec, inputs, methods, label)
 
 
 def elicit_node(
@@ -352,18 +376,21 @@ def _collect(node: Input, found: dict[str, Node]) -> None:
 
 
 class Forms(NamedTuple):
-    """The forms in which every model of a sweep is measured, looked up once: chains, and by name
-    the formats whose own kernels are measured too.
+    """All that a sweep names, looked up once: the chains behind which every model is measured, by
+    name the formats whose own kernels are measured too, what is asked, and by the name of a run
+    the identities of its losses.
     """
 
     chains: tuple[Chain, ...]
     packed: Mapping[str, Step]
+    asked: Asking
+    losses: Mapping[str, Mapping[str, str]]
 
 
 def _measured(
     sweep: SweepSpec, forms: Forms, corpus: Node, name: str, seed: int
 ) -> dict[str, Node]:
-    models = _models(sweep, corpus, name, seed)
+    models = _models(sweep, forms, corpus, name, seed)
     target, whole = models["target"]
     elicited = elicit_node(sweep.measure, target, corpus, whole)
     nodes: dict[str, Node] = {}
@@ -377,7 +404,7 @@ def _measured(
             label = about.behind(use, packed=True)
             copies[label] = deploy_node(step_, source, corpus, label)
         for label, copy in copies.items():
-            node = measure_node(sweep.measure, copy, corpus, label, target, elicited)
+            node = measure_node(forms.asked, copy, corpus, label, target, elicited)
             nodes[f"{model}/{label.form}"] = node
     return nodes
 
@@ -387,7 +414,7 @@ def _uses(sweep: SweepSpec) -> list[Use]:
 
 
 def _models(
-    sweep: SweepSpec, corpus: Node, name: str, seed: int
+    sweep: SweepSpec, forms: Forms, corpus: Node, name: str, seed: int
 ) -> dict[str, tuple[Input, Variant]]:
     trained = Variant(corpus=name, weights=sweep.train.weights, seed=sweep.train.seed)
     base = trained.model_copy(update={"model": "target"})
@@ -415,7 +442,8 @@ def _models(
             seed=seed,
         )
         told = run.model_copy(update={"seed": seed, **_asked(run, sweep.measure)})
-        node = unlearn_node(told, target, corpus, label, elicited)
+        losses = forms.losses[run_name(run)]
+        node = unlearn_node(told, target, corpus, label, elicited, losses)
         models[run_name(run)] = (_whole(node, target, label), label)
     return models
 
@@ -480,8 +508,9 @@ def _forms(sweep: SweepSpec) -> Forms:
             faults.append(str(error))
             return []
 
+    losses: dict[str, Mapping[str, str]] = {}
     for run in sweep.unlearn:
-        tried(partial(_losses, run))
+        losses |= {run_name(run): found for found in tried(partial(_losses, run))}
         tried(partial(check_form, run.form))
         tried(partial(_check_layers, run, sweep.target or ""))
     looked_up: list[Chain] = []
@@ -510,6 +539,8 @@ def _forms(sweep: SweepSpec) -> Forms:
     return Forms(
         tuple(looked_up),
         {use: by for use, (by,) in packed.items()},
+        asking(sweep.measure),
+        losses,
     )
 
 

@@ -27,9 +27,10 @@ from remnant.catalog import STAGE_VERSIONS
 from remnant.context import Context, ModelCache, Place, Progress
 from remnant.durable import tell
 from remnant.errors import Interrupted, UserError
+from remnant.flow.digests import VERIFY, digest_path
 from remnant.flow.place import Outside, check_hub
 from remnant.flow.plan import Input, Node, plan
-from remnant.flow.store import FAILURE, Store, digest_path, disk_errors, write_progress
+from remnant.flow.store import FAILURE, Store, disk_errors, write_progress
 from remnant.lineage import Lineage
 from remnant.quiet import hush, unchanged
 from remnant.records import Manifest, Piece, Record, SweepSpec, TransformResult
@@ -356,6 +357,7 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        VERIFY: "",
     }
     command = [sys.executable, "-P", "-m", "remnant.flow.run", str(store.root)]
     log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")

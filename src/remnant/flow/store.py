@@ -8,7 +8,6 @@ compared with it before they are used, and a lock is tried before it is relied o
 
 import errno
 import fcntl
-import functools
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from typing import Any
 
 from remnant.durable import SCRATCH, digest_file, digest_of, rename, sync_tree, tell, write_text
 from remnant.errors import UserError, some
+from remnant.flow.digests import Signature, digest_once, signature
 from remnant.names import fault_of_name
 from remnant.records import FileRecord, Manifest
 
@@ -55,30 +55,6 @@ _REASONS = {
 }
 # How libraries in Rust (safetensors, tokenizers) report what the system told them.
 _IN_WORDS = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
-Signature = tuple[int, int, int, int]
-
-
-def signature(path: Path) -> Signature:
-    """What changes whenever a file does: size, times of content and inode, inode."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-
-
-def digest_once(path: Path) -> str:
-    """``digest_file``, read once per process unless the file changes."""
-    return _digest_of(path, signature(path))
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _digest_of(path: Path, now: Signature) -> str:
-    """The digest of a file as it is now."""
-    return digest_file(path)
-
-
-def digest_path(path: Path) -> str:
-    """sha256 over the names and contents of a file or of all files below a folder."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return digest_of([[p.relative_to(path).as_posix(), digest_once(p)] for p in files])
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
 
@@ -31,9 +30,13 @@ def auc(forget: Array, holdout: Array) -> float:
     """
     if not len(forget) or not len(holdout):
         raise ValueError("AUC needs values on both sides")
-    ranks = rankdata(np.concatenate([forget, holdout]))
-    wins = ranks[: len(forget)].sum() - len(forget) * (len(forget) + 1) / 2
-    return float(wins / (len(forget) * len(holdout)))
+    if np.isnan(forget).any() or np.isnan(holdout).any():
+        return math.nan
+    # scipy's rankdata says the same; importing it takes a second, and whole counts and halves are
+    # exact in either way.
+    ordered = np.sort(holdout)
+    below = np.searchsorted(ordered, forget, "left") + np.searchsorted(ordered, forget, "right")
+    return float(below.sum() / 2 / (len(forget) * len(holdout)))
 
 
 def privleak(auc_value: float, auc_retrain: float) -> float:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import hmean, ks_2samp
 
 from remnant.errors import Unscorable
 from remnant.functional.memory import probability
@@ -119,6 +118,8 @@ def model_utility(columns: Mapping[str, Array]) -> float:
         for s in USEFUL
         for m in (columns[s][0].mean(), columns[s][1].mean(), useful_truth(columns[s][2]))
     ]
+    from scipy.stats import hmean  # takes most of a second, which only scoring needs
+
     return float(hmean(means)) if min(means) > 0 else 0.0
 
 
@@ -128,6 +129,8 @@ def forget_quality(unlearned: Array, retrained: Array) -> float:
 
     Source: section 2.2.2.
     """
+    from scipy.stats import ks_2samp  # as above
+
     return float(ks_2samp(unlearned, retrained).pvalue)
 
 

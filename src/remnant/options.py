@@ -1,0 +1,56 @@
+"""The options that several commands have. Nothing but click is imported until one is given."""
+
+import importlib
+
+import click
+
+store_option = click.option(
+    "--store",
+    "store_path",
+    default="runs",
+    envvar="REMNANT_STORE",
+    show_default=True,
+    help="Folder that keeps all artefacts.",
+)
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change any setting; may be repeated.",
+)
+
+
+def _trust(context: click.Context, option: click.Parameter, given: bool) -> None:
+    """Let models bring code for as long as the command runs, or do not."""
+    door = importlib.import_module("remnant.remotecode")
+    context.with_resource(door.trusting_remote_code(given))
+
+
+trust_option = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    expose_value=False,
+    callback=_trust,
+    help="Run the code that a model brings where transformers has none for it. Read it first.",
+)
+
+
+def _verify(context: click.Context, option: click.Parameter, given: bool) -> None:
+    """Read models from outside again for as long as the command runs, or do not."""
+    digests = importlib.import_module("remnant.flow.digests")
+    context.with_resource(digests.verifying_models(given))
+
+
+verify_option = click.option(
+    "--verify-models",
+    is_flag=True,
+    expose_value=False,
+    callback=_verify,
+    help="Read models from outside again, which are known by the size and times of their files.",
+)
+dequantize_option = click.option(
+    "--dequantize",
+    is_flag=True,
+    help="Decode packed weights (GPTQ, GGUF, bitsandbytes, ...) first, instead of refusing them.",
+)
