@@ -502,6 +502,18 @@ def ls(store_path: str) -> int | None:
 
 
 @main.command()
+@click.option("--yes", is_flag=True, help="Delete it; without this it is only listed.")
+@click.option(
+    "--by-hand", is_flag=True, help="Also what single commands made, where no run needs it."
+)
+@store_option
+@_guarded
+def gc(yes: bool, by_hand: bool, store_path: str) -> int | None:
+    """List what nothing needs any more: what no kept run names, or was made from; delete it."""
+    return _done("gc", _store(store_path), yes, by_hand)
+
+
+@main.command()
 @click.argument("artefact")
 @store_option
 @_guarded

@@ -17,11 +17,11 @@ from remnant import score as scoring
 from remnant.catalog import STAGE_VERSIONS
 from remnant.corpus import READERS
 from remnant.errors import Interrupted, UserError, some
+from remnant.flow import garbage, sources
 from remnant.flow import plan as planning
-from remnant.flow import sources
 from remnant.flow.place import given
 from remnant.flow.plan import Node
-from remnant.flow.progress import clock, counting, describe, telling, watch
+from remnant.flow.progress import counting, describe, telling, watch
 from remnant.flow.run import (
     clean_up,
     failures,
@@ -39,7 +39,6 @@ from remnant.records import (
     DeployResult,
     DequantizeResult,
     ElicitResult,
-    Manifest,
     Piece,
     PrepareResult,
     PrepareSpec,
@@ -483,19 +482,22 @@ def plan(store: Store, name: str, settings: Sequence[str]) -> None:
 def ls(store: Store) -> None:
     """All artefacts, oldest first; damaged manifests last."""
     known = store.manifests()
-    rows = [(name, *_told_of(manifest)) for name, manifest in known.items()]
+    rows = [(name, *terminal.artefact(manifest)) for name, manifest in known.items()]
     damaged = {n for stage in STAGE_VERSIONS for n in store.matching("", stage)} - set(known)
     rows += [(name, "its manifest is damaged", "", "", "") for name in sorted(damaged)]
     print(terminal.columns([("artefact", "what", "made", "time", "size"), *rows]))
 
 
-def _told_of(manifest: Manifest) -> tuple[str, str, str, str]:
-    """What an artefact is, when it was made, how long that took, how large it is."""
-    spec = manifest.spec
-    splits = ",".join(spec.get("splits", ()))
-    what = spec.get("method") or spec.get("use") or spec.get("lab") or splits
-    size = sum(f.bytes for f in manifest.files.values())
-    return str(what), manifest.created, clock(manifest.seconds), f"{size / 1e6:.1f} MB"
+def gc(store: Store, yes: bool, by_hand: bool) -> None:
+    """Say what nothing needs any more, and delete it where that is wanted."""
+    found = garbage.unneeded(store, by_hand=by_hand)
+    names = [str(one.path.relative_to(store.root)) for one in found]
+    rows = [(n, terminal.size(one.bytes), one.why) for n, one in zip(names, found, strict=True)]
+    print(terminal.columns([("folder", "size", "why"), *rows]))
+    if yes:
+        garbage.remove(store, found)
+    freed = terminal.size(sum(one.bytes for one in found))
+    print(f"{len(found)} folders, {freed}{'' if yes else '; deleted with --yes'}.")
 
 
 def show(store: Store, reference: str) -> int:

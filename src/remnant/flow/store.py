@@ -178,6 +178,14 @@ class Store:
         with (self.root / "locks" / name).open("w") as file:
             yield self._flock(file.fileno(), wait=wait)
 
+    def locked(self) -> list[str]:
+        """The artefacts that a process is making at this moment."""
+        found = []
+        for place in sorted((self.root / "locks").iterdir()):
+            with self.lock(place.name, wait=False) as free:
+                found += [] if free else [place.name]
+        return found
+
     def seal(
         self,
         name: str,
@@ -301,13 +309,17 @@ class Store:
         with disk_errors(self.root):
             write_text(path, json.dumps({"seal": digest_of(plain), **plain}, indent=1) + "\n")
 
+    def labels(self) -> list[str]:
+        """The human names that some artefacts are kept under."""
+        return sorted(p.stem for p in (self.root / "names").glob("*.json"))
+
     def labelled(self, label: str) -> dict[str, Any]:
         """What stands under a human name, as it was put there; raises UserError if nothing does,
         or it is damaged.
         """
         path = self.root / "names" / f"{label}.json"
         if fault_of_name(label) or not path.is_file():
-            known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none yet"
+            known = ", ".join(self.labels()) or "none yet"
             raise UserError(
                 f"There is no run named '{label[:100]}' in {self.root}.", f"Known runs: {known}."
             )

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from remnant.corpus.files import said_of
 from remnant.flow.plan import Node
-from remnant.records import FULL, Cell, ElicitResult, PrepareResult
+from remnant.flow.progress import clock
+from remnant.records import FULL, Cell, ElicitResult, Manifest, PrepareResult
 from remnant.report import table
 
 OUTCOME_STYLES = {
@@ -35,6 +36,24 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = (map(str.ljust, row, widths) for row in rows)
     return "\n".join("  ".join(row).rstrip() for row in padded)
+
+
+def artefact(manifest: Manifest) -> tuple[str, str, str, str]:
+    """What an artefact is, when it was made, how long that took, how large it is."""
+    spec = manifest.spec
+    splits = ",".join(spec.get("splits", ()))
+    what = spec.get("method") or spec.get("use") or spec.get("lab") or splits
+    written = sum(f.bytes for f in manifest.files.values())
+    return str(what), manifest.created, clock(manifest.seconds), size(written)
+
+
+def size(count: int) -> str:
+    """Bytes as people read them.
+
+    >>> size(1_540_000)
+    '1.5 MB'
+    """
+    return f"{count / 1e6:.1f} MB"
 
 
 def code_of(nodes: Sequence[Node]) -> list[str]:
