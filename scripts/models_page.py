@@ -94,9 +94,9 @@ from such a model carries the code, so that it asks for the flag again.
 A folder or a GGUF file enters by the digest of its content, not by its name, so that the same model
 in another place is not measured again, and a changed one is. Reading many gigabytes for that takes
 minutes; it is done once. The digest of each file above a megabyte is kept in
-`~/.cache/remnant/digests` (`$XDG_CACHE_HOME`, `REMNANT_CACHE`) and holds while path, size, times and
-inode of the file stay. `--verify-models` (in Python `with remnant.verifying_models():`) reads all of
-it again, for a disk that is not trusted; delete the folder to forget what is kept.
+`~/.cache/remnant/digests` (`$XDG_CACHE_HOME`, `REMNANT_CACHE`) and holds while path, size, times
+and inode of the file stay. `--verify-models` (in Python `with remnant.verifying_models():`) reads
+all of it again, for a disk that is not trusted; delete the folder to forget what is kept.
 """
 
 
