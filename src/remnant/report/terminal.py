@@ -28,7 +28,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    r"""Rows of text in columns, in a hundredth of the time that a drawn table of thousands takes.
+    r"""Rows of text in columns; drawing a table of thousands takes more than a second.
 
     >>> columns([("what", "size"), ("int4", "2 MB")])
     'what  size\nint4  2 MB'
