@@ -90,6 +90,11 @@ def loss_reads(term: TermSpec) -> tuple[Reading, ...]:
     return readings_of(term.use, method.reads, term.reads, method.params.get("layer"))
 
 
+def sides_read(spec: UnlearnSpec) -> set[str]:
+    """The kinds of training text that the terms of a spec read; raises as ``loss_reads``."""
+    return {reading.side for term in term_specs(spec) for reading in loss_reads(term)}
+
+
 def metric(use: str | MetricSpec) -> Method:
     """A built-in metric by name or a user's metric.
 

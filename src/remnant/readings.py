@@ -25,6 +25,7 @@ SIDES: Mapping[str, Side] = {
     "forget": Side("forget"),
     "retain": Side("retain"),
     "alternative": Side("forget", paired_with="forget"),
+    "retain_alternative": Side("retain", paired_with="retain"),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from remnant.catalog import METHODS
 from remnant.corpus.files import check_readable
 from remnant.errors import UserError
-from remnant.methods import loss_reads, term_specs
+from remnant.methods import sides_read
 from remnant.parsing import lines_of
 from remnant.readings import SIDES
 from remnant.records import UnlearnSpec
@@ -72,19 +72,24 @@ def check_alternatives(spec: UnlearnSpec, given: Alternatives | None) -> None:
     """Whether a run has the alternatives that its terms read, and no others.
 
     Raises:
-        UserError: they are missing, of another form, or nobody reads them; or as ``term_specs`` and
-            ``loss_reads``.
+        UserError: they are missing, of another form, or nobody reads them; or as ``sides_read``.
     """
-    sides = {reading.side for term in term_specs(spec) for reading in loss_reads(term)}
+    sides = sides_read(spec)
     wanted = any(SIDES[side].paired_with for side in sides)
     what = spec.method or "+".join(term.use for term in spec.terms)
     if wanted and given is None:
         raise UserError(
-            f"'{what}' reads other answers to the forget questions, and none are given.",
+            f"'{what}' reads other answers to the questions, and none are given.",
             'Set alternatives to a file of them, and examples = "questions".',
         )
     if given is not None and not wanted:
         raise UserError(f"'{what}' reads no alternatives.", "Leave the file out.")
+    if given is not None and given.each and "retain_alternative" in sides:
+        raise UserError(
+            f"'{what}' reads other answers to retain questions too, and the file has a list for "
+            "each forget question.",
+            "Give one list for all questions.",
+        )
     form = METHODS[spec.method].alternatives if spec.method else None
     if given is not None and form and not getattr(given, form):
         wants = {"shared": "one list for all questions", "each": "one list per question"}

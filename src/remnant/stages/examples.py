@@ -13,6 +13,7 @@ from remnant.corpus.prepared import raw_texts, settings
 from remnant.errors import UserError
 from remnant.evaluate.items import AS_PUBLISHED, Manner, items_of
 from remnant.flow.alternatives import Alternatives, read_alternatives
+from remnant.methods import sides_read
 from remnant.model.data import encode, pack
 from remnant.model.examples import Example, Pool, beside, joined, passes, pool_of
 from remnant.readings import SIDES
@@ -40,22 +41,21 @@ def read_examples(
     Raises:
         UserError: the corpus has no questions, one is too long, or the alternatives do not fit.
     """
+    pools = {side: Pool([]) for side in SIDES}
     if spec.examples == "documents":
-        return {
+        return pools | {
             "forget": _documents(spec, tokenizer, corpus, ("forget",)),
             "retain": _documents(spec, tokenizer, corpus, spec.retain or ("retain1",)),
-            "alternative": Pool([]),
         }
     items = {side: _questions(side, tokenizer, corpus, manner)[0] for side in QUESTIONS}
     items["retain"] = [item for item in items["retain"] if item.half == "dev"]
-    pools = {}
     for side, found in items.items():
         pools[side] = Pool([_answered(spec, tokenizer, item, item.truth) for item in found])
-    pools["alternative"] = Pool([])
-    if alternatives is not None:
-        partner = SIDES["alternative"].paired_with or ""
-        given = read_alternatives(str(alternatives))
-        pools["alternative"] = _alternatives(spec, tokenizer, items[partner], given)
+    given = read_alternatives(str(alternatives)) if alternatives is not None else None
+    for side in ("alternative", *sides_read(spec)):
+        partner = SIDES[side].paired_with
+        if partner and given:
+            pools[side] = _alternatives(spec, tokenizer, items[partner], given)
     return pools
 
 
