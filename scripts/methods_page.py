@@ -1,12 +1,11 @@
 """Write docs/methods.md from the catalogue; with --check, only say whether it is up to date."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from pages import written
 
-from remnant.catalog import LOSSES, METHODS, Entry
+from remnant.catalog import LOSSES, METHODS
 from remnant.corpus import COMBINED, ITEM_SETS, METRIC_GROUPS, METRICS
 from remnant.formats.table import FORMATS
 from remnant.methods import step
@@ -17,18 +16,18 @@ from remnant.transforms.table import TRANSFORMS
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
 
-def table(entries: Mapping[str, Entry]) -> str:
-    """One Markdown table."""
-    lines = ["| name | what it is | source | version |", "|---|---|---|---|"]
-    return "\n".join(
-        [
-            *lines,
-            *(
-                f"| `{name}` | {e.meaning} | {e.source} | {e.version} |"
-                for name, e in entries.items()
-            ),
-        ]
-    )
+def losses() -> str:
+    """The loss terms, with their formulas and the settings under which they were published."""
+    lines = [
+        "| name | what it is | formula | published setting | source | version |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{name}` | {e.meaning} | `{e.formula.replace('|', chr(92) + '|')}` | {e.published} | "
+        f"{e.source} | {e.version} |"
+        for name, e in LOSSES.items()
+    ]
+    return "\n".join(lines)
 
 
 def formats() -> str:
@@ -113,7 +112,12 @@ or any of `params`) goes to every term that has a keyword of its name.
 
 ## Loss terms
 
-{table(LOSSES)}
+Of every text by itself, then averaged over the batch. S is the sum and m the mean of log p over
+the tokens that count, a the other answer, `_ref` the target's, z logits, h hidden states; "mean" is
+over the tokens that count. A published setting is what the source, or the code released with it,
+reports numbers for; its batches are averaged over all tokens, so weights carry over only roughly.
+
+{losses()}
 
 ## Quantizers
 

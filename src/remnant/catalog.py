@@ -26,61 +26,206 @@ STAGE_VERSIONS: Mapping[str, int] = {
 
 
 class Entry(NamedTuple):
-    """One built-in: ``path`` is "module:function"."""
+    """One built-in: ``path`` is "module:function".
+
+    ``formula``: in plain letters; S is the sum and m the mean of log p over the tokens that count,
+    a the other answer, _ref the target's. ``published``: the settings under which its source or
+    the code released with it reports numbers. ``labels``: whether its value depends on which
+    tokens are the true ones, or only on where they stand.
+    """
 
     path: str
     version: int
     meaning: str
     source: str
     unit: str = ""
+    formula: str = ""
+    published: str = ""
+    labels: bool = True
 
 
-_LOSS = "remnant.functional.losses:"
+_FUNCTIONAL = "remnant.functional."
 LOSSES: Mapping[str, Entry] = {
-    "ga": Entry(_LOSS + "ga", 1, "gradient ascent on forget text", "arXiv 2210.01504", unit="nats"),
+    "ga": Entry(
+        _FUNCTIONAL + "losses:ga",
+        1,
+        "gradient ascent on forget text",
+        "arXiv 2210.01504",
+        unit="nats",
+        formula="m",
+        published="TOFU: lr 1e-5, 5 epochs, batch 32; MUSE: lr 1e-5, 10 epochs, batch 32",
+    ),
     "npo": Entry(
-        _LOSS + "npo",
+        _FUNCTIONAL + "losses:npo",
         1,
         "negative preference optimisation on sequence likelihoods",
         "arXiv 2404.05868, eq. 3",
         unit="nats",
+        formula="-(2/beta) log sigmoid(-beta (S - S_ref))",
+        published="TOFU and MUSE: beta 0.1, lr 1e-5, 10 epochs, batch 32",
+    ),
+    "simnpo": Entry(
+        _FUNCTIONAL + "losses:simnpo",
+        1,
+        "the same by the length and without a reference",
+        "arXiv 2410.07163",
+        unit="nats",
+        formula="-(2/beta) log sigmoid(-beta m - margin)",
+        published=(
+            "TOFU: forget05 beta 2.5, weight 0.1375, forget10 beta 4.5, weight 0.125, retain "
+            "weight 1, lr 1e-5, 10 epochs; MUSE: beta 0.7 (news), 0.75 (books), by code that reads "
+            "no label"
+        ),
     ),
     "dpo": Entry(
-        _LOSS + "dpo",
+        _FUNCTIONAL + "losses:dpo",
         1,
         "preference of another answer over the true one",
         "arXiv 2305.18290, eq. 7",
         unit="nats",
+        formula="-(2/beta) log sigmoid(beta ((S(a) - S_ref(a)) - (S - S_ref)))",
+        published=(
+            "TOFU: refusals beta 0.1, lr 1e-5; five invented answers (AltPO) beta 0.1, lr 5e-5, 2 "
+            "epochs, batch 35"
+        ),
     ),
     "alternative_nll": Entry(
-        _LOSS + "alternative_nll",
+        _FUNCTIONAL + "losses:alternative_nll",
         1,
         "cross entropy of another answer",
         "arXiv 2401.06121",
         unit="nats",
+        formula="-m(a)",
+        published="TOFU: lr 1e-5, 5 epochs, batch 32",
+    ),
+    "wga": Entry(
+        _FUNCTIONAL + "confidence:wga",
+        1,
+        "ascent weighted by what each token's probability still is",
+        "arXiv 2502.19301",
+        unit="nats",
+        formula="mean p^beta log p",
+        published="TOFU: beta 5 (authors) or 1 (open-unlearning), lr 1e-5, 5 epochs, batch 16",
+    ),
+    "tnpo": Entry(
+        _FUNCTIONAL + "confidence:tnpo",
+        1,
+        "NPO's weight token by token",
+        "arXiv 2502.19301",
+        unit="nats",
+        formula="mean w log p, w = 2 p^(beta + power) / (p^beta + p_ref^beta)",
+        published="TOFU: beta 4, power 0 or 1.5, lr 1e-5 (Phi: 2e-5), 5 epochs, batch 16",
+    ),
+    "satimp": Entry(
+        _FUNCTIONAL + "confidence:satimp",
+        1,
+        "ascent weighted by saturation and importance",
+        "arXiv 2505.11953, section 5",
+        unit="nats",
+        formula="mean p^beta1 (1 - p)^beta2 log p",
+        published=(
+            "TOFU: beta1 5, beta2 1, forget to retain 1 to 0.1 (open-unlearning's file has 0.1 to "
+            "1), lr 1e-5, 5 epochs"
+        ),
+    ),
+    "undial": Entry(
+        _FUNCTIONAL + "distributions:undial",
+        1,
+        "distillation of the target with the true token lowered",
+        "arXiv 2402.10052",
+        unit="nats",
+        formula="mean KL(softmax(z_ref - beta onehot) || p)",
+        published="TOFU: beta 10, lr 1e-4, 10 epochs, no retain term; LoRA rank 8 in the paper",
+    ),
+    "unlikelihood": Entry(
+        _FUNCTIONAL + "distributions:unlikelihood",
+        1,
+        "CE-U: cross entropy against what the model says without the true token",
+        "arXiv 2503.01224",
+        unit="nats",
+        formula="mean -log(1 - p)",
+        published="TOFU: first token left out, lr 1e-5, 10 epochs, batch 32, no retain term",
+    ),
+    "max_entropy": Entry(
+        _FUNCTIONAL + "distributions:max_entropy",
+        1,
+        "every next token equally probable",
+        "arXiv 2410.08109",
+        unit="nats",
+        formula="mean KL(uniform || p)",
+        published="TOFU: weight 0.1, questions counted too, lr 1e-5, 5 epochs, batch 32",
+        labels=False,
+    ),
+    "logit_margin": Entry(
+        _FUNCTIONAL + "distributions:logit_margin",
+        1,
+        "the greatest logit down to the mean logit",
+        "arXiv 2506.05314",
+        formula="mean (max z - mean z)^2",
+        published=(
+            "TOFU: retain weight from 50 or 100, bound 0.3 above the target's loss, dual step 5, "
+            "warm-up 5 epochs; MUSE: bound 1.5 or 0.8 (news), 0.1 or 0.6 (books), dual step 1"
+        ),
+        labels=False,
+    ),
+    "flat": Entry(
+        _FUNCTIONAL + "answers:flat",
+        1,
+        "total variation between another answer and the true one",
+        "arXiv 2410.11143",
+        formula="(tanh P - tanh P(a)) / 2, P = mean p",
+        published="TOFU: lr 1e-5, 5 epochs, batch 64; Harry Potter: lr 2e-7; no retain term",
     ),
     "rmu": Entry(
-        _LOSS + "rmu", 1, "hidden states of forget text to a random point", "arXiv 2403.03218"
+        _FUNCTIONAL + "losses:rmu",
+        1,
+        "hidden states of forget text to a random point",
+        "arXiv 2403.03218",
+        formula="mean |h - scale r/|r||^2 / d",
+        published=(
+            "WMDP: block 7 of Zephyr-7B, down-projections of blocks 5 to 7, scale 6.5, retain "
+            "weight 1200, lr 5e-5, 150 batches of 4"
+        ),
     ),
     "adaptive_rmu": Entry(
-        _LOSS + "adaptive_rmu",
+        _FUNCTIONAL + "losses:adaptive_rmu",
         1,
         "the same, the point as far out as the target's states are",
         "arXiv 2408.06223",
+        formula="mean |h - scale n r/|r||^2 / d, n = mean |h_ref|",
+        published="WMDP: scale 5, retain weight 1200, 500 batches",
     ),
     "hidden_mse": Entry(
-        _LOSS + "hidden_mse",
+        _FUNCTIONAL + "losses:hidden_mse",
         1,
         "hidden states of retain text held where the target's are",
         "arXiv 2403.03218",
+        formula="mean |h - h_ref|^2 / d",
     ),
-    "gdr": Entry(_LOSS + "gdr", 1, "cross entropy on retain text", "arXiv 2401.06121", unit="nats"),
+    "gdr": Entry(
+        _FUNCTIONAL + "losses:gdr",
+        1,
+        "cross entropy on retain text",
+        "arXiv 2401.06121",
+        unit="nats",
+        formula="-m",
+    ),
     "klr": Entry(
-        _LOSS + "klr",
+        _FUNCTIONAL + "losses:klr",
         1,
         "KL from target to policy on retain text",
         "arXiv 2410.16454, eq. 10",
         unit="nats",
+        formula="mean KL(p_ref || p)",
+    ),
+    "answer_preservation": Entry(
+        _FUNCTIONAL + "answers:answer_preservation",
+        1,
+        "AP: the true answer of retain questions above another",
+        "arXiv 2410.08109",
+        unit="nats",
+        formula="-(1/beta) log sigmoid(beta (S - S(a)))",
+        published="TOFU: beta 0.1, weight 1, with refusals on the forget side, lr 1e-5, 5 epochs",
     ),
 }
 
@@ -104,6 +249,14 @@ _FORGET: Mapping[str, Recipe] = {
     "idk_dpo": Recipe(("dpo",), alternatives="shared"),
     "idk_nll": Recipe(("alternative_nll",), alternatives="shared"),
     "altpo": Recipe(("dpo",), alternatives="each"),
+    "simnpo": Recipe(("simnpo",)),
+    "wga": Recipe(("wga",)),
+    "tnpo": Recipe(("tnpo",)),
+    "satimp": Recipe(("satimp",)),
+    "undial": Recipe(("undial",)),
+    "ceu": Recipe(("unlikelihood",)),
+    "me": Recipe(("max_entropy",)),
+    "flat": Recipe(("flat",)),
 }
 _RETAIN: Mapping[str, tuple[str, ...]] = {"": (), "_gdr": ("gdr",), "_klr": ("klr",)}
 
@@ -113,6 +266,7 @@ METHODS: Mapping[str, Recipe] = {
         for name, recipe in _FORGET.items()
         for suffix, retain in _RETAIN.items()
     },
+    "idk_ap": Recipe(("alternative_nll",), ("answer_preservation",), "shared"),
     "rmu": Recipe(("rmu",), ("hidden_mse",)),
     "adaptive_rmu": Recipe(("adaptive_rmu",), ("hidden_mse",)),
 }

@@ -132,9 +132,32 @@ def flipped(value: Read) -> Read:
     return value.flip(0) if value.ndim else value
 
 
+def alone(value: Read, row: int, length: int) -> Read:
+    """One text of a batch by itself, cut to its length; a number that is no text's stays."""
+    if isinstance(value, View):
+        return View(value.logits[row : row + 1, :length], value.labels[row : row + 1, :length])
+    if isinstance(value, Hidden):
+        return Hidden(value.states[row : row + 1, :length], value.mask[row : row + 1, :length])
+    return value[row : row + 1] if value.ndim else value
+
+
+def padded(value: View | Hidden) -> View | Hidden:
+    """The batch with three more places of padding, which hold anything."""
+    numbers = value.logits if isinstance(value, View) else value.states
+    longer = torch.cat([numbers, 100 * torch.ones_like(numbers[:, :3])], 1)
+    if isinstance(value, Hidden):
+        return Hidden(longer, torch.cat([value.mask, torch.zeros(B, 3, dtype=torch.bool)], 1))
+    return View(longer, torch.cat([value.labels, torch.full((B, 3), IGNORED)], 1))
+
+
 def reads_views(method: Method) -> bool:
     """Whether a loss reads logits or likelihoods at all, so that the laws on these apply."""
     return any(LOSS_READINGS[name].what in ("view", "logp") for name in method.reads)
+
+
+def reads_labels(method: Method) -> bool:
+    """Whether the true tokens are to matter to a loss, as to all but those listed otherwise."""
+    return method.use not in LOSSES or LOSSES[method.use].labels
 
 
 class Law(NamedTuple):
@@ -206,6 +229,20 @@ def _order(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str |
     return _same(call(values), call(turned).flip(0), "the order of the batch", 1e-6)
 
 
+def _alone(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
+    values = readings()
+    lengths = (labels() != IGNORED).sum(-1).tolist()
+    rows = []
+    for row, length in enumerate(lengths):
+        rows.append(call({name: alone(value, row, length) for name, value in values.items()}))
+    return _same(call(values), torch.cat(rows), "what else is in the batch", 1e-5)
+
+
+def _padding(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
+    values = readings()
+    return _same(call(values), call(_changed(values, padded)), "longer padding", 1e-6)
+
+
 def _labels(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
     views = {
         LOSS_READINGS[name].model for name in method.reads if LOSS_READINGS[name].what == "view"
@@ -214,7 +251,8 @@ def _labels(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str 
         return None
     values = readings()
     changes = bool((call(values) != call(_changed(values, relabelled))).any())
-    return None if changes else "the labels do not matter"
+    what = "the labels do not matter, which only a loss on whole distributions may say of itself"
+    return None if changes else what
 
 
 def _bfloat16(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> str | None:
@@ -229,6 +267,8 @@ LOSS_LAWS = (
     Law("masked positions do not matter", _masked),
     Law("a constant on the logits does not matter", _constant),
     Law("the order of the batch does not matter", _order),
+    Law("a text is worth alone what it is in a batch", _alone),
+    Law("longer padding does not matter", _padding),
     Law("labels matter to a likelihood", _labels),
     Law("bfloat16 is close to float32", _bfloat16),
 )
@@ -246,6 +286,9 @@ def check_loss(method: Method, laws: tuple[Law, ...] = LOSS_LAWS) -> Iterator[Re
     for law in laws:
         if law.test in (_constant, _labels) and not reads_views(method):
             yield Result(method.use, law.name, "skipped", "(reads no likelihood)")
+            continue
+        if law.test is _labels and not reads_labels(method):
+            yield Result(method.use, law.name, "skipped", "(of whole distributions)")
             continue
         fault = law.test(call, method)
         yield Result(

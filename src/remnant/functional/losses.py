@@ -45,6 +45,23 @@ def npo(forget: View, ref_forget_logp: Tensor, *, beta: float = 0.1) -> Tensor:
     return -(2.0 / beta) * logsigmoid(-beta * (forget.seq_logp() - ref_forget_logp))
 
 
+def simnpo(forget: View, *, beta: float = 4.5, margin: float = 0.0) -> Tensor:
+    """NPO without a reference, by the length: -(2/beta) log sigmoid(-beta m - margin), m the mean
+    log-probability per counted token. [B], nats, above 0.
+
+    Its slope in m is 2 sigmoid(beta m + margin): that of ascent (1) as beta -> 0 without a margin,
+    0 where m is far below 0.
+
+    Source: Fan et al. 2025 (arXiv 2410.07163), its objective. The code released with it
+    has the margin within beta (-beta (m + margin)), which is the same at margin 0.
+
+    >>> import torch
+    >>> simnpo(View(torch.full((1, 3, 1), 5.0), torch.tensor([[0, 0, 0]])), beta=2.0)
+    tensor([0.6931])
+    """
+    return -(2.0 / beta) * logsigmoid(-beta * forget.mean_logp() - margin)
+
+
 def dpo(
     forget: View,
     ref_forget_logp: Tensor,

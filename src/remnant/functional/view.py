@@ -107,6 +107,17 @@ class View:
         """
         return self.token_logp().sum(-1)
 
+    def mean(self, values: Tensor) -> Tensor:
+        """[B] mean of [B, T-1] values over the tokens that count; 0 where none does."""
+        return values.masked_fill(~self.mask, 0.0).sum(-1) / self.num_tokens().clamp(min=1.0)
+
+    def without_first(self, count: int) -> "View":
+        """The same in which the first ``count`` tokens of every sequence that count do not."""
+        labels = self.labels.clone()
+        early = self.mask & (self.mask.cumsum(-1) <= count)
+        labels[:, 1:] = labels[:, 1:].masked_fill(early, IGNORED)
+        return View(self.logits, labels)
+
     def mean_logp(self) -> Tensor:
         """[B] mean log-probability per counted token in nats.
 
