@@ -267,6 +267,7 @@ METHODS: Mapping[str, Recipe] = {
         for suffix, retain in _RETAIN.items()
     },
     "idk_ap": Recipe(("alternative_nll",), ("answer_preservation",), "shared"),
+    "pdu": Recipe(("logit_margin",), ("gdr",)),
     "rmu": Recipe(("rmu",), ("hidden_mse",)),
     "adaptive_rmu": Recipe(("adaptive_rmu",), ("hidden_mse",)),
 }

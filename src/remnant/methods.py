@@ -11,7 +11,7 @@ from remnant.errors import UserError, unknown
 from remnant.formats.base import AnyFormat, Format, Kind
 from remnant.formats.table import Named, checked, short
 from remnant.parsing import parse
-from remnant.readings import LOSS_READINGS, METRIC_READINGS, Reading, readings_of
+from remnant.readings import LOSS_READINGS, METRIC_READINGS, Reading, leader, readings_of
 from remnant.records import (
     BETWEEN,
     FULL,
@@ -93,6 +93,25 @@ def loss_reads(term: TermSpec) -> tuple[Reading, ...]:
 def sides_read(spec: UnlearnSpec) -> set[str]:
     """The kinds of training text that the terms of a spec read; raises as ``loss_reads``."""
     return {reading.side for term in term_specs(spec) for reading in loss_reads(term)}
+
+
+def led_by(term: TermSpec) -> set[str]:
+    """The sides that draw the batches which a term reads; raises as ``loss_reads``."""
+    return {leader(reading.side) for reading in loss_reads(term)}
+
+
+def check_dual(spec: UnlearnSpec) -> None:
+    """Whether there is something to hold where a run holds its retain terms under bounds.
+
+    Raises:
+        UserError: there is none; or as ``loss_reads``.
+    """
+    held = [term for term in term_specs(spec) if led_by(term) == {"retain"}]
+    if spec.dual and not held:
+        raise UserError(
+            "dual holds retain terms under a bound, and the run has none.",
+            "Leave it out, or take a method with a retain term, such as npo_gdr.",
+        )
 
 
 def metric(use: str | MetricSpec) -> Method:

@@ -28,6 +28,7 @@ from remnant.functional.patterns import chosen
 from remnant.methods import (
     Chain,
     Step,
+    check_dual,
     loss,
     metric,
     metric_names,
@@ -457,6 +458,7 @@ def _asked(run: UnlearnSpec, measure: MeasureSpec) -> dict[str, str]:
 def _losses(spec: UnlearnSpec) -> dict[str, str]:
     """Identity of every loss of a run, all of whose settings and files are looked at."""
     check_alternatives(spec, read_alternatives(spec.alternatives) if spec.alternatives else None)
+    check_dual(spec)
     return {t.use: loss(t).identity for t in term_specs(spec)}
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from remnant.errors import UserError
 from remnant.functional.hidden import Hidden
 from remnant.functional.pieces import Head
+from remnant.functional.robust import leaning_mean
 from remnant.functional.view import IGNORED, View
 from remnant.methods import loss, loss_reads, term_specs
 from remnant.model.blocks import forward
@@ -28,18 +29,23 @@ Values = dict[Reading, View | Hidden | Tensor]
 
 class Term(NamedTuple):
     """One resolved loss term, its weight in the sum, and what it reads in the order of its
-    parameters.
+    parameters. ``robust``: the temperature of its mean over a batch; None for the plain one.
     """
 
     label: str
     weight: float
     method: Method
     reads: tuple[Reading, ...]
+    robust: float | None = None
 
     def load(self) -> Callable[[Values], Tensor]:
         """The function from the readings of a batch to its loss, [B]."""
         function = self.method.load()
         return lambda values: function(*(values[r] for r in self.reads), **self.method.params)
+
+    def average(self, losses: Tensor) -> Tensor:
+        """What a batch is worth whose texts have some losses [B]."""
+        return losses.mean() if self.robust is None else leaning_mean(losses, self.robust)
 
 
 def terms_of(spec: UnlearnSpec) -> list[Term]:
@@ -48,9 +54,10 @@ def terms_of(spec: UnlearnSpec) -> list[Term]:
     Raises:
         UserError: unknown method, term, parameter or reading.
     """
-    return [
+    terms = [
         Term(t.use.rsplit(":", 1)[-1], t.weight, loss(t), loss_reads(t)) for t in term_specs(spec)
     ]
+    return [t._replace(robust=spec.robust) if reads_forget_only(t) else t for t in terms]
 
 
 class Stream(NamedTuple):
@@ -113,9 +120,10 @@ def make_loss(
     groups: Mapping[str, Group],
     batch_size: int,
     pad: int,
+    weigh: Callable[[Term, int], float] = lambda term, micro: term.weight,
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
     """The function that the training loop calls with a micro-step: it gives the weighted sum of the
-    terms and its parts.
+    terms and its parts. ``weigh``: the weight of a term in a micro-step.
     """
     functions = [(term, term.load()) for term in terms]
     read = _only_read(groups, terms)
@@ -131,8 +139,8 @@ def make_loss(
         parts: dict[str, float] = {}
         total = torch.zeros((), device=model.device)
         for term, function in functions:
-            value = function(values).mean()
-            total = total + term.weight * value
+            value = term.average(function(values))
+            total = total + weigh(term, micro) * value
             parts[term.label] = value.item()
         if isinstance(view := values.get(said), View):
             parts["forget_nll"] = -view.mean_logp().mean().item()
@@ -144,6 +152,32 @@ def make_loss(
 def reads_forget_only(term: Term) -> bool:
     """Whether a term looks at forget text, and what stands beside it, and at nothing else."""
     return all(leader(reading.side) == "forget" for reading in term.reads)
+
+
+def reads_retain_only(term: Term) -> bool:
+    """The same of retain text."""
+    return all(leader(reading.side) == "retain" for reading in term.reads)
+
+
+@torch.no_grad()
+def mean_loss(
+    model: PreTrainedModel, term: Term, groups: Mapping[str, Group], batch_size: int, pad: int
+) -> float:
+    """The mean of a retain term over all retain texts, each once beside what the first pass shows
+    with it.
+    """
+    group, function = _only_read(groups, [term])["retain"], term.load()
+    return sum(float(function(v).sum()) for v in _in_order(model, group, batch_size, pad)) / (
+        group.size
+    )
+
+
+def _in_order(model: PreTrainedModel, group: Group, batch_size: int, pad: int) -> Iterator[Values]:
+    """What is read of every text of a group, in batches."""
+    head = trained_head(model)
+    for start in range(0, group.size, batch_size):
+        chosen = [(0, i) for i in range(start, min(start + batch_size, group.size))]
+        yield _read(model, group, chosen, pad, head)
 
 
 def forget_losses(
@@ -162,10 +196,7 @@ def forget_losses(
             "SURE needs a term that reads forget text only.", "Give such a term beside the others."
         )
     group = _only_read(groups, [term for term, _ in forget])["forget"]
-    head = trained_head(model)
-    for start in range(0, group.size, batch_size):
-        chosen = [(0, i) for i in range(start, min(start + batch_size, group.size))]
-        values = _read(model, group, chosen, pad, head)
+    for values in _in_order(model, group, batch_size, pad):
         losses = [term.weight * function(values).sum() for term, function in forget]
         yield torch.stack(losses).sum() / group.size
 

@@ -64,7 +64,7 @@ from remnant.records.transform import (
     TransformSpec,
     Use,
 )
-from remnant.records.unlearn import Probed, TermSpec, UnlearnResult, UnlearnSpec
+from remnant.records.unlearn import DualSpec, Probed, TermSpec, UnlearnResult, UnlearnSpec
 from remnant.records.variant import AS_GIVEN, BETWEEN, FULL, Variant
 
 __all__ = [
@@ -86,6 +86,7 @@ __all__ = [
     "DequantizeResult",
     "DequantizeSpec",
     "Difference",
+    "DualSpec",
     "ElicitResult",
     "ElicitSpec",
     "EndpointSpec",

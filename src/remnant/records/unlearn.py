@@ -32,6 +32,17 @@ class TermSpec(Record):
         }
 
 
+class DualSpec(Record):
+    """How retain losses are held under a bound: the target's own plus ``margin`` (in the unit of
+    the loss). From ``warmup`` steps on, a term's weight rises by ``size`` times what its loss is
+    above the bound, and falls below it, down to 0.
+    """
+
+    margin: Annotated[float, Field(ge=0)] = 0.3
+    size: Annotated[float, Field(gt=0)] = 5.0
+    warmup: Annotated[int, Field(ge=0)] = 0
+
+
 class UnlearnSpec(OptimSpec):
     """One unlearning run: a method (or own terms), when to stop, what to keep.
 
@@ -45,6 +56,10 @@ class UnlearnSpec(OptimSpec):
     ``form``: of asking (``corpus.forms``), in which questions are trained on and probed; by default
     the one in which the target knows most, or in a sweep the one that its measurements name.
     ``system``: what a conversation is told first.
+
+    ``dual``: the retain terms are held under bounds, and alpha is what their weights begin with;
+    the method ``pdu`` always is. ``robust``: of the forget terms not the mean over the batch, but
+    one that leans to the texts that are forgotten least (a temperature, in the unit of the loss).
     """
 
     method: str | None = None
@@ -66,6 +81,24 @@ class UnlearnSpec(OptimSpec):
     stop_forget: Share = 0.0
     stop_utility: Share = 0.5
     stop_forget_loss: Annotated[float, Field(gt=0)] | None = None
+    dual: DualSpec | None = None
+    robust: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dual_of_pdu(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("method") == "pdu" and data.get("dual") is None:
+            return data | {"dual": {}}
+        return data
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> "UnlearnSpec":
+        if self.robust is not None and self.accumulate > 1:
+            raise ValueError(
+                "robust weighs the texts of a batch against each other, which parts of a batch "
+                "cannot; leave accumulate at 1 and raise batch_size"
+            )
+        return self
 
     @model_validator(mode="after")
     def _method_or_terms(self) -> "UnlearnSpec":

@@ -36,6 +36,7 @@ from remnant.stages.examples import read_examples
 from remnant.trainable.attach import attach
 from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import GENERATIONS
+from remnant.training.dual import make_dual
 from remnant.training.loop import AfterStep, fit
 from remnant.training.stepper import in_regime, movable_share, storage_dtype, warning_of_rate
 
@@ -91,7 +92,8 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     best = out / "best.pt"
     if best.exists() and not is_whole(best):
         _start_afresh(out)
-    loss_at = make_loss(model, terms, streams, spec.batch_size, pad)
+    dual = make_dual(model, spec, terms, streams, pad, out / "steps.jsonl")
+    loss_at = make_loss(model, terms, streams, spec.batch_size, pad, dual.weigh)
     forget_loss = make_forget_loss(model, pools["forget"], spec.batch_size, pad)
     after_step = _watch(spec, moving, probe, forget_loss, best)
     steps, memory = fit(moving, spec, loss_at, out, work, after_step)
