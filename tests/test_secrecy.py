@@ -175,7 +175,7 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
     manifest = store.manifest(node.name)
     assert manifest.spec["params"] == {"api_key": secrecy.HIDDEN, "bits": 4}
     assert manifest.summary["said"] == f"asked http://{secrecy.HIDDEN}@h with {secrecy.HIDDEN}"
-    running._note_failure(store, Node("transform", spec), f"key {SECRET}", f"trace {SECRET}")
+    running.note_failure(store, Node("transform", spec), f"key {SECRET}", f"trace {SECRET}")
     assert found_in(tmp_path / "s") == []
 
 

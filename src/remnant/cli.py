@@ -440,6 +440,11 @@ def predict(
 @main.command()
 @click.argument("sweep")
 @click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Run on a cluster of Ray: its HOST:PORT, or auto for the one that this machine is in.",
+)
 @click.option("--out", type=Path, help="Folder of the report.")
 @click.option(
     "--examples",
@@ -451,16 +456,9 @@ def predict(
 @set_option
 @store_option
 @_guarded
-def run(
-    sweep: str,
-    workers: int,
-    out: Path | None,
-    examples: bool,
-    settings: tuple[str, ...],
-    store_path: str,
-) -> int | None:
+def run(sweep: str, settings: tuple[str, ...], store_path: str, **options: Any) -> int | None:
     """Run a sweep (a TOML file, or the name of one that comes with Remnant)."""
-    return _done("run", _store(store_path), sweep, settings, workers, out, examples)
+    return _done("run", _store(store_path), sweep, settings, **options)
 
 
 @main.command()

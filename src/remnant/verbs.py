@@ -19,6 +19,8 @@ from remnant.corpus import READERS
 from remnant.errors import Interrupted, UserError, some
 from remnant.flow import garbage, sources
 from remnant.flow import plan as planning
+from remnant.flow.cluster import cluster_hands
+from remnant.flow.hands import Hands, default_workers, local_hands
 from remnant.flow.place import given
 from remnant.flow.plan import Node
 from remnant.flow.progress import counting, describe, telling, watch
@@ -28,8 +30,6 @@ from remnant.flow.run import (
     forget_failures,
     missing,
     repair,
-    start_workers,
-    stop_workers,
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
@@ -50,7 +50,7 @@ from remnant.records import (
 )
 from remnant.report import table, terminal
 from remnant.report.pooled import over_seeds
-from remnant.secrecy import redacted, scrubbed
+from remnant.secrecy import redacted
 
 MEASURE = "Whether anything is forgotten in full precision, only `audit` tells."
 GONE, NOT_GONE, OPEN = 0, 3, 4
@@ -337,7 +337,13 @@ def sweep_path(name: str) -> Path:
 
 
 def run(
-    store: Store, name: str, settings: Sequence[str], workers: int, out: Path | None, examples: bool
+    store: Store,
+    name: str,
+    settings: Sequence[str],
+    workers: int,
+    out: Path | None,
+    examples: bool,
+    cluster: str | None = None,
 ) -> int:
     """Run a sweep to its report; the same call again goes on or does nothing."""
     sweep = read_sweep(sweep_path(name), settings)
@@ -357,7 +363,12 @@ def run(
     _label(store, sweep, nodes, needed=bool(todo))
     if todo:
         forget_failures(store, nodes)
-        _work(store, sweep, nodes, workers or default_workers(sweep), screen)
+        hands = (
+            cluster_hands(store, sweep, nodes, cluster, workers)
+            if cluster
+            else local_hands(store, sweep, workers or default_workers(sweep))
+        )
+        _work(store, nodes, hands, screen)
     lost = failures(store, nodes)
     results = table.collect(
         store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()}
@@ -392,38 +403,18 @@ def _label(store: Store, sweep: SweepSpec, nodes: Sequence[Node], *, needed: boo
             raise
 
 
-def default_workers(sweep: SweepSpec) -> int:
-    """One worker per core for models made here.
-
-    One in all for models from outside or beside a GPU, which may be large.
-    """
-    if sweep.target or Path("/dev/nvidia0").exists():
-        return 1
-    return min(4, len(os.sched_getaffinity(0)))
-
-
-def _work(
-    store: Store, sweep: SweepSpec, nodes: Sequence[Node], count: int, screen: Console
-) -> None:
-    with disk_errors(store.root):
-        workers = start_workers(store, sweep, count)
+def _work(store: Store, nodes: Sequence[Node], hands: Hands, screen: Console) -> None:
     try:
-        watch(store, nodes, workers, screen)
+        watch(store, nodes, hands, screen)
     except KeyboardInterrupt as error:
         screen.print("Saving ...")
-        stop_workers(workers)
         raise Interrupted(
             "Interrupted; finished work is kept.", "The same command goes on."
         ) from error
     finally:
-        stop_workers(workers)
-        log = store.root / "partial" / f"workers-{os.getpid()}.log"
-        if any(w.returncode not in (0, 130) for w in workers) and log.is_file():
-            screen.print(
-                scrubbed(log.read_text(encoding="utf-8", errors="replace"))[-2000:],
-                style="red",
-                markup=False,
-            )
+        hands.stop()
+        if said := hands.said():
+            screen.print(said, style="red", markup=False)
         clean_up(store)
 
 

@@ -4,7 +4,6 @@ doing.
 
 import functools
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from remnant.context import Progress
+from remnant.flow.hands import Hands
 from remnant.flow.plan import Node
 from remnant.flow.run import POLL_SECONDS, missing
 from remnant.flow.store import PROGRESS, Store
@@ -219,18 +219,18 @@ def _state(scratch: Path) -> _State | None:
 def watch(
     store: Store,
     nodes: Sequence[Node],
-    workers: Sequence["subprocess.Popen[bytes]"],
+    hands: Hands,
     console: Console,
 ) -> None:
-    """Show the progress until all workers have ended."""
+    """Show the progress until nothing is made any more."""
     total, seen = len(nodes), {n.name for n in nodes if store.has(n.name)}
     last_line = time.monotonic()
     with _bars(console) as bars:
         overall = bars.add_task("all", total=total, completed=len(seen), left="")
         running: dict[str, TaskID] = {}
-        while any(w.poll() is None for w in workers):
+        while hands.busy():
             todo = missing(store, nodes)
-            left = clock(seconds_left(store, nodes, todo, len(workers)))
+            left = clock(seconds_left(store, nodes, todo, hands.places))
             bars.update(
                 overall,
                 completed=total - len(todo),

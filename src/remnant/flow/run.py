@@ -17,11 +17,12 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from remnant.catalog import STAGE_VERSIONS
 from remnant.context import Context, ModelCache, Place, Progress
@@ -185,7 +186,7 @@ def _manifest(node: Node, result: Record, seconds: float, ran: tuple[str, ...]) 
         seconds=round(seconds, 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=os.environ.get(COMMAND, _command()),
-        packages=_packages(),
+        packages=packages(),
         commit=commit,
         dirty=dirty,
         device=_device(),
@@ -197,7 +198,8 @@ def _command() -> str:
     return scrubbed_command(["remnant", *sys.argv[1:]])
 
 
-def _packages() -> dict[str, str]:
+def packages() -> dict[str, str]:
+    """The versions of what decides the last bits of a result, Remnant's own among them."""
     found = {"python": platform.python_version(), "remnant": importlib.metadata.version("remnant")}
     for name in PACKAGES:
         try:
@@ -247,6 +249,34 @@ def missing(store: Store, nodes: Sequence[Node]) -> list[Node]:
     return [node for node in nodes if not store.has(node.name)]
 
 
+class Rest(NamedTuple):
+    """What a sweep still lacks.
+
+    ``open``: to be made; ``ready``: what of it can be made now; ``lost``: the names of what failed
+    or hangs on what failed.
+    """
+
+    open: list[Node]
+    ready: list[Node]
+    lost: frozenset[str]
+
+
+def rest_of(store: Store, nodes: Sequence[Node], failed: Collection[str]) -> Rest:
+    """What is left of some pieces, each behind what it is made from, where some have failed."""
+    todo, lost = missing(store, nodes), set(failed)
+    for node in todo:
+        if _needs_any(node, lost):
+            lost.add(node.name)
+    left = [n for n in todo if n.name not in lost]
+    names = {n.name for n in left}
+    return Rest(left, [n for n in left if not _needs_any(n, names)], frozenset(lost))
+
+
+def failed_of(store: Store, nodes: Sequence[Node]) -> set[str]:
+    """The names of the pieces that somebody has noted as failed."""
+    return {n.name for n in nodes if (store.scratch(n.name) / FAILURE).is_file()}
+
+
 def work(
     store: Store, nodes: Sequence[Node], progress_of: Callable[[Node], Progress]
 ) -> list[Node]:
@@ -254,19 +284,17 @@ def work(
 
     Returns the ones that failed or hang on a failed one.
     """
-    failed: set[str] = {n.name for n in nodes if (store.scratch(n.name) / FAILURE).is_file()}
-    todo, models = list(nodes), ModelCache()
+    failed, models = failed_of(store, nodes), ModelCache()
+    todo = list(nodes)
     while True:
         # What is complete stays complete, so only the rest is looked at again.
-        todo = [n for n in missing(store, todo) if n.name not in failed]
-        failed |= {n.name for n in todo if _needs_any(n, failed)}
-        open_ = {n.name for n in todo}
-        ready = [n for n in todo if n.name not in failed and not _needs_any(n, open_)]
-        if not [n for n in todo if n.name not in failed]:
+        todo, ready, lost = rest_of(store, todo, failed)
+        failed |= lost
+        if not todo:
             return [n for n in nodes if n.name in failed]
-        if not any(_attempt(store, node, progress_of(node), models, failed) for node in ready):
+        if not any(attempt(store, n, progress_of(n), models, failed) for n in ready):
             time.sleep(POLL_SECONDS)
-            failed |= {n.name for n in todo if (store.scratch(n.name) / FAILURE).is_file()}
+            failed |= failed_of(store, todo)
 
 
 def _needs_any(node: Node, names: Collection[str]) -> bool:
@@ -274,24 +302,29 @@ def _needs_any(node: Node, names: Collection[str]) -> bool:
     return any(isinstance(s, Node) and s.name in names for s in node.inputs.values())
 
 
-def _attempt(
+def attempt(
     store: Store, node: Node, progress: Progress, models: ModelCache, failed: set[str]
 ) -> bool:
-    """Whether something was done: the piece was made or failed here."""
+    """Whether something was done: the piece was made or failed here; then its failure is noted, and
+    its name is in ``failed``.
+    """
     try:
         return make(store, node, progress, models, wait=False) is not None
     except Interrupted:
         raise
     except UserError as error:
-        _note_failure(store, node, str(error), "")
+        note_failure(store, node, str(error))
     # a bug in one piece must not lose the others; the traceback is kept and shown at the end
     except Exception as error:
-        _note_failure(store, node, f"{type(error).__name__}: {error}", traceback.format_exc())
+        note_failure(store, node, f"{type(error).__name__}: {error}", traceback.format_exc())
     failed.add(node.name)
     return True
 
 
-def _note_failure(store: Store, node: Node, message: str, trace: str) -> None:
+def note_failure(store: Store, node: Node, message: str, trace: str = "") -> None:
+    """Keep why a piece failed, for ``failures`` to tell; at least say it where that cannot be
+    kept.
+    """
     scratch = store.scratch(node.name)
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -341,17 +374,18 @@ def threads_of_each(count: int) -> int:
     More busy threads than cores wait for each other: two processes with two threads each on two
     cores are five times slower.
     """
-    share = max(1, len(os.sched_getaffinity(0)) // count)
+    return within_limit(max(1, len(os.sched_getaffinity(0)) // count))
+
+
+def within_limit(threads: int) -> int:
+    """So many threads, or fewer where the user has set a limit."""
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, max(1, int(limit))) if limit.isdigit() else share
+    return min(threads, max(1, int(limit))) if limit.isdigit() else threads
 
 
-def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess.Popen[bytes]]:
-    """Worker processes for a sweep, each with its share of the cores, ending by themselves when
-    nothing is left to do.
-    """
-    threads = threads_of_each(count)
-    environment = os.environ | {
+def for_a_worker(threads: int) -> dict[str, str]:
+    """The variables that a worker needs beside its own environment."""
+    return {
         COMMAND: _command(),
         **for_workers(),
         "OMP_NUM_THREADS": str(threads),
@@ -359,12 +393,24 @@ def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess
         "TOKENIZERS_PARALLELISM": "false",
         VERIFY: "",
     }
+
+
+def start_workers(store: Store, sweep: SweepSpec, count: int) -> list[subprocess.Popen[bytes]]:
+    """Worker processes for a sweep, each with its share of the cores, ending by themselves when
+    nothing is left to do.
+    """
+    environment = os.environ | for_a_worker(threads_of_each(count))
     command = [sys.executable, "-P", "-m", "remnant.flow.run", str(store.root)]
-    log = (store.root / "partial" / f"workers-{os.getpid()}.log").open("ab")
+    log = log_of(store).open("ab")
     return [
         subprocess.Popen(command, env=environment, stdin=_order(sweep), stdout=log, stderr=log)
         for _ in range(count)
     ]
+
+
+def log_of(store: Store) -> Path:
+    """Where the worker processes of this one say what nobody expected."""
+    return store.root / "partial" / f"workers-{os.getpid()}.log"
 
 
 def _order(sweep: SweepSpec) -> BinaryIO:
@@ -403,14 +449,42 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _say_again(said: list[tuple[Path, int, int, str]]) -> None:
-    """Repeat what was said last, so that a piece that reports nothing for a while does not look
-    forsaken; ends with the process.
+@contextmanager
+def speaking(
+    store: Store, alive: Callable[[], bool] = lambda: True
+) -> Iterator[Callable[[Node], Progress]]:
+    """Progress of pieces, said in the store for whoever watches it.
+
+    What was said last is repeated, so that a piece that reports nothing for a while does not look
+    forsaken. ``alive``: whether anybody still wants the work; if not, it is interrupted.
     """
-    while True:
-        time.sleep(AGAIN_SECONDS)
-        for state in list(said):
-            write_progress(*state)
+    said: list[tuple[Path, int, int, str]] = []
+    ended = threading.Event()
+
+    def say_again() -> None:
+        while not ended.wait(AGAIN_SECONDS):
+            for state in list(said):
+                write_progress(*state)
+
+    def progress_of(node: Node) -> Progress:
+        last = 0.0
+
+        def progress(done: int, total: int, note: str) -> None:
+            nonlocal last
+            if not alive():
+                raise KeyboardInterrupt
+            said[:] = [(store.scratch(node.name), done, total, note)]
+            if time.monotonic() - last > WRITE_SECONDS or done == total:
+                write_progress(*said[0])
+                last = time.monotonic()
+
+        return progress
+
+    threading.Thread(target=say_again, daemon=True).start()
+    try:
+        yield progress_of
+    finally:
+        ended.set()
 
 
 def _worker(root: str) -> None:
@@ -420,26 +494,9 @@ def _worker(root: str) -> None:
     parent = os.getppid()
     store = Store(Path(root)).open()
     sweep = SweepSpec.model_validate_json(sys.stdin.buffer.read())
-
-    said: list[tuple[Path, int, int, str]] = []
-    threading.Thread(target=_say_again, args=(said,), daemon=True).start()
-
-    def progress_of(node: Node) -> Progress:
-        last = 0.0
-
-        def progress(done: int, total: int, note: str) -> None:
-            nonlocal last
-            if os.getppid() != parent:
-                raise KeyboardInterrupt
-            said[:] = [(store.scratch(node.name), done, total, note)]
-            if time.monotonic() - last > WRITE_SECONDS or done == total:
-                write_progress(*said[0])
-                last = time.monotonic()
-
-        return progress
-
     try:
-        work(store, plan(sweep), progress_of)
+        with speaking(store, lambda: os.getppid() == parent) as progress_of:
+            work(store, plan(sweep), progress_of)
     except (KeyboardInterrupt, Interrupted):
         sys.exit(130)
     except Exception:

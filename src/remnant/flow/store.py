@@ -175,8 +175,22 @@ class Store:
 
         Yields False at once if another process holds it and ``wait`` is False.
         """
-        with (self.root / "locks" / name).open("w") as file:
-            yield self._flock(file.fileno(), wait=wait)
+        path, held = self.root / "locks" / name, True
+        while held:
+            with path.open("w") as file:
+                held = self._flock(file.fileno(), wait=wait)
+                if held and not _stands(file.fileno(), path):
+                    continue  # it was broken while it was waited for
+                yield held
+                return
+
+    def break_lock(self, name: str) -> None:
+        """Let a lock be taken anew whose holder is gone for good.
+
+        A file server may hold the lock of a machine that died; see design/002-store.md for who may
+        say that it did.
+        """
+        (self.root / "locks" / name).unlink(missing_ok=True)
 
     def locked(self) -> list[str]:
         """The artefacts that a process is making at this moment."""
@@ -341,6 +355,13 @@ class Store:
         return [
             n for n in names if n.startswith(reference) or n.split("-", 1)[1].startswith(reference)
         ]
+
+
+def _stands(file: int, path: Path) -> bool:
+    """Whether an open file is still the one that stands under its name."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file), path.stat())
+    return False
 
 
 def _fits(place: str, patterns: Collection[str]) -> bool:
