@@ -171,7 +171,7 @@ def test_modules_of_the_shell_do_not_import_torch() -> None:
     shell = (
         "catalog", "context", "readings", "records", "resolve", "corpus", "methods",
         "functional.text", "functional.stats", "flow.plan", "flow.sweepfile", "flow.run",
-        "flow.store", "foreign", "evaluate.endpoint", "stages.audit", "report.table", "report.page",
+        "flow.store", "flow.hands", "flow.cluster", "foreign", "evaluate.endpoint", "stages.audit", "report.table", "report.page",
         "score", "verbs", "cli",
     )  # fmt: skip
     checked = "\n".join(

@@ -103,12 +103,12 @@ def cluster_hands(
         token = f"cluster-{uuid.uuid4().hex}"
         undo.callback(store.break_lock, token)
         undo.enter_context(store.lock(token, wait=False))
-        secrets = {n: os.environ[n] for n in VARIABLES if n in os.environ}
+        own = {n: v for n, v in os.environ.items() if n in VARIABLES or n.startswith("REMNANT_")}
         order = Order(
             str(store.root.resolve()),
             token,
             os.getcwd(),
-            secrets | for_a_worker(within_limit(needs.cores)),
+            own | for_a_worker(within_limit(needs.cores)),
             packages(),
         )
         _check_all(ray, order)
