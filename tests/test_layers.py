@@ -171,8 +171,8 @@ def test_modules_of_the_shell_do_not_import_torch() -> None:
     shell = (
         "catalog", "context", "readings", "records", "resolve", "corpus", "methods",
         "functional.text", "functional.stats", "flow.plan", "flow.sweepfile", "flow.run",
-        "flow.store", "flow.hands", "flow.cluster", "foreign", "evaluate.endpoint", "stages.audit", "report.table", "report.page",
-        "score", "verbs", "cli",
+        "flow.store", "flow.hands", "flow.cluster", "foreign", "evaluate.endpoint",
+        "stages.audit", "report.table", "report.page", "score", "verbs", "cli",
     )  # fmt: skip
     checked = "\n".join(
         f"import remnant.{m}; assert 'torch' not in sys.modules, {m!r}" for m in shell
