@@ -100,11 +100,12 @@ def in_this_process(sweep: Path) -> Iterator[None]:
     Everything else as it is.
     """
 
-    def work(store: Store, sweep: Any, nodes: list[Node], count: int, screen: Any) -> None:
+    def work(store: Store, nodes: list[Node], hands: Any, screen: Any) -> None:
         running.work(store, nodes, lambda node: unheard)
         running.clean_up(store)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verbs, "local_hands", lambda *given: None)
         patch.setattr(verbs, "_work", work)
         patch.setattr("remnant.verbs.planning.plan", lambda given: nodes_of(sweep))
         patch.setattr(page, "_render", lambda *a: "")
