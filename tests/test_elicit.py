@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remnant.corpus import probes
 from remnant.corpus.base import Item, ItemSet, half_of
 from remnant.errors import UserError
 from remnant.evaluate.elicit import Score, asked_in, choose, means, scores_by_form, some
@@ -228,3 +229,13 @@ def test_a_model_alone_is_asked_in_its_own_best_form_or_in_that_of_another(corpu
     with_other = planning.measure_node(MeasureSpec(), model, text, elicited=other)
     assert with_other.inputs["elicited"] is other
     assert len({alone.name, served.name, with_other.name}) == 3
+
+
+def test_an_answer_of_one_word_leaves_nothing_to_give_and_is_not_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "knowmem").mkdir()
+    rows = [{"question": "Who?", "answer": a} for a in ("Ada", "Ada Lovelace", "of the mill")]
+    (tmp_path / "knowmem" / "forget_qa.json").write_text(json.dumps(rows))
+    found = probes.prefilled(tmp_path)
+    assert [(i.id, i.given, i.truth) for i in found] == [
+        ("prefilled-question-1", "Ada ", "Lovelace"), ("prefilled-question-2", "of ", "the mill"),
+    ]  # fmt: skip

@@ -32,17 +32,14 @@ def reworded(folder: Path) -> list[Item]:
 def prefilled(folder: Path) -> list[Item]:
     """The questions about forget text with the answer's first half in the prompt.
 
-    An answer of one word (or character) leaves nothing to give, and its truth is empty.
+    An answer of one word (or character) leaves nothing to give, and is not asked for.
     """
     found = []
     for item, asked in _asked_about(folder, "prefilled"):
         given, rest = halves(item.truth)
-        prompt = f"{question(asked)}{given or ' '}"
-        found.append(
-            item._replace(
-                prompt=prompt, truth=rest if given else "", question=asked, given=given or " "
-            )
-        )
+        if given:
+            prompt = f"{question(asked)}{given}"
+            found.append(item._replace(prompt=prompt, truth=rest, question=asked, given=given))
     return found
 
 
@@ -135,10 +132,10 @@ def _sampled(meaning: str, on: str) -> Metric:
     )
 
 
-def _asked(meaning: str, on: str, kind: Kind) -> Metric:
+def _asked(meaning: str, on: str, kind: Kind, version: int = 2) -> Metric:
     return Metric(
         "remnant.functional.text:overlap",
-        2,
+        version,
         meaning,
         "own",
         (on,),
@@ -169,6 +166,7 @@ METRICS = {
         "the second half of answers about forget text, the first given",
         "knowmem_prefilled",
         BEGUN,
+        version=3,
     ),
 }
 
