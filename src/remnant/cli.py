@@ -3,18 +3,18 @@
 Starting it imports neither torch nor the records; a command's body is loaded when it is called.
 """
 
-import functools
 import importlib
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from remnant import __version__
-from remnant.errors import Interrupted, UserError
+from remnant.cli_forget import forget
+from remnant.errors import UserError
+from remnant.guard import done as _done
+from remnant.guard import guarded as _guarded
+from remnant.guard import store_at as _store
 from remnant.options import (
     dequantize_option,
     set_option,
@@ -22,45 +22,6 @@ from remnant.options import (
     trust_option,
     verify_option,
 )
-
-Command = Callable[..., Any]
-
-
-def _done(verb: str, *given: Any, **options: Any) -> int | None:
-    """Call a command's body, the one door to everything heavy; its exit code, if it has one."""
-    body: Callable[..., int | None] = getattr(importlib.import_module("remnant.verbs"), verb)
-    return body(*given, **options)
-
-
-def _store(path: str) -> Any:
-    return importlib.import_module("remnant.flow.store").Store(Path(path)).open()
-
-
-def _guarded(body: Command) -> Command:
-    """User errors as one sentence and exit code 2; an interruption as 130.
-
-    A verdict as the body's own code.
-    """
-
-    @functools.wraps(body)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            code = body(*args, **kwargs)
-        except Interrupted as error:
-            click.echo(str(error), err=True)
-            sys.exit(130)
-        except UserError as error:
-            click.echo(f"remnant: {error}", err=True)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo("Interrupted; finished work is kept. The same command goes on.", err=True)
-            sys.exit(130)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        sys.exit(code or 0)
-
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -570,6 +531,9 @@ def score(
 def check(file: str) -> int | None:
     """Run the battery of laws on your own losses, quantizers and metrics."""
     return _done("check", file)
+
+
+main.add_command(forget)
 
 
 if __name__ == "__main__":
