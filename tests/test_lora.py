@@ -26,7 +26,7 @@ from remnant.stages import merge, train, unlearn
 from remnant.testing import tiny_model
 from remnant.trainable.attach import attach
 from remnant.trainable.lora import Dropout, adapted
-from remnant.training import loop
+from remnant.training import checkpoints
 from remnant.training.loop import fit
 from tests.conftest import hearing, silent
 
@@ -96,7 +96,8 @@ def test_checkpoints_hold_the_adapter_alone_and_a_killed_run_ends_with_the_same_
 ) -> None:
     spec = spec_of(steps=6, rank=4, dropout=0.3, targets=["self_attn"])
 
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "SHARE", float("inf"))
     seen: list[int] = []
 
     def run(name: str, cut: int | None) -> PreTrainedModel:

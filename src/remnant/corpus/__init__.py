@@ -126,14 +126,14 @@ def form_of(name: str) -> str:
 
 def plain_items(role: Role, corpus: Path, absent: Mapping[str, str]) -> list[Item]:
     """The items of a prepared corpus that metrics of a role are measured on, as its files have
-    them: no answer is cut, no prompt turned.
+    them: no answer is cut, no prompt turned. What is asked in a second form is there once.
 
     Args:
         role: of the metrics; one that stands in for another counts where that one is absent.
         corpus: the folder.
         absent: what its card says that it lacks.
     """
-    metrics = [METRICS[name] for name in of_role(role)]
+    metrics = [METRICS[name] for name in of_role(role) if not form_of(name)]
     sets = [on for m in metrics if not m.instead_of or m.instead_of in absent for on in m.on]
     there = [on for on in dict.fromkeys(sets) if not lacking(on, corpus, absent)]
     return [item for on in there for item in ITEM_SETS[on].items(corpus)]
