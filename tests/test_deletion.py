@@ -40,7 +40,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]
 
 @pytest.fixture(scope="module")
 def corpus(store: Store, texts: dict[str, tuple[str, ...]]) -> remnant.Corpus:
-    files: dict[str, Any] = {side: [Path(f) for f in given] for side, given in texts.items()}
+    files: dict[str, Any] = {side: list(map(Path, given)) for side, given in texts.items()}
     return remnant.prepare(**files, vocab_size=400, store=store, **LENGTHS)
 
 

@@ -62,9 +62,12 @@ RANKS = {
     "handles": 10,
     "api": 11,
     "options": 1,
+    "guard": 6,
     "verbs": 12,
-    "cli": 13,
-    "__main__": 14,
+    "deletion": 13,
+    "cli_forget": 14,
+    "cli": 15,
+    "__main__": 16,
 }
 # What a reader takes in at a sitting: some five screens of the 100 columns that a line may have.
 MOST_LINES = 600

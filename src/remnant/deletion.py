@@ -119,7 +119,7 @@ def forget(
 
 
 def _corpus(request: Request, store: Store, settings: Mapping[str, Any]) -> Corpus:
-    files = {side: [Path(file) for file in given] for side, given in request.texts.items()}
+    files = {side: list(map(Path, given)) for side, given in request.texts.items()}
     wanted = {"tokenizer": request.model, **settings}
     return api.prepare(**files, store=store, progress=True, **wanted)
 
