@@ -49,6 +49,7 @@ RANKS = {
     "forecast": 5,
     "model": 5,
     "flow": 5,
+    "ancestry": 6,
     "trainable": 6,
     "runtimes": 6,
     "lab": 2,
@@ -74,6 +75,7 @@ MOST_LINES = 600
 MOST_OF_A_FUNCTION = 100
 ALLOWED_LATE = {
     "lab/pretrained.py": {"gguf"},
+    "ancestry/gguf_windows.py": {"gguf"},
     "evaluate/harness.py": None,
     "evaluate/vllm.py": {"vllm"},
     "model/adapter.py": {"peft"},

@@ -526,6 +526,16 @@ def score(
 
 
 @main.command()
+@click.argument("folders", nargs=-1, required=True, type=Path)
+@click.option("--out", type=Path, default=Path("lineage"), show_default=True, help="Its page.")
+@click.option("--json", "json_out", type=Path, help="Also write what was found to this file.")
+@_guarded
+def lineage(folders: tuple[Path, ...], out: Path, json_out: Path | None) -> int | None:
+    """Which models below FOLDERS descend from which, and from one that still knows."""
+    return _done("show", folders, out, json_out, room="remnant.report.lineage")
+
+
+@main.command()
 @click.argument("file")
 @_guarded
 def check(file: str) -> int | None:

@@ -18,9 +18,9 @@ from remnant.errors import Interrupted, UserError
 Command = Callable[..., Any]
 
 
-def done(verb: str, *given: Any, **options: Any) -> int | None:
+def done(verb: str, *given: Any, room: str = "remnant.verbs", **options: Any) -> int | None:
     """Call a command's body, the one door to everything heavy; its exit code, if it has one."""
-    body: Callable[..., int | None] = getattr(importlib.import_module("remnant.verbs"), verb)
+    body: Callable[..., int | None] = getattr(importlib.import_module(room), verb)
     return body(*given, **options)
 
 

@@ -1,0 +1,1 @@
+"""Which files of weights descend from which, told by the weights themselves."""
