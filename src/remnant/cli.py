@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from remnant import __version__
+from remnant import __version__, cli_pipeline
 from remnant.cli_forget import forget
 from remnant.errors import UserError
 from remnant.guard import done as _done
@@ -544,6 +544,8 @@ def check(file: str) -> int | None:
 
 
 main.add_command(forget)
+for command in cli_pipeline.COMMANDS:
+    main.command()(_guarded(command))
 
 
 if __name__ == "__main__":

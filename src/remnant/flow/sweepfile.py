@@ -25,7 +25,7 @@ def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
         UserError: no file, not TOML, unknown keys, wrong values, unknown methods, quantizers or
             metrics.
     """
-    data = _read(path)
+    data = read_toml(path)
     for setting in settings:
         override(data, setting)
     if isinstance(data.get("unlearn"), list):
@@ -39,11 +39,24 @@ def read_sweep(path: Path, settings: Iterable[str] = ()) -> SweepSpec:
     return parse(SweepSpec, data, str(path))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(
+    path: Path, what: str = "sweep", remedy: str = "See sweeps/ for examples."
+) -> dict[str, Any]:
+    """The tables of a TOML file that a user wrote, not looked at yet.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
+        remedy: where there is none.
+
+    Raises:
+        UserError: no file, not TOML, or too much of it.
+    """
     try:
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise UserError(
-                f"{path} is longer than {MOST_BYTES} bytes.", "Sweeps are short; is this one?"
+                f"{path} is longer than {MOST_BYTES} bytes.",
+                f"A {what} is short; is this one?",
             )
         text = path.read_text(encoding="utf-8")
         if any(line.partition("=")[0].count(".") > MOST_PARTS for line in text.splitlines()):
@@ -52,14 +65,14 @@ def _read(path: Path) -> dict[str, Any]:
             )
         return tomllib.loads(text)
     except FileNotFoundError as error:
-        raise UserError(f"The sweep {path} does not exist.", "See sweeps/ for examples.") from error
+        raise UserError(f"The {what} {path} does not exist.", remedy) from error
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply.") from error
     except ValueError as error:
         raise UserError(f"{str(path)!a} is not TOML: {error}.") from error
     except OSError as error:
         raise UserError(
-            f"The sweep {path} cannot be read ({error.strerror or error}).", "Name a TOML file."
+            f"The {what} {path} cannot be read ({error.strerror or error}).", "Name a TOML file."
         ) from error
 
 

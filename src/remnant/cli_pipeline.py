@@ -1,0 +1,51 @@
+"""The part of the command line that stands in pipelines: options and arguments of its commands.
+
+Bodies are loaded when they are called.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from remnant.options import dequantize_option, store_option, trust_option
+
+
+def _done(verb: str, *given: Any, **options: Any) -> int:
+    code: int = getattr(importlib.import_module("remnant.pipeline"), verb)(*given, **options)
+    return code
+
+
+policy_option = click.option(
+    "--policy", type=Path, required=True, help="What is promised (policy.toml)."
+)
+
+
+@click.argument("models", nargs=-1, required=True, metavar="SUMMARY | TARGET UNLEARNED")
+@policy_option
+@click.option("--model", help="Which unlearned model of the summary, if it has several.")
+@click.option("--junit", type=Path, help="Also write the cases to this file, as JUnit XML.")
+@click.option("--sarif", type=Path, help="Also write them to this file, as SARIF.")
+@click.option(
+    "--card", type=Path, help="Also write them into this model card, as evaluation results."
+)
+@click.option("--data", help="The prepared corpus, if models are given.")
+@click.option("--retrain", help="A model that never read the forget text, if models are given.")
+@click.option(
+    "--out", type=Path, default=Path("audit"), show_default=True, help="Folder of the report."
+)
+@dequantize_option
+@trust_option
+@store_option
+def gate(models: tuple[str, ...], policy: Path, model: str | None, **rest: Any) -> int:
+    """Is what was promised kept? Exit code 0: in every form; 3: no; 4: not known.
+
+    SUMMARY is the summary.json of an audit that was made. With TARGET and UNLEARNED the audit is
+    made first, by the policy's rule and in its forms.
+    """
+    files = {name: rest.pop(name) for name in ("junit", "sarif", "card")}
+    return _done("gate", models, policy, model, files, **rest)
+
+
+COMMANDS = (gate,)

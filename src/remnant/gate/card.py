@@ -1,0 +1,87 @@
+"""Cases of a gate as a section of a model card, with the hub's metadata of evaluation results.
+
+Source of the form: model-index, as huggingface_hub writes it.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from remnant import __version__
+from remnant.corpus import METRICS, of_role
+from remnant.gate.decide import Audited, Case
+from remnant.records import Rule
+
+TASK = f"Unlearning, audited by Remnant {__version__}"
+BEGIN, END = "<!-- remnant gate: begin -->", "<!-- remnant gate: end -->"
+# What Markdown would take for the end of a cell or the beginning of an element.
+_ESCAPES = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "\n": " "})
+
+
+def card(found: Audited, cases: Sequence[Case], before: str = "") -> str:
+    """A model card with the verdicts in it: those of an earlier gate are replaced, all else of the
+    card stays.
+
+    Args:
+        found: the audit, whose numbers stand beside the verdicts.
+        cases: the forms that were promised, at least one.
+        before: the card as it was; empty where there was none.
+    """
+    hub = importlib.import_module("huggingface_hub")  # takes a second, and only this needs it
+    old = hub.ModelCard(before or "---\n---\n", ignore_metadata_errors=True)
+    kept = [r for r in old.data.eval_results or () if r.task_name != TASK]
+    own = [hub.EvalResult(**result) for result in _results(found, cases)]
+    old.data.model_name = old.data.model_name or cases[0].model
+    old.data.eval_results = kept + own
+    text = _without(old.text).rstrip()
+    section = f"{BEGIN}\n{_section(cases, found.rule)}\n{END}\n"
+    return f"---\n{old.data.to_yaml()}\n---\n{text}\n\n{section}"
+
+
+def _without(text: str) -> str:
+    head, begun, rest = text.partition(BEGIN)
+    return head + rest.partition(END)[2] if begun else text
+
+
+def _results(found: Audited, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+    """The verdict on every case, then what plain asking finds and the utility, x100."""
+    wanted = {*of_role("knowledge"), *of_role("utility")}
+    for case in cases:
+        name = Path(case.corpus or "corpus").name
+        about = {
+            "task_type": "text-generation",
+            "task_name": TASK,
+            "dataset_type": name,
+            "dataset_name": name if case.seed is None else f"{name}, seed {case.seed}",
+            "dataset_config": case.form,
+        }
+        verdict = {"metric_type": "verdict", "metric_name": "Verdict"}
+        yield {**about, **verdict, "metric_value": case.outcome}
+        place = (case.corpus, case.seed, case.model, case.form)
+        for cell in found.cells:
+            here = (cell.corpus, cell.seed, cell.model, cell.form) == place
+            if here and cell.metric in wanted and cell.value is not None:
+                title = METRICS[cell.metric].title or cell.metric
+                number = {"metric_type": cell.metric, "metric_name": title}
+                yield {**about, **number, "metric_value": round(cell.value, 2)}
+
+
+def _section(cases: Sequence[Case], rule: Rule) -> str:
+    rows = [f"| {_cell(c.name)} | {c.outcome} | {_cell(c.reason)} |" for c in cases]
+    told = [
+        "## Does it stay forgotten?",
+        "",
+        "| model and form | verdict | why |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"Audited by Remnant {__version__} with access to {rule.access}; at most "
+        f"{rule.max_told:.0%} told by any test, at least {rule.utility_floor:.0%} of the utility. "
+        "Only *gone* is a pass.",
+    ]
+    return "\n".join(told)
+
+
+def _cell(text: str) -> str:
+    return text.translate(_ESCAPES)

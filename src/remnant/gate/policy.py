@@ -1,0 +1,110 @@
+"""What is promised of a model: the forms it is deployed in, the limits, and the tests that must
+have been able to tell. No torch.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from remnant.errors import UserError
+from remnant.flow.sweepfile import read_toml
+from remnant.methods import chain
+from remnant.metrics import KINDS_BY, NEEDED_KINDS, Access, Kind
+from remnant.parsing import parse
+from remnant.records import Record, Rule, Variant
+from remnant.records.variant import PACKED
+from remnant.stages.evidence import ANSWERS
+
+ASKED_PACKED = f" {PACKED}"
+# Which way a limit is stricter: 1 where more is asked, -1 where less is allowed.
+STRICTER: Mapping[str, int] = {
+    "utility_floor": 1, "max_retained": -1, "max_recovery": -1, "max_told": -1, "min_items": 1,
+    "max_unscorable": -1, "word_for_word": -1, "resamples": 1,
+}  # fmt: skip
+# Neither way is stricter: a small gap lets more tests count, and lets chance count for one.
+EQUAL = ("min_gap",)
+
+
+class Policy(Record):
+    """What is promised of a model.
+
+    ``forms``: what it is deployed in, as an audit names them ("full", "int4", "prune20+int4",
+    "bnb-nf4 packed"); each must be gone. ``rule``: the limits, and what is seen of the models
+    (``access``). ``tests``: kinds of tests that must have power in each form, beside those that
+    the access always asks for.
+    """
+
+    forms: Annotated[tuple[str, ...], Field(min_length=1)]
+    rule: Rule = Rule()
+    tests: tuple[Kind | Literal["answers"], ...] = ()
+
+    @field_validator("forms")
+    @classmethod
+    def _known(cls, forms: tuple[str, ...]) -> tuple[str, ...]:
+        faults = list(filter(None, map(_fault, forms)))
+        if faults:
+            raise ValueError("; ".join(faults))
+        return tuple(dict.fromkeys(map(form_of, forms)))
+
+    @model_validator(mode="after")
+    def _seen(self) -> "Policy":
+        seen = KINDS_BY[self.rule.access]
+        if blind := [k for k in self.tests if k in NEEDED_KINDS and k not in seen]:
+            raise ValueError(
+                f"tests: {', '.join(blind)} cannot be made where access is {self.rule.access}"
+            )
+        return self
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The kinds of tests of which one at least must be able to tell."""
+        return tuple(dict.fromkeys([*KINDS_BY[self.rule.access], ANSWERS, *self.tests]))
+
+
+def form_of(name: str) -> str:
+    """A form as tables show it.
+
+    Raises:
+        UserError: no format or transform has this name.
+
+    >>> form_of("full"), form_of("prune20+int4"), form_of("bnb-nf4 packed")
+    ('full', 'prune20+int4', 'bnb-nf4 packed')
+    """
+    steps = chain(name.removesuffix(ASKED_PACKED)).names
+    return Variant(steps=steps, packed=name.endswith(ASKED_PACKED)).form
+
+
+def _fault(name: str) -> str:
+    try:
+        form_of(name)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def read_policy(path: Path) -> Policy:
+    """A policy file.
+
+    Raises:
+        UserError: there is none, or it has faults; all in one message.
+    """
+    data = read_toml(path, "policy", "docs/gate.md shows one.")
+    return parse(Policy, data, str(path))
+
+
+def weaker(made: Rule, wanted: Rule) -> list[str]:
+    """Where the rule of an audit asks for less than a policy does, in words.
+
+    >>> weaker(Rule(max_told=0.3), Rule())
+    ['max_told is 0.3, and the policy asks for 0.2']
+    """
+    found = [n for n, way in STRICTER.items() if way * (getattr(made, n) - getattr(wanted, n)) < 0]
+    found += [n for n in EQUAL if getattr(made, n) != getattr(wanted, n)]
+    levels = get_args(Access)
+    if levels.index(made.access) < levels.index(wanted.access):
+        found.append("access")
+    return [
+        f"{n} is {getattr(made, n)}, and the policy asks for {getattr(wanted, n)}" for n in found
+    ]

@@ -1,0 +1,99 @@
+"""The bodies of the commands that stand in a pipeline: what is promised, and who vouches for it."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from remnant import api
+from remnant.durable import write_text
+from remnant.errors import UserError
+from remnant.flow.place import given
+from remnant.flow.store import Store, disk_errors
+from remnant.gate.card import card
+from remnant.gate.decide import Audited, Case, audited, cases, read_summary
+from remnant.gate.junit import junit
+from remnant.gate.policy import ASKED_PACKED, Policy, read_policy
+from remnant.gate.sarif import sarif
+from remnant.records import FULL
+from remnant.report import table, terminal
+from remnant.verbs import exit_code
+
+ELSEWHERE = "Name a file in a folder that is there."
+
+
+def gate(
+    models: tuple[str, ...],
+    policy_file: Path,
+    model: str | None,
+    files: Mapping[str, Path | None],
+    **audit: Any,
+) -> int:
+    """Say of every promised form whether it keeps the policy; the exit code of the gravest.
+
+    Args:
+        models: a summary, or target and unlearned model.
+        policy_file: what is promised.
+        model: which unlearned model of the summary.
+        files: what else is written (junit, sarif, card), each where a file is named.
+        audit: options of the audit that is made first, if models are given.
+    """
+    policy = read_policy(policy_file)
+    for name, path in files.items():
+        _check_place(name, path)
+    summary = read_summary(Path(models[0])) if len(models) == 1 else _made(models, policy, audit)
+    found = audited(summary)
+    decided = cases(found, policy, model)
+    for case in decided:
+        colour = "green" if case.passed else "red" if case.failed else "yellow"
+        told = f"[{colour}]{case.outcome:12}[/] {escape(f'{case.name}: {case.reason}')}"
+        terminal.console().print(told, highlight=False, soft_wrap=True)
+    _write(files, found, decided, policy_file)
+    return exit_code({case.outcome for case in decided})
+
+
+def _check_place(name: str, path: Path | None) -> None:
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UserError(f"--{name} cannot be written to {path}.", ELSEWHERE)
+
+
+def _made(models: tuple[str, ...], policy: Policy, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of an audit that is made now, by the policy's rule and in its forms."""
+    if len(models) != 2 or not options["data"]:
+        raise UserError(
+            "A gate wants the summary of an audit, or two models and their corpus.",
+            "Give SUMMARY, or TARGET UNLEARNED --data CORPUS.",
+        )
+    if packed := [form for form in policy.forms if form.endswith(ASKED_PACKED)]:
+        raise UserError(
+            f"Only a run asks packed files through their runtime ({', '.join(packed)}).",
+            "Give the summary of one.",
+        )
+    store = Store(Path(options["store_path"])).open()
+    corpus = given(store, options["data"], "prepare")
+    named = {"target": models[0], "retrain": options["retrain"], "unlearned": models[1]}
+    forms = [form for form in policy.forms if form != FULL]
+    limits = policy.rule.model_dump(exclude_unset=True)
+    asked = api.auditable(store, named, forms, limits, options["dequantize"])
+    about = (corpus, options["data"])
+    made = api.audited(store, asked[0], about, asked[1], asked[2], progress=True)
+    page = importlib.import_module("remnant.report.page")  # brings the plotting library
+    page.write(made.results, store, options["out"])
+    return table.summary(made.results)
+
+
+def _write(
+    files: Mapping[str, Path | None], found: Audited, decided: list[Case], policy: Path
+) -> None:
+    for name, path in files.items():
+        if path is None:
+            continue
+        with disk_errors(path, ELSEWHERE):
+            if name == "card":
+                before = path.read_text(encoding="utf-8") if path.exists() else ""
+                text = card(found, decided, before)
+            else:
+                text = junit(decided) if name == "junit" else sarif(decided, policy)
+            write_text(path, text)
