@@ -62,6 +62,7 @@ RANKS = {
     "report": 9,
     "handles": 10,
     "gate": 9,
+    "sign": 10,
     "api": 11,
     "options": 1,
     "guard": 6,

@@ -48,4 +48,53 @@ def gate(models: tuple[str, ...], policy: Path, model: str | None, **rest: Any) 
     return _done("gate", models, policy, model, files, **rest)
 
 
-COMMANDS = (gate,)
+@click.argument("audit")
+@policy_option
+@click.option("--key", type=Path, required=True, help="The private key (PEM).")
+@click.option("--certificate", type=Path, help="Of the key; it must hold today.")
+@click.option("--expires", metavar="YYYY-MM-DD", help="The last day on which the statement counts.")
+@click.option("--model", help="Which unlearned model of the audit, if it has several.")
+@click.option(
+    "--deployed",
+    type=Path,
+    multiple=True,
+    help="A folder that deploy wrote of an audited form; may be repeated.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=Path,
+    default=Path("verdict.intoto.json"),
+    show_default=True,
+    help="The statement.",
+)
+@store_option
+def sign(audit: str, policy: Path, key: Path, out: Path, **rest: Any) -> int:
+    """Sign the verdicts of an audit over the files of the models that were audited.
+
+    AUDIT is its summary.json, or its name in the store. The exit code is that of the gate on what
+    was signed; 3 also where a model was changed after its audit, and nothing is signed then.
+    """
+    return _done("sign", audit, policy, key, out, rest.pop("deployed"), **rest)
+
+
+@click.argument("statement", type=Path)
+@click.argument("models", nargs=-1, required=True, type=Path)
+@policy_option
+@click.option("--key", type=Path, help="The public key (PEM).")
+@click.option("--certificate", type=Path, help="Or the certificate of the key; it must hold today.")
+def verify(
+    statement: Path,
+    models: tuple[Path, ...],
+    policy: Path,
+    key: Path | None,
+    certificate: Path | None,
+) -> int:
+    """Does a signed verdict hold for these MODELS? Exit code 0: yes, and all is gone.
+
+    3: anything was changed or has ended, in words, or the verdict is no pass; 4: it is open.
+    """
+    return _done("verify", statement, models, policy, key, certificate)
+
+
+COMMANDS = (gate, sign, verify)

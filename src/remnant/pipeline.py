@@ -1,7 +1,9 @@
 """The bodies of the commands that stand in a pipeline: what is promised, and who vouches for it."""
 
 import importlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,11 @@ from remnant.gate.policy import ASKED_PACKED, Policy, read_policy
 from remnant.gate.sarif import sarif
 from remnant.records import FULL
 from remnant.report import table, terminal
-from remnant.verbs import exit_code
+from remnant.sign import keys
+from remnant.sign.keys import Refused
+from remnant.sign.statement import Promise, audit_named, digest_of_policy, statement
+from remnant.sign.verify import verified
+from remnant.verbs import NOT_GONE, exit_code
 
 ELSEWHERE = "Name a file in a folder that is there."
 
@@ -46,12 +52,16 @@ def gate(
     summary = read_summary(Path(models[0])) if len(models) == 1 else _made(models, policy, audit)
     found = audited(summary)
     decided = cases(found, policy, model)
+    _tell(decided)
+    _write(files, found, decided, policy_file)
+    return exit_code({case.outcome for case in decided})
+
+
+def _tell(decided: Sequence[Case]) -> None:
     for case in decided:
         colour = "green" if case.passed else "red" if case.failed else "yellow"
         told = f"[{colour}]{case.outcome:12}[/] {escape(f'{case.name}: {case.reason}')}"
         terminal.console().print(told, highlight=False, soft_wrap=True)
-    _write(files, found, decided, policy_file)
-    return exit_code({case.outcome for case in decided})
 
 
 def _check_place(name: str, path: Path | None) -> None:
@@ -97,3 +107,93 @@ def _write(
             else:
                 text = junit(decided) if name == "junit" else sarif(decided, policy)
             write_text(path, text)
+
+
+def sign(
+    audit: str,
+    policy_file: Path,
+    key: Path,
+    out: Path,
+    deployed: tuple[Path, ...],
+    **options: Any,
+) -> int:
+    """Sign the verdicts of an audit; the exit code is that of the gate on them.
+
+    Args:
+        audit: its summary, or its name in the store.
+        policy_file: what is promised.
+        key: the private key.
+        out: the file of the statement.
+        deployed: folders that `deploy` wrote of audited forms.
+        options: store_path; model, certificate and expires, each where it was given.
+    """
+    policy = read_policy(policy_file)
+    _check_place("out", out)
+    signer, certificate = keys.private_key(key), options["certificate"]
+    promise = Promise(policy, digest_of_policy(policy_file), _day(options["expires"]))
+    store = Store(Path(options["store_path"])).open()
+    try:
+        if certificate and keys.certified_key(certificate, keys.now()) != signer.public_key:
+            raise Refused(f"{certificate} is not the certificate of {key}.")
+        name = audit_named(store, audit)
+        said, decided = statement(store, name, promise, options["model"], deployed)
+    except Refused as refused:
+        return _refuse(refused)
+    with disk_errors(out, ELSEWHERE):
+        write_text(out, keys.signed(said, signer))
+    _tell(decided)
+    print(f"Signed: {out}")
+    return exit_code({case.outcome for case in decided})
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise UserError(f"'{text}' is no day.", "Write --expires 2030-12-31.") from error
+
+
+def _refuse(refused: Refused) -> int:
+    for reason in refused.reasons:
+        print(f"Refused: {reason}", file=sys.stderr)
+    return NOT_GONE
+
+
+def verify(
+    file: Path,
+    models: tuple[Path, ...],
+    policy_file: Path,
+    key: Path | None,
+    certificate: Path | None,
+) -> int:
+    """Whether a signed statement holds for models and a policy; the code of its verdicts if so.
+
+    Args:
+        file: the statement.
+        models: folders, or files, that must be models that were signed.
+        policy_file: what was promised.
+        key: the public key; or
+        certificate: of the key, which must hold now.
+    """
+    if (key is None) == (certificate is None):
+        raise UserError(
+            "A statement is verified by a key or by a certificate.", "Give one of both."
+        )
+    now = keys.now()
+    try:
+        trusted = (
+            keys.certified_key(certificate, now) if certificate else keys.public_key(key or file)
+        )
+        text = file.read_bytes()
+        found = verified(keys.believed(text, trusted), models, policy_file, now)
+    except Refused as refused:
+        return _refuse(refused)
+    except OSError as error:
+        raise UserError(f"{error.filename or file} cannot be read ({error.strerror}).") from error
+    for row in found.outcomes:
+        print(f"{row.outcome:12} {row.form}: {row.reason}")
+    for folder, form in found.folders.items():
+        print(f"{folder}: every file is as it was signed of '{form}'.")
+    if found.absent:
+        print(f"Signed, and not compared here: {', '.join(found.absent)}.")
+    return exit_code({row.outcome for row in found.outcomes})
