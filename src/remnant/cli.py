@@ -17,6 +17,7 @@ from remnant.guard import guarded as _guarded
 from remnant.guard import store_at as _store
 from remnant.options import (
     dequantize_option,
+    devices_option,
     set_option,
     store_option,
     trust_option,
@@ -116,6 +117,7 @@ def prepare(
 @main.command()
 @click.argument("corpus")
 @click.option("--retrain", is_flag=True, help="Never read the forget split.")
+@devices_option
 @dequantize_option
 @trust_option
 @verify_option
@@ -126,7 +128,7 @@ def train(
     corpus: str, retrain: bool, settings: tuple[str, ...], store_path: str, **options: Any
 ) -> int | None:
     """Train a target (or a retrain model) on a corpus."""
-    return _done("train", _store(store_path), corpus, settings, retrain, **options)
+    return _done("train", _store(store_path), corpus, settings, retrain=retrain, **options)
 
 
 @main.command()
@@ -149,17 +151,16 @@ def train(
     type=click.Choice(["fp32", "bf16", "bf16-stochastic-rounding"]),
     help="How weights are kept.",
 )
+@devices_option
 @dequantize_option
 @trust_option
 @verify_option
 @set_option
 @store_option
 @_guarded
-def unlearn(
-    store_path: str, target: str, data: str, settings: tuple[str, ...], **options: Any
-) -> int | None:
+def unlearn(store_path: str, target: str, data: str, **options: Any) -> int | None:
     """Unlearn the forget split from a model (a folder, a hub id or an artefact)."""
-    return _done("unlearn", _store(store_path), target, data, settings, **options)
+    return _done("unlearn", _store(store_path), target, data, **options)
 
 
 @main.command()

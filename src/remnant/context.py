@@ -47,16 +47,14 @@ class ModelCache:
 
 
 class Place(NamedTuple):
-    """Where a process computes, and as one of how many.
+    """Where a process computes.
 
     ``device``: where its models go, in torch's words ("cuda"); what is computed with a model goes
-    where the model is. ``mean``: a number of this process, averaged over all that work on the same
-    piece; the number itself where there is one. Dtypes are no part of it: they change results, so
-    the settings say them.
+    where the model is. Dtypes are no part of it: they change results, so the settings say them.
+    How many processes work on the same piece is asked of ``remnant.ranks``.
     """
 
     device: str = "cpu"
-    mean: Callable[[float], float] = float
 
 
 class Context(NamedTuple):

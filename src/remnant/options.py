@@ -54,3 +54,9 @@ dequantize_option = click.option(
     is_flag=True,
     help="Decode packed weights (GPTQ, GGUF, bitsandbytes, ...) first, instead of refusing them.",
 )
+devices_option = click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Spread the model over so many devices (or processes) of this machine.",
+)

@@ -33,6 +33,7 @@ from remnant.flow.run import (
 )
 from remnant.flow.store import Store, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
+from remnant.flow.together import across
 from remnant.parsing import parse
 from remnant.quiet import unchanged
 from remnant.records import (
@@ -110,17 +111,27 @@ def _tell_card(card: PrepareResult) -> None:
 
 
 def train(
+    store: Store, corpus: str, settings: Sequence[str], devices: int = 1, **options: Any
+) -> int | None:
+    """Train a target, or a retrain model that never reads the forget split, on some devices."""
+    return across(devices, lambda: _train(store, corpus, settings, **options))
+
+
+def _train(
     store: Store, corpus: str, settings: Sequence[str], retrain: bool, **options: Any
 ) -> None:
-    """Train a target, or a retrain model that never reads the forget split."""
     spec = parse(TrainSpec, overlaid(settings, **options), "train")
     if retrain:
         spec = spec.without_forget()
     make_here(store, [planning.train_node(spec, given(store, corpus, "prepare"))])
 
 
-def unlearn(store: Store, target: str, data: str, settings: Sequence[str], **options: Any) -> None:
-    """Unlearn the forget split of a corpus from a target."""
+def unlearn(store: Store, target: str, data: str, devices: int = 1, **options: Any) -> int | None:
+    """Unlearn the forget split of a corpus from a target, on some devices."""
+    return across(devices, lambda: _unlearn(store, target, data, **options))
+
+
+def _unlearn(store: Store, target: str, data: str, settings: Sequence[str], **options: Any) -> None:
     dequantize = options.pop("dequantize", False)
     spec = parse(UnlearnSpec, overlaid(settings, **options), "unlearn")
     corpus = given(store, data, "prepare")

@@ -56,6 +56,15 @@ WRITE_SECONDS = 0.5
 AGAIN_SECONDS = 10.0
 
 
+class Order(NamedTuple):
+    """What the first of several ranks tells the others to run with it."""
+
+    stage: str
+    spec: Record
+    inputs: dict[str, Path]
+    known: dict[str, Lineage]
+
+
 def make(
     store: Store,
     node: Node,
@@ -110,6 +119,8 @@ def _made(store: Store, node: Node, progress: Progress, models: ModelCache) -> P
     work = Context(progress, models, here(), known | own)
     started = time.monotonic()
     progress(0, 0, "starting")
+    if ranks := sys.modules.get("remnant.ranks"):
+        ranks.told(Order(node.stage, node.spec, inputs, dict(work.known)))
     result = stage.run(node.spec, inputs, scratch, work)
     _unchanged(node)
     ran = tuple(role for role, path in inputs.items() if runs_code(str(path)))
@@ -210,9 +221,14 @@ def packages() -> dict[str, str]:
 
 
 def here() -> Place:
-    """The accelerator, where a stage has brought torch and there is one; else the CPU."""
+    """The accelerator, where a stage has brought torch and there is one; else the CPU.
+
+    Of a launcher's ranks each has its own.
+    """
     torch = sys.modules.get("torch")
-    return Place("cuda" if torch is not None and torch.cuda.is_available() else "cpu")
+    if torch is None or not torch.cuda.is_available():
+        return Place()
+    return Place(f"cuda:{own}" if (own := os.environ.get("LOCAL_RANK")) else "cuda")
 
 
 def _device() -> str:

@@ -6,20 +6,28 @@ from torch import Tensor
 from remnant.functional.survival import movable_below
 
 
-def stochastic_round(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def stochastic_round(
+    weight: Tensor,
+    generator: torch.Generator | None = None,
+    rows: tuple[int, slice] | None = None,
+) -> Tensor:
     """Round float32 to bfloat16, up or down with probability by distance, so that the expectation
     is the value itself.
 
     Args:
         weight: float32 of any shape; infinities and NaN are kept.
         generator: source of the random bits, on the tensor's device.
+        rows: where the tensor holds some rows of a larger one: how many that has, and which; it is
+            rounded as it would be within that.
 
     Source: Zamirai et al. 2020 (arXiv 2010.06192), section 3.
     """
     bits = weight.contiguous().view(torch.int32)
+    shape = (rows[0], *weight.shape[1:]) if rows else weight.shape
     noise = torch.randint(
-        0, 1 << 16, weight.shape, dtype=torch.int32, device=weight.device, generator=generator
+        0, 1 << 16, shape, dtype=torch.int32, device=weight.device, generator=generator
     )
+    noise = noise[rows[1]] if rows else noise
     rounded = ((bits + noise) & -65536).view(torch.float32)
     return torch.where(weight.isfinite(), rounded, weight).to(torch.bfloat16)
 

@@ -15,6 +15,7 @@ from remnant.functional.pieces import Head, Unmade, is_large
 from remnant.functional.view import View
 from remnant.model.data import Batch
 from remnant.model.head import output_layer
+from remnant.ranks import count
 
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
@@ -108,7 +109,8 @@ def forward(
     def keeper(layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
             kept[layer] = output[0] if isinstance(output, tuple) else output
-            if not logits and layer == max(layers):
+            # A block in shards is let go of behind its whole pass only.
+            if not logits and layer == max(layers) and count() == 1:
                 raise _Enough
 
         return keep
@@ -124,7 +126,7 @@ def forward(
             hooks.enter_context(output_layer(model).register_forward_pre_hook(before_head))
         hooks.enter_context(suppress(_Enough))
         out = model(input_ids=batch.ids, attention_mask=batch.mask)
-        return out.logits, kept
+        return out.logits if logits else None, kept
     return Unmade(last[-1], apart) if apart and last else None, kept
 
 

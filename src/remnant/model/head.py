@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from remnant.functional.pieces import Head
+from remnant.ranks import count, whole
 
 TOLERANCE = 1e-5
 # Tokens on which a head is tried out.
@@ -34,7 +35,7 @@ def head_of(model: PreTrainedModel, hidden: Tensor, logits: Tensor) -> Head | No
     assert isinstance(layer.weight, Tensor)
     bias = layer.bias if isinstance(layer.bias, Tensor) else None
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    head = Head(layer.weight, bias, cap)
+    head = Head(whole(layer.weight), None if bias is None else whole(bias), cap)
     with torch.no_grad():
         found = head(hidden).float()
     return head if torch.allclose(found, logits.float(), rtol=0, atol=TOLERANCE) else None
@@ -43,10 +44,11 @@ def head_of(model: PreTrainedModel, hidden: Tensor, logits: Tensor) -> Head | No
 @torch.no_grad()
 def trained_head(model: PreTrainedModel) -> Head | None:
     """The output head with gradients for its weights, tried out on a few tokens; None where the
-    model's logits come of more than one linear layer (adapters, scaled logits).
+    model's logits come of more than one linear layer (adapters, scaled logits), and where it is in
+    shards.
     """
     layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear:
+    if type(layer) is not nn.Linear or count() > 1:
         return None
     given: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda module, args: given.append(args[0]))

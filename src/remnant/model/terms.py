@@ -20,6 +20,7 @@ from remnant.model.data import Batch, turns
 from remnant.model.examples import Pool, batch_of
 from remnant.model.head import trained_head
 from remnant.model.reference import Reference, build
+from remnant.ranks import gathered, own
 from remnant.readings import SIDES, Reading, leader
 from remnant.records import UnlearnSpec
 from remnant.resolve import Method
@@ -133,17 +134,16 @@ def make_loss(
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
         values: Values = {}
         for group in read.values():
-            values |= _read(
-                model, group, turns(group.size, batch_size, micro, group.seed), pad, head
-            )
+            shown = turns(group.size, batch_size, micro, group.seed)
+            values |= _read(model, group, own(shown), pad, head)
         parts: dict[str, float] = {}
         total = torch.zeros((), device=model.device)
         for term, function in functions:
-            value = term.average(function(values))
+            value = term.average(gathered(function(values), batch_size))
             total = total + weigh(term, micro) * value
             parts[term.label] = value.item()
         if isinstance(view := values.get(said), View):
-            parts["forget_nll"] = -view.mean_logp().mean().item()
+            parts["forget_nll"] = -gathered(view.mean_logp(), batch_size).mean().item()
         return total, parts
 
     return loss_at
@@ -167,17 +167,20 @@ def mean_loss(
     with it.
     """
     group, function = _only_read(groups, [term])["retain"], term.load()
-    return sum(float(function(v).sum()) for v in _in_order(model, group, batch_size, pad)) / (
-        group.size
-    )
+    found = _in_order(model, group, batch_size, pad)
+    return sum(float(gathered(function(v), n).sum()) for v, n in found) / group.size
 
 
-def _in_order(model: PreTrainedModel, group: Group, batch_size: int, pad: int) -> Iterator[Values]:
-    """What is read of every text of a group, in batches."""
+def _in_order(
+    model: PreTrainedModel, group: Group, batch_size: int, pad: int
+) -> Iterator[tuple[Values, int]]:
+    """What is read of every text of a group, in batches, and how many texts each has; of this
+    rank's own texts.
+    """
     head = trained_head(model)
     for start in range(0, group.size, batch_size):
         chosen = [(0, i) for i in range(start, min(start + batch_size, group.size))]
-        yield _read(model, group, chosen, pad, head)
+        yield _read(model, group, own(chosen), pad, head), len(chosen)
 
 
 def forget_losses(
@@ -196,8 +199,8 @@ def forget_losses(
             "SURE needs a term that reads forget text only.", "Give such a term beside the others."
         )
     group = _only_read(groups, [term for term, _ in forget])["forget"]
-    for values in _in_order(model, group, batch_size, pad):
-        losses = [term.weight * function(values).sum() for term, function in forget]
+    for values, number in _in_order(model, group, batch_size, pad):
+        losses = [term.weight * gathered(f(values), number).sum() for term, f in forget]
         yield torch.stack(losses).sum() / group.size
 
 

@@ -14,7 +14,7 @@ from remnant.corpus.prepared import raw_texts
 from remnant.errors import UserError
 from remnant.functional.losses import gdr
 from remnant.lab.shapes import fresh_model
-from remnant.model.blocks import said
+from remnant.model.blocks import blocks, said
 from remnant.model.data import batch_order, pack
 from remnant.model.door import check_plain
 from remnant.model.examples import Example, batch_of, pool_of
@@ -22,6 +22,7 @@ from remnant.model.head import trained_head
 from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import DIVERGED, check_finite, check_ids
+from remnant.ranks import count, gathered, own, spread
 from remnant.records import TrainResult, TrainSpec
 from remnant.stages.examples import questions_of
 from remnant.trainable.attach import attach
@@ -48,9 +49,11 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
     make = epochs_of_documents if spec.examples == "documents" else epochs_of_questions
     epochs = make(spec, tokenizer, corpus, context_length(model))
     spec = _with_steps(spec, epochs.batches)
+    collect = spread(model, blocks(model) if count() > 1 else ())
     moving = attach(model, spec)
     loss_at = _loss(model, tokenizer.pad_token_id, epochs)
     steps, _ = fit(moving, spec, loss_at, out, work)
+    collect()
     model = moving.settle()
     in_dtype(model, storage_dtype(spec.weights))
     check_finite(model, "the trained model", DIVERGED)
@@ -161,9 +164,10 @@ def _loss(
     head = trained_head(model)
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
-        batch = batch_of(epochs.batch(*divmod(micro, epochs.batches)), pad, model.device)
+        examples = epochs.batch(*divmod(micro, epochs.batches))
+        batch = batch_of(own(examples), pad, model.device)
         with torch.enable_grad():
-            loss = gdr(said(model, batch, head)).mean()
+            loss = gathered(gdr(said(model, batch, head)), len(examples)).mean()
         return loss, {"loss": loss.item()}
 
     return loss_at

@@ -22,7 +22,7 @@ from remnant.errors import UserError
 from remnant.evaluate.items import AS_PUBLISHED, Manner, alone_of, chat_of, manner_of
 from remnant.metrics import Role
 from remnant.model import kept
-from remnant.model.blocks import said
+from remnant.model.blocks import blocks, said
 from remnant.model.data import Batch
 from remnant.model.door import check_plain
 from remnant.model.examples import Pool, batch_of, joined
@@ -31,6 +31,7 @@ from remnant.model.load import context_length, in_dtype, open_model, open_tokeni
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
+from remnant.ranks import count, first, spread, told
 from remnant.records import Probed, UnlearnResult, UnlearnSpec
 from remnant.stages.examples import read_examples
 from remnant.trainable.attach import attach
@@ -83,6 +84,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
             ),
             "Lower unlearn's max_tokens, so that texts are cut.",
         )
+    collect = spread(model, blocks(model) if count() > 1 else ())
     streams = make_streams(model, terms, pools, pad, spec.seed)
     probe = make_probe(model, tokenizer, corpus, manner)
     moving = attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
@@ -98,11 +100,13 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     after_step = _watch(spec, moving, probe, forget_loss, best)
     steps, memory = fit(moving, spec, loss_at, out, work, after_step)
     if spec.select == "best" and "chosen" in memory:
-        found = kept.load(best)
-        if found is None or found["step"] != memory["chosen"]["step"]:
-            _start_afresh(out)
+        found = kept.load(best) if first() else None
+        if told(found is None or found["step"] != memory["chosen"]["step"]):
+            if first():
+                _start_afresh(out)
             return run(spec, inputs, out, work)
-        moving.restore(found["weights"])
+        moving.restore(found["weights"] if found else {})
+    collect()
     if moving.apart is not None:
         moving.apart(out)
     model = moving.settle()
@@ -249,7 +253,8 @@ def make_probe(
 
     @torch.no_grad()
     def probe() -> Probe:
-        return Probe(*(accuracy(model, batches[name]) for name in ("forget", "retain")))
+        # The first rank's, so that all decide the same.
+        return told(Probe(*(accuracy(model, batches[name]) for name in ("forget", "retain"))))
 
     return probe
 
@@ -311,7 +316,8 @@ def make_forget_loss(
     @torch.no_grad()
     def forget_loss() -> float:
         head = trained_head(model)
-        return -sum(float(said(model, b, head).mean_logp().sum()) for b in batches) / len(ordered)
+        found = -sum(float(said(model, b, head).mean_logp().sum()) for b in batches)
+        return told(found / len(ordered))
 
     return forget_loss
 
@@ -337,7 +343,9 @@ def _watch(
         )
         if _better(found, memory.get("chosen"), spec.utility_floor * origin.retain):
             memory["chosen"] = {"step": step, **found._asdict()}
-            kept.save({"step": step, "weights": dict(moving.state())}, best)
+            weights = dict(moving.state())
+            if first():
+                kept.save({"step": step, "weights": weights}, best)
         if "stopped" not in memory and found.forget <= spec.stop_forget * origin.forget:
             memory["stopped"] = (
                 f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"

@@ -17,6 +17,7 @@ from remnant.functional.patterns import chosen
 from remnant.functional.touched import LEFT_ALONE
 from remnant.model.adapter import peft_library
 from remnant.model.load import matrices
+from remnant.ranks import count, fill, told
 from remnant.records import LoraResult, LoraSpec
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import State, Trainable, release
@@ -34,11 +35,17 @@ def adapted(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Trainable:
         seed: of the factor A and of dropout; B is zero.
 
     Raises:
-        UserError: peft is missing, or a pattern fits no linear layer.
+        UserError: peft is missing, a pattern fits no linear layer, or dropout is asked for on
+            several ranks.
 
     Source: Hu et al. 2021 (arXiv 2106.09685), section 4.1; A uniform as in peft.
     """
     peft = peft_library()
+    if spec.dropout and count() > 1:
+        raise UserError(
+            "Dropout of adapters is drawn for all texts of a step by one process.",
+            "Set dropout to 0, or run it on one device.",
+        )
     targets = linear_layers(model, spec.targets)
     config = peft.LoraConfig(
         r=spec.rank,
@@ -61,9 +68,11 @@ def adapted(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Trainable:
 
     @torch.no_grad()
     def restore(state: State) -> None:
-        noise.set_state(state[DROPOUT].cpu())
+        before = told(state.get(DROPOUT))
+        assert before is not None
+        noise.set_state(before.cpu())
         for name, parameter in factors.items():
-            parameter.copy_(state[name])
+            fill(parameter, state.get(name))
 
     def settle() -> PreTrainedModel:
         model.float()  # so that a sum is rounded once, where the model is saved

@@ -4,10 +4,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from remnant.ranks import local
+
 
 class Part(NamedTuple):
     """All of a parameter (``index`` None) or what an index picks: slices, rows by a mask, or single
     weights by a mask.
+
+    Of a parameter in shards it is what this rank holds of it, and the index is one of those rows.
     """
 
     parameter: nn.Parameter
@@ -15,7 +19,8 @@ class Part(NamedTuple):
 
     def read(self) -> Tensor:
         """The present values; a copy unless the part is the whole or made of slices."""
-        return self.parameter.data if self.index is None else self.parameter.data[self.index]
+        values = local(self.parameter.data)
+        return values if self.index is None else values[self.index]
 
     def size(self) -> int:
         """How many numbers it has."""
@@ -23,13 +28,16 @@ class Part(NamedTuple):
 
     def gradient(self) -> Tensor | None:
         """The gradient of this part, or None where there is none."""
-        grad = self.parameter.grad
-        return grad if grad is None or self.index is None else grad[self.index]
+        if self.parameter.grad is None:
+            return None
+        grad = local(self.parameter.grad)
+        return grad if self.index is None else grad[self.index]
 
     def write(self, values: Tensor) -> None:
         """Replace the values of this part and of nothing else."""
+        own = local(self.parameter.data)
         if self.index is None:
-            self.parameter.data.copy_(values)
+            own.copy_(values)
         else:
             # A mask, unlike slices, takes no values of another dtype.
-            self.parameter.data[self.index] = values.to(self.parameter.dtype)
+            own[self.index] = values.to(own.dtype)

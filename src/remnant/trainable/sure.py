@@ -21,6 +21,7 @@ from remnant.errors import UserError
 from remnant.functional.touched import LEFT_ALONE
 from remnant.functional.weights import at_least_percentile
 from remnant.model.load import Matrix, matrices
+from remnant.ranks import local, percentile, span, total, totals
 from remnant.records import SureResult, SureSpec
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Renewal, Trainable, of_weights, release
@@ -115,6 +116,9 @@ def _coarse(model: PreTrainedModel, chosen: list[Matrix], spec: SureSpec) -> Sal
                 sizes[unit.name] = sizes.get(unit.name, 0) + part.read().numel()
                 members.setdefault(unit.name, []).append(part)
         matrix.parameter.grad = None
+    if _in_shards(chosen):
+        squares = dict(zip(squares, totals([*squares.values()]), strict=True))
+        sizes = dict(zip(sizes, map(int, totals([*sizes.values()])), strict=True))
     scores = torch.tensor(
         [squares[n] ** 0.5 / (sizes[n] ** 0.5 if spec.scaled else 1.0) for n in squares]
     )
@@ -131,7 +135,15 @@ def _coarse(model: PreTrainedModel, chosen: list[Matrix], spec: SureSpec) -> Sal
 
 
 def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
-    """Rows or single weights: one tensor of scores per matrix, one threshold over all of them."""
+    """Rows or single weights: one tensor of scores per matrix, one threshold over all of them, and
+    over the shards of all ranks.
+    """
+    spread = _in_shards(chosen)
+    if spread and spec.unit == "row" and any(m.transposed for m in chosen):
+        raise UserError(
+            "This model keeps its weights by columns, so its rows lie on all devices.",
+            'Use unit = "weight" or "layer", or run it on one device.',
+        )
     scores = [_row_norms(m) if spec.unit == "row" else _gradient(m).abs() for m in chosen]
     if spec.scaled and spec.unit == "row":
         # A norm's weight is a row of one number.
@@ -139,12 +151,17 @@ def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
             s / m.read().shape[-1] ** 0.5 if m.read().ndim > 1 else s
             for s, m in zip(scores, chosen, strict=True)
         ]
-    mask = at_least_percentile(torch.cat([s.flatten() for s in scores]), spec.percentile)
+    every = torch.cat([s.flatten() for s in scores])
+    mask = (
+        every.double() >= percentile(scores, spec.percentile)
+        if spread
+        else at_least_percentile(every, spec.percentile)
+    )
     moving, start = [], 0
     for matrix, score in zip(chosen, scores, strict=True):
         own = mask[start : start + score.numel()].view(score.shape)
         start += score.numel()
-        if bool(own.any()):
+        if total(bool(own.any())) if spread else bool(own.any()):
             index = own.T if matrix.transposed and spec.unit == "weight" else own
             moving.append(
                 Part(
@@ -152,13 +169,21 @@ def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
                     (slice(None), own) if matrix.transposed and spec.unit == "row" else (index,),
                 )
             )
-    return Saliency(moving, _result(spec, mask.numel(), int(mask.sum()), moving, chosen))
+    units, masked = (mask.numel(), int(mask.sum()))
+    if spread:
+        units, masked = (int(total(n)) for n in (units, masked))
+    return Saliency(moving, _result(spec, units, masked, moving, chosen))
+
+
+def _in_shards(chosen: list[Matrix]) -> bool:
+    """Whether the ranks hold different rows of the weights."""
+    return any(local(m.parameter) is not m.parameter for m in chosen)
 
 
 def _gradient(matrix: Matrix) -> Tensor:
-    """The gradient as [..., out, in]."""
+    """The gradient as [..., out, in], of a weight in shards what this rank holds of it."""
     grad = matrix.parameter.grad
-    grad = torch.zeros_like(matrix.parameter) if grad is None else grad
+    grad = local(torch.zeros_like(matrix.parameter) if grad is None else grad)
     return (grad.T if matrix.transposed else grad).float()
 
 
@@ -171,6 +196,7 @@ def _result(
     spec: SureSpec, units: int, masked: int, moving: list[Part], chosen: list[Matrix]
 ) -> SureResult:
     weights = sum(p.read().numel() for p in moving)
+    weights = int(total(weights)) if _in_shards(chosen) else weights
     return SureResult(
         unit=spec.unit,
         percentile=spec.percentile,
@@ -203,9 +229,16 @@ def units_of(model: PreTrainedModel, matrix: Matrix, unit: str) -> Iterator[Unit
     size = _head_size(model)
     length = matrix.read().shape[0] if rows else matrix.read().shape[1]
     for head, start in enumerate(range(0, length, size)):
-        span = slice(start, start + size)
-        index = (span,) if rows else (slice(None), span)
+        place = slice(start, start + size)
+        index = (_here(matrix, place),) if rows else (slice(None), place)
         yield Unit(f"{matrix.name}[head {head}]", (Part(matrix.parameter, index),))
+
+
+def _here(matrix: Matrix, rows: slice) -> slice:
+    """Which of the rows that this rank holds are among some rows of a weight."""
+    own = span(matrix.parameter)
+    first = max(rows.start, own.start) - own.start
+    return slice(first, max(first, min(rows.stop, own.stop) - own.start))
 
 
 def _head_size(model: PreTrainedModel) -> int:

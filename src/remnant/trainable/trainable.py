@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from remnant.ranks import fill
+from remnant.ranks import kept as kept_by_ranks
 from remnant.records import Chosen, Weights
 from remnant.trainable.parts import Part
 
@@ -26,7 +27,8 @@ class Trainable(NamedTuple):
 
     ``model``: as it is trained; only what may move wants gradients. ``parts``: what moves, until a
     renewal. ``renewal``: how and how often other parts are chosen. ``state``: all that may ever
-    move, for a checkpoint; ``restore`` is its inverse. ``settle``: the plain model with what was
+    move, for a checkpoint, whole on the first rank; ``restore`` is its inverse, the first rank's
+    state being that of all. ``settle``: the plain model with what was
     learned in it, once there are no more steps. ``result``: what was chosen and why.
     ``weights``: the regime of the parts where it is not the spec's. ``apart``: writes what was
     learned as files of its own, which are saved in the place of the model.
@@ -65,12 +67,11 @@ def of_weights(
     release(model, parts)
 
     def state() -> State:
-        return {name: p.detach() for name, p in kept.items()}
+        return kept_by_ranks({name: p.detach() for name, p in kept.items()})
 
-    @torch.no_grad()
     def restore(state: State) -> None:
         for name, parameter in kept.items():
-            parameter.copy_(state[name])
+            fill(parameter, state.get(name))
 
     return Trainable(model, parts, state, restore, lambda: model, renewal, result)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from remnant.durable import digest_of, rename, tell
 from remnant.model import kept
+from remnant.ranks import first, local, told, totals
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
 from remnant.training.stepper import Stepper
@@ -78,19 +79,38 @@ class Checkpoints:
     def save(self, moving: Trainable, stepper: Stepper | None, done: Done) -> None:
         """Write everything that the next step depends on; without a stepper it starts afresh.
 
+        All ranks' shards are gathered one after the other and written whole by the first rank, so
+        that any number of ranks goes on from them.
         The newest becomes the one before first, so no more than two lie on the disk at any time.
         """
         log = hashlib.sha256(_lines(self._log, done.step)).hexdigest()
         state = {"weights": dict(moving.state()), "log": log, "of": self._own, **done._asdict()}
+        state |= stepper.state() if stepper else {}
+        if not first():
+            return
         if self.newest.exists():
             rename(self.newest, self._before)
-        kept.save(state | (stepper.state() if stepper else {}), self.newest)
+        kept.save(state, self.newest)
 
     def load(self, moving: Trainable, stepper: Stepper) -> Done:
         """What was saved last and is whole, the log cut back to it.
 
-        The beginning where nothing was, or what is there is damaged or another run's.
+        The beginning where nothing was, or what is there is damaged or another run's. Every rank
+        has a log of its own; all go on from what the first one finds.
         """
+        state, lines = self._found() if first() else ({}, b"")
+        lines = told(lines)
+        named = ("step", "memory", "stopped")
+        done = told(Done(*(state[n] for n in named)) if state else Done(0, {}, False))
+        if told(bool(state)):
+            moving.restore(state.get("weights", {}))
+        if told("optimizer" in state):
+            stepper.restore(state)
+        self._log.write_bytes(lines)
+        return done
+
+    def _found(self) -> tuple[dict[str, Any], bytes]:
+        """The state that was saved last and is whole, and the lines of the log up to it."""
         for path in (self.newest, self._before):
             state = kept.load(path)
             if not state or state["of"] != self._own:
@@ -99,14 +119,10 @@ class Checkpoints:
             if hashlib.sha256(lines).hexdigest() != state["log"]:
                 tell(f"{self._log} is damaged; the steps are done again.")
                 continue
-            moving.restore(state["weights"])
-            if "optimizer" in state:
-                stepper.restore(state)
-            self._log.write_bytes(lines)
-            return Done(state["step"], state["memory"], state["stopped"])
+            return state, lines
         for path in (self.newest, self._before, self._log):
             path.unlink(missing_ok=True)
-        return Done(0, {}, False)
+        return {}, b""
 
 
 def size_of(moving: Trainable) -> int:
@@ -117,13 +133,18 @@ def size_of(moving: Trainable) -> int:
 
 def fingerprint(model: nn.Module, spec: OptimSpec) -> str:
     """What steps belong to: the settings and the weights before the first one (sums of their bytes,
-    the same in any order).
+    the same in any order and in any shards).
     """
-    sums = [
-        (name, int(p.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64)))
-        for name, p in model.named_parameters()
-    ]
-    return digest_of([spec.model_dump(mode="json"), sums])
+    named = {name: p.detach() for name, p in model.named_parameters()}
+    sums = {n: _bytes_of(local(p)) for n, p in named.items()}
+    spread = [name for name, p in named.items() if local(p) is not p]
+    # Whole numbers up to 2^53 are exact in float64.
+    sums |= zip(spread, map(int, totals([sums[n] for n in spread])), strict=True)
+    return digest_of([spec.model_dump(mode="json"), [*sums.items()]])
+
+
+def _bytes_of(tensor: Tensor) -> int:
+    return int(tensor.reshape(-1).view(torch.uint8).sum(dtype=torch.int64))
 
 
 def _lines(log: Path, most: int) -> bytes:

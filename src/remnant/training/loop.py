@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from remnant.context import Context, Place
+from remnant.context import Context
 from remnant.errors import Interrupted, UserError
 from remnant.model.blocks import recomputed
 from remnant.model.whole import first_not_finite
+from remnant.ranks import count, told, total
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import Checkpoints, Done, Pace, fingerprint, size_of
@@ -57,7 +58,7 @@ def fit(
         folder: receives steps.jsonl, and checkpoints (``GENERATIONS``), from which a call that
             follows goes on; also behind the last step, so that a model that could not be saved
             costs no steps. Whoever seals the folder leaves them out.
-        work: is told (steps done, steps in all, note); numbers of a step are its place's means.
+        work: is told (steps done, steps in all, note).
         after_step: called with the step, its parts and a JSON-like memory that is kept across
             resumption; True stops.
 
@@ -86,7 +87,8 @@ def fit(
                 keep(None)
                 stepper = Stepper(renewal.choose(), spec, moving.weights)
             with recomputed(moving.model) if spec.checkpointing else nullcontext():
-                parts = _gradients(spec, loss_at, step, work.place)
+                parts = _gradients(spec, loss_at, step)
+            stepper.gather()
             if not _finite(parts, stepper):
                 if renewal is None:
                     keep(stepper)
@@ -100,15 +102,16 @@ def fit(
             )
             stopped = after_step(step, parts, memory)
             work.progress(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
-            if renewal is None and pace.due():
+            if renewal is None and told(pace.due()):
                 keep(stepper)
     except KeyboardInterrupt as error:
-        if renewal is None:
+        # Of several ranks each is somewhere else, so that nothing can be gathered.
+        if renewal is None and count() == 1:
             keep(stepper)
         raise Interrupted(
             f"Interrupted at step {step} of {spec.steps}.", "The same command goes on from there."
         ) from error
-    if step > begun or not kept.newest.is_file():
+    if step > begun or told(not kept.newest.is_file()):
         keep(None)
     return step, memory
 
@@ -117,25 +120,22 @@ def _gradients(
     spec: OptimSpec,
     loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
     step: int,
-    place: Place,
 ) -> dict[str, float]:
-    """Gather the gradients of a step.
-
-    Returns:
-        The parts of its loss, the same in all processes, so that all stop at the same step.
-    """
+    """Gather the gradients of a step; the parts of its loss."""
     sums: dict[str, float] = {}
     for micro in range(spec.accumulate):
         loss, parts = loss_at(step * spec.accumulate + micro)
         (loss / spec.accumulate).backward()
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value / spec.accumulate
-    return {name: place.mean(value) for name, value in sums.items()}
+    return sums
 
 
 def _finite(parts: dict[str, float], stepper: Stepper) -> bool:
+    """Whether everything is finite, on all ranks, so that all stop at the same step."""
     named = (("", gradient) for gradient in stepper.gradients())
-    return all(map(math.isfinite, parts.values())) and first_not_finite(named) is None
+    good = all(map(math.isfinite, parts.values())) and first_not_finite(named) is None
+    return not total(not good)
 
 
 def _not_finite(parts: dict[str, float], step: int) -> UserError:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from remnant.functional.survival import FEW
 from remnant.functional.weights import movable, stochastic_round
 from remnant.model.load import in_dtype
+from remnant.ranks import Rows, average, count, local, rows_of, told, total
 from remnant.records import OptimSpec, Weights
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Trainable
@@ -37,6 +38,8 @@ class Stepper:
     the parameters are float32 tensors that hold bfloat16 values: the forward pass is exact,
     gradients are rounded, and the step is the same. ``weights``: the regime, where it is not the
     spec's.
+
+    Of parameters in shards every rank moves what it holds; the state is that of one process.
     """
 
     parts: list[Part]
@@ -45,9 +48,12 @@ class Stepper:
     optimizers: list[torch.optim.AdamW] = field(init=False)
     noise: torch.Generator = field(init=False)
     lost: float = field(init=False, default=0.0)
+    _rows: list[Rows] = field(init=False)
 
     def __post_init__(self) -> None:
-        fused = self._dtype == torch.float32 and sum(p.size() for p in self.parts) >= FUSED_FROM
+        self._rows = rows_of([p.read() for p in self.parts]) if self._sharded else []
+        size = self._total(sum(p.size() for p in self.parts))
+        fused = self._dtype == torch.float32 and size >= FUSED_FROM
         self.optimizers = [self._optimizer(part, fused) for part in self.parts]
         where = self.parts[0].parameter.device
         self.noise = torch.Generator(device=where).manual_seed(self.spec.seed)
@@ -55,7 +61,8 @@ class Stepper:
     def _optimizer(self, part: Part, fused: bool) -> torch.optim.AdamW:
         """AdamW for one part, so that it can be stepped while no other is copied."""
         empty = torch.empty(0, dtype=self._dtype, device=part.parameter.device)
-        moved = nn.Parameter(empty) if self._copied(part) else part.parameter
+        apart = self._copied(part) or self._sharded
+        moved = nn.Parameter(empty) if apart else part.parameter
         return torch.optim.AdamW(
             [moved],
             lr=self.spec.lr,
@@ -63,6 +70,16 @@ class Stepper:
             betas=(0.9, self.spec.beta2),
             fused=fused,
         )
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether the ranks hold different rows of what moves."""
+        parameter = self.parts[0].parameter
+        return local(parameter) is not parameter
+
+    def _total(self, value: float) -> float:
+        """A number over all that moves from that of this rank."""
+        return total(value) if self._sharded else value
 
     @property
     def _regime(self) -> Weights:
@@ -85,7 +102,7 @@ class Stepper:
         """Apply the gathered gradients and clear them."""
         shrink = self._shrink()
         stayed = due = 0
-        for part, optimizer in zip(self.parts, self.optimizers, strict=True):
+        for place, (part, optimizer) in enumerate(zip(self.parts, self.optimizers, strict=True)):
             gradient = part.gradient()
             if gradient is None:
                 continue
@@ -95,12 +112,13 @@ class Stepper:
             own = self._step(part, optimizer, lr, gradient)
             if not self._copied(part):
                 continue
-            stepped = stochastic_round(own, self.noise) if self._stochastic else own
+            stepped = self._rounded(own, place) if self._stochastic else own
             if self.spec.count_lost:
                 wanted = gradient != 0
                 due += int(wanted.sum())
                 stayed += int((wanted & (stepped == part.read())).sum())
             part.write(stepped)
+        due, stayed = (int(self._total(n)) for n in (due, stayed))
         self.lost = stayed / due if due else 0.0
         for part in self.parts:
             part.parameter.grad = None
@@ -112,16 +130,23 @@ class Stepper:
         (group,) = optimizer.param_groups
         group["lr"] = lr
         (moved,) = group["params"]
-        if not self._copied(part):
+        if not self._copied(part) and not self._sharded:
             part.parameter.grad = gradient
             optimizer.step()
             return part.parameter.data
-        moved.data = part.read().to(self._dtype, copy=True)
+        moved.data = part.read().to(self._dtype, copy=self._copied(part))
         moved.grad = gradient
         optimizer.step()
         values: Tensor = moved.data
         moved.data, moved.grad = values.new_empty(0), None
         return values
+
+    def _rounded(self, values: Tensor, place: int) -> Tensor:
+        """The values of one part in bfloat16; random bits are drawn for all ranks' rows."""
+        if not self._sharded:
+            return stochastic_round(values, self.noise)
+        rows = self._rows[place]
+        return stochastic_round(values, self.noise, (rows.all, rows.here))
 
     def _shrink(self) -> Tensor | None:
         """What the gradients are multiplied by, so that their common norm is at most ``clip``: as
@@ -132,8 +157,15 @@ class Stepper:
         norms = [torch.linalg.vector_norm(g.to(self._dtype)) for g in self.gradients()]
         if not norms:
             return None
-        total = torch.linalg.vector_norm(torch.stack(norms))
-        return torch.clamp(self.spec.clip / (total + 1e-6), max=1.0)
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        if self._sharded:
+            norm = norm.new_tensor(total(float(norm) ** 2) ** 0.5)
+        return torch.clamp(self.spec.clip / (norm + 1e-6), max=1.0)
+
+    def gather(self) -> None:
+        """Make the gradients those of all ranks' texts; those of shards are so already."""
+        if count() > 1 and not self._sharded:
+            average(self.gradients())
 
     def gradients(self) -> Iterator[Tensor]:
         """The gradients of all parts that have one."""
@@ -142,15 +174,36 @@ class Stepper:
     def state(self) -> dict[str, object]:
         """Everything but the weights that the next step depends on."""
         return {
-            "optimizer": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer": [self._kept(i) for i in range(len(self.parts))],
             "noise": self.noise.get_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``."""
-        for optimizer, own in zip(self.optimizers, state["optimizer"], strict=True):
-            optimizer.load_state_dict(own)
-        self.noise.set_state(state["noise"])
+        given = state.get("optimizer") or [None] * len(self.parts)
+        for place, (optimizer, whole) in enumerate(zip(self.optimizers, given, strict=True)):
+            optimizer.load_state_dict(self._here(told(whole), place))
+        self.noise.set_state(told(state.get("noise", self.noise.get_state())))
+
+    def _kept(self, place: int) -> dict[str, Any]:
+        """The state of one part's optimiser, of all ranks' rows."""
+        own = self.optimizers[place].state_dict()
+        if not self._sharded:
+            return own
+        joined = {
+            name: self._rows[place].joined(value) if value.ndim else value
+            for name, value in own["state"].get(0, {}).items()
+        }
+        return own | {"state": {0: joined} if joined else {}}
+
+    def _here(self, whole: Any, place: int) -> dict[str, Any]:
+        """What this rank holds of the state of one part's optimiser."""
+        found: dict[str, Any] = whole
+        if not self._sharded or not found["state"]:
+            return found
+        here = self._rows[place].here
+        cut = {n: v[here] if v.ndim else v for n, v in found["state"][0].items()}
+        return found | {"state": {0: cut}}
 
 
 def in_regime(model: PreTrainedModel, spec: OptimSpec) -> PreTrainedModel:
@@ -169,7 +222,8 @@ def movable_share(moving: Trainable, spec: OptimSpec, rate: float) -> float:
     if (moving.weights or spec.weights) != "bf16":
         return 1.0
     values = [part.read() for part in moving.parts]
-    return sum(int(movable(v, rate).sum()) for v in values) / sum(v.numel() for v in values)
+    moved = sum(int(movable(v, rate).sum()) for v in values)
+    return total(moved) / total(sum(v.numel() for v in values))
 
 
 def warning_of_rate(moving: Trainable, spec: OptimSpec, share: float) -> str:

@@ -1,0 +1,258 @@
+"""One model over several processes (ranks): its weights in shards, and what is gathered of them.
+
+Every rank does the same work in the same order. Only two things are divided: the weights, by rows
+of every parameter, and the texts whose losses are taken. In one process every function here gives
+back what it was given.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+T = TypeVar("T")
+# Ranks wait for the first while it decodes a model or saves one, which takes its time. One that
+# has died is noticed at once.
+PATIENCE = timedelta(hours=12)
+
+
+class Given(Exception):
+    """Raised by a rank other than the first when it has given what it holds, and is done."""
+
+
+def join(device: str) -> None:
+    """Meet the other ranks, as torchrun's environment says."""
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+
+
+def count() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def first() -> bool:
+    """Whether this is the rank that writes."""
+    return count() == 1 or dist.get_rank() == 0
+
+
+def told(value: T) -> T:
+    """What the first rank says; its value, whatever the others have."""
+    if count() == 1:
+        return value
+    said = [value]
+    dist.broadcast_object_list(said, src=0)
+    return said[0]
+
+
+def totals(values: Sequence[float]) -> list[float]:
+    """Numbers summed over all ranks."""
+    if count() == 1:
+        return list(values)
+    summed = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(summed)
+    found: list[float] = summed.tolist()
+    return found
+
+
+def total(value: float) -> float:
+    """A number summed over all ranks."""
+    return totals([value])[0]
+
+
+def own(rows: list[T]) -> list[T]:
+    """This rank's share of some rows; the first row where there are fewer than ranks, since a rank
+    without any would be missing in the others' passes.
+    """
+    if count() == 1:
+        return rows
+    return rows[dist.get_rank() :: count()] or rows[:1]
+
+
+def gathered(losses: Tensor, rows: int) -> Tensor:
+    """The losses [B] of all rows from those of every rank's ``own``, in the order of the rows.
+
+    Equal on all ranks. The gradient flows through the rank's own rows alone, as many times larger
+    as there are ranks, since what is made of all ranks' gradients is their mean.
+    """
+    if count() == 1:
+        return losses
+    most, rank = -(-rows // count()), dist.get_rank()
+    mine = len(range(rank, rows, count()))
+    padded = torch.cat([losses.detach(), losses.new_zeros(most)])[:most].contiguous()
+    found = [torch.empty_like(padded) for _ in range(count())]
+    dist.all_gather(found, padded)
+    merged = torch.stack(found, 1).flatten()[:rows]
+    scaled = losses * 1.0
+    if scaled.requires_grad:
+        scaled.register_hook(lambda gradient: gradient * count())
+    merged[rank :: count()] = scaled[:mine]
+    # A rank that has no rows of its own takes part in the backward pass all the same.
+    return merged if mine else merged + 0.0 * scaled.sum()
+
+
+def average(gradients: Iterable[Tensor]) -> None:
+    """Gradients of weights that every rank holds whole, averaged in place."""
+    for gradient in gradients:
+        dist.all_reduce(gradient)
+        gradient.div_(count())
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The rows of a tensor that this rank holds, sharing its memory; all where it is no shard."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All rows of a tensor, asked for by all ranks at once."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def kept(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as they are kept: whole, one gathered after the other, on the first rank alone."""
+    found = {}
+    for name, tensor in named.items():
+        value = whole(tensor)
+        found[name] = value if first() else value.new_empty(0)
+    return found
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, value: Tensor | None) -> None:
+    """Write the first rank's whole value into a tensor, on every rank the rows that it holds."""
+    given = told(value)
+    assert given is not None
+    if isinstance(tensor, DTensor):
+        given = distribute_tensor(
+            given.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
+        ).to_local()
+    local(tensor).copy_(given)
+
+
+def span(parameter: Tensor) -> slice:
+    """Which rows of a parameter this rank holds."""
+    if not isinstance(parameter, DTensor):
+        return slice(0, len(parameter))
+    size = -(-len(parameter) // count())
+    start = min(dist.get_rank() * size, len(parameter))
+    return slice(start, start + len(local(parameter)))
+
+
+class Rows(NamedTuple):
+    """Where the rows of a shard stand among those of all ranks."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def all(self) -> int:
+        """How many there are on all ranks."""
+        return sum(self.sizes)
+
+    @property
+    def here(self) -> slice:
+        """This rank's."""
+        start = sum(self.sizes[: dist.get_rank()])
+        return slice(start, start + self.sizes[dist.get_rank()])
+
+    def joined(self, shard: Tensor) -> Tensor:
+        """The rows of all ranks on the first one; nothing on the others."""
+        padding = shard.new_zeros(max(self.sizes) - len(shard), *shard.shape[1:])
+        padded = torch.cat([shard, padding])
+        found = [torch.empty_like(padded) for _ in self.sizes]
+        dist.all_gather(found, padded)
+        parts = [f[:size] for f, size in zip(found, self.sizes, strict=True)]
+        return torch.cat(parts) if first() else shard.new_empty(0)
+
+
+def rows_of(shards: Iterable[Tensor]) -> list[Rows]:
+    """Where the rows of some shards stand, one for each."""
+    lengths = torch.tensor([len(s) for s in shards])
+    found = [torch.empty_like(lengths) for _ in range(count())]
+    dist.all_gather(found, lengths)
+    return [Rows(tuple(column)) for column in torch.stack(found, 1).tolist()]
+
+
+def percentile(scores: Sequence[Tensor], share: float) -> float:
+    """A percentile (0 to 100) of numbers that all ranks hold shards of, with linear interpolation.
+
+    Args:
+        scores: float32, none below zero.
+        share: which.
+
+    Found without gathering them: of such numbers the bit patterns are in the order of the
+    numbers, so each of the two between which it lies is searched for by halves.
+    """
+    bits = [s.flatten().view(torch.int32) for s in scores]
+    size = int(total(sum(b.numel() for b in bits)))
+    place = share / 100 * (size - 1)
+
+    def nth(index: int) -> float:
+        low, high = 0, 2**31 - 1
+        while low < high:
+            middle = (low + high) // 2
+            below = total(sum(int((b <= middle).sum()) for b in bits))
+            low, high = (low, middle) if below > index else (middle + 1, high)
+        return torch.tensor(low, dtype=torch.int32).view(torch.float32).item()
+
+    low, high = nth(int(place)), nth(min(int(place) + 1, size - 1))
+    return low + (high - low) * (place - int(place))
+
+
+def spread(model: nn.Module, blocks: Iterable[nn.Module]) -> Callable[[], None]:
+    """Divide a model's weights among the ranks, in place, its blocks gathered one at a time.
+
+    Args:
+        model: the same on all ranks.
+        blocks: its blocks.
+
+    Returns:
+        What makes it a plain model again on the first rank; the others are done then (``Given``).
+    """
+    if count() == 1:
+        return lambda: None
+    from torch.distributed.fsdp import fully_shard
+
+    before = {m: (type(m), [*m._forward_pre_hooks], [*m._forward_hooks]) for m in model.modules()}
+    device = next(model.parameters()).device.type
+    mesh = init_device_mesh(device, (count(),))
+    for block in (*blocks, model):
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+
+    def collect() -> None:
+        plain = _plain(model)
+        if not first():
+            raise Given
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = plain.get(id(parameter), parameter)
+        for module, (kind, early, late) in before.items():
+            if type(module) is not kind:
+                module.__class__ = kind
+                _only(module._forward_pre_hooks, early)
+                _only(module._forward_hooks, late)
+
+    return collect
+
+
+def _plain(model: nn.Module) -> dict[int, nn.Parameter]:
+    """The parameters as the first rank keeps them in the end, whole, by the ids of their shards."""
+    found = {}
+    for parameter in model.parameters():
+        if isinstance(parameter, DTensor):
+            value = whole(parameter.detach())
+            if first():
+                found[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+    return found
+
+
+def _only(hooks: dict[int, Any], those: Iterable[int]) -> None:
+    for key in {*hooks} - {*those}:
+        del hooks[key]
