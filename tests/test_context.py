@@ -1,18 +1,15 @@
 """What stages are given: one model in memory for as long as a call lasts, a place that says where
 to compute, and the same numbers in every process of one piece."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import remnant
 from remnant.context import ModelCache, Opened, Place
-from remnant.errors import UserError
 from remnant.flow import run as running
 from remnant.flow.place import Outside
 from remnant.flow.plan import measure_node, transform_node
@@ -21,10 +18,7 @@ from remnant.lineage import Lineage
 from remnant.methods import step
 from remnant.model import versions
 from remnant.model.load import open_model
-from remnant.records import MeasureSpec, OptimSpec
-from remnant.testing import tiny_model
-from remnant.trainable.layers import everything
-from remnant.training.loop import fit
+from remnant.records import MeasureSpec
 from tests.conftest import silent, unheard
 
 Save = Callable[[PreTrainedModel, str], Path]
@@ -94,28 +88,6 @@ def test_models_go_where_the_place_says(
     found = versions.opened(folder_of(model, "m"), work)
     assert opened == ["meta"]
     assert {p.device.type for p in found.model.parameters()} == {"meta"}
-
-
-@pytest.mark.parametrize("other", [3.0, float("nan")])
-def test_the_log_and_the_end_of_training_are_the_same_in_all_processes(
-    other: float, tmp_path: Path
-) -> None:
-    """As one of two processes whose other one has the loss ``other`` at every step."""
-    model = tiny_model()
-
-    def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
-        loss = torch.stack([p.square().mean() for p in model.parameters()]).sum()
-        return loss, {"loss": 1.0 + micro}
-
-    work = silent._replace(place=Place(mean=lambda value: (value + other) / 2))
-    spec = OptimSpec(steps=2, lr=1e-3, accumulate=2)
-    if other != other:
-        with pytest.raises(UserError, match="not finite at step 1"):
-            fit(everything(model), spec, loss_at, tmp_path, work)
-        return
-    fit(everything(model), spec, loss_at, tmp_path, work)
-    lines = (tmp_path / "steps.jsonl").read_text().splitlines()
-    assert [json.loads(line)["loss"] for line in lines] == [(1.5 + 3) / 2, (3.5 + 3) / 2]
 
 
 def test_without_an_accelerator_the_place_of_a_process_is_its_cpu(
