@@ -242,7 +242,7 @@ def check_what_is_gathered(folder: Path) -> None:
     assert joined.flatten().tolist() == ([0.0, 1.0, 0.0, 1.0, 2.0, 3.0] if rank == 0 else [])
     model = tiny_model(tie_word_embeddings=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    collect = ranks.spread(model, blocks(model))
+    collect = ranks.spread(model, blocks)
     own = sum(ranks.local(p).numel() for p in model.parameters())
     assert ranks.total(own) == sum(p.numel() for p in before.values())
     assert own < 0.5 * sum(p.numel() for p in before.values())
@@ -293,7 +293,7 @@ def test_rows_are_rounded_as_within_the_whole(shape: Sequence[int]) -> None:
 
 def start(inputs: dict[str, Path], store: Path, steps: int) -> "subprocess.Popen[str]":
     """The command on two processes."""
-    settings = COMMON | {"steps": steps}
+    settings = COMMON | {"steps": steps, "probe_every": 1000}
     given = [f"--set={name}={value}" for name, value in settings.items()]
     command = [sys.executable, "-P", "-m", "remnant", "unlearn", str(inputs["target"])]
     data = ["--data", str(inputs["corpus"]), "--method", "ga_gdr", "--store", str(store)]
@@ -321,7 +321,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_same_command_goes_on(
     run = start(inputs, store, 300)
     deadline = time.monotonic() + MOST_SECONDS
     while not any(store.glob("partial/*/steps.jsonl")):
-        assert run.poll() is None
+        assert run.poll() is None, run.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
     os.kill(rank_of(run.pid, rank), signal.SIGKILL)

@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 # Ranks wait for the first while it decodes a model or saves one, which takes its time. One that
 # has died is noticed at once.
 PATIENCE = timedelta(hours=12)
@@ -205,12 +206,12 @@ def percentile(scores: Sequence[Tensor], share: float) -> float:
     return low + (high - low) * (place - int(place))
 
 
-def spread(model: nn.Module, blocks: Iterable[nn.Module]) -> Callable[[], None]:
+def spread(model: M, blocks: Callable[[M], Iterable[nn.Module]]) -> Callable[[], None]:
     """Divide a model's weights among the ranks, in place, its blocks gathered one at a time.
 
     Args:
         model: the same on all ranks.
-        blocks: its blocks.
+        blocks: gives its blocks.
 
     Returns:
         What makes it a plain model again on the first rank; the others are done then (``Given``).
@@ -222,7 +223,7 @@ def spread(model: nn.Module, blocks: Iterable[nn.Module]) -> Callable[[], None]:
     before = {m: (type(m), [*m._forward_pre_hooks], [*m._forward_hooks]) for m in model.modules()}
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (count(),))
-    for block in (*blocks, model):
+    for block in (*blocks(model), model):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
 
     def collect() -> None:

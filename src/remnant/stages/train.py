@@ -22,7 +22,7 @@ from remnant.model.head import trained_head
 from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.whole import DIVERGED, check_finite, check_ids
-from remnant.ranks import count, gathered, own, spread
+from remnant.ranks import gathered, own, spread
 from remnant.records import TrainResult, TrainSpec
 from remnant.stages.examples import questions_of
 from remnant.trainable.attach import attach
@@ -49,7 +49,7 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
     make = epochs_of_documents if spec.examples == "documents" else epochs_of_questions
     epochs = make(spec, tokenizer, corpus, context_length(model))
     spec = _with_steps(spec, epochs.batches)
-    collect = spread(model, blocks(model) if count() > 1 else ())
+    collect = spread(model, blocks)
     moving = attach(model, spec)
     loss_at = _loss(model, tokenizer.pad_token_id, epochs)
     steps, _ = fit(moving, spec, loss_at, out, work)

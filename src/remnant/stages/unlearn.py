@@ -31,7 +31,7 @@ from remnant.model.load import context_length, in_dtype, open_model, open_tokeni
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
-from remnant.ranks import count, first, spread, told
+from remnant.ranks import first, spread, told
 from remnant.records import Probed, UnlearnResult, UnlearnSpec
 from remnant.stages.examples import read_examples
 from remnant.trainable.attach import attach
@@ -84,7 +84,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
             ),
             "Lower unlearn's max_tokens, so that texts are cut.",
         )
-    collect = spread(model, blocks(model) if count() > 1 else ())
+    collect = spread(model, blocks)
     streams = make_streams(model, terms, pools, pad, spec.seed)
     probe = make_probe(model, tokenizer, corpus, manner)
     moving = attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
@@ -102,8 +102,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     if spec.select == "best" and "chosen" in memory:
         found = kept.load(best) if first() else None
         if told(found is None or found["step"] != memory["chosen"]["step"]):
-            if first():
-                _start_afresh(out)
+            _start_afresh(out)
             return run(spec, inputs, out, work)
         moving.restore(found["weights"] if found else {})
     collect()
