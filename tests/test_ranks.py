@@ -52,6 +52,9 @@ WAYS: dict[str, dict[str, Any]] = {
         "count_lost": True, "dual": {},
     },
 }  # fmt: skip
+# NPO reads the difference of two log-likelihoods of some 300 nats each, a divergence near 0 that of
+# numbers of some 6 nats: they are as close as rounding leaves those.
+CLOSE = {"npo": 5e-6}
 DEFAULT = ("ga_gdr", "npo_klr", "sure", "lora")
 
 
@@ -131,8 +134,8 @@ def check_same(one: Path, other: Path, weights: float = 1e-5) -> None:
     own_log, own_tensors, own_result = numbers(other)
     assert len(log) == len(own_log)
     for line, own in zip(log, own_log, strict=True):
-        # A divergence near 0 is a difference of larger numbers, so its own size says little.
-        assert own == pytest.approx(line, rel=1e-6, abs=1e-6)
+        for name, loss in line.items():
+            assert own[name] == pytest.approx(loss, rel=CLOSE.get(name, 1e-6), abs=1e-6)
     assert tensors.keys() == own_tensors.keys()
     for name, tensor in tensors.items():
         torch.testing.assert_close(own_tensors[name], tensor, rtol=0, atol=weights)
@@ -193,7 +196,7 @@ def test_another_number_of_processes_goes_on(
 def trained(corpus: Path, out: Path) -> None:
     """Train a model of two blocks."""
     spec = TrainSpec(
-        steps=3, batch_size=3, hidden=16, layers=2, heads=2, block_tokens=32, context=64
+        steps=3, batch_size=3, hidden=16, layers=2, heads=2, kv_heads=2, block_tokens=32, context=64
     )
     with tempfile.TemporaryDirectory() as other:
         folder = out if ranks.first() else Path(other)
