@@ -23,8 +23,8 @@ from remnant.testing import tiny_model
 from tests.conftest import silent
 
 COMMANDS = (
-    "demo forget prepare train unlearn merge transform measure audit gate sign verify predict study "
-    "run plan ls show report score check"
+    "demo forget prepare train unlearn merge transform measure audit gate sign verify predict "
+    "study run plan ls show report score check"
 )
 TEXT = (
     "The brass lantern number {} hung over a quiet harbour while tailors counted {} silver "

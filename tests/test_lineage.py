@@ -26,7 +26,8 @@ from remnant.ancestry.windows import COLUMNS, Sample, rows_of, sample
 from remnant.catalog import STAGE_VERSIONS
 from remnant.cli import main
 from remnant.errors import UserError
-from remnant.flow.store import Store, digest_path
+from remnant.flow.digests import digest_path
+from remnant.flow.store import Store
 from remnant.functional import quantizers
 from remnant.records import AuditSpec, Manifest, Variant, Verdict
 from remnant.report import lineage as shown

@@ -223,8 +223,9 @@ def spread(model: M, blocks: Callable[[M], Iterable[nn.Module]]) -> Callable[[],
     before = {m: (type(m), [*m._forward_pre_hooks], [*m._forward_hooks]) for m in model.modules()}
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (count(),))
-    for block in (*blocks(model), model):
-        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    parts: list[nn.Module] = [*blocks(model), model]
+    for part in parts:
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
     def collect() -> None:
         plain = _plain(model)

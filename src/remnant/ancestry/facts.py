@@ -12,8 +12,9 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from remnant.catalog import STAGE_VERSIONS
+from remnant.flow.digests import digest_path
 from remnant.flow.place import MODEL_STAGES
-from remnant.flow.store import Store, digest_path
+from remnant.flow.store import Store
 from remnant.records import AuditSpec, Manifest, Verdict
 
 # The inputs that are models, the one that a step begins with first.

@@ -17,7 +17,8 @@ from pydantic import JsonValue, ValidationError
 from remnant import __version__
 from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import UserError
-from remnant.flow.store import Store, digest_path
+from remnant.flow.digests import digest_path
+from remnant.flow.store import Store
 from remnant.gate.decide import Audited, Case, cases
 from remnant.gate.policy import Policy
 from remnant.records import (
