@@ -61,6 +61,7 @@ RANKS = {
     "foreign": 8,
     "score": 9,
     "report": 9,
+    "estimate": 10,
     "handles": 10,
     "gate": 9,
     "sign": 10,

@@ -18,6 +18,7 @@ from remnant.guard import store_at as _store
 from remnant.options import (
     dequantize_option,
     devices_option,
+    estimate_option,
     set_option,
     store_option,
     trust_option,
@@ -118,6 +119,7 @@ def prepare(
 @click.argument("corpus")
 @click.option("--retrain", is_flag=True, help="Never read the forget split.")
 @devices_option
+@estimate_option
 @dequantize_option
 @trust_option
 @verify_option
@@ -152,6 +154,7 @@ def train(
     help="How weights are kept.",
 )
 @devices_option
+@estimate_option
 @dequantize_option
 @trust_option
 @verify_option
@@ -172,6 +175,7 @@ def unlearn(store_path: str, target: str, data: str, **options: Any) -> int | No
 )
 @click.option("--data", help="The prepared corpus, for what wants text.")
 @click.option("--target", help="The model before unlearning, for what wants its weights.")
+@estimate_option
 @dequantize_option
 @trust_option
 @verify_option
@@ -272,6 +276,7 @@ def deploy(
     ),
 )
 @click.option("--form-from", help="A model, the target, whose best form is taken.")
+@estimate_option
 @set_option
 @store_option
 @_guarded
@@ -445,12 +450,13 @@ def study(
 
 @main.command()
 @click.argument("sweep")
+@estimate_option
 @set_option
 @store_option
 @_guarded
-def plan(sweep: str, settings: tuple[str, ...], store_path: str) -> int | None:
+def plan(sweep: str, estimate: bool, settings: tuple[str, ...], store_path: str) -> int | None:
     """Say what a sweep would make."""
-    return _done("plan", _store(store_path), sweep, settings)
+    return _done("plan", _store(store_path), sweep, settings, estimate)
 
 
 @main.command()

@@ -60,3 +60,8 @@ devices_option = click.option(
     default=1,
     help="Spread the model over so many devices (or processes) of this machine.",
 )
+estimate_option = click.option(
+    "--estimate",
+    is_flag=True,
+    help="Say what it would need (memory, disk, time) and which setting fits; run nothing.",
+)

@@ -65,6 +65,11 @@ def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     return path
 
 
+def estimate(store: Store, nodes: Sequence[Node]) -> None:
+    """Say what some pieces would need, and run nothing."""
+    importlib.import_module("remnant.estimate.told").tell(store, nodes)
+
+
 def overlaid(settings: Sequence[str], **options: Any) -> dict[str, Any]:
     """The options that were given, with ``key=value`` settings over them."""
     data = {k: v for k, v in options.items() if v not in (None, ())}
@@ -114,28 +119,37 @@ def train(
     store: Store, corpus: str, settings: Sequence[str], devices: int = 1, **options: Any
 ) -> int | None:
     """Train a target, or a retrain model that never reads the forget split, on some devices."""
-    return across(devices, lambda: _train(store, corpus, settings, **options))
+    return across(
+        1 if options.get("estimate") else devices,
+        lambda: _train(store, corpus, settings, **options),
+    )
 
 
 def _train(
     store: Store, corpus: str, settings: Sequence[str], retrain: bool, **options: Any
 ) -> None:
+    only_told = options.pop("estimate", False)
     spec = parse(TrainSpec, overlaid(settings, **options), "train")
     if retrain:
         spec = spec.without_forget()
-    make_here(store, [planning.train_node(spec, given(store, corpus, "prepare"))])
+    node = planning.train_node(spec, given(store, corpus, "prepare"))
+    estimate(store, [node]) if only_told else make_here(store, [node])
 
 
 def unlearn(store: Store, target: str, data: str, devices: int = 1, **options: Any) -> int | None:
     """Unlearn the forget split of a corpus from a target, on some devices."""
-    return across(devices, lambda: _unlearn(store, target, data, **options))
+    return across(
+        1 if options.get("estimate") else devices, lambda: _unlearn(store, target, data, **options)
+    )
 
 
 def _unlearn(store: Store, target: str, data: str, settings: Sequence[str], **options: Any) -> None:
-    dequantize = options.pop("dequantize", False)
+    dequantize, only_told = options.pop("dequantize", False), options.pop("estimate", False)
     spec = parse(UnlearnSpec, overlaid(settings, **options), "unlearn")
     corpus = given(store, data, "prepare")
     node = planning.unlearn_node(spec, sources.model(store, target, dequantize=dequantize), corpus)
+    if only_told:
+        return estimate(store, [node])
     make_here(store, [node])
     print(store.manifest(node.name).of(UnlearnResult).said)
 
@@ -147,14 +161,17 @@ def transform(
     data: str | None,
     target: str | None,
     settings: Sequence[str],
-    dequantize: bool = False,
+    **options: bool,
 ) -> None:
     """Make a dense copy of a model as a transform leaves it."""
+    dequantize, only_told = options.get("dequantize", False), options.get("estimate", False)
     corpus = given(store, data, "prepare") if data else None
     known = sources.model(store, target, dequantize=dequantize) if target else None
     found = methods.step(use, overlaid(settings))
     source = sources.model(store, model, dequantize=dequantize)
     node = planning.transform_node(found, source, corpus, target=known)
+    if only_told:
+        return estimate(store, [node])
     make_here(store, [node])
     said = store.manifest(node.name).of(TransformResult)
     sample = said.calibration
@@ -221,9 +238,11 @@ def measure(
     **options: Any,
 ) -> None:
     """Measure one model, or one behind a server, and print its numbers."""
-    dequantize = options.pop("dequantize", False)
+    dequantize, only_told = options.pop("dequantize", False), options.pop("estimate", False)
     beside = api.Beside(reference, options.pop("form_from", None), dequantize)
     node = api.measured(store, model, data, beside, overlaid(settings, **options))
+    if only_told:
+        return estimate(store, [node])
     known = store.has(node.name)
     make_here(store, [node])
     if known and api.is_served(model):
@@ -467,11 +486,13 @@ def _finish(results: table.Results, store: Store, out: Path, *, examples: bool) 
     )
 
 
-def plan(store: Store, name: str, settings: Sequence[str]) -> None:
-    """Say what a sweep would make, with the resolved settings."""
+def plan(store: Store, name: str, settings: Sequence[str], only_told: bool = False) -> None:
+    """Say what a sweep would make, with the resolved settings, or what that needs."""
     sweep = read_sweep(sweep_path(name), settings)
     with telling(terminal.console(stderr=True), f"planning {sweep.name}"):
         nodes = planning.plan(sweep)
+    if only_told:
+        return estimate(store, missing(store, nodes))
     todo = {node.name for node in missing(store, nodes)}
     for node in nodes:
         print(f"{'missing' if node.name in todo else 'done   '}  {node.name}  {describe(node)}")

@@ -1,0 +1,1 @@
+"""What a piece of work will need, from configurations alone: memory, disk, time. No torch."""

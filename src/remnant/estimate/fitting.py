@@ -1,0 +1,71 @@
+"""The cheapest setting of a run that fits a device: as asked, or what changes least. No torch."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from remnant.estimate.memory import Peak, Text, peak
+from remnant.estimate.shape import Shape
+from remnant.records import ByLoraSpec, LoraSpec, OptimSpec
+
+
+class Choice(NamedTuple):
+    """A setting, what it is called on the command line, what it costs, and its peak memory."""
+
+    settings: tuple[str, ...]
+    why: str
+    spec: OptimSpec
+    text: Text
+    peak: Peak
+
+
+def choices(shape: Shape, spec: OptimSpec, text: Text) -> Iterator[Choice]:
+    """Ways to run the same steps, each in less memory than those before, or at a greater price."""
+    for settings, why, changes in _changes(spec):
+        other = spec.model_copy(update=changes)
+        own = text._replace(batch=min(text.batch, other.batch_size))
+        yield Choice(settings, why, other, own, peak(shape, other, own))
+
+
+def _changes(spec: OptimSpec) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
+    yield (), "as asked", {}
+    again: dict[str, Any] = {"checkpointing": True}
+    told: tuple[str, ...] = ("checkpointing=true",)
+    if not spec.checkpointing:
+        yield told, "the same bits; blocks are computed twice, a third more time", again
+    if spec.batch_size > 1 and getattr(spec, "robust", None) is None:
+        size = spec.batch_size * spec.accumulate
+        again = again | {"batch_size": 1, "accumulate": size}
+        told = (*told, "batch_size=1", f"accumulate={size}")
+        yield told, "the same steps up to rounding, a text at a time", again
+    if isinstance(spec.train, ByLoraSpec):
+        yield (*told, "weights=bf16"), "the frozen weights are rounded", again | {"weights": "bf16"}
+        return
+    if spec.weights != "bf16-stochastic-rounding":
+        rounded = {"weights": "bf16-stochastic-rounding", "compute": None}
+        why = "weights are kept in bfloat16; no update is lost on average"
+        yield (*told, "weights=bf16-stochastic-rounding"), why, again | rounded
+    adapters = {"train": ByLoraSpec(lora=LoraSpec()), "weights": "bf16", "compute": None}
+    why = "adapters beside frozen bfloat16 weights: another method, which is to be measured"
+    yield (*told, "train.lora.rank=16", "weights=bf16"), why, again | adapters
+
+
+def cheapest(shape: Shape, spec: OptimSpec, text: Text, free: int) -> Choice | None:
+    """The first choice that fits into some free bytes; None where none does."""
+    return next((c for c in choices(shape, spec, text) if c.peak.total <= free), None)
+
+
+def largest_batch(shape: Shape, spec: OptimSpec, text: Text, free: int, shards: int = 1) -> int:
+    """The most texts a side that fit on each of some devices; 0 where one does not."""
+
+    def fits(batch: int) -> bool:
+        return peak(shape, spec, text._replace(batch=batch), shards).total <= free
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,220 @@
+"""Peak memory of a step, in bytes, by arithmetic on the shape of a model. No torch.
+
+What a block keeps for the backward pass is counted tensor by tensor, as autograd saves them in
+transformers' Llama (the tests ask autograd itself). The peak is the largest of the moments of a
+step, and of opening and saving the model.
+"""
+
+import math
+from typing import NamedTuple
+
+from remnant.estimate.shape import Shape
+from remnant.functional.patterns import chosen
+from remnant.records import ByLoraSpec, BySureSpec, OptimSpec
+
+# As functional/pieces.py, which needs torch: logits of more bytes are made in pieces of so many.
+PIECE_BYTES = 64 * 2**20
+# Tensors of the size of a piece that exist side by side in the backward pass of a piece: the
+# logits, their log-softmax, its gradient, the logits' gradient; of a divergence also the
+# reference's log-softmax, its exponential and the difference.
+PIECES_OF_A_LOSS, PIECES_OF_A_DIVERGENCE = 4, 7
+# Python, torch, transformers and peft, and what they allocate at the first pass; measured on Linux,
+# torch 2.13: `benchmarks/memory.py` prints it again as "idle".
+LIBRARIES = 600 * 10**6
+
+
+class Text(NamedTuple):
+    """What a step reads.
+
+    ``batch`` x ``length`` tokens a side, in ``passes`` sides whose graphs live together.
+    ``cached``: tokens of all texts whose last states the reference keeps. ``divergence``: a term
+    compares whole distributions. ``padded``: texts differ in length, so that attention gets a mask.
+    """
+
+    batch: int
+    length: int
+    passes: int = 1
+    cached: int = 0
+    divergence: bool = False
+    padded: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Of one side."""
+        return self.batch * self.length
+
+
+class Moving(NamedTuple):
+    """How many numbers move. ``graded``: of parameters that get a gradient, which may be more.
+    ``largest``: of the largest part. ``table``: embeddings move; ``head``: the output head does.
+    ``adapters``: of which rank; 0 without any.
+    """
+
+    numbers: int
+    graded: int
+    largest: int
+    table: bool
+    head: bool
+    adapters: int = 0
+
+
+class Peak(NamedTuple):
+    """Bytes, by what they are for. ``activations``: kept for the backward pass. ``passing``: what
+    exists for a moment at the peak of a step (pieces of logits, copies of a part). ``cache``: of
+    reference values. ``around``: what opening or saving the model needs beyond a step, mostly 0.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+    passing: int
+    cache: int
+    libraries: int
+    around: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+
+def moving_of(shape: Shape, spec: OptimSpec) -> Moving:
+    """What moves in a model.
+
+    Raises:
+        UserError: a pattern fits no weight.
+    """
+    matrices = shape.matrices()
+    sizes = {name: math.prod(size) for name, size in matrices.items()}
+    match spec.train:
+        case ByLoraSpec(lora=own):
+            names = chosen(own.targets, matrices) if own.targets else list(matrices)
+            factors = [own.rank * sum(matrices[name]) for name in names]
+            largest = own.rank * max(max(matrices[name]) for name in names)
+            return Moving(sum(factors), sum(factors), largest, False, False, own.rank)
+        case BySureSpec(sure=own):
+            graded = sum(sizes.values()) + bool(own.also) * shape.tables * shape.table
+            share = 1 - own.percentile / 100
+            return Moving(int(share * graded), graded, max(sizes.values()), bool(own.also), False)
+        case "all":
+            largest = max(shape.table, *sizes.values())
+            return Moving(shape.weights, shape.weights, largest, True, True)
+        case "matrices":
+            total = sum(sizes.values())
+            return Moving(total, total, max(sizes.values()), False, False)
+        case patterns:
+            tables = {"model.embed_tokens": shape.table, "lm_head": shape.table}
+            found = chosen(patterns, [*matrices, *tables])
+            numbers = [(sizes | tables)[name] for name in found]
+            table, head = (name in found for name in tables)
+            return Moving(sum(numbers), sum(numbers), max(numbers), table, head)
+
+
+def width_of(spec: OptimSpec) -> int:
+    """Bytes of a weight as it computes: 4, or 2 in bfloat16.
+
+    >>> width_of(OptimSpec(weights="bf16")), width_of(OptimSpec(weights="bf16", compute="fp32"))
+    (2, 4)
+    """
+    return 4 if spec.weights == "fp32" or spec.compute == "fp32" else 2
+
+
+def kept_by_a_block(shape: Shape, text: Text, width: int, adapters: int = 0) -> int:
+    """Bytes that autograd keeps for the backward pass of one block.
+
+    Args:
+        shape: of the model.
+        text: a side of it.
+        width: bytes of a number, 4 or 2.
+        adapters: their rank, which are float32 beside frozen weights; 0 where weights move.
+
+    The input, and the normed one where the norm's weight moves, of two norms (float32 within them),
+    the input of every linear layer, queries, keys and values as the attention takes them, what it
+    gives with one number per head and place, three numbers within the MLP.
+    """
+    h, f, q = shape.width, shape.inner, shape.query
+    kv = q if text.padded else shape.kv_heads * shape.head
+    attention = q + 2 * kv
+    small = 4 * (2 + shape.heads) + (text.length * width if text.padded else 0)
+    if not adapters:
+        per_token = 4 * 2 * h + width * (2 * h + 2 * h + attention + q + 4 * f)
+        if width == 4:
+            per_token = 4 * (6 * h + attention + q + 4 * f)
+    elif width == 4:
+        per_token = 4 * (4 * h + attention + q + 4 * f + 7 * adapters)
+    else:
+        # Every adapter takes a float32 copy of its input: three of one norm, two of the other, one
+        # of what the attention gives, which keeps its own.
+        copies = 5 * h + q + f + 7 * adapters
+        per_token = 4 * (2 * h + copies) + width * (attention + q + 3 * f)
+    return text.tokens * (per_token + small)
+
+
+def kept_by_a_pass(shape: Shape, text: Text, width: int, spec: OptimSpec, adapters: int) -> int:
+    """Bytes that autograd keeps of the pass of one side: blocks, the last norm and what the head
+    reads; with checkpointing the inputs of the blocks alone.
+    """
+    block = kept_by_a_block(shape, text, width, adapters)
+    if spec.checkpointing:
+        block = text.tokens * shape.width * width
+    last = text.tokens * shape.width * (4 + 3 * width)
+    logits = 4 * text.tokens * shape.vocabulary
+    return shape.layers * block + last + (logits if logits <= PIECE_BYTES else 0)
+
+
+def of_the_head(shape: Shape, text: Text, width: int, moving: Moving) -> int:
+    """Bytes that exist while losses are taken from the last states: some pieces of logits, and the
+    gradient of the head's weights in float32.
+    """
+    piece = min(PIECE_BYTES, 4 * text.tokens * shape.vocabulary)
+    count = PIECES_OF_A_DIVERGENCE if text.divergence else PIECES_OF_A_LOSS
+    gradient = (4 + (2 if width == 2 else 0)) * shape.table if moving.head else 0
+    return count * piece + gradient
+
+
+def of_a_part(spec: OptimSpec, moving: Moving) -> int:
+    """Bytes that exist beside weights, gradients and moments while the largest part is stepped.
+
+    Stochastic rounding: gradient and values in float32, four tensors of bits, the mask and the
+    result. Plain bfloat16: two tensors within AdamW; where it computes in float32, also gradient
+    and values in bfloat16. float32: nothing, torch's fused kernel works in place.
+    """
+    if moving.adapters or spec.weights == "fp32":
+        return 0
+    if spec.weights == "bf16-stochastic-rounding":
+        return (4 + 4 + 15) * moving.largest
+    return (2 * 2 + (2 + 2 if spec.compute == "fp32" else 0)) * moving.largest
+
+
+def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
+    """The peak memory of training, on one of ``shards`` devices that share weights, gradients and
+    moments evenly (each with a batch of its own), and gather one block, or the table, at a time.
+
+    The moments of a step: the backward pass begins (all sides are kept), goes from one side to the
+    next (gradients are there, one side is kept), ends (the table's gradient is added), and the
+    largest part is stepped.
+    """
+    width, moving = width_of(spec), moving_of(shape, spec)
+    stepped = 2 if spec.weights == "bf16" and not moving.adapters else 4
+    graded = 4 if moving.adapters else width
+    own = 4 * moving.numbers if moving.adapters else 0
+    weights = (width * shape.weights + own) // shards
+    gradients = graded * moving.graded // shards
+    moments = 2 * stepped * moving.numbers // shards
+    cache = text.cached * shape.width * width + (width * shape.table if text.cached else 0)
+    side = kept_by_a_pass(shape, text, width, spec, moving.adapters)
+    block = kept_by_a_block(shape, text, width, moving.adapters)
+    head = of_the_head(shape, text, width, moving)
+    added = width * shape.table if moving.table and (text.passes > 1 or shape.tied) else 0
+    gathered = 2 * width * max(shape.block, shape.table) if shards > 1 else 0
+    begins = (0, text.passes * side, max(head, block) + gathered)
+    between = (gradients, (text.passes - 1) * side, max(head, block, added) + gathered)
+    ends = (gradients, 0, max(added + block + gathered, of_a_part(spec, moving) // shards))
+    at_peak = max(begins, between, ends, key=sum)
+    found = Peak(weights, at_peak[0], moments, at_peak[1], at_peak[2], cache, LIBRARIES)
+    # A model is opened in float32, as a view of its file where that has float32 too; view or file
+    # are let go when all of it is cast.
+    opened = 4 if spec.weights == "fp32" and shape.saved == 4 else 6
+    whole = opened * shape.weights // shards + cache + LIBRARIES
+    return found._replace(around=max(0, whole - found.total))

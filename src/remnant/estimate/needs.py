@@ -1,0 +1,173 @@
+"""What a piece of work needs: memory, disk, what is read, time. From its settings, its model's
+configuration and the lengths of its texts; no weight is read. No torch.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from remnant.corpus.prepared import raw_texts
+from remnant.errors import UserError
+from remnant.estimate.memory import LIBRARIES, Peak, Text, moving_of, peak
+from remnant.estimate.shape import Shape, shape_of
+from remnant.estimate.time import Speed, seconds_of, stored
+from remnant.flow.node import Input, Node
+from remnant.flow.place import Outside
+from remnant.flow.store import Store
+from remnant.methods import loss_reads, term_specs
+from remnant.records import (
+    MeasureSpec,
+    OptimSpec,
+    PrepareSpec,
+    Record,
+    TrainSpec,
+    TransformSpec,
+    UnlearnSpec,
+    saves_apart,
+)
+from remnant.weightfiles import config_of, object_in
+
+# Letters of a token of English text, about; a text of so many letters has one token.
+LETTERS = 4
+# What stages that read or round a model hold beside it: as evaluate/local.py and
+# functional/quantizers.py, at most so many tokens of a batch, and so many float32 copies of the
+# largest matrix.
+READ_TOKENS, COPIES = 4096, 6
+
+
+class Needs(NamedTuple):
+    """Of one piece of work: the peak of its memory, the most bytes that it has on the disk while it
+    runs, the bytes that it reads, and seconds; None where they hang on answers that are not there.
+    ``spec`` and ``text``: of training, for whoever looks for a setting that fits.
+    """
+
+    peak: Peak
+    disk: int
+    read: int
+    seconds: float | None
+    shape: Shape
+    spec: OptimSpec | None = None
+    text: Text | None = None
+
+
+def needs_of(store: Store, node: Node, speed: Speed) -> Needs | None:
+    """What a piece needs; None for one that works with no model.
+
+    Raises:
+        UserError: the model's configuration is out of reach, or tells no shape that is known.
+    """
+    match node.spec:
+        case TrainSpec() | UnlearnSpec() as spec:
+            return _of_training(store, node, spec, speed)
+        case TransformSpec() | MeasureSpec() as spec if not getattr(spec, "endpoint", None):
+            return _of_use(shape_from(store, node.inputs["model"]), spec)
+        case _:
+            return None
+
+
+def _of_training(store: Store, node: Node, spec: TrainSpec | UnlearnSpec, speed: Speed) -> Needs:
+    shape = shape_from(store, node)
+    text = text_of(store, node, spec)
+    moving = moving_of(shape, spec)
+    stepped = 2 if spec.weights == "bf16" and not moving.adapters else 4
+    # Two generations of what moves and its moments, and the best weights so far.
+    weight = 4 if moving.adapters else (2 if spec.weights != "fp32" and not spec.compute else 4)
+    state = (2 * (weight + 2 * stepped) + weight) * moving.numbers
+    saved = 4 * moving.numbers if saves_apart(spec.train) else stored(shape, spec)
+    read = 0 if isinstance(spec, TrainSpec) and not spec.base else shape.saved * shape.weights
+    seconds = seconds_of(shape, spec, text, speed)
+    found = peak(shape, spec, text)
+    return Needs(found, state + saved, read, seconds, shape, spec, text)
+
+
+def _of_use(shape: Shape, spec: Record) -> Needs:
+    """Of measuring and of transforming: a model in float32, and what one pass or matrix takes."""
+    largest = max(a * b for a, b in shape.matrices().values())
+    whole = 4 * shape.weights
+    token = 4 * (2 * shape.layers * shape.kv_heads * shape.head + 8 * shape.width + 3 * shape.inner)
+    rounded = isinstance(spec, TransformSpec)
+    passing = 4 * COPIES * largest if rounded else READ_TOKENS * token
+    # Codes, in bytes, and the tables that stay as they are.
+    kept = shape.weights + 4 * shape.tables * shape.table if rounded else 0
+    found = Peak(whole, 0, 0, 0, passing, kept, LIBRARIES)
+    return Needs(found, (whole + shape.weights) * rounded, shape.saved * shape.weights, None, shape)
+
+
+def shape_from(store: Store, source: Input) -> Shape:
+    """The shape of a model, made or not: by its configuration, or by the settings of the piece that
+    trains it from scratch or changes it.
+
+    Raises:
+        UserError: as ``needs_of``.
+    """
+    if isinstance(source, Outside):
+        return shape_of(_config(source.source))
+    if not isinstance(source, Node):
+        return shape_of(config_of(store.path(source.name)))
+    if isinstance(source.spec, TrainSpec) and not source.spec.base:
+        return _fresh(source.spec, source.inputs["corpus"])
+    role = next(r for r in ("target", "model", "base") if r in source.inputs)
+    return shape_from(store, source.inputs[role])
+
+
+def _fresh(spec: TrainSpec, corpus: Input) -> Shape:
+    """Of a model from scratch; a trained tokenizer has as many tokens as was asked for."""
+    own = corpus.spec if isinstance(corpus, Node) else None
+    vocabulary = (
+        own.vocab_size if isinstance(own, PrepareSpec) else PrepareSpec(lab="news").vocab_size
+    )
+    sizes = (spec.hidden, spec.intermediate, spec.layers, spec.heads, spec.kv_heads)
+    return Shape(vocabulary, *sizes, spec.hidden // spec.heads)
+
+
+def _config(source: str) -> dict[str, object]:
+    """The configuration of a folder, or of a model of the hub, of which nothing else is fetched."""
+    if Path(source).is_dir():
+        return dict(config_of(Path(source)))
+    try:
+        return dict(object_in(Path(hf_hub_download(source, "config.json"))))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"The configuration of {source} is out of reach.",
+            "Name a folder with its config.json; the weights need not be there.",
+        ) from error
+
+
+def text_of(store: Store, node: Node, spec: TrainSpec | UnlearnSpec) -> Text:
+    """What a step reads: the longest text of the corpus where that is there, else as long as texts
+    may be; questions as the longest document, which they are shorter than.
+    """
+    if isinstance(spec, TrainSpec):
+        return Text(spec.batch_size, spec.block_tokens, padded=spec.examples == "questions")
+    readings = {r for term in term_specs(spec) for r in loss_reads(term)}
+    lengths = _lengths(store, node.inputs["corpus"], spec)
+    longest = max([n for own in lengths.values() for n in own], default=spec.max_tokens)
+    seen = spec.steps * spec.batch_size * spec.accumulate * longest
+    cached = 0
+    for side in sorted({r.side for r in readings}):
+        states = {(r.what, r.layer) for r in readings if r.side == side and r.model == "reference"}
+        number = sum(what in ("view", "hidden") for what, _ in states)
+        split = "forget" if side in ("forget", "alternative") else "retain"
+        cached += number * (sum(lengths[split]) if lengths else seen)
+    passes = len({r.side for r in readings if r.model == "policy"})
+    divergence = any(r.what == "view" and r.model == "reference" for r in readings)
+    return Text(spec.batch_size, longest, passes, cached, divergence)
+
+
+def _lengths(store: Store, corpus: Input, spec: UnlearnSpec) -> dict[str, list[int]]:
+    """Tokens of every text of each side, about; nothing where the corpus is not there yet."""
+    folder = Path(corpus.source) if isinstance(corpus, Outside) else store.path(corpus.name)
+    if not (folder / "raw").is_dir():
+        return {}
+    splits = {"forget": ("forget",), "retain": spec.retain or ("retain1",)}
+    return {side: list(_tokens(folder, own, spec)) for side, own in splits.items()}
+
+
+def _tokens(folder: Path, splits: Iterable[str], spec: UnlearnSpec) -> Iterable[int]:
+    for split in splits:
+        if (folder / "raw" / f"{split}.json").is_file():
+            for text in raw_texts(folder, split):
+                yield min(spec.max_tokens, -(-len(text) // LETTERS) + 1)

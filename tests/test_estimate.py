@@ -1,0 +1,216 @@
+"""The forecast of memory, time and fitting settings, against autograd, the models themselves and
+slow search."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from remnant.cli import main
+from remnant.errors import UserError
+from remnant.estimate.fitting import cheapest, choices, largest_batch
+from remnant.estimate.memory import Text, kept_by_a_block, moving_of, peak
+from remnant.estimate.shape import KNOWN, Shape, shape_of
+from remnant.estimate.time import operations, seconds_of, step_of
+from remnant.model.blocks import blocks
+from remnant.records import OptimSpec, UnlearnSpec
+from remnant.testing import tiny_model
+from remnant.trainable.attach import attach
+
+SHAPE = Shape(64, 64, 128, 2, 4, 2, 16)
+TEXT = Text(batch=2, length=32)
+REGIMES: list[dict[str, Any]] = [
+    {},
+    {"weights": "bf16"},
+    {"train": {"lora": {"rank": 4}}},
+    {"train": {"lora": {"rank": 4}}, "weights": "bf16"},
+]
+
+
+def model_in(spec: OptimSpec) -> PreTrainedModel:
+    model = tiny_model()
+    return model.bfloat16() if spec.weights == "bf16" else model
+
+
+def kept_by_autograd(model: PreTrainedModel) -> int:
+    """Bytes of what the second block saves, each storage once, without weights."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    sizes: dict[int, int] = {}
+    alive: list[Tensor] = []
+    inside = False
+
+    def enter(*_: Any) -> None:
+        nonlocal inside
+        inside = True
+
+    def leave(*_: Any) -> None:
+        nonlocal inside
+        inside = False
+
+    def pack(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if inside and storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        alive.append(value)
+        return value
+
+    second = blocks(model)[1]
+    second.register_forward_pre_hook(enter)
+    second.register_forward_hook(leave)
+    mask = torch.ones(TEXT.batch, TEXT.length, dtype=torch.long)
+    mask[1, 20:] = 0
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        model(input_ids=torch.ones_like(mask), attention_mask=mask)
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("settings", REGIMES, ids=str)
+def test_what_a_block_keeps_is_what_autograd_saves(settings: dict[str, Any]) -> None:
+    spec = OptimSpec.model_validate(settings)
+    model = attach(model_in(spec), spec).model
+    width = 2 if spec.weights == "bf16" else 4
+    told = kept_by_a_block(SHAPE, TEXT, width, moving_of(SHAPE, spec).adapters)
+    # Places of rotary embeddings, which all blocks share, are not counted.
+    assert told == pytest.approx(kept_by_autograd(model), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "train",
+    ["all", "matrices", ["layers.1.mlp"], ["lm_head"], {"lora": {"rank": 4}},
+     {"lora": {"rank": 2, "targets": ["q_proj"]}}],
+    ids=str,
+)  # fmt: skip
+def test_as_many_numbers_move_as_in_the_model_itself(train: Any) -> None:
+    spec = OptimSpec.model_validate({"train": train})
+    parts = attach(tiny_model(), spec).parts
+    told = moving_of(SHAPE, spec)
+    assert told.numbers == sum(part.size() for part in parts)
+    assert told.largest == max(part.size() for part in parts)
+
+
+def test_a_shape_has_the_weights_of_the_model_with_its_configuration() -> None:
+    for tied in (False, True):
+        model = tiny_model(tie_word_embeddings=tied)
+        shape = shape_of(model.config.to_dict())
+        assert shape == SHAPE._replace(tied=tied)
+        assert shape.weights == sum(p.numel() for p in model.parameters())
+
+
+def test_a_model_of_another_build_is_refused_by_its_kind() -> None:
+    with pytest.raises(UserError, match="of the kind 'mamba'"):
+        shape_of({"model_type": "mamba"})
+
+
+def test_the_peak_is_no_less_than_any_moment_of_a_step_by_hand() -> None:
+    spec = OptimSpec()
+    found = peak(SHAPE, spec, TEXT)
+    parameters = 4 * SHAPE.weights
+    stepped = parameters * 4 + found.libraries
+    assert found.total >= stepped
+    assert found.weights == parameters
+    assert found.moments == 2 * parameters
+
+
+def test_more_of_anything_needs_more_memory() -> None:
+    spec, shape = OptimSpec(), KNOWN["1B"]
+    text = Text(4, 512, 2)
+    base = peak(shape, spec, text).total
+    for more in (text._replace(batch=8), text._replace(length=1024), text._replace(cached=10**6)):
+        assert peak(shape, spec, more).total > base
+    assert peak(shape._replace(layers=17), spec, text).total > base
+    assert peak(shape, OptimSpec(checkpointing=True), text).total < base
+    assert peak(shape, spec, text, shards=8).total < base
+
+
+def test_the_first_setting_that_fits_is_chosen_and_none_below_all() -> None:
+    spec, text = UnlearnSpec(method="ga_gdr"), Text(8, 512, 2)
+    found = list(choices(KNOWN["1B"], spec, text))
+    for choice in found:
+        chosen = cheapest(KNOWN["1B"], spec, text, choice.peak.total)
+        slow = next(c for c in found if c.peak.total <= choice.peak.total)
+        assert chosen == slow
+    assert cheapest(KNOWN["1B"], spec, text, min(c.peak.total for c in found) - 1) is None
+
+
+def test_every_setting_that_is_proposed_can_be_given() -> None:
+    for train in ("all", {"lora": {"rank": 4}}):
+        spec = UnlearnSpec.model_validate({"method": "ga_gdr", "train": train})
+        for choice in choices(SHAPE, spec, Text(8, 64, 2)):
+            assert UnlearnSpec.model_validate(choice.spec.model_dump()) == choice.spec
+
+
+def test_the_largest_batch_fits_and_one_more_does_not() -> None:
+    spec, text, shape = OptimSpec(checkpointing=True), Text(1, 512, 2), KNOWN["1B"]
+    free = 40 * 10**9
+    batch = largest_batch(shape, spec, text, free)
+    sizes = [peak(shape, spec, text._replace(batch=b)).total for b in range(1, batch + 2)]
+    assert batch == sum(size <= free for size in sizes)
+    assert largest_batch(shape, spec, text, 10**9) == 0
+
+
+class Fast:
+    """A machine of round numbers."""
+
+    matmul, half, copy = 1e12, 4e12, 1e11
+
+
+def test_operations_are_six_for_every_weight_and_token_and_more_with_checkpointing() -> None:
+    short = Text(1, 1)
+    matrices = sum(a * b for a, b in SHAPE.matrices().values())
+    attention = 12 * SHAPE.layers * SHAPE.query
+    logits = 8 * SHAPE.table
+    assert operations(SHAPE, OptimSpec(), short) == 6 * matrices + attention + logits
+    again = operations(SHAPE, OptimSpec(checkpointing=True), short)
+    assert again == 8 * matrices + attention * 4 / 3 + logits
+
+
+def test_time_grows_with_steps_and_falls_with_speed() -> None:
+    text = Text(2, 64, 2)
+    one = sum(step_of(SHAPE, OptimSpec(), text, Fast()))
+    ten, twenty = (seconds_of(SHAPE, OptimSpec(steps=n), text, Fast()) for n in (10, 20))
+    assert twenty - ten == pytest.approx(10 * one)
+    half = step_of(SHAPE, OptimSpec(weights="bf16"), text, Fast())
+    assert half.products == pytest.approx(step_of(SHAPE, OptimSpec(), text, Fast()).products / 4)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    (folder / "raw").mkdir(parents=True)
+    (folder / "corpus.json").write_text(json.dumps({"absent": {}, "answer_tokens": 8}))
+    for split in ("forget", "retain1"):
+        (folder / "raw" / f"{split}.json").write_text(json.dumps(["x" * 400, "y" * 80]))
+    return folder
+
+
+def told(*command: str) -> str:
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_an_estimate_is_told_and_nothing_is_run(tmp_path: Path, corpus: Path) -> None:
+    model, store = tmp_path / "model", tmp_path / "runs"
+    model.mkdir()
+    config = tiny_model().config.to_dict()
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
+    common = ("--data", str(corpus), "--store", str(store), "--estimate")
+    for command in (("unlearn", str(model), "--method", "npo_klr"), ("measure", str(model))):
+        said = told(*command, *common)
+        assert "fits" in said
+        assert "Nothing was run." in said
+    said = told("transform", str(model), "--use", "int4", "--store", str(store), "--estimate")
+    assert "peak memory" in said
+    assert not list(store.rglob("model.safetensors"))
+
+
+def test_a_sweep_is_estimated_before_any_of_its_models_is_there(tmp_path: Path) -> None:
+    said = told("plan", "demo", "--estimate", "--store", str(tmp_path / "runs"))
+    rows = [line.split()[0] for line in said.splitlines()]
+    assert {"train", "unlearn", "transform", "measure"} <= set(rows)
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
