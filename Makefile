@@ -59,6 +59,7 @@ bench: setup
 	$(BIN)/python benchmarks/predict_stream.py
 	$(BIN)/python benchmarks/quantize.py
 	$(BIN)/python benchmarks/evaluate.py
+	$(BIN)/python benchmarks/memory.py 10M 150M
 
 # vLLM pins its own torch and transformers, so it gets an environment of its own; this build of it needs no GPU.
 VLLM := .venv-vllm
