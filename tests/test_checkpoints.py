@@ -154,3 +154,14 @@ def test_checkpoints_take_at_most_their_share_of_the_time(cost: float, guess: fl
     # They are not rarer than need be either.
     most = min(now / checkpoints.LEAST_SECONDS, checkpoints.SHARE * now / cost)
     assert len(at) >= 0.8 * most - 1
+
+
+def test_a_run_is_known_by_the_same_sums_in_pieces_as_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, spec = tiny_model(), OptimSpec()
+    at_once = checkpoints.fingerprint(model, spec)
+    monkeypatch.setattr(checkpoints, "PIECE", 1000)
+    assert checkpoints.fingerprint(model, spec) == at_once
+    next(model.parameters()).data[0, 0] += 1
+    assert checkpoints.fingerprint(model, spec) != at_once

@@ -17,7 +17,7 @@ from pydantic import JsonValue, ValidationError
 from remnant import __version__
 from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import UserError
-from remnant.flow.digests import digest_path
+from remnant.flow.digests import digest_path, verifying_models
 from remnant.flow.store import Store
 from remnant.gate.decide import Audited, Case, cases
 from remnant.gate.policy import Policy
@@ -179,7 +179,9 @@ def _files(store: Store, measured: Measured) -> Files:
             f"The model {path}, which was audited, is not there.",
             "Bring it back; a model of the hub is downloaded and audited by its folder.",
         )
-    if digest_path(path) != digest:
+    with verifying_models():  # by what the files hold, not by what is known of them
+        changed = digest_path(path) != digest
+    if changed:
         raise Refused(f"The model {path} was changed after it was audited. Audit it again.")
     return files_of(path)
 

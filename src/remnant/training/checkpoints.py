@@ -25,6 +25,8 @@ SHARE = 0.05
 LEAST_SECONDS = 30.0
 # What is expected of the disk and the checksum before the first one was timed: bytes a second.
 SPEED = 200e6
+# Bytes of a weight that are summed at a time.
+PIECE = 1 << 24
 
 
 class Done(NamedTuple):
@@ -136,15 +138,17 @@ def fingerprint(model: nn.Module, spec: OptimSpec) -> str:
     the same in any order and in any shards).
     """
     named = {name: p.detach() for name, p in model.named_parameters()}
-    sums = {n: _bytes_of(local(p)) for n, p in named.items()}
+    sums = {n: _sum_of_bytes(local(p)) for n, p in named.items()}
     spread = [name for name, p in named.items() if local(p) is not p]
     # Whole numbers up to 2^53 are exact in float64.
     sums |= zip(spread, map(int, totals([sums[n] for n in spread])), strict=True)
     return digest_of([spec.model_dump(mode="json"), [*sums.items()]])
 
 
-def _bytes_of(tensor: Tensor) -> int:
-    return int(tensor.reshape(-1).view(torch.uint8).sum(dtype=torch.int64))
+def _sum_of_bytes(values: Tensor) -> int:
+    """Piece by piece, since the processor makes an integer of eight bytes of every byte first."""
+    pieces = values.reshape(-1).view(torch.uint8).split(PIECE)
+    return sum(int(piece.sum(dtype=torch.int64)) for piece in pieces)
 
 
 def _lines(log: Path, most: int) -> bytes:
