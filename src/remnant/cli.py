@@ -547,7 +547,7 @@ def lineage(folders: tuple[Path, ...], out: Path, json_out: Path | None) -> int 
 @_guarded
 def check(file: str) -> int | None:
     """Run the battery of laws on your own losses, quantizers and metrics."""
-    return _done("check", file)
+    return _done("check", file, room="remnant.report.laws")
 
 
 main.add_command(forget)

@@ -586,21 +586,3 @@ def score(
                     f"The folder {json_out.parent} does not exist.", "Make it first."
                 ) from error
             os.replace(scratch, json_out)
-
-
-def check(path: str) -> int:
-    """Run the battery of laws on every function of a user's file."""
-    testing = importlib.import_module("remnant.testing")
-    screen = terminal.console()
-    failed = 0
-    for result in testing.check_file(path):
-        colour = {"ok": "green", "failed": "red", "skipped": "yellow"}[result.outcome]
-        screen.print(
-            (
-                f"[{colour}]{result.outcome:7}[/] {escape(result.function)}: {result.law} "
-                f"{escape(result.detail)}"
-            ),
-            highlight=False,
-        )
-        failed += result.outcome == "failed"
-    return 1 if failed else 0
