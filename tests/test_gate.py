@@ -243,6 +243,7 @@ def test_a_card_is_what_the_hub_reads_and_a_second_gate_replaces_the_first() -> 
     assert told["int4", "verdict"] == "came back"
     assert told["full", "verbmem"] == pytest.approx(12.345, abs=0.006)
     assert {r.task_name for r in read.data["eval_results"]} == {TASK}
+    assert "Plain text.\n\n" + BEGIN in card(found, chosen, "Plain text.")
     assert card(found, chosen).startswith("---\nmodel-index:\n- name: unlearned\n")
 
 
@@ -302,6 +303,11 @@ def test_wrong_input_of_a_gate_is_said_before_anything_runs(place: Path) -> None
         assert done.exit_code == 2, done.output
         assert "remnant: " in done.output
         assert "Traceback" not in done.output
+    for broken in (b"---\na: [\n---\n", b"---\n- a\n---\n", b"\xff"):
+        (place / "card.md").write_bytes(broken)
+        done = call("gate", place, "--policy", policy, "--card", place / "card.md")
+        assert (done.exit_code, "card.md cannot be read" in done.output) == (2, True)
+        assert (place / "card.md").read_bytes() == broken
     policy.write_text('forms = ["bnb-nf4 packed"]')
     done = call("gate", "a", "b", "--data", "c", "--policy", policy)
     assert (done.exit_code, "through their runtime" in done.output) == (2, True)

@@ -14,8 +14,8 @@ from remnant.durable import write_text
 from remnant.errors import UserError
 from remnant.flow.place import given
 from remnant.flow.store import Store, disk_errors
-from remnant.gate.card import card
-from remnant.gate.decide import Audited, Case, audited, cases, read_summary
+from remnant.gate.card import card, read_card
+from remnant.gate.decide import Case, audited, cases, read_summary
 from remnant.gate.junit import junit
 from remnant.gate.policy import ASKED_PACKED, Policy, read_policy
 from remnant.gate.sarif import sarif
@@ -49,11 +49,20 @@ def gate(
     policy = read_policy(policy_file)
     for name, path in files.items():
         _check_place(name, path)
+    before = read_card(place) if (place := files.get("card")) else ""
     summary = read_summary(Path(models[0])) if len(models) == 1 else _made(models, policy, audit)
     found = audited(summary)
     decided = cases(found, policy, model)
     _tell(decided)
-    _write(files, found, decided, policy_file)
+    texts = {
+        "junit": lambda: junit(decided),
+        "sarif": lambda: sarif(decided, policy_file),
+        "card": lambda: card(found, decided, before),
+    }
+    for name, path in files.items():
+        if path is not None:
+            with disk_errors(path, ELSEWHERE):
+                write_text(path, texts[name]())
     return exit_code({case.outcome for case in decided})
 
 
@@ -92,21 +101,6 @@ def _made(models: tuple[str, ...], policy: Policy, options: Mapping[str, Any]) -
     page = importlib.import_module("remnant.report.page")  # brings the plotting library
     page.write(made.results, store, options["out"])
     return table.summary(made.results)
-
-
-def _write(
-    files: Mapping[str, Path | None], found: Audited, decided: list[Case], policy: Path
-) -> None:
-    for name, path in files.items():
-        if path is None:
-            continue
-        with disk_errors(path, ELSEWHERE):
-            if name == "card":
-                before = path.read_text(encoding="utf-8") if path.exists() else ""
-                text = card(found, decided, before)
-            else:
-                text = junit(decided) if name == "junit" else sarif(decided, policy)
-            write_text(path, text)
 
 
 def sign(

@@ -10,6 +10,7 @@ from typing import Any
 
 from remnant import __version__
 from remnant.corpus import METRICS, of_role
+from remnant.errors import UserError, first_line
 from remnant.gate.decide import Audited, Case
 from remnant.records import Rule
 
@@ -17,6 +18,28 @@ TASK = f"Unlearning, audited by Remnant {__version__}"
 BEGIN, END = "<!-- remnant gate: begin -->", "<!-- remnant gate: end -->"
 # What Markdown would take for the end of a cell or the beginning of an element.
 _ESCAPES = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "\n": " "})
+
+
+def read_card(path: Path) -> str:
+    """A model card as it is; empty where there is none.
+
+    Raises:
+        UserError: it cannot be read, or its metadata is no YAML.
+    """
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        _opened(before)
+    except (OSError, ValueError, importlib.import_module("yaml").YAMLError) as error:
+        raise UserError(
+            f"The model card {path} cannot be read ({first_line(error)}).", "Mend it, or move it."
+        ) from error
+    return before
+
+
+def _opened(text: str) -> Any:
+    hub = importlib.import_module("huggingface_hub")  # takes a second, and only this needs it
+    whole = text if text.lstrip().startswith("---") else f"---\n{{}}\n---\n{text}"
+    return hub.ModelCard(whole, ignore_metadata_errors=True)
 
 
 def card(found: Audited, cases: Sequence[Case], before: str = "") -> str:
@@ -28,8 +51,7 @@ def card(found: Audited, cases: Sequence[Case], before: str = "") -> str:
         cases: the forms that were promised, at least one.
         before: the card as it was; empty where there was none.
     """
-    hub = importlib.import_module("huggingface_hub")  # takes a second, and only this needs it
-    old = hub.ModelCard(before or "---\n---\n", ignore_metadata_errors=True)
+    hub, old = importlib.import_module("huggingface_hub"), _opened(before)
     kept = [r for r in old.data.eval_results or () if r.task_name != TASK]
     own = [hub.EvalResult(**result) for result in _results(found, cases)]
     old.data.model_name = old.data.model_name or cases[0].model

@@ -49,7 +49,7 @@ def verified(
     if kinds != (STATEMENT, PREDICATE) or not models or not outcomes:
         raise Refused("What was signed is no verdict of Remnant.")
     reasons = []
-    if expires and now.date().isoformat() > expires:
+    if expires and now.date().isoformat() > str(expires):
         reasons.append(f"The statement counted until {expires}.")
     reasons += _policy_faults(policy, promised)
     named = {}
