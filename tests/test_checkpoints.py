@@ -100,7 +100,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
         child = os.fork()
         if not child:
             try:
-                trained(folder, unheard, pause=0.01)
+                # A whole run takes longer than the longest wait, so that the first one is killed.
+                trained(folder, unheard, pause=0.4 / STEPS)
             finally:
                 os._exit(0)
         time.sleep(chance.uniform(0.0, 0.25))

@@ -9,11 +9,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from remnant.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from remnant.flow.store import Store
 
 Command = Callable[..., Any]
 
@@ -24,9 +27,10 @@ def done(verb: str, *given: Any, room: str = "remnant.verbs", **options: Any) ->
     return body(*given, **options)
 
 
-def store_at(path: str) -> Any:
+def store_at(path: str) -> "Store":
     """The store of a folder, opened."""
-    return importlib.import_module("remnant.flow.store").Store(Path(path)).open()
+    store: Store = importlib.import_module("remnant.flow.store").Store(Path(path)).open()
+    return store
 
 
 def guarded(body: Command) -> Command:
