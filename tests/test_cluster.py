@@ -26,18 +26,9 @@ from remnant.flow.plan import plan, prepare_node, train_node
 from remnant.flow.run import failures, packages, rest_of
 from remnant.flow.store import Store, write_progress
 from remnant.parsing import parse
-from remnant.records import PrepareSpec, SweepSpec, TrainSpec
+from remnant.records import SweepSpec, TrainSpec
 from tests.test_flow import SWEEP, content
-
-SMALL = PrepareSpec(
-    lab="news",
-    forget_docs=4,
-    retain_docs=4,
-    holdout_docs=4,
-    prompt_tokens=30,
-    answer_tokens=20,
-    vocab_size=400,
-)
+from tests.test_store import CORPUS as SMALL
 
 
 @pytest.fixture

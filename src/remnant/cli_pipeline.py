@@ -3,20 +3,15 @@
 Bodies are loaded when they are called.
 """
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import click
 
+from remnant.guard import done
 from remnant.options import dequantize_option, store_option, trust_option
 
-
-def _done(verb: str, *given: Any, **options: Any) -> int:
-    code: int = getattr(importlib.import_module("remnant.pipeline"), verb)(*given, **options)
-    return code
-
-
+ROOM = "remnant.pipeline"
 policy_option = click.option(
     "--policy", type=Path, required=True, help="What is promised (policy.toml)."
 )
@@ -38,14 +33,14 @@ policy_option = click.option(
 @dequantize_option
 @trust_option
 @store_option
-def gate(models: tuple[str, ...], policy: Path, model: str | None, **rest: Any) -> int:
+def gate(models: tuple[str, ...], policy: Path, model: str | None, **rest: Any) -> int | None:
     """Is what was promised kept? Exit code 0: in every form; 3: no; 4: not known.
 
     SUMMARY is the summary.json of an audit that was made. With TARGET and UNLEARNED the audit is
     made first, by the policy's rule and in its forms.
     """
     files = {name: rest.pop(name) for name in ("junit", "sarif", "card")}
-    return _done("gate", models, policy, model, files, **rest)
+    return done("gate", models, policy, model, files, **rest, room=ROOM)
 
 
 @click.argument("audit")
@@ -69,13 +64,13 @@ def gate(models: tuple[str, ...], policy: Path, model: str | None, **rest: Any) 
     help="The statement.",
 )
 @store_option
-def sign(audit: str, policy: Path, key: Path, out: Path, **rest: Any) -> int:
+def sign(audit: str, policy: Path, key: Path, out: Path, **rest: Any) -> int | None:
     """Sign the verdicts of an audit over the files of the models that were audited.
 
     AUDIT is its summary.json, or its name in the store. The exit code is that of the gate on what
     was signed; 3 also where a model was changed after its audit, and nothing is signed then.
     """
-    return _done("sign", audit, policy, key, out, rest.pop("deployed"), **rest)
+    return done("sign", audit, policy, key, out, rest.pop("deployed"), **rest, room=ROOM)
 
 
 @click.argument("statement", type=Path)
@@ -89,12 +84,12 @@ def verify(
     policy: Path,
     key: Path | None,
     certificate: Path | None,
-) -> int:
+) -> int | None:
     """Does a signed verdict hold for these MODELS? Exit code 0: yes, and all is gone.
 
     3: anything was changed or has ended, in words, or the verdict is no pass; 4: it is open.
     """
-    return _done("verify", statement, models, policy, key, certificate)
+    return done("verify", statement, models, policy, key, certificate, room=ROOM)
 
 
 COMMANDS = (gate, sign, verify)

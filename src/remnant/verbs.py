@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -353,7 +354,7 @@ def predict_before(
     console.print(escape(found.verdict), highlight=False)
 
 
-def exit_code(outcomes: set[str]) -> int:
+def exit_code(outcomes: AbstractSet[str]) -> int:
     """0 if there are verdicts and all are "gone", 4 if nothing worse is known; else 3."""
     if outcomes == {"gone"}:
         return GONE
