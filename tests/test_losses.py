@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from remnant.catalog import LOSSES
@@ -115,3 +116,12 @@ def test_a_sequence_without_counted_tokens_is_worth_nothing() -> None:
     empty = View(torch.randn(1, 3, 4), torch.full((1, 3), IGNORED))
     assert losses.ga(empty).item() == 0.0
     assert losses.klr(empty, empty).item() == 0.0
+
+
+def test_tensors_of_another_shape_than_a_term_names_are_found_here() -> None:
+    view = View(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long))
+    losses.npo(view, torch.zeros(2))
+    with pytest.raises(TypeCheckError, match="ref_forget_logp"):
+        losses.npo(view, torch.zeros(2, 1))
+    with pytest.raises(TypeCheckError, match="labels"):
+        View(view.logits, torch.zeros(3, 3, dtype=torch.long))

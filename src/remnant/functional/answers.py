@@ -1,12 +1,12 @@
 """Loss terms that weigh an answer against another without a reference: [B], to be minimised."""
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from remnant.functional.shapes import PerText
 from remnant.functional.view import View
 
 
-def flat(forget: View, alternative: View) -> Tensor:
+def flat(forget: View, alternative: View) -> PerText:
     """Forget-data-only loss adjustment, total variation: (tanh P(x) - tanh P(a)) / 2, P the mean
     probability per token of the true answer x and of the other answer a. [B], within tanh(1) / 2 =
     0.381 of 0.
@@ -24,7 +24,7 @@ def flat(forget: View, alternative: View) -> Tensor:
     return (true.tanh() - other.tanh()) / 2.0
 
 
-def answer_preservation(retain: View, retain_alternative: View, *, beta: float = 0.1) -> Tensor:
+def answer_preservation(retain: View, retain_alternative: View, *, beta: float = 0.1) -> PerText:
     """The true answer of a retain question kept above another: -(1/beta) log sigmoid(beta (log p(x)
     - log p(a))). [B], nats, above 0, (1/beta) log 2 where both are equally likely.
 

@@ -2,12 +2,11 @@
 sets: [B], nats, to be minimised. No gradient goes through the weights.
 """
 
-from torch import Tensor
-
+from remnant.functional.shapes import PerText
 from remnant.functional.view import View
 
 
-def wga(forget: View, *, beta: float = 1.0) -> Tensor:
+def wga(forget: View, *, beta: float = 1.0) -> PerText:
     """Weighted gradient ascent: mean over tokens of p^beta log p. [B], nats, at most 0.
 
     What is improbable already is left alone: the slope in log p is p^beta. With beta 0 it is
@@ -24,7 +23,7 @@ def wga(forget: View, *, beta: float = 1.0) -> Tensor:
     return forget.mean((beta * logp.detach()).exp() * logp)
 
 
-def tnpo(forget: View, ref_forget: View, *, beta: float = 4.0, power: float = 0.0) -> Tensor:
+def tnpo(forget: View, ref_forget: View, *, beta: float = 4.0, power: float = 0.0) -> PerText:
     """NPO token by token: mean over tokens of w log p, w = 2 p^(beta + power) / (p^beta +
     p_ref^beta). [B], nats, at most 0.
 
@@ -45,7 +44,7 @@ def tnpo(forget: View, ref_forget: View, *, beta: float = 4.0, power: float = 0.
     return forget.mean(weight * logp)
 
 
-def satimp(forget: View, *, beta1: float = 5.0, beta2: float = 1.0) -> Tensor:
+def satimp(forget: View, *, beta1: float = 5.0, beta2: float = 1.0) -> PerText:
     """Ascent weighted by saturation and importance: mean over tokens of p^beta1 (1 - p)^beta2 log
     p. [B], nats, at most 0.
 

@@ -4,10 +4,11 @@ somewhere else: [B], at least 0, to be minimised.
 
 from torch import Tensor
 
+from remnant.functional.shapes import PerText
 from remnant.functional.view import View
 
 
-def undial(forget: View, ref_forget: View, *, beta: float = 10.0) -> Tensor:
+def undial(forget: View, ref_forget: View, *, beta: float = 10.0) -> PerText:
     """Self-distillation: KL(q || p), q the target's distribution with the logit of the true token
     lowered by beta; mean over tokens. [B], nats, at least 0, 0 iff p = q.
 
@@ -28,7 +29,7 @@ def undial(forget: View, ref_forget: View, *, beta: float = 10.0) -> Tensor:
     return forget.mean((lowered.exp() * gap).sum(-1))
 
 
-def unlikelihood(forget: View, *, skip: int = 1) -> Tensor:
+def unlikelihood(forget: View, *, skip: int = 1) -> PerText:
     """-log(1 - p) of the true tokens, mean over all but the first ``skip`` of each text. [B], nats,
     at least 0; 0 where a text has no more.
 
@@ -50,7 +51,7 @@ def unlikelihood(forget: View, *, skip: int = 1) -> Tensor:
     return counted.mean(-others)
 
 
-def max_entropy(forget: View) -> Tensor:
+def max_entropy(forget: View) -> PerText:
     """KL(uniform || p), mean over tokens. [B], nats, at least 0, 0 iff every next token is equally
     probable; its slope in a logit is p - 1/V.
 
@@ -65,7 +66,7 @@ def max_entropy(forget: View) -> Tensor:
     return forget.mean(uniform - logp.mean(-1))
 
 
-def logit_margin(forget: View) -> Tensor:
+def logit_margin(forget: View) -> PerText:
     """(greatest - mean logit)^2, mean over tokens. [B], at least 0, 0 iff all logits are equal.
 
     Source: Reisizadeh et al. 2025 (arXiv 2506.05314), the flattening of logit margins. The

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from remnant.functional.quantized import Quantized
+from remnant.functional.shapes import AnyMask, AnyWeight
 from remnant.functional.survival import Sums
 
 
-def sums(target: Tensor, unlearned: Tensor, q_target: Quantized, q_unlearned: Quantized) -> Sums:
+def sums(
+    target: AnyWeight, unlearned: AnyWeight, q_target: Quantized, q_unlearned: Quantized
+) -> Sums:
     """The sums for one weight, in float64.
 
     Args:
@@ -36,14 +39,14 @@ def sums(target: Tensor, unlearned: Tensor, q_target: Quantized, q_unlearned: Qu
     )
 
 
-def _same(one: Quantized, other: Quantized) -> Tensor:
+def _same(one: Quantized, other: Quantized) -> AnyMask:
     """Where the codes are equal; without codes, where the decoded values are."""
     if one.codes.numel() == 0 or other.codes.numel() == 0:
         return one.weight == other.weight
     return one.codes == other.codes
 
 
-def _per_weight(scale: Tensor, like: Tensor) -> Tensor:
+def _per_weight(scale: Tensor, like: AnyWeight) -> AnyWeight:
     """The scale of every weight's block.
 
     Blocks are runs of equal length, the last one may be cut.
@@ -52,7 +55,7 @@ def _per_weight(scale: Tensor, like: Tensor) -> Tensor:
     return scale.double().reshape(-1).repeat_interleave(length)[: like.numel()].view(like.shape)
 
 
-def expected_noise(update: Tensor, step: Tensor | float) -> Tensor:
+def expected_noise(update: AnyWeight, step: Tensor | float) -> AnyWeight:
     """Variance that rounding adds to an update of a weight that lies anywhere in its bin: |d| (D -
     |d|) for |d| up to D.
 

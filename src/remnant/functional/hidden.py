@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+
+from remnant.functional.shapes import PerText, PerTime, States, TimeMask, Vector
 
 
 @dataclass(frozen=True)
@@ -18,20 +19,20 @@ class Hidden:
     States where the mask is False never influence any result.
     """
 
-    states: Tensor
-    mask: Tensor
+    states: States
+    mask: TimeMask
 
-    def counted(self) -> Tensor:
+    def counted(self) -> States:
         """[B, T, H] float32, zero where masked."""
         return self.states.float().masked_fill(~self.mask[..., None], 0.0)
 
-    def mean(self, values: Tensor) -> Tensor:
+    def mean(self, values: PerTime) -> PerText:
         """[B] the mean of [B, T] values over the tokens that count; 0 where none does."""
         total = values.masked_fill(~self.mask, 0.0).sum(-1)
         return total / self.mask.sum(-1).clamp(min=1)
 
 
-def direction(size: int, seed: int) -> Tensor:
+def direction(size: int, seed: int) -> Vector:
     """[size] the unit vector along numbers drawn from [0, 1) by a seed, so all at least 0.
 
     >>> direction(3, seed=0).norm().item()

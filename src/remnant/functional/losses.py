@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from remnant.functional.hidden import Hidden, direction
+from remnant.functional.shapes import Number, PerText
 from remnant.functional.view import View
 
 
-def ga(forget: View) -> Tensor:
+def ga(forget: View) -> PerText:
     """Gradient ascent: mean log-probability of the forget tokens, pushed down. [B], nats, unbounded
     below.
 
@@ -26,7 +27,7 @@ def ga(forget: View) -> Tensor:
     return forget.mean_logp()
 
 
-def npo(forget: View, ref_forget_logp: Tensor, *, beta: float = 0.1) -> Tensor:
+def npo(forget: View, ref_forget_logp: PerText, *, beta: float = 0.1) -> PerText:
     """Negative preference optimisation: -(2/beta) log sigmoid(-beta (log p(x) - log p_ref(x))).
     [B], nats, above 0.
 
@@ -45,7 +46,7 @@ def npo(forget: View, ref_forget_logp: Tensor, *, beta: float = 0.1) -> Tensor:
     return -(2.0 / beta) * logsigmoid(-beta * (forget.seq_logp() - ref_forget_logp))
 
 
-def simnpo(forget: View, *, beta: float = 4.5, margin: float = 0.0) -> Tensor:
+def simnpo(forget: View, *, beta: float = 4.5, margin: float = 0.0) -> PerText:
     """NPO without a reference, by the length: -(2/beta) log sigmoid(-beta m - margin), m the mean
     log-probability per counted token. [B], nats, above 0.
 
@@ -64,12 +65,12 @@ def simnpo(forget: View, *, beta: float = 4.5, margin: float = 0.0) -> Tensor:
 
 def dpo(
     forget: View,
-    ref_forget_logp: Tensor,
+    ref_forget_logp: PerText,
     alternative: View,
-    ref_alternative_logp: Tensor,
+    ref_alternative_logp: PerText,
     *,
     beta: float = 0.1,
-) -> Tensor:
+) -> PerText:
     """Direct preference optimisation of another answer over the true one: -(2/beta) log
     sigmoid(beta ((log p(a) - log p_ref(a)) - (log p(x) - log p_ref(x)))). [B], nats, above 0, (2 /
     beta) log 2 at the target.
@@ -92,7 +93,7 @@ def dpo(
     return -(2.0 / beta) * logsigmoid(beta * (gained - lost))
 
 
-def alternative_nll(alternative: View) -> Tensor:
+def alternative_nll(alternative: View) -> PerText:
     """Cross entropy of another answer to the forget question, mean per token. [B], nats, at least
     0.
 
@@ -107,7 +108,7 @@ def alternative_nll(alternative: View) -> Tensor:
     return -alternative.mean_logp()
 
 
-def rmu(forget_hidden: Hidden, *, layer: int = 7, scale: float = 6.5, seed: int = 0) -> Tensor:
+def rmu(forget_hidden: Hidden, *, layer: int = 7, scale: float = 6.5, seed: int = 0) -> PerText:
     """Representation misdirection: mean squared distance, per coordinate, of the hidden states of
     forget text from a fixed point scale * r / |r|. [B], at least 0, 0 iff every state is there.
 
@@ -129,12 +130,12 @@ def rmu(forget_hidden: Hidden, *, layer: int = 7, scale: float = 6.5, seed: int 
 
 def adaptive_rmu(
     forget_hidden: Hidden,
-    ref_forget_norm: Tensor,
+    ref_forget_norm: Number,
     *,
     layer: int = 7,
     scale: float = 5.0,
     seed: int = 0,
-) -> Tensor:
+) -> PerText:
     """RMU whose point lies ``scale`` times as far out as the target's own states: scale * n * r /
     |r|, n their mean norm at this layer. [B], at least 0.
 
@@ -150,7 +151,7 @@ def adaptive_rmu(
     return _distance(forget_hidden, scale * ref_forget_norm * point)
 
 
-def hidden_mse(retain_hidden: Hidden, ref_retain_hidden: Hidden, *, layer: int = 7) -> Tensor:
+def hidden_mse(retain_hidden: Hidden, ref_retain_hidden: Hidden, *, layer: int = 7) -> PerText:
     """Mean squared distance, per coordinate, of the hidden states of retain text from the
     target's. [B], at least 0, 0 at the target.
 
@@ -164,11 +165,11 @@ def hidden_mse(retain_hidden: Hidden, ref_retain_hidden: Hidden, *, layer: int =
     return _distance(retain_hidden, ref_retain_hidden.counted())
 
 
-def _distance(hidden: Hidden, point: Tensor) -> Tensor:
+def _distance(hidden: Hidden, point: Tensor) -> PerText:
     return hidden.mean((hidden.counted() - point).square().mean(-1))
 
 
-def gdr(retain: View) -> Tensor:
+def gdr(retain: View) -> PerText:
     """Gradient descent on retain text: mean cross entropy per token. [B], nats, at least 0.
 
     Source: Maini et al. 2024 (arXiv 2401.06121), section 4; Shi et al. 2024 (arXiv 2407.06460).
@@ -181,7 +182,7 @@ def gdr(retain: View) -> Tensor:
     return -retain.mean_logp()
 
 
-def klr(retain: View, ref_retain: View) -> Tensor:
+def klr(retain: View, ref_retain: View) -> PerText:
     """KL(target || policy) on retain text, mean over unmasked positions. [B], nats, at least 0, 0
     where the two agree.
 

@@ -6,9 +6,9 @@ result would not be, ValueError is raised; `Indivisible` where the blocks do not
 """
 
 import torch
-from torch import Tensor
 
 from remnant.functional.quantized import Quantized, blocks_of, numbers, sound
+from remnant.functional.shapes import Blocks, PerBlock, Vector, Weight
 
 LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 # The largest e4m3 (arXiv 2209.05433, table 1), and what a scale that e4m3 rounds to zero becomes.
@@ -20,7 +20,7 @@ HALF_UP = 1 << 21
 EXPONENT = 0x7F800000
 
 
-def nvfp4(weight: Tensor) -> Quantized:
+def nvfp4(weight: Weight) -> Quantized:
     """e2m1 with a scale per 16 columns, kept as e4m3 relative to one float32 number of the weight.
 
     That number is g = 448 * 6 * (1 / amax) of the matrix (``shared``), the scale of a block
@@ -54,7 +54,7 @@ def nvfp4(weight: Tensor) -> Quantized:
     return _rounded(weight, blocks, kept / of_block, shared)
 
 
-def mxfp4(weight: Tensor) -> Quantized:
+def mxfp4(weight: Weight) -> Quantized:
     """e2m1 with a power of two per 32 columns (e8m0).
 
     The power is that of the block's largest magnitude over 4, the next one from 1.75 times it on,
@@ -80,7 +80,7 @@ def mxfp4(weight: Tensor) -> Quantized:
     return _rounded(weight, blocks, (power / 4).clamp(min=2.0**-127), None)
 
 
-def _rounded(weight: Tensor, blocks: Tensor, scale: Tensor, shared: Tensor | None) -> Quantized:
+def _rounded(weight: Weight, blocks: Blocks, scale: PerBlock, shared: Vector | None) -> Quantized:
     """Blocks over their scales, rounded to the nearest level, ties to even mantissas."""
     scaled = (blocks / scale).clamp(-LEVELS[-1], LEVELS[-1])
     size = scaled.abs()

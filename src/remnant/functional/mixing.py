@@ -1,11 +1,10 @@
 """A weight between two weights."""
 
-from torch import Tensor
-
 from remnant.functional.quantized import numbers
+from remnant.functional.shapes import AnyWeight
 
 
-def mix(weight: Tensor, target: Tensor, *, share: float = 0.5) -> Tensor:
+def mix(weight: AnyWeight, target: AnyWeight, *, share: float = 0.5) -> AnyWeight:
     """(1 - a) w + a t: on the straight line from a weight to the same weight of the target.
 
     Args:

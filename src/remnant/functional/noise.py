@@ -1,12 +1,12 @@
 """Noise on one weight."""
 
 import torch
-from torch import Tensor
 
 from remnant.functional.quantized import numbers
+from remnant.functional.shapes import AnyWeight
 
 
-def noise(weight: Tensor, generator: torch.Generator, *, scale: float = 0.02) -> Tensor:
+def noise(weight: AnyWeight, generator: torch.Generator, *, scale: float = 0.02) -> AnyWeight:
     """W + s rms(w) N: normal noise as large as a share of the weight's root mean square.
 
     Args:

@@ -11,27 +11,38 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from remnant.functional.shapes import (
+    AnyLogits,
+    AnyStates,
+    HeadBias,
+    HeadWeight,
+    Logits,
+    PerRow,
+    RowLogits,
+    TimeMask,
+)
+
 # Logits in float32 of at most so many bytes exist at a time. Batches with fewer are computed whole,
 # without making anything twice.
 PIECE_BYTES = 64 * 2**20
 
 # From logits [n, V] float32 and the places of these rows among all to a value per row, [n].
-RowFunction = Callable[[Tensor, slice], Tensor]
+RowFunction = Callable[[RowLogits, slice], PerRow]
 
 
 @dataclass(frozen=True)
 class Head:
     """The linear map from hidden states [..., H] to logits [..., V], soft-capped where ``cap``."""
 
-    weight: Tensor
-    bias: Tensor | None
+    weight: HeadWeight
+    bias: HeadBias | None
     cap: float | None
 
-    def __call__(self, states: Tensor) -> Tensor:
+    def __call__(self, states: AnyStates) -> AnyLogits:
         """The logits."""
         return self.capped(linear(states, self.weight, self.bias))
 
-    def capped(self, plain: Tensor) -> Tensor:
+    def capped(self, plain: AnyLogits) -> AnyLogits:
         """What the linear map gave, behind the cap."""
         return torch.tanh(plain / self.cap) * self.cap if self.cap else plain
 
@@ -44,14 +55,14 @@ class Head:
 class Unmade(NamedTuple):
     """Logits [B, T, V] that are not made yet: hidden states [B, T, H] and the head over them."""
 
-    states: Tensor
+    states: AnyStates
     head: Head
 
-    def made(self) -> Tensor:
+    def made(self) -> Logits:
         """All of them at once."""
         return self.head(self.states)
 
-    def rows(self, mask: Tensor) -> "Unmade":
+    def rows(self, mask: TimeMask) -> "Unmade":
         """Those of the positions that a mask [B, T] picks, [n, V]."""
         return Unmade(self.states[mask], self.head)
 
@@ -65,7 +76,7 @@ def is_large(tokens: int, vocabulary: int) -> bool:
     return 4 * tokens * vocabulary > PIECE_BYTES
 
 
-def per_row(function: RowFunction, rows: Unmade) -> Tensor:
+def per_row(function: RowFunction, rows: Unmade) -> PerRow:
     """A function of the logits of every row, equal to that of all logits at once up to rounding.
 
     Args:

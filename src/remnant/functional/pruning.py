@@ -1,12 +1,12 @@
 """Pruning as pure functions of one weight: what is least important becomes zero."""
 
 import torch
-from torch import Tensor
 
 from remnant.functional.quantized import Indivisible, numbers
+from remnant.functional.shapes import PerColumn, Weight
 
 
-def magnitude(weight: Tensor, *, percent: int = 20, pattern: str = "") -> Tensor:
+def magnitude(weight: Weight, *, percent: int = 20, pattern: str = "") -> Weight:
     """The entries of smallest magnitude of every row become zero.
 
     Args:
@@ -32,7 +32,7 @@ def magnitude(weight: Tensor, *, percent: int = 20, pattern: str = "") -> Tensor
     return _without_least(wide, wide.abs(), percent, pattern)
 
 
-def wanda(weight: Tensor, norms: Tensor, *, percent: int = 20, pattern: str = "") -> Tensor:
+def wanda(weight: Weight, norms: PerColumn, *, percent: int = 20, pattern: str = "") -> Weight:
     """The entries of every row whose magnitude times the norm of their input is smallest become
     zero.
 
@@ -58,7 +58,7 @@ def wanda(weight: Tensor, norms: Tensor, *, percent: int = 20, pattern: str = ""
     return _without_least(wide, wide.abs() * norms, percent, pattern)
 
 
-def _without_least(weight: Tensor, scores: Tensor, percent: int, pattern: str) -> Tensor:
+def _without_least(weight: Weight, scores: Weight, percent: int, pattern: str) -> Weight:
     """The weight with zeros where a row's (or a block's) scores are smallest."""
     columns = weight.shape[-1]
     kept, block = map(int, pattern.split(":")) if pattern else (0, columns)

@@ -10,12 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from remnant.functional.shapes import AnyWeight, Blocks, Weight
+
 
 class Indivisible(ValueError):
     """The blocks of a grid do not divide the rows of a weight."""
 
 
-def check_divides(weight: Tensor, group_size: int) -> None:
+def check_divides(weight: Weight, group_size: int) -> None:
     """Refuse a weight whose rows are no whole number of groups; 0 is one group per row.
 
     Raises:
@@ -44,7 +46,7 @@ class Quantized(NamedTuple):
     shared: Tensor | None = None
 
 
-def numbers(weight: Tensor) -> Tensor:
+def numbers(weight: AnyWeight) -> AnyWeight:
     """The weight as float32.
 
     Raises:
@@ -74,7 +76,7 @@ def _all_finite(values: Tensor) -> bool:
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
-def blocks_of(weight: Tensor, granularity: str, group_size: int) -> Tensor:
+def blocks_of(weight: Weight, granularity: str, group_size: int) -> Blocks:
     """[blocks, entries] with one scale per row."""
     columns = weight.shape[-1]
     if granularity == "tensor":
@@ -87,6 +89,6 @@ def blocks_of(weight: Tensor, granularity: str, group_size: int) -> Tensor:
     raise ValueError(f"unknown granularity '{granularity}'; known: tensor, channel, group")
 
 
-def not_zero(scale: Tensor) -> Tensor:
+def not_zero(scale: AnyWeight) -> AnyWeight:
     """A scale of zero (a block of zeros) becomes one, so that nothing is divided by zero."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))

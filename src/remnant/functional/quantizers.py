@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from remnant.functional.quantized import Quantized, blocks_of, not_zero, numbers, sound
+from remnant.functional.shapes import AnyWeight, Blocks, PerBlock, Weight
 from remnant.levels import FP4_LEVELS, NF4_LEVELS
 
 # Entries that are rounded at once.
@@ -15,7 +16,7 @@ PIECE = 1 << 16
 
 
 def rtn(
-    weight: Tensor,
+    weight: Weight,
     *,
     bits: int = 4,
     granularity: str = "channel",
@@ -59,7 +60,7 @@ def rtn(
     return _on_grid(weight, blocks, scale, None, -high if scheme == "sym" else low, high)
 
 
-def _asymmetric(weight: Tensor, blocks: Tensor, low: int, high: int) -> Quantized:
+def _asymmetric(weight: Weight, blocks: Blocks, low: int, high: int) -> Quantized:
     smallest, largest = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
     smallest, largest = smallest.clamp(max=0.0), largest.clamp(min=0.0)
     scale = not_zero((largest - smallest) / (high - low))
@@ -68,7 +69,7 @@ def _asymmetric(weight: Tensor, blocks: Tensor, low: int, high: int) -> Quantize
 
 
 def _on_grid(
-    weight: Tensor, blocks: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int
+    weight: Weight, blocks: Blocks, scale: PerBlock, zero: PerBlock | None, low: int, high: int
 ) -> Quantized:
     """Round blocks to codes and back, in pieces that stay in the cache: temporaries of a whole
     weight cost more than the arithmetic.
@@ -87,7 +88,7 @@ def _on_grid(
     return sound(Quantized(codes.reshape(weight.shape), scale, zero, decoded.reshape(weight.shape)))
 
 
-def _over(weights: Tensor, scale: Tensor) -> Tensor:
+def _over(weights: Blocks, scale: PerBlock) -> Blocks:
     """The product of weights and 1 / scale, zeros where the scale is zero.
 
     Of blocks so small that 1 / scale is no float32 a multiple is taken, by a power of two, which
@@ -99,7 +100,7 @@ def _over(weights: Tensor, scale: Tensor) -> Tensor:
 
 
 def _quantized(
-    weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None, decoded: Tensor
+    weight: Weight, codes: Tensor, scale: PerBlock, zero: PerBlock | None, decoded: Blocks
 ) -> Quantized:
     return sound(
         Quantized(
@@ -108,7 +109,7 @@ def _quantized(
     )
 
 
-def nf4(weight: Tensor, *, block: int = 64) -> Quantized:
+def nf4(weight: AnyWeight, *, block: int = 64) -> Quantized:
     """4-bit NormalFloat: the nearest of 16 fixed levels times the largest magnitude of a block of
     consecutive entries.
 
@@ -123,7 +124,7 @@ def nf4(weight: Tensor, *, block: int = 64) -> Quantized:
     return _float_grid(weight, NF4_LEVELS, block)
 
 
-def fp4(weight: Tensor, *, block: int = 64) -> Quantized:
+def fp4(weight: AnyWeight, *, block: int = 64) -> Quantized:
     """4-bit float (sign, two exponent bits, one of mantissa.
 
     Smallest step 1/192) times the block's largest magnitude.
@@ -137,7 +138,7 @@ def fp4(weight: Tensor, *, block: int = 64) -> Quantized:
     return _float_grid(weight, FP4_LEVELS, block)
 
 
-def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quantized:
+def _float_grid(weight: AnyWeight, levels: tuple[float, ...], block: int) -> Quantized:
     flat = numbers(weight).flatten()
     padded = torch.nn.functional.pad(flat, (0, -flat.numel() % block)).view(-1, block)
     scale = not_zero(padded.abs().amax(-1, keepdim=True))
@@ -159,7 +160,7 @@ def _float_grid(weight: Tensor, levels: tuple[float, ...], block: int) -> Quanti
     )
 
 
-def fp8(weight: Tensor, *, block: int = 0) -> Quantized:
+def fp8(weight: Weight, *, block: int = 0) -> Quantized:
     """8-bit float e4m3 (four significant bits, largest 448) times amax / 448 of a row (``block`` 0)
     or of a block of entries.
 
@@ -175,7 +176,7 @@ def fp8(weight: Tensor, *, block: int = 0) -> Quantized:
     return _quantized(weight, rounded.view(torch.int8), scale, None, rounded.float() * scale)
 
 
-def q8_0(weight: Tensor, *, block: int = 32) -> Quantized:
+def q8_0(weight: Weight, *, block: int = 32) -> Quantized:
     """GGUF's Q8_0: codes round(w / s) with s = amax / 127 of a block, decoded with s kept as
     float16.
 
@@ -192,7 +193,7 @@ def q8_0(weight: Tensor, *, block: int = 32) -> Quantized:
     return _quantized(weight, codes, kept, None, codes * kept)
 
 
-def q4_0(weight: Tensor, *, block: int = 32) -> Quantized:
+def q4_0(weight: Weight, *, block: int = 32) -> Quantized:
     """GGUF's Q4_0: the entry of largest magnitude m of a block gets code -8, s = m / -8 is kept as
     float16 and may be negative.
 
@@ -209,7 +210,7 @@ def q4_0(weight: Tensor, *, block: int = 32) -> Quantized:
     return _quantized(weight, codes, kept, None, codes * kept)
 
 
-def cast(weight: Tensor, *, dtype: str = "bfloat16") -> Quantized:
+def cast(weight: AnyWeight, *, dtype: str = "bfloat16") -> Quantized:
     """A narrower float without any scale: what happens to float32 weights that are stored for
     deployment.
 

@@ -2,10 +2,10 @@
 
 import math
 
-from torch import Tensor
+from remnant.functional.shapes import Number, PerText
 
 
-def leaning_mean(losses: Tensor, temperature: float) -> Tensor:
+def leaning_mean(losses: PerText, temperature: float) -> Number:
     """Log-mean-exp, t log mean exp(loss / t), t the temperature: from the mean (as t grows) to the
     greatest (as t goes to 0).
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from remnant.functional.shapes import Indices, Integers, Matrix, Vector
+
 WORD = 32
 # In which order AWQ puts eight columns into a word, the lowest bits first. Source: AutoAWQ,
 # modules/linear/gemm.py.
@@ -11,7 +13,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
-def unpack_rows(packed: Tensor, bits: int) -> Tensor:
+def unpack_rows(packed: Integers, bits: int) -> Integers:
     """[rows, columns] words -> [rows * 32 / bits, columns] integers, the lowest bits first.
 
     >>> unpack_rows(torch.tensor([[0x21]]), 4).flatten().tolist()
@@ -22,14 +24,14 @@ def unpack_rows(packed: Tensor, bits: int) -> Tensor:
     return fields.reshape(-1, packed.shape[1])
 
 
-def unpack_columns(packed: Tensor, bits: int) -> Tensor:
+def unpack_columns(packed: Integers, bits: int) -> Integers:
     """[rows, columns] words -> [rows, columns * 32 / bits] integers, the lowest bits first."""
     return unpack_rows(packed.T, bits).T
 
 
 def gptq(
-    qweight: Tensor, scales: Tensor, zeros: Tensor, groups: Tensor, *, bits: int = 4
-) -> Tensor:
+    qweight: Integers, scales: Matrix, zeros: Integers, groups: Indices, *, bits: int = 4
+) -> Matrix:
     """The weight [out, in] of a layer in GPTQ's files, in float32.
 
     Args:
@@ -49,7 +51,7 @@ def gptq(
     return ((codes - zeros[groups]).float() * scales.float()[groups]).T.contiguous()
 
 
-def awq(qweight: Tensor, scales: Tensor, qzeros: Tensor) -> Tensor:
+def awq(qweight: Integers, scales: Matrix, qzeros: Integers) -> Matrix:
     """The weight [out, in] of a layer in AWQ's files of 4 bits (version "gemm"), in float32.
 
     Args:
@@ -69,7 +71,7 @@ def awq(qweight: Tensor, scales: Tensor, qzeros: Tensor) -> Tensor:
     return ((codes - zeros).float() * wide).T.contiguous()
 
 
-def nvfp4(packed: Tensor, scales: Tensor, shared: Tensor) -> Tensor:
+def nvfp4(packed: Integers, scales: Matrix, shared: Vector) -> Matrix:
     """The weight [out, in] of a layer in NVFP4 as compressed-tensors keeps it, in float32.
 
     Args:
@@ -89,7 +91,7 @@ def nvfp4(packed: Tensor, scales: Tensor, shared: Tensor) -> Tensor:
     return values * (scales.float() / shared.float()).repeat_interleave(each, -1)
 
 
-def _in_order(columns: Tensor) -> Tensor:
+def _in_order(columns: Integers) -> Integers:
     """Columns as they were before AWQ put them into words."""
     back = torch.tensor(AWQ_ORDER, device=columns.device).argsort()
     found: Tensor = columns.unflatten(1, (-1, len(AWQ_ORDER)))[:, :, back].flatten(1)

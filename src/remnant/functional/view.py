@@ -12,6 +12,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from remnant.functional.pieces import RowFunction, Unmade, per_row
+from remnant.functional.shapes import (
+    Labels,
+    Logits,
+    LogProbs,
+    NextMask,
+    NextTokens,
+    PerRow,
+    PerText,
+    PerToken,
+    RowLogits,
+)
 
 IGNORED = -100
 
@@ -30,24 +41,24 @@ class View:
     multiplied by zero.
     """
 
-    given: Tensor | Unmade
-    labels: Tensor
+    given: Logits | Unmade
+    labels: Labels
 
     @cached_property
-    def logits(self) -> Tensor:
+    def logits(self) -> Logits:
         """[B, T, V] all of them at once."""
         return self.given.made() if isinstance(self.given, Unmade) else self.given
 
     @cached_property
-    def mask(self) -> Tensor:
+    def mask(self) -> NextMask:
         """[B, T-1] bool, True where the next token counts."""
         return self.labels[:, 1:] != IGNORED
 
-    def targets(self) -> Tensor:
+    def targets(self) -> NextTokens:
         """[B, T-1] the next tokens; 0 where masked."""
         return self.labels[:, 1:].masked_fill(~self.mask, 0)
 
-    def log_probs(self) -> Tensor:
+    def log_probs(self) -> LogProbs:
         """[B, T-1, V] natural-log probabilities over the vocabulary, uniform where masked."""
         logits = self.logits[:, :-1].float().masked_fill(~self.mask[..., None], 0.0)
         return logits.log_softmax(-1)
@@ -59,7 +70,7 @@ class View:
         found = values.new_zeros(self.mask.shape)
         return found.masked_scatter(self.mask, values)
 
-    def _rows(self) -> Callable[[slice], Tensor]:
+    def _rows(self) -> Callable[[slice], RowLogits]:
         """From places among the tokens that count to their logits [n, V], float32, without
         gradients.
         """
@@ -74,7 +85,7 @@ class View:
         return given.rows(torch.cat([self.mask, ahead], -1))
 
     @cached_property
-    def _token_logp(self) -> Tensor:
+    def _token_logp(self) -> PerToken:
         if isinstance(self.given, Unmade):
             wanted = self.labels[:, 1:][self.mask]
             return self._per_token(
@@ -89,25 +100,25 @@ class View:
         )
         return -loss.view(self.mask.shape)
 
-    def token_logp(self) -> Tensor:
+    def token_logp(self) -> PerToken:
         """[B, T-1] log-probability of each next token in nats, at most 0.
 
         Exactly 0 where masked.
         """
         return self._token_logp
 
-    def num_tokens(self) -> Tensor:
+    def num_tokens(self) -> PerText:
         """[B] how many tokens count, as float."""
         return self.mask.sum(-1).float()
 
-    def seq_logp(self) -> Tensor:
+    def seq_logp(self) -> PerText:
         """[B] log-likelihood of the sequence in nats, at most 0.
 
         0 for a sequence without counted tokens.
         """
         return self.token_logp().sum(-1)
 
-    def mean(self, values: Tensor) -> Tensor:
+    def mean(self, values: PerToken) -> PerText:
         """[B] mean of [B, T-1] values over the tokens that count; 0 where none does."""
         return values.masked_fill(~self.mask, 0.0).sum(-1) / self.num_tokens().clamp(min=1.0)
 
@@ -118,21 +129,21 @@ class View:
         labels[:, 1:] = labels[:, 1:].masked_fill(early, IGNORED)
         return View(self.logits, labels)
 
-    def mean_logp(self) -> Tensor:
+    def mean_logp(self) -> PerText:
         """[B] mean log-probability per counted token in nats.
 
         0 for a sequence without counted tokens.
         """
         return self.seq_logp() / self.num_tokens().clamp(min=1.0)
 
-    def greedy(self) -> Tensor:
+    def greedy(self) -> NextTokens:
         """[B, T-1] the most probable next tokens; whatever where masked."""
         if isinstance(self.given, Unmade):
             with torch.no_grad():
                 return self._per_token(lambda logits, places: logits.argmax(-1))
         return self.logits[:, :-1].argmax(-1)
 
-    def divergence(self, reference: "View") -> Tensor:
+    def divergence(self, reference: "View") -> PerToken:
         """[B, T-1] KL(reference || self) of every next token in nats, at least 0; 0 where masked.
 
         The reference gets no gradient where this is computed in pieces.
@@ -140,7 +151,7 @@ class View:
         if isinstance(self.given, Unmade):
             known = reference._rows()
 
-            def kl(logits: Tensor, places: slice) -> Tensor:
+            def kl(logits: RowLogits, places: slice) -> PerRow:
                 ref, own = known(places).log_softmax(-1), logits.log_softmax(-1)
                 return (ref.exp() * (ref - own)).sum(-1)
 

@@ -1,16 +1,16 @@
 """Rules on weights: how a value is rounded when it is stored, and which of them may move."""
 
 import torch
-from torch import Tensor
 
+from remnant.functional.shapes import AnyMask, AnyWeight
 from remnant.functional.survival import movable_below
 
 
 def stochastic_round(
-    weight: Tensor,
+    weight: AnyWeight,
     generator: torch.Generator | None = None,
     rows: tuple[int, slice] | None = None,
-) -> Tensor:
+) -> AnyWeight:
     """Round float32 to bfloat16, up or down with probability by distance, so that the expectation
     is the value itself.
 
@@ -32,7 +32,7 @@ def stochastic_round(
     return torch.where(weight.isfinite(), rounded, weight).to(torch.bfloat16)
 
 
-def movable(weight: Tensor, rate: float) -> Tensor:
+def movable(weight: AnyWeight, rate: float) -> AnyMask:
     """True where a step of this size moves a weight that is kept in bfloat16. Bool, same shape.
 
     >>> movable(torch.tensor([0.5, 0.01]), 6e-5).tolist()
@@ -41,7 +41,7 @@ def movable(weight: Tensor, rate: float) -> Tensor:
     return weight.abs() < movable_below(rate)
 
 
-def at_least_percentile(scores: Tensor, percentile: float) -> Tensor:
+def at_least_percentile(scores: AnyWeight, percentile: float) -> AnyMask:
     """True where a score is at least the given percentile of all scores (linear interpolation).
 
     Bool, shape of ``scores``.
