@@ -147,10 +147,9 @@ def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
     "name",
     [
         "bnb-nf4",
-        "ct-w4a16",
         *(
             pytest.param(n, marks=pytest.mark.slow)
-            for n in ("bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic")
+            for n in ("ct-w4a16", "bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic")
         ),
     ],
 )

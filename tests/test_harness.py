@@ -50,6 +50,7 @@ def test_choice_equals_likelihoods_by_hand(
     assert 0 < sum(found) < len(found)
 
 
+@pytest.mark.slow
 def test_an_unknown_task_and_a_missing_harness_are_one_sentence(
     corpus: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,9 +54,10 @@ from remnant.testing import tiny_model
 from tests.conftest import silent, unheard
 
 generate: Any = GenerationMixin.generate
-FORMS = ["llama", "qwen3", "gemma3_text", "mistral", "gpt2", "gpt_neox", "mixtral"]
-# A second mixture of experts, among the slow tests.
-SLOW_FORMS = [pytest.param("qwen3_moe", marks=pytest.mark.slow)]
+FORMS = ["llama", "gemma3_text", "gpt2", "gpt_neox", "mixtral"]
+# Near relatives of these, among the slow tests.
+SLOW = ("qwen3", "mistral", "qwen3_moe")
+SLOW_FORMS = [pytest.param(form, marks=pytest.mark.slow) for form in SLOW]
 Save = Callable[[PreTrainedModel, str], Path]
 
 

@@ -156,7 +156,7 @@ def test_heads_are_sliced_where_they_are() -> None:
     ("unit", "weights"),
     [
         ("module", "bf16"),
-        ("weight", "fp32"),
+        pytest.param("weight", "fp32", marks=pytest.mark.slow),
         pytest.param("module", "fp32", marks=pytest.mark.slow),
         pytest.param("module", "bf16-stochastic-rounding", marks=pytest.mark.slow),
         pytest.param("layer", "fp32", marks=pytest.mark.slow),

@@ -132,9 +132,8 @@ def choose(
         if before.keys() - found[form].keys():
             continue
         more = {i: found[form][i].recall - score.recall for i, score in sorted(before.items())}
-        gain = bootstrap_mean(
-            np.array(list(more.values())), RESAMPLES, SEED, 1 - 0.05 / len(others)
-        )
+        gains = np.array(list(more.values()), dtype=float)
+        gain = bootstrap_mean(gains, RESAMPLES, SEED, 1 - 0.05 / len(others))
         hides = sum(more[i] for i in more.keys() & set(forget)) < 0
         if gain and gain.low > 0 and gain.value > best.gain[0] and not hides:
             best = Choice(form, (gain.value, gain.low, gain.high))

@@ -150,7 +150,12 @@ def _target(given: Given) -> dict[str, Tensor]:
                 f"The target has no weight {m.name} of shape {tuple(m.read().shape)}.",
                 "Give the model that this one was unlearned from.",
             )
-    return {m.name: found[m.name].to(m.parameter.device) for m in given.chosen}
+    return {m.name: _as_rows(found[m.name].to(m.parameter.device)) for m in given.chosen}
+
+
+def _as_rows(weight: Tensor) -> Tensor:
+    """A weight as functions take it: a vector is one row."""
+    return weight if weight.ndim > 1 else weight[None]
 
 
 # What a transform may read of the whole model, and the values of every weight by its name.
@@ -204,7 +209,7 @@ def _one(
 ) -> Quantized | None:
     """Change one weight; its codes, if the function gives any."""
     weight = matrix.read().float()
-    values = {**offered, "weight": weight if weight.ndim > 1 else weight[None]}
+    values = {**offered, "weight": _as_rows(weight)}
     try:
         found = function(*(values[name] for name in method.reads), **method.params)
     except Indivisible:
