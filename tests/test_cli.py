@@ -535,6 +535,7 @@ def test_score_refuses_what_would_count_twice_and_impossible_references(tmp_path
     refused(call("score", score_lines(tmp_path, line, line)), "a second time")
     refused(call("score", score_lines(tmp_path, line), "--auc-retrain", 0), "reference AUC")
     refused(call("score", tmp_path / "none.jsonl"), "does not exist")
+    refused(call("run", "none"), "comes with Remnant: demo, demo-full")
     refused(call("score", score_lines(tmp_path)), "holds no line")
     refused(
         call("score", score_lines(tmp_path, line), "--json", tmp_path / "no" / "out.json"),

@@ -362,9 +362,18 @@ def exit_code(outcomes: AbstractSet[str]) -> int:
 
 
 def sweep_path(name: str) -> Path:
-    """A sweep file by its path, or one that comes with Remnant by its name."""
-    packaged = Path(str(resources.files("remnant"))) / "sweeps" / f"{name}.toml"
-    return packaged if packaged.is_file() and not Path(name).exists() else Path(name)
+    """A sweep file by its path, or one that comes with Remnant by its name.
+
+    Raises:
+        UserError: there is neither.
+    """
+    packaged = {p.stem: p for p in Path(str(resources.files("remnant"))).glob("sweeps/*.toml")}
+    if not Path(name).exists() and name not in packaged:
+        raise UserError(
+            f"The sweep {name} does not exist.",
+            f"Name a TOML file, or one that comes with Remnant: {', '.join(sorted(packaged))}.",
+        )
+    return Path(name) if Path(name).exists() else packaged[name]
 
 
 def run(
