@@ -158,6 +158,12 @@ and `transform --use`, and in chains (`prune20+int4`).
 
 {transforms()}
 
+`taskvector` is a method of its own, in two commands: the target learns the forget text once more,
+and what that adds is taken off it.
+
+    remnant train CORPUS --base TARGET --set 'splits=["forget"]' --set passes=5
+    remnant transform REINFORCED --use taskvector5 --target TARGET
+
 ## Metrics
 
 Times 100, with 95 % bootstrap intervals. Groups: {groups}. An attack also gives `NAME_tpr`, the

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
-from remnant.functional.mixing import mix
+from remnant.functional.mixing import mix, task_vector
 from remnant.methods import step
 from remnant.model.load import open_model
 from remnant.stages import transform
@@ -75,3 +75,27 @@ def test_a_part_of_the_model_may_be_left_alone(
 def test_a_share_beyond_the_ends_is_refused(share: float) -> None:
     with pytest.raises(UserError):
         step("mix", {"params": {"share": share}})
+
+
+def test_a_task_vector_is_taken_off_in_float32() -> None:
+    target = drawn(0)
+    learned = target + 1e-5 * drawn(1)
+    assert torch.equal(task_vector(learned, target, scale=0.0), target)
+    slowly = target.double() - 5.0 * (learned.double() - target.double())
+    assert torch.allclose(task_vector(learned, target, scale=5.0).double(), slowly, atol=1e-6)
+    with pytest.raises(ValueError, match="not finite"):
+        task_vector(learned, target / 0)
+
+
+def test_the_target_less_what_the_forget_text_adds_to_it(
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    folder_of: Callable[[PreTrainedModel, str], Path],
+) -> None:
+    target, learned = (tiny_model(vocab=len(tokenizer), seed=seed) for seed in (0, 1))
+    inputs = {"model": folder_of(learned, "m"), "target": folder_of(target, "t")}
+    transform.run(step("taskvector2").spec, inputs, tmp_path, silent)
+    found = dict(open_model(str(tmp_path)).named_parameters())
+    plain = dict(learned.named_parameters())
+    for name, own in target.named_parameters():
+        assert torch.allclose(found[name], own - 2 * (plain[name] - own), atol=1e-6)

@@ -15,8 +15,9 @@ from remnant.transforms.mixing import MIX
 from remnant.transforms.noise import NOISE
 from remnant.transforms.pruning import PRUNE, WANDA
 from remnant.transforms.relearning import RELEARN
+from remnant.transforms.task_vector import TASK_VECTOR
 
-_OWN: tuple[Transform[Any], ...] = (PRUNE, WANDA, NOISE, MIX, RELEARN)
+_OWN: tuple[Transform[Any], ...] = (PRUNE, WANDA, NOISE, MIX, TASK_VECTOR, RELEARN)
 TRANSFORMS: Mapping[str, Kind] = {**formats.FORMATS, **{found.key: found for found in _OWN}}
 NAMES = tuple(name for found in TRANSFORMS.values() for name in found.names)
 
