@@ -29,7 +29,7 @@ def mix(weight: AnyWeight, target: AnyWeight, *, share: float = 0.5) -> AnyWeigh
 
 
 def task_vector(weight: AnyWeight, target: AnyWeight, *, scale: float = 1.0) -> AnyWeight:
-    """t - a (w - t): from the target's weight away from what learning the text once more made of it.
+    """T - a (w - t): from the target's weight away from what learning the text once more made of it.
 
     Args:
         weight: of the target trained further on the forget text, any shape and float type.
