@@ -29,7 +29,7 @@ def mix(weight: AnyWeight, target: AnyWeight, *, share: float = 0.5) -> AnyWeigh
 
 
 def task_vector(weight: AnyWeight, target: AnyWeight, *, scale: float = 1.0) -> AnyWeight:
-    """T - a (w - t): from the target's weight away from what learning the text once more made of it.
+    """The target t less a times what learning the text once more added to it: t - a (w - t).
 
     Args:
         weight: of the target trained further on the forget text, any shape and float type.
