@@ -72,6 +72,7 @@ RANKS = {
     "cli_pipeline": 12,
     "pipeline": 13,
     "deletion": 13,
+    "alternatives": 13,
     "cli_forget": 14,
     "cli": 15,
     "__main__": 16,

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from remnant import __version__, cli_pipeline
-from remnant.cli_forget import forget
+from remnant.cli_forget import alternatives, forget
 from remnant.errors import UserError
 from remnant.guard import done as _done
 from remnant.guard import guarded as _guarded
@@ -551,6 +551,7 @@ def check(file: str) -> int | None:
 
 
 main.add_command(forget)
+main.add_command(alternatives)
 for command in cli_pipeline.COMMANDS:
     main.command()(_guarded(command))
 

@@ -1,4 +1,6 @@
-"""The command for a deletion request: remnant forget."""
+"""The commands for a deletion request, remnant forget, and for what a method may prefer to the
+truth, remnant alternatives.
+"""
 
 import importlib
 import re
@@ -7,7 +9,7 @@ from typing import Any
 
 import click
 
-from remnant.guard import guarded, store_at
+from remnant.guard import done, guarded, store_at
 from remnant.options import set_option, store_option, trust_option, verify_option
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -66,3 +68,23 @@ def forget(model: str, out: Path, budget: float, store_path: str, **given: Any) 
     request = deletion.Request(model, texts, given["retrain"], given["deploy"])
     code: int = deletion.run(request, out, store_at(store_path), budget, given["settings"])
     return code
+
+
+@click.command()
+@click.argument("target")
+@click.option("--data", required=True, help="The prepared corpus, whose questions are asked.")
+@click.option("--each", type=click.IntRange(1), default=5, show_default=True, help="Answers each.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the samples.")
+@click.option("-o", "--out", required=True, type=Path, help="A new file (.json) for them.")
+@trust_option
+@store_option
+@guarded
+def alternatives(
+    target: str, data: str, each: int, seed: int, out: Path, store_path: str
+) -> int | None:
+    """Let a model invent other answers to the forget questions, which AltPO prefers to the truth.
+
+    Interrupted, the same command goes on.
+    """
+    room = "remnant.alternatives"
+    return done("run", target, data, out, store_at(store_path), (each, seed), room=room)

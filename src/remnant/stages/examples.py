@@ -47,7 +47,7 @@ def read_examples(
             "forget": _documents(spec, tokenizer, corpus, ("forget",)),
             "retain": _documents(spec, tokenizer, corpus, spec.retain or ("retain1",)),
         }
-    items = {side: _questions(side, tokenizer, corpus, manner)[0] for side in QUESTIONS}
+    items = {side: questions_about(side, tokenizer, corpus, manner) for side in QUESTIONS}
     items["retain"] = [item for item in items["retain"] if item.half == "dev"]
     for side, found in items.items():
         pools[side] = Pool([_answered(spec, tokenizer, item, item.truth) for item in found])
@@ -73,6 +73,17 @@ def questions_of(
         for item in chain.from_iterable(_questions(side, tokenizer, corpus, Manner(spec.form))):
             found.setdefault(item.question, _example(spec, tokenizer, item, item.truth))
     return list(found.values())
+
+
+def questions_about(
+    side: str, tokenizer: PreTrainedTokenizerBase, corpus: Path, manner: Manner = AS_PUBLISHED
+) -> list[Item]:
+    """The questions about a side, in the order in which lists of alternatives belong to them.
+
+    Raises:
+        UserError: the corpus has none.
+    """
+    return _questions(side, tokenizer, corpus, manner)[0]
 
 
 def _documents(
