@@ -104,7 +104,7 @@ COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 # Nodes of the syntax tree on a line: the libraries that are pleasant to read have 4 to 5.
 MEDIAN_OF_A_LINE = 7
 # Nodes of the tests over those of the source.
-SHARE_OF_TESTS = 0.75
+SHARE_OF_TESTS = 0.8
 MOST_ANY, MOST_IGNORED = 10, 10
 MOST_STAYS = 4
 IGNORES = "# type: " + "ignore"
