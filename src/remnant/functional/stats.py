@@ -178,11 +178,7 @@ def auc_draws(pairs: Sequence[tuple[Array, Array]], resamples: int, seed: int) -
 
 
 def bootstrap_ratio(
-    parts: tuple[Array, ...],
-    of: Callable[..., Array],
-    resamples: int,
-    seed: int,
-    level: float = 0.95,
+    parts: tuple[Array, ...], of: Callable[..., Array], resamples: int, seed: int
 ) -> Interval | None:
     """A function of the means of several aligned columns (same items, same order), all resampled
     together.
@@ -191,8 +187,53 @@ def bootstrap_ratio(
     """
     if not len(parts[0]):
         return None
+    draws = ratio_draws(parts, of, resamples, seed)
+    return interval(float(draws[0]), draws[1:])
+
+
+def ratio_draws(
+    parts: tuple[Array, ...], of: Callable[..., Array], resamples: int, seed: int
+) -> Array:
+    """[1 + resamples] what ``bootstrap_ratio`` is made of: the number itself, then resampled.
+
+    Columns of equally many items are resampled alike under one seed, so that the draws of several
+    metrics of the same items belong together.
+    """
     (index,) = resampled((len(parts[0]),), resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = of(*(np.array([p.mean()]) for p in parts))
         draws = of(*(p[index].mean(-1) for p in parts))
-    return interval(float(value[0]), draws, level)
+    return np.concatenate([value, draws])
+
+
+def simultaneous(draws: Array, level: float = 0.95) -> list[Interval]:
+    """Intervals of several numbers that all hold together with ``level``.
+
+    The maximum is bootstrapped: how far the farthest of all numbers lies from its own value, in
+    standard deviations of that number. Each interval reaches so far to both sides. Numbers that
+    move together cost nothing, independent ones as much as Bonferroni's correction. Ends of
+    quantiles, which that one takes, lie far too near for skewed scores (`make verdict-check`).
+
+    Args:
+        draws: [numbers, 1 + draws]: each number, then resampled, the items drawn once for all
+            numbers. Draws that are not finite are left out.
+        level: of all together, 0 to 1.
+
+    Source: Romano and Wolf 2005 (Econometrica 73, 1237), section 4: the studentized maximum.
+    Differs from the source in that the deviation is that of the draws.
+
+    >>> rows = np.random.default_rng(0).normal(size=(1, 4001)) * [[1.0], [2.0], [3.0]]
+    >>> [round((i.high - i.value) / scale, 1) for i, scale in zip(simultaneous(rows), (1, 2, 3))]
+    [2.0, 2.0, 2.0]
+    """
+    if not len(draws):
+        return []
+    values = draws[:, :1]
+    spread = np.nanstd(np.where(np.isfinite(draws), draws, np.nan)[:, 1:], axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.nan_to_num(np.abs(draws[:, 1:] - values) / spread, nan=0.0, posinf=0.0)
+    reach = np.quantile(away.max(axis=0), level) * spread[:, 0]
+    return [
+        Interval(float(v), float(v - r), float(v + r))
+        for v, r in zip(values[:, 0], reach, strict=True)
+    ]

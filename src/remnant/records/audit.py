@@ -90,7 +90,7 @@ class Evidence(Variant):
     """What one test that is stronger than plain asking says of one variant of a model.
 
     ``kind``: given beginning, samples, probability per token, membership or answers. ``left``:
-    value and simultaneous interval on the way from the model that never read the text (0) to the
+    value and 95 % interval on the way from the model that never read the text (0) to the
     target (1); None where the test was not measured or has no power. ``said``: the same in words,
     or what is missing. ``items``: how many it was measured on. ``would_decide``: how many might,
     where it is undecided. "lost": it was measured, but not rightly in all models; "not measured":

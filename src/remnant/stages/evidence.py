@@ -6,18 +6,18 @@ Every test compares three models on the same items: the target (1), one that nev
 (0), and the one that is judged. A test counts only where target and never-read model differ (it has
 power). It is silent where its 95 % interval lies within the limit: as every test must be silent for
 a pass, no correction is needed for that. It tells where an interval that is simultaneous over all
-tests (Bonferroni) excludes the never-read model: as one telling test is enough, that one is
-corrected.
+tests (the bootstrap of the maximum) excludes the never-read model: as one telling test is enough,
+that one is corrected.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from remnant.corpus import ITEM_SETS, METRICS, is_beside, needed, set_of
 from remnant.functional.segments import words
-from remnant.functional.stats import Interval, auc_draws, interval
+from remnant.functional.stats import Interval, auc_draws, interval, simultaneous
 from remnant.methods import writes
 from remnant.metrics import EXACT, KINDS_BY, MEMBERS, MEMBERSHIP, MORE, OTHERS, Access, Column, Kind
 from remnant.records import Evidence, Rule, Says, Variant
@@ -31,7 +31,7 @@ from remnant.stages.lineup import (
     aligned,
     gap,
     lacking,
-    left,
+    left_draws,
     lost_in_all,
     unmeasured,
     way,
@@ -53,21 +53,24 @@ SAME = 1e-3
 
 def weigh(trio: Trio, variant: Variant, rule: Rule) -> list[Evidence]:
     """What every test says of one variant of a model."""
-    tests = tests_of(trio, rule.access)
-    level = 1 - 0.05 / sum(map(len, tests.values()))
+    seen: list[tuple[str, str, Said | Drawn]] = []
+    for kind, columns in tests_of(trio, rule.access).items():
+        for test in columns:
+            membership = kind == MEMBERSHIP
+            found = _membership(trio, test.metric, rule) if membership else _items(trio, test, rule)
+            seen.append((kind, str(test), found))
+    seen += [(ANSWERS, name, habit) for name, habit in _habits(trio).items()]
+    drawn = [row for _, _, found in seen if isinstance(found, Drawn) for row in found.rows]
+    together = iter(simultaneous(np.array(drawn)))
 
-    def say(kind: Kind, test: Column) -> Said:
-        if kind == MEMBERSHIP:
-            return _membership(trio, test.metric, rule, level)
-        return _items(trio, test, rule, level)
+    def say(found: Said | Drawn) -> Said:
+        if not isinstance(found, Drawn):
+            return found
+        return _decided(found, [next(together) for _ in found.rows])
 
-    said: list[tuple[str, str, Said]] = []
-    for kind, columns in tests.items():
-        said += [(kind, str(test), say(kind, test)) for test in columns]
-    said += [(ANSWERS, name, habit) for name, habit in _habits(trio).items()]
     return [
-        _evidence({**dict(variant), "kind": kind, "test": test}, *found)
-        for kind, test, found in said
+        _evidence({**dict(variant), "kind": kind, "test": test}, *say(found))
+        for kind, test, found in seen
     ]
 
 
@@ -107,7 +110,24 @@ Said = (
 )
 
 
-def _items(trio: Trio, column: Column, rule: Rule, level: float) -> Said:
+class Drawn(NamedTuple):
+    """What a test with power found, before all tests are judged together.
+
+    ``rows``: each [1 + resamples], how far the judged model is from unread (0) to target (1), then
+    the same of the spread, where a test has one. ``interval``: of the first by itself, 95 %.
+    ``most``: how much it may tell.
+    """
+
+    test: str
+    way: str
+    rows: tuple[Array, ...]
+    interval: Interval
+    items: int
+    most: float
+    two_sided: bool = False
+
+
+def _items(trio: Trio, column: Column, rule: Rule) -> Said | Drawn:
     """A test whose items have a number each."""
     if all(s.items(column) <= lost_in_all(trio, column) for s in trio.sheets):
         return "not measured", f"{column} was not measured"
@@ -116,18 +136,9 @@ def _items(trio: Trio, column: Column, rule: Rule, level: float) -> Said:
             trio.unlearned.items(column) - lost_in_all(trio, column)
         ) < rule.min_items and not unmeasured(trio, column)
         return "not measured" if few else "lost", reason
-    apart, found, all_ = (
-        gap(trio, column, rule),
-        left(trio, column, rule),
-        left(trio, column, rule, level),
-    )
-    if (
-        apart is None
-        or found is None
-        or all_ is None
-        or apart.low <= 0
-        or 100 * apart.value < rule.min_gap
-    ):
+    apart, draws = gap(trio, column, rule), left_draws(trio, column, rule)
+    found = interval(draws[0], draws[1:])
+    if apart is None or found is None or apart.low <= 0 or 100 * apart.value < rule.min_gap:
         if more := above_both(trio, column, rule):
             return (
                 "tells",
@@ -140,16 +151,17 @@ def _items(trio: Trio, column: Column, rule: Rule, level: float) -> Said:
             "no power",
             f"{column} does not tell the target from a model that never read the text",
         )
-    return _decided(
-        (str(column), way(trio)),
+    return Drawn(
+        str(column),
+        way(trio),
+        (draws,),
         found,
-        all_,
         len(aligned(trio.sheets, column)[0]),
         rule.max_told if trio.retrain else rule.max_retained,
     )
 
 
-def _membership(trio: Trio, name: str, rule: Rule, level: float) -> Said:
+def _membership(trio: Trio, name: str, rule: Rule) -> Said | Drawn:
     """How well forget text is told from text that was never read.
 
     Both below and above chance tell it.
@@ -175,13 +187,11 @@ def _membership(trio: Trio, name: str, rule: Rule, level: float) -> Said:
         auc_draws([_from_middle(p) for p in pairs], rule.resamples, rule.seed),
         control=trio.retrain is not None,
     )
-    wide, power = interval(spread[0], spread[1:], level), interval(room[0], room[1:])
-    distance = interval(apart[0], apart[1:])
-    found, all_ = (interval(share[0], share[1:], at) for at in (0.95, level))
+    power, distance = interval(room[0], room[1:]), interval(apart[0], apart[1:])
+    found = interval(share[0], share[1:])
     if (
         distance is None
         or found is None
-        or all_ is None
         or distance.low <= 0
         or 100 * distance.value < rule.min_gap
     ):
@@ -189,20 +199,10 @@ def _membership(trio: Trio, name: str, rule: Rule, level: float) -> Said:
             "no power",
             f"membership by {name} does not tell the target from a model that never read the text",
         )
-    if wide and power and power.low > 0 and wide.value > rule.max_told and wide.low > 0:
-        shown = (
-            f"membership by {name}: the spread of forget text is at {wide.value:.0%} of the way "
-            "from unread to target"
-        )
-        return "tells", shown, wide, sum(len(c[0]) for c in columns.values())
-    return _decided(
-        (f"membership by {name}", FROM_UNREAD),
-        found,
-        all_,
-        sum(len(c[0]) for c in columns.values()),
-        rule.max_told,
-        two_sided=True,
-    )
+    wide = interval(spread[0], spread[1:]) if power and power.low > 0 else None
+    rows = (share, spread) if wide else (share,)
+    items = sum(len(c[0]) for c in columns.values())
+    return Drawn(f"membership by {name}", FROM_UNREAD, rows, found, items, rule.max_told, True)
 
 
 def _way(draws: Array, *, control: bool) -> tuple[Array, Array]:
@@ -223,27 +223,23 @@ def _from_middle(pair: tuple[Array, Array]) -> tuple[Array, Array]:
     return -np.abs(pair[0] - middle), -np.abs(pair[1] - middle)
 
 
-def _decided(
-    about: tuple[str, str],
-    found: Interval,
-    simultaneous: Interval,
-    n: int,
-    most: float,
-    *,
-    two_sided: bool = False,
-) -> Said:
-    """What one test says.
+def _decided(drawn: Drawn, together: Sequence[Interval]) -> Said:
+    """What one test says, by the interval of its own and those that are simultaneous over all.
 
-    Whether what a test finds is above what it may, below it with its whole interval, or neither.
+    Whether what it finds is above what it may, below it with its whole interval, or neither.
 
     Without a never-read model the way is counted from nothing, so that as much is allowed as plain
     asking may find; membership is counted from chance.
     """
-    high = max(found.high, -found.low) if two_sided else found.high
-    shown = f"{about[0]} at {found.value:.0%} {about[1]} [{found.low:.0%}, {found.high:.0%}]"
-    if found.value > most and simultaneous.low > 0:
+    found, n, most = drawn.interval, drawn.items, drawn.most
+    if wide := next((w for w in together[1:] if w.value > most and w.low > 0), None):
+        shown = f"the spread of forget text is at {wide.value:.0%} {drawn.way}"
+        return "tells", f"{drawn.test}: {shown}", wide, n
+    high = max(found.high, -found.low) if drawn.two_sided else found.high
+    shown = f"{drawn.test} at {found.value:.0%} {drawn.way} [{found.low:.0%}, {found.high:.0%}]"
+    if found.value > most and together[0].low > 0:
         return "tells", shown, found, n
-    if two_sided and found.value < -most and simultaneous.high < 0:
+    if drawn.two_sided and found.value < -most and together[0].high < 0:
         return (
             "tells",
             f"{shown}, beyond unread: the text was pushed away, which tells it too",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remnant.corpus import METRICS
-from remnant.functional.stats import Interval, bootstrap_ratio
+from remnant.functional.stats import Interval, bootstrap_ratio, ratio_draws
 from remnant.metrics import Column
 from remnant.records import FULL, Rule, Variant
 from remnant.stages.cells import Sheet, table_of
@@ -99,11 +99,7 @@ def chance_of(column: Column) -> float:
 
 
 def ratio(
-    rule: Rule,
-    column: Column,
-    sheets: list[Sheet | None],
-    of: Callable[..., Array],
-    level: float = 0.95,
+    rule: Rule, column: Column, sheets: list[Sheet | None], of: Callable[..., Array]
 ) -> Interval | None:
     """A function of the means of one metric of several models, over the items that all have.
 
@@ -112,26 +108,35 @@ def ratio(
     if any(s is None for s in sheets):
         return None
     return bootstrap_ratio(
-        aligned([s for s in sheets if s is not None], column), of, rule.resamples, rule.seed, level
+        aligned([s for s in sheets if s is not None], column), of, rule.resamples, rule.seed
     )
 
 
-def left(trio: Trio, column: Column, rule: Rule, level: float = 0.95) -> Interval | None:
+def left(trio: Trio, column: Column, rule: Rule) -> Interval | None:
     """How much is left: 1 at the target, 0 at the model that never read the text (at no knowledge,
     where there is none).
     """
+    return ratio(rule, column, list(trio.sheets), _left_of(trio))
+
+
+def left_draws(trio: Trio, column: Column, rule: Rule) -> Array:
+    """[1 + resamples] what ``left`` is made of."""
+    return ratio_draws(aligned(trio.sheets, column), _left_of(trio), rule.resamples, rule.seed)
+
+
+def _left_of(trio: Trio) -> Callable[..., Array]:
     if trio.retrain is None:
-        return ratio(rule, column, [trio.target, trio.unlearned], lambda t, u: u / t, level)
-    return ratio(rule, column, list(trio), lambda t, u, r: (u - r) / (t - r), level)
+        return lambda t, u: u / t
+    return lambda t, u, r: (u - r) / (t - r)
 
 
-def gap(trio: Trio, column: Column, rule: Rule, level: float = 0.95) -> Interval | None:
+def gap(trio: Trio, column: Column, rule: Rule) -> Interval | None:
     """By how much the target is above the model that never read the text (above nothing), as a
     share.
     """
     if trio.retrain is None:
-        return ratio(rule, column, [trio.target], lambda t: t, level)
-    return ratio(rule, column, [trio.target, trio.retrain], lambda t, r: t - r, level)
+        return ratio(rule, column, [trio.target], lambda t: t)
+    return ratio(rule, column, [trio.target, trio.retrain], lambda t, r: t - r)
 
 
 def above_both(trio: Trio, column: Column, rule: Rule) -> Interval | None:
