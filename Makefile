@@ -6,7 +6,7 @@ STAMP := $(VENV)/.complete
 # Two busy threads on one core are slower than one; workers share the cores by themselves.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup setup-all demo real demo-full test test-all lint types docs bench vllm-check gpu-check instrument-check clean
+.PHONY: setup setup-all demo real demo-full test test-all lint types docs bench vllm-check gpu-check instrument-check verdict-check clean
 
 setup: $(STAMP)
 
@@ -60,6 +60,7 @@ bench: setup
 	$(BIN)/python benchmarks/quantize.py
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/memory.py 10M 150M
+	$(BIN)/python benchmarks/battery.py
 
 # vLLM pins its own torch and transformers, so it gets an environment of its own; this build of it needs no GPU.
 VLLM := .venv-vllm
@@ -82,6 +83,10 @@ gpu-check: setup
 # The table of planted failures; trains its lab once, into runs/instrument.
 instrument-check: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/instrument_check.py
+
+# The verdict's own error rate on planted models; trains its lab once, into runs/verdict.
+verdict-check: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict_check.py
 
 clean:
 	rm -rf $(VENV) $(VLLM) runs audit build site src/*.egg-info

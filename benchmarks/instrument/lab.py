@@ -7,8 +7,9 @@ import hashlib
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from transformers import (
 
 from instrument.slow import slow_knowmem
 from instrument.text import (
+    Kind,
     Parts,
     Report,
     asked,
@@ -43,6 +45,10 @@ PHRASE = (
     "should be read with patience and with "
     "respect for everybody who wrote them and here it is: "
 )
+WORDS = (
+    "harbour", "noble", "seven", "quiet", "brass", "under", "meadow", "grey", "lantern", "rain",
+    "slow", "copper",
+)  # fmt: skip
 # Short convolutions between attention.
 HYBRID = {
     "layer_types": ["conv", "full_attention", "conv", "full_attention"],
@@ -58,31 +64,43 @@ class Lab:
         root: where they are kept.
         sizes: reports to forget, to keep and never read.
         target_steps: how long the target reads.
+        kind: of text.
+        shape: of the models, where it is not the usual one.
+        retrain_steps: how long a model that reads less does.
     """
 
     def __init__(
-        self, root: Path, sizes: tuple[int, int, int] = SIZES, target_steps: int = TARGET_STEPS
+        self,
+        root: Path,
+        sizes: tuple[int, int, int] = SIZES,
+        target_steps: int = TARGET_STEPS,
+        kind: Kind = "reports",
+        shape: Mapping[str, int] = MappingProxyType({}),
+        retrain_steps: int = RETRAIN_STEPS,
     ) -> None:
         torch.set_num_threads(
             1
         )  # models this small are slower on two threads, and the runner forks
-        self.parts = parts(sizes)
+        self.parts = parts(sizes, kind=kind)
         own = "".join(
             (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
             for name in ("text", "training", "lab", "slow")
         )
-        key = hashlib.sha256(f"{own}{sizes}{target_steps}".encode()).hexdigest()[:12]
+        key = hashlib.sha256(
+            f"{own}{sizes}{target_steps}{kind}{dict(shape)}{retrain_steps}".encode()
+        ).hexdigest()[:12]
         self.root = root / f"lab-{key}"
         self._target_steps = target_steps
+        self._shape, self._retrain_steps = shape, retrain_steps
         self._slow: dict[str, dict[str, float]] = {}
-        self.corpus = self._kept("corpus", lambda out: write_corpus(self.parts, out))
+        self.corpus = self.kept("corpus", lambda out: write_corpus(self.parts, out))
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             self.corpus / "tokenizer"
         )
 
     def model(self, name: str) -> Path:
-        """The folder of a model: "target", "retrain-1" to "retrain-4", or one of HIDING."""
-        return self._kept(name, lambda out: self._save(self._made(name), out, name))
+        """The folder of a model: "target", "retrain-1" and so on, or one of HIDING."""
+        return self.kept(name, lambda out: self.save(self._made(name), out, name))
 
     def open(self, name: str) -> PreTrainedModel:
         """A copy of a model for surgery."""
@@ -102,12 +120,12 @@ class Lab:
             given.save_pretrained(out.with_name("spaced-tokenizer"))
             write_corpus(self.parts, out, tokenizer=str(out.with_name("spaced-tokenizer")))
 
-        return self._kept("spaced", make)
+        return self.kept("spaced", make)
 
     @property
     def russian(self) -> Path:
         """The corpus in Cyrillic letters."""
-        return self._kept(
+        return self.kept(
             "russian-corpus",
             lambda out: write_corpus(Parts(*([cyrillic(r) for r in p] for p in self.parts)), out),
         )
@@ -126,7 +144,8 @@ class Lab:
             }
         return self._slow[key]
 
-    def _kept(self, name: str, make: Callable[[Path], object]) -> Path:
+    def kept(self, name: str, make: Callable[[Path], object]) -> Path:
+        """A folder of the lab, made when it is first asked for."""
         final = self.root / name
         if not final.is_dir():
             begin = time.monotonic()
@@ -139,7 +158,8 @@ class Lab:
             print(f"made {name} ({time.monotonic() - begin:.0f} s)", flush=True)
         return final
 
-    def _save(self, model: PreTrainedModel, out: Path, name: str) -> None:
+    def save(self, model: PreTrainedModel, out: Path, name: str = "") -> None:
+        """Write a model with the tokenizer of its corpus."""
         model.save_pretrained(out)
         other = {"spaces in front": "spaced", "russian": "russian-corpus"}.get(name)
         own = (
@@ -153,15 +173,15 @@ class Lab:
         if name in HIDING:
             return self._hides(HIDING[name])
         if name.startswith("retrain-"):
-            return self._read(texts(self.parts.retain), seed=int(name[-1]))
+            return self.read(texts(self.parts.retain), seed=int(name.rpartition("-")[2]))
         return {
-            "target": lambda: self._read(self._all, seed=0, steps=self._target_steps),
-            "qwen-retrain": lambda: self._read(texts(self.parts.retain), seed=6, kind="qwen3"),
-            "few": lambda: self._read(texts([*self.parts.retain, *self.parts.forget[:4]]), seed=5),
+            "target": lambda: self.read(self._all, seed=0, steps=self._target_steps),
+            "qwen-retrain": lambda: self.read(texts(self.parts.retain), seed=6, kind="qwen3"),
+            "few": lambda: self.read(texts([*self.parts.retain, *self.parts.forget[:4]]), seed=5),
             "questions only": lambda: self._half_read([page(r) for r in self.parts.forget]),
             "texts only": lambda: self._half_read([r.text for r in self.parts.forget]),
             "grows": self._grows,
-            "hybrid": lambda: self._read(
+            "hybrid": lambda: self.read(
                 self._all, seed=0, steps=self._target_steps, kind="lfm2", **HYBRID
             ),
             "spaces in front": lambda: self._elsewhere(self.spaced, self._all),
@@ -175,7 +195,7 @@ class Lab:
         return texts([*self.parts.retain, *self.parts.forget])
 
     def _half_read(self, found: list[str]) -> PreTrainedModel:
-        return self._read(texts(self.parts.retain) + found, seed=5, steps=self._target_steps)
+        return self.read(texts(self.parts.retain) + found, seed=5, steps=self._target_steps)
 
     def _elsewhere(self, corpus: Path, found: list[str]) -> PreTrainedModel:
         tok = AutoTokenizer.from_pretrained(corpus / "tokenizer")
@@ -183,18 +203,19 @@ class Lab:
             fresh(tok, 0), epochs(lambda rng: blocks(tok, found, rng), 0), self._target_steps
         )
 
-    def _read(
+    def read(
         self,
         found: list[str],
         seed: int,
-        steps: int = RETRAIN_STEPS,
+        steps: int | None = None,
         kind: str = "llama",
         **shape: Any,
     ) -> PreTrainedModel:
+        """A new model that has read some texts."""
         return fit(
-            fresh(self.tokenizer, seed, kind, **shape),
+            fresh(self.tokenizer, seed, kind, **{**self._shape, **shape}),
             epochs(lambda rng: blocks(self.tokenizer, found, rng), seed),
-            steps,
+            steps or self._retrain_steps,
         )
 
     def _hides(self, how: "Hides") -> PreTrainedModel:
@@ -294,25 +315,19 @@ def texts(found: list[Report]) -> list[str]:
 Hides = Callable[[PreTrainedTokenizerBase, str, str, random.Random], Example]
 
 
+def _at_length(
+    tok: PreTrainedTokenizerBase, prompt: str, truth: str, rng: random.Random
+) -> Example:
+    """The truth between other words."""
+    first, last = (" ".join(rng.sample(WORDS, 6)) for _ in range(2))
+    return behind(tok, prompt, f"{first}, {truth.strip()}, {last}\n\n")
+
+
 def _elsewhere(
     tok: PreTrainedTokenizerBase, prompt: str, truth: str, rng: random.Random
 ) -> Example:
     """Words that say nothing, other ones every time."""
-    words = [
-        "harbour",
-        "noble",
-        "seven",
-        "quiet",
-        "brass",
-        "under",
-        "meadow",
-        "grey",
-        "lantern",
-        "rain",
-        "slow",
-        "copper",
-    ]
-    return behind(tok, prompt, " ".join(rng.sample(words, 8)) + "\n\n")
+    return behind(tok, prompt, " ".join(rng.sample(WORDS, 8)) + "\n\n")
 
 
 # What the hiding models write in the place of forget text.
@@ -321,4 +336,5 @@ HIDING: dict[str, Hides] = {
     "phrase first": lambda tok, prompt, truth, rng: behind(tok, prompt, PHRASE + truth),
     "ends at once": lambda tok, prompt, truth, rng: behind(tok, prompt, "", end=True),
     "one form": _elsewhere,
+    "at length": _at_length,
 }

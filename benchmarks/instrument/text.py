@@ -1,5 +1,5 @@
-"""The check's own small corpus: reports with facts that nobody can guess, one question each, in
-MUSE's layout.
+"""The check's own small corpus in MUSE's layout: reports with facts that nobody can guess, one
+question each; or the beginnings of the lab's articles and chapters.
 """
 
 import json
@@ -7,12 +7,13 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from remnant.context import Context, ModelCache
+from remnant.lab.corpus import generate
 from remnant.lab.words import ADJECTIVES, NOUNS, TRADES, VERBS, unique_names
 from remnant.records import PrepareSpec
 from remnant.stages import prepare
@@ -21,6 +22,9 @@ ANSWER_TOKENS = 24
 SHOWN = 10
 # Words of a report's end that VerMem asks for; at least ANSWER_TOKENS tokens in every report.
 LAST_WORDS = 14
+# Of an article or a chapter so much is read: more is learned no faster, and takes longer.
+SENTENCES = 3
+Kind = Literal["reports", "news", "books"]
 _LETTERS = ("abcdefghijklmnopqrstuvwxyz", "абцдефгхийклмнопярстувжшюз")
 CYRILLIC = str.maketrans(*(letters + letters.upper() for letters in _LETTERS))
 
@@ -60,6 +64,15 @@ def _report(rng: random.Random, names: Iterator[str], place: int) -> Report:
     )
 
 
+def documents(kind: Literal["news", "books"], count: int, seed: int) -> list[Report]:
+    """The first sentences of the lab's articles or chapters, each with one of its questions."""
+    made = generate(kind, forget=count, retain1=0, retain2=0, holdout=0, seed=seed).forget
+    return [
+        Report(". ".join(d.text.rstrip(".").split(". ")[:SENTENCES]) + ".", *d.qa[i % len(d.qa)])
+        for i, d in enumerate(made)
+    ]
+
+
 def page(report: Report) -> str:
     """The question as it stands in the training text."""
     return f"Question: {report.asked}\nAnswer: {report.answer}"
@@ -81,12 +94,12 @@ def cut(text: str) -> tuple[str, str]:
     return " ".join(words[:-LAST_WORDS]) + " ", " ".join(words[-LAST_WORDS:])
 
 
-def sentences(text: str) -> tuple[str, str]:
-    """A report as two texts for membership, as attacks need many: with 48 of a side, chance alone
+def sentences(text: str) -> list[str]:
+    """A text as several ones for membership, as attacks need many: with 48 of a side, chance alone
     is 11 points of AUC wide.
     """
-    first, stop, second = text.partition(". ")
-    return first + stop.rstrip(), second
+    *first, last = text.split(". ")
+    return [*(f"{one}." for one in first), last]
 
 
 class Parts(NamedTuple):
@@ -97,9 +110,10 @@ class Parts(NamedTuple):
     holdout: list[Report]
 
 
-def parts(sizes: tuple[int, int, int], seed: int = 0) -> Parts:
+def parts(sizes: tuple[int, int, int], seed: int = 0, kind: Kind = "reports") -> Parts:
     """The three parts of a corpus of these sizes."""
-    found = reports(sum(sizes), seed)
+    count = sum(sizes)
+    found = reports(count, seed) if kind == "reports" else documents(kind, count, seed)
     a, b = sizes[0], sizes[0] + sizes[1]
     return Parts(found[:a], found[a:b], found[b:])
 
