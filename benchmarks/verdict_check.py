@@ -216,6 +216,8 @@ def main() -> int:
     for name, counts, own in (("passes", false, split.kept), ("alarms", alarms, split.gone)):
         now, before = (rate(count, len(own)) for count in counts)
         print(f"False {name}: {now}; before {before}")
+    withheld = sum("unclear" in {v.outcome for v in j.new.values()} for j in split.gone)
+    print(f"Of the false alarms {withheld} are 'unclear': more items would decide.")
     for one in (*(j for j in split.kept if j.passes[0]), *(j for j in split.gone if j.alarms[0])):
         print(f"wrong: {said(one)}")
     held = coverage.simulated(given.draws, np.random.default_rng(0))
