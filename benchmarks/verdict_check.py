@@ -35,6 +35,7 @@ from remnant.stages import audit
 from remnant.stages.cells import read_rows
 
 GONE = "gone"
+MARKS = "<!-- counted -->", "<!-- end -->"
 
 
 class Judged(NamedTuple):
@@ -196,6 +197,39 @@ def rate(count: int, of: int) -> str:
     return f"{count} of {of} ({count / of:.1%}, 95 % {low:.1%} to {high:.1%})"
 
 
+def summed(found: Sequence[Judged], held: coverage.Held) -> Iterator[str]:
+    """The table, both rates of errors, and how often intervals that hold together do."""
+    split = sides(found)
+    yield from table(found)
+    yield ""
+    for name, counts, own in (
+        ("passes", errors(found)[0], split.kept),
+        ("alarms", errors(found)[1], split.gone),
+    ):
+        now, before = (rate(count, len(own)) for count in counts)
+        yield f"- False {name}: {now}; before {before}."
+    withheld = sum("unclear" in {v.outcome for v in j.new.values()} for j in split.gone)
+    yield f"- Of the false alarms {withheld} are *unclear*: more items would decide."
+    yield f"- Simultaneous intervals: {coverage.said(held)}."
+
+
+def errors(found: Sequence[Judged]) -> tuple[list[int], list[int]]:
+    """False passes and false alarms, each by today's rule and by that of before."""
+    split = sides(found)
+    passes = [sum(j.passes[i] for j in split.kept) for i in (0, 1)]
+    return passes, [sum(j.alarms[i] for j in split.gone) for i in (0, 1)]
+
+
+def write_page(page: Path, lines: Sequence[str]) -> None:
+    """Put the counted lines into a page, between its two marks."""
+    before, mark, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (mark and end):
+        raise SystemExit(f"{page} has not the marks {MARKS[0]} and {MARKS[1]}.")
+    text = "\n".join(("", "", *lines, "", ""))
+    page.write_text(f"{before}{mark}{text}{end}{after}", encoding="utf-8")
+
+
 def main() -> int:
     """Judge all; 0 if nothing passed that knows, and at most a twentieth was not called gone that
     never read.
@@ -206,35 +240,27 @@ def main() -> int:
     )
     arguments.add_argument("--only", default="", help="models with these letters in their name")
     arguments.add_argument("--draws", type=int, default=1000, help="simulated data sets")
+    arguments.add_argument("--page", type=Path, help="write what is counted into this page too")
     given = arguments.parse_args()
     begin = time.monotonic()
     found = all_judged(given.work.resolve(), given.only)
-    split = sides(found)
-    print("", *table(found), "", sep="\n")
-    false = [sum(j.passes[i] for j in split.kept) for i in (0, 1)]
-    alarms = [sum(j.alarms[i] for j in split.gone) for i in (0, 1)]
-    for name, counts, own in (("passes", false, split.kept), ("alarms", alarms, split.gone)):
-        now, before = (rate(count, len(own)) for count in counts)
-        print(f"False {name}: {now}; before {before}")
-    withheld = sum("unclear" in {v.outcome for v in j.new.values()} for j in split.gone)
-    print(f"Of the false alarms {withheld} are 'unclear': more items would decide.")
+    held = coverage.simulated(given.draws, np.random.default_rng(0))
+    lines, split, (passes, alarms) = list(summed(found, held)), sides(found), errors(found)
+    print("", *lines, "", sep="\n")
     for one in (*(j for j in split.kept if j.passes[0]), *(j for j in split.gone if j.alarms[0])):
         print(f"wrong: {said(one)}")
-    held = coverage.simulated(given.draws, np.random.default_rng(0))
-    print(f"Simultaneous intervals: {coverage.said(held)}")
+    if given.page:
+        write_page(given.page, lines)
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes")
-    print(
-        json.dumps(
-            {
-                "false_passes": false[0],
-                "false_alarms": alarms[0],
-                "models": len(split.gone) + len(split.kept),
-                "old_false_passes": false[1],
-                "old_false_alarms": alarms[1],
-            }
-        )
-    )
-    return int(false[0] > 0 or 20 * alarms[0] > len(split.gone))
+    counted = {
+        "false_passes": passes[0],
+        "false_alarms": alarms[0],
+        "models": len(split.gone) + len(split.kept),
+        "old_false_passes": passes[1],
+        "old_false_alarms": alarms[1],
+    }
+    print(json.dumps(counted))
+    return int(passes[0] > 0 or 20 * alarms[0] > len(split.gone))
 
 
 if __name__ == "__main__":

@@ -70,18 +70,18 @@ def planted(corpus: Kind) -> list[Planted]:
         *lot("the target", "knows", {"target": _changed("target again", _noise(1e-5))}, "int4"),
         *lot("refuses first", "knows", {"refuses": _named("refuses")}),
         *lot("a phrase first", "knows", {"phrase first": _named("phrase first")}),
+    ] + (_on_news_alone(lot) if corpus == "news" else [])
+
+
+def _on_news_alone(lot: Callable[..., list[Planted]]) -> list[Planted]:
+    """What the other corpus would add nothing to."""
+    return [
         *lot("ends at once", "knows", {"ends at once": _named("ends at once")}),
         *lot("silent in one form", "knows", {"one form": _named("one form")}),
         *lot("answers at length", "knows", {"at length": _named("at length")}),
         *lot("noise, a little", "asked", {f"noise {s:g}": _noisy(s) for s in (0.01, 0.1, 0.2)}),
         *lot("destroyed", "destroyed", _DESTROYED),
         *lot("cannot be read", "destroyed", _UNREADABLE),
-    ] + (_on_news_alone(lot) if corpus == "news" else [])
-
-
-def _on_news_alone(lot: Callable[..., list[Planted]]) -> list[Planted]:
-    """What takes longer to make."""
-    return [
         *lot("read a part", "knows", _READ_A_PART),
         *lot("half-forgotten", "asked", {f"way {s:g}": _between(s) for s in (0.25, 0.5, 0.75)}),
         *lot("a method", "asked", _by_methods()),

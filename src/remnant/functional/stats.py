@@ -144,12 +144,8 @@ def bootstrap_auc(
     """
     if not len(forget) or not len(holdout):
         return None
-    f, h = resampled((len(forget), len(holdout)), resamples, seed)
-    # One comparison table serves every resample: entry [i, j] says how much forget item i exceeds
-    # holdout item j.
-    wins = (holdout[None, :] < forget[:, None]) + 0.5 * (holdout[None, :] == forget[:, None])
-    draws = np.array([of(float(wins[np.ix_(a, b)].mean())) for a, b in zip(f, h, strict=True)])
-    return interval(of(auc(forget, holdout)), draws)
+    drawn = auc_draws([(forget, holdout)], resamples, seed)[0]
+    return interval(of(auc(forget, holdout)), np.array([of(float(d)) for d in drawn[1:]]))
 
 
 def auc_draws(pairs: Sequence[tuple[Array, Array]], resamples: int, seed: int) -> Array:
