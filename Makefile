@@ -61,6 +61,7 @@ bench: setup
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/memory.py 10M 150M
 	$(BIN)/python benchmarks/battery.py
+	$(BIN)/python benchmarks/disk.py
 
 # vLLM pins its own torch and transformers, so it gets an environment of its own; this build of it needs no GPU.
 VLLM := .venv-vllm

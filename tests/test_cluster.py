@@ -21,9 +21,10 @@ import pytest
 from remnant.errors import UserError
 from remnant.flow import cluster
 from remnant.flow.cluster import Needs, Order, Silence, check_machine, comes, needs_on, room
+from remnant.flow.failures import failures
 from remnant.flow.hands import Hands, local_hands
 from remnant.flow.plan import plan, prepare_node, train_node
-from remnant.flow.run import failures, packages, rest_of
+from remnant.flow.run import packages, rest_of
 from remnant.flow.store import Store, write_progress
 from remnant.parsing import parse
 from remnant.records import SweepSpec, TrainSpec

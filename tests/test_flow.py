@@ -19,6 +19,7 @@ from remnant.cli import main
 from remnant.corpus import METRICS
 from remnant.errors import UserError
 from remnant.flow import run as running
+from remnant.flow.failures import failures
 from remnant.flow.plan import Node, plan, prepare_node, train_node
 from remnant.flow.store import Store
 from remnant.flow.sweepfile import expanded, read_sweep
@@ -203,9 +204,7 @@ def test_a_piece_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     failed = running.work(store, [good, bad, other], lambda node: unheard)
     assert [n.name for n in failed] == [bad.name]
     assert store.has(other.name)
-    assert (
-        "No model of architecture 'nothing'" in running.failures(store, [bad])[bad.name]["message"]
-    )
+    assert "No model of architecture 'nothing'" in failures(store, [bad])[bad.name]["message"]
 
 
 def test_a_crash_leaves_nothing_under_objects(

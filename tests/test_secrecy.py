@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from remnant import cli, secrecy
 from remnant.errors import UserError
+from remnant.flow import failures
 from remnant.flow import run as running
 from remnant.flow.place import Outside
 from remnant.flow.plan import Node, measure_node
@@ -175,7 +176,7 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
     manifest = store.manifest(node.name)
     assert manifest.spec["params"] == {"api_key": secrecy.HIDDEN, "bits": 4}
     assert manifest.summary["said"] == f"asked http://{secrecy.HIDDEN}@h with {secrecy.HIDDEN}"
-    running.note_failure(store, Node("transform", spec), f"key {SECRET}", f"trace {SECRET}")
+    failures.note_failure(store, Node("transform", spec), f"key {SECRET}", f"trace {SECRET}")
     assert found_in(tmp_path / "s") == []
 
 

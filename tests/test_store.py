@@ -26,6 +26,7 @@ from remnant.errors import UserError
 from remnant.evaluate.collect import collect
 from remnant.evaluate.requests import Answer, Reading, Request
 from remnant.flow import run as running
+from remnant.flow.failures import failures
 from remnant.flow.place import Made, Outside, given
 from remnant.flow.plan import (
     Node,
@@ -254,7 +255,7 @@ def test_a_failure_that_cannot_be_read_is_a_failure(text: str, store: Store) -> 
     node = prepare_node(CORPUS)
     store.scratch(node.name).mkdir()
     (store.scratch(node.name) / "error.json").write_text(text)
-    assert "cannot be read" in running.failures(store, [node])[node.name]["message"]
+    assert "cannot be read" in failures(store, [node])[node.name]["message"]
 
 
 @pytest.mark.parametrize(

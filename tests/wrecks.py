@@ -20,6 +20,7 @@ from remnant import verbs
 from remnant.cli import main
 from remnant.errors import Interrupted
 from remnant.flow import run as running
+from remnant.flow.failures import forget_failures
 from remnant.flow.plan import Node, plan
 from remnant.flow.store import Store, write_progress
 from remnant.flow.sweepfile import read_sweep
@@ -277,7 +278,7 @@ def work_in(root: Path, sweep: Path) -> None:
     os.dup2(null, 1)
     os.dup2(null, 2)
     store, nodes = Store(root).open(), nodes_of(sweep)
-    running.forget_failures(store, nodes)
+    forget_failures(store, nodes)
     failed = running.work(store, nodes, lambda node: unheard)
     running.clean_up(store)
     if failed or running.missing(store, nodes):

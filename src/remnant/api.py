@@ -21,6 +21,7 @@ from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
 from remnant.flow import sources
+from remnant.flow.copies import Copy, let_go, readers_of, wanted
 from remnant.flow.digests import digest_path
 from remnant.flow.place import Outside, given
 from remnant.flow.plan import Input, Node
@@ -344,12 +345,15 @@ def opened(store: AnyStore) -> Store:
 def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
     """Make what is missing of some pieces and of what they need; the manifest of the last."""
     nodes = planning.ordered(nodes)
+    copies, readers = wanted(nodes), readers_of(nodes)
     screen, models = terminal.console(stderr=True), ModelCache()
     if progress:
         terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
     with one_by_one(screen) if progress else nullcontext(lambda node: _silent) as report_for:
         for node in nodes:
-            make(store, node, report_for(node), models)
+            copy = copies.get(node.name, Copy.KEPT)
+            make(store, node, report_for(node), models, copy=copy)
+            let_go(store, readers)
     return store.manifest(nodes[-1].name)
 
 

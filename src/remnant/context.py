@@ -61,10 +61,12 @@ class Context(NamedTuple):
     """The last argument of every stage.
 
     ``known``: what the inputs are, by their roles, and what is being made as "self"; empty where a
-    stage is run by itself, and nobody seals what it leaves.
+    stage is run by itself, and nobody seals what it leaves. ``weights``: whether a copy of a model
+    is to be written; if not, it is left in ``models`` alone.
     """
 
     progress: Progress
     models: ModelCache
     place: Place = Place()
     known: Mapping[str, Lineage] = MappingProxyType({})
+    weights: bool = True

@@ -21,14 +21,14 @@ from remnant.errors import Interrupted, UserError, some
 from remnant.flow import garbage, sources
 from remnant.flow import plan as planning
 from remnant.flow.cluster import cluster_hands
+from remnant.flow.copies import let_go, readers_of
+from remnant.flow.failures import failures, forget_failures
 from remnant.flow.hands import Hands, default_workers, local_hands
 from remnant.flow.place import given
 from remnant.flow.plan import Node
 from remnant.flow.progress import counting, describe, telling, watch
 from remnant.flow.run import (
     clean_up,
-    failures,
-    forget_failures,
     missing,
     repair,
 )
@@ -409,6 +409,7 @@ def run(
             else local_hands(store, sweep, workers or default_workers(sweep))
         )
         _work(store, nodes, hands, screen)
+    let_go(store, readers_of(nodes))
     lost = failures(store, nodes)
     results = table.collect(
         store, sweep, [n.piece for n in nodes], {n: f["message"] for n, f in lost.items()}

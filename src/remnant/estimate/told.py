@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from remnant.estimate.devices import Device, devices
 from remnant.estimate.fitting import cheapest
 from remnant.estimate.needs import Needs, needs_of
+from remnant.flow.copies import Copy, wanted
 from remnant.flow.node import Node
 from remnant.flow.progress import clock, describe
 from remnant.flow.store import Store
@@ -22,8 +23,14 @@ HEADER = (
 def tell(store: Store, nodes: Sequence[Node]) -> None:
     """Print what some pieces need on this machine; nothing is run."""
     speed = importlib.import_module("remnant.estimate.rates").rates()
+    copies = wanted(nodes)
     found = [(node, needs_of(store, node, speed)) for node in nodes]
-    known = [(describe(node), needs) for node, needs in found if needs]
+    known = [
+        # A copy that is only measured is not written.
+        (describe(n), needs._replace(disk=0) if copies.get(n.name) == Copy.KNOWN else needs)
+        for n, needs in found
+        if needs
+    ]
     print(terminal.columns([HEADER, *(row(*pair) for pair in known)]))
     for device in devices():
         print(f"{device.name}: {gigabytes(device.free)} free.")

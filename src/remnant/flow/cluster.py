@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 from remnant.context import ModelCache
 from remnant.durable import tell
 from remnant.errors import UserError, first_line
+from remnant.flow.copies import by_form, let_go, readers_of
+from remnant.flow.failures import failed_of, note_failure
 from remnant.flow.hands import Hands
 from remnant.flow.node import Node
 from remnant.flow.place import HUB_SECONDS
 from remnant.flow.run import (
     POLL_SECONDS,
     attempt,
-    failed_of,
     for_a_worker,
-    note_failure,
     packages,
     rest_of,
     speaking,
@@ -323,7 +323,8 @@ class _Crew:
         self, ray: Any, store: Store, nodes: Sequence[Node], task: _Task, most: int
     ) -> None:
         self._ray, self._store, self._task, self._most = ray, store, task, most
-        self._open, self._failed = list(nodes), failed_of(store, nodes)
+        self._open, self._readers = by_form(nodes), readers_of(nodes)
+        self._failed = failed_of(store, nodes)
         self._out: dict[Any, Node] = {}
 
     def busy(self) -> bool:
@@ -332,6 +333,7 @@ class _Crew:
         ended = self._ray.wait(out, num_returns=len(out), timeout=0)[0] if out else []
         for task in ended:
             self._end(task, self._out.pop(task))
+            let_go(self._store, self._readers)
         self._open, ready, lost = rest_of(self._store, self._open, self._failed)
         self._failed |= lost
         names = {n.name for n in self._out.values()}

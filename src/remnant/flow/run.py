@@ -5,7 +5,6 @@ No torch until a piece must be made.
 
 import importlib
 import importlib.metadata
-import json
 import os
 import platform
 import resource
@@ -18,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -26,15 +25,26 @@ from typing import BinaryIO, NamedTuple, cast
 
 from remnant.catalog import STAGE_VERSIONS
 from remnant.context import Context, ModelCache, Place, Progress
-from remnant.durable import tell
 from remnant.errors import Interrupted, UserError
+from remnant.flow.copies import (
+    Copy,
+    by_form,
+    check_same,
+    enough,
+    from_memory,
+    let_go,
+    node_of,
+    readers_of,
+    wanted,
+)
 from remnant.flow.digests import VERIFY, digest_path
-from remnant.flow.place import Outside, check_hub
+from remnant.flow.failures import failed_of, note_failure
+from remnant.flow.place import Made, Outside, check_hub
 from remnant.flow.plan import Input, Node, plan
-from remnant.flow.store import FAILURE, Store, disk_errors, write_progress
+from remnant.flow.store import Store, disk_errors, has_weights, write_progress
 from remnant.lineage import Lineage
 from remnant.quiet import hush, unchanged
-from remnant.records import Manifest, Piece, Record, SweepSpec, TransformResult
+from remnant.records import Manifest, Record, SweepSpec, TransformResult
 from remnant.remotecode import runs_code
 from remnant.secrecy import for_workers, redacted, scrubbed, scrubbed_command
 
@@ -72,6 +82,7 @@ def make(
     models: ModelCache | None = None,
     *,
     wait: bool = True,
+    copy: Copy = Copy.KEPT,
 ) -> Path | None:
     """Make one artefact unless it is there; its inputs must be.
 
@@ -82,50 +93,127 @@ def make(
         models: what is in memory, for pieces that are made one after the other.
         wait: wait for another process that is making the same thing; if False, return None at once
             instead.
+        copy: what is wanted of a transformed copy; one that is only known has no weights.
 
     An artefact that is there, and every input, is compared with its manifest first; what is damaged
-    is made again, or refused where it is not part of the plan.
+    is made again, or refused where it is not part of the plan. A copy whose weights were not kept
+    is made anew where they are wanted.
 
     Raises:
         UserError: from the stage; what it wrote stays in the scratch folder, so that a later call
             can go on.
     """
-    if store.sound(node.name):
+    copy = copy if node.stage == "transform" else Copy.KEPT
+    if _there(store, node.name, copy):
         return store.path(node.name)
     with unchanged(), disk_errors(store.root), store.lock(node.name, wait=wait) as held:
         if not held:
             return None
-        if store.sound(node.name):
+        if _there(store, node.name, copy):
             return store.path(node.name)
-        if store.path(node.name).exists():
+        if store.sound(node.name) and _there(store, node.name, Copy.READ):
+            store.keep(node.name)
+            return store.path(node.name)
+        if store.path(node.name).exists() and not store.sound(node.name):
             store.set_aside(node.name)
-        return _made(store, node, progress, models or ModelCache())
+        return _made(store, node, progress, models or ModelCache(), copy)
 
 
-def _made(store: Store, node: Node, progress: Progress, models: ModelCache) -> Path:
+def _there(store: Store, name: str, copy: Copy) -> bool:
+    """Whether an artefact is as it was made, and as it is wanted."""
+    return store.sound(name) and enough(store.manifest(name), copy)
+
+
+def _made(store: Store, node: Node, progress: Progress, models: ModelCache, copy: Copy) -> Path:
     """Run the stage of an artefact in its scratch folder, and seal what comes of it."""
     stage = importlib.import_module(f"remnant.stages.{node.stage}")
     hush()
     goes_on_from = getattr(stage, "GOES_ON_FROM", ())
     scratch = _tidied(store.scratch(node.name), goes_on_from)
-    known = {
-        role: _lineage(store, source, progress, models) for role, source in node.inputs.items()
-    }
-    inputs = {
-        role: Path(s.source) if isinstance(s, Outside) else store.path(s.name)
-        for role, s in node.inputs.items()
-    }
-    own = {"self": Lineage(node.digest, node.digest)}
-    work = Context(progress, models, here(), known | own)
+    before = store.manifest(node.name) if store.has(node.name) else None
     started = time.monotonic()
-    progress(0, 0, "starting")
-    if ranks := sys.modules.get("remnant.ranks"):
-        ranks.told(Order(node.stage, node.spec, inputs, dict(work.known)))
-    result = stage.run(node.spec, inputs, scratch, work)
+    result, ran = _run(store, node, scratch, _Given(progress, models, copy > Copy.KNOWN))
+    if before:
+        check_same(before, result)
     _unchanged(node)
-    ran = tuple(role for role, path in inputs.items() if runs_code(str(path)))
     manifest = _manifest(node, result, time.monotonic() - started, ran)
-    return store.seal(node.name, manifest, stage.LEAVES, goes_on_from)
+    kept = manifest.model_copy(update={"kept": copy == Copy.KEPT})
+    return store.seal(node.name, kept, stage.LEAVES, goes_on_from)
+
+
+class _Given(NamedTuple):
+    """What a piece is made with: whom to tell, what is in memory, whether a copy is written."""
+
+    progress: Progress
+    models: ModelCache
+    weights: bool
+
+
+def _run(store: Store, node: Node, scratch: Path, by: _Given) -> tuple[Record, tuple[str, ...]]:
+    """Run a stage in a folder, with all its inputs at hand; its result, and the inputs whose own
+    code was run.
+    """
+    stage = importlib.import_module(f"remnant.stages.{node.stage}")
+    with ExitStack() as held:
+        known = _at_hand(store, node, by, held)
+        inputs = {
+            role: Path(s.source) if isinstance(s, Outside) else store.path(s.name)
+            for role, s in node.inputs.items()
+        }
+        own = {"self": Lineage(node.digest, node.digest)}
+        work = Context(by.progress, by.models, here(), known | own, by.weights)
+        by.progress(0, 0, "starting")
+        if ranks := sys.modules.get("remnant.ranks"):
+            ranks.told(Order(node.stage, node.spec, inputs, dict(work.known)))
+        result = stage.run(node.spec, inputs, scratch, work)
+    return result, tuple(role for role, path in inputs.items() if runs_code(str(path)))
+
+
+def _at_hand(store: Store, node: Node, by: _Given, held: ExitStack) -> dict[str, Lineage]:
+    """What all inputs of a piece are, made where they are missing; copies whose files it reads stay
+    as long as ``held``, and one that it takes from memory is there.
+    """
+    read = {r: Copy.KNOWN if from_memory(node, r) else Copy.READ for r in node.inputs}
+    while True:
+        known = {r: _lineage(store, s, by, read[r]) for r, s in node.inputs.items()}
+        copies = {
+            s.name: read[r]
+            for r, s in node.inputs.items()
+            if not isinstance(s, Outside) and s.name.startswith("transform-")
+        }
+        with ExitStack() as taken:
+            for name in copies:
+                taken.enter_context(store.reading(name))
+            # Another process may have let one go before it was held.
+            if all(enough(store.manifest(name), copy) for name, copy in copies.items()):
+                held.enter_context(taken.pop_all())
+                break
+    source = node.inputs.get("model")
+    if isinstance(source, Node | Made) and copies.get(source.name) == Copy.KNOWN:
+        _recall(store, source, known["model"], by)
+    return known
+
+
+def _recall(store: Store, source: Node | Made, lineage: Lineage, by: _Given) -> None:
+    """Have a copy without weights in memory: the one that is there, or one that is made again.
+
+    Nothing where the weights are on the disk.
+
+    Raises:
+        UserError: it cannot be made, or comes out otherwise.
+    """
+    if has_weights(store.manifest(source.name)):
+        return
+    last = by.models.get(lineage.origin)
+    if last:
+        by.models.put(last)
+    if last and last.lineage.digest == lineage.digest:
+        return
+    del last
+    node = source if isinstance(source, Node) else node_of(store, source.name)
+    with tempfile.TemporaryDirectory() as folder:
+        result, _ = _run(store, node, Path(folder), by._replace(weights=False))
+    check_same(store.manifest(source.name), result)
 
 
 def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
@@ -139,10 +227,11 @@ def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
     return scratch
 
 
-def _lineage(store: Store, source: Input, progress: Progress, models: ModelCache) -> Lineage:
+def _lineage(store: Store, source: Input, by: _Given, copy: Copy) -> Lineage:
     """What an input is, after it was seen to be as it was made.
 
-    One that is damaged is made again where the plan says how.
+    One that is damaged is made again where the plan says how, and a copy without weights where they
+    are to be read.
 
     Raises:
         UserError: it is damaged and not part of the plan.
@@ -153,12 +242,25 @@ def _lineage(store: Store, source: Input, progress: Progress, models: ModelCache
             store.checked(owner)
         return Lineage(source.digest, source.digest)
     if isinstance(source, Node):
-        make(store, source, progress, models)
+        make(store, source, by.progress, by.models, copy=copy)
+    elif not enough(store.checked(source.name), copy):
+        whole(store, source.name, by.progress)
     manifest = store.checked(source.name)
     origin = manifest.sources.get("model")
     if manifest.stage == "transform" and origin:
         return Lineage(manifest.digest, origin, frozenset(manifest.of(TransformResult).changed))
     return Lineage(manifest.digest, manifest.digest)
+
+
+def whole(store: Store, name: str, progress: Progress, copy: Copy = Copy.READ) -> Manifest:
+    """The manifest of a model with its weights; those of a copy that was not kept are made anew.
+
+    Raises:
+        UserError: they cannot be.
+    """
+    if not enough(store.checked(name), copy):
+        make(store, node_of(store, name), progress, copy=copy)
+    return store.checked(name)
 
 
 def _unchanged(node: Node) -> None:
@@ -288,11 +390,6 @@ def rest_of(store: Store, nodes: Sequence[Node], failed: Collection[str]) -> Res
     return Rest(left, [n for n in left if not _needs_any(n, names)], frozenset(lost))
 
 
-def failed_of(store: Store, nodes: Sequence[Node]) -> set[str]:
-    """The names of the pieces that somebody has noted as failed."""
-    return {n.name for n in nodes if (store.scratch(n.name) / FAILURE).is_file()}
-
-
 def work(
     store: Store, nodes: Sequence[Node], progress_of: Callable[[Node], Progress]
 ) -> list[Node]:
@@ -301,14 +398,21 @@ def work(
     Returns the ones that failed or hang on a failed one.
     """
     failed, models = failed_of(store, nodes), ModelCache()
-    todo = list(nodes)
+    todo, copies, readers = by_form(nodes), wanted(nodes), readers_of(nodes)
+
+    def tried(node: Node) -> bool:
+        copy = copies.get(node.name, Copy.KEPT)
+        return attempt(store, node, progress_of(node), models, failed, copy)
+
     while True:
         # What is complete stays complete, so only the rest is looked at again.
         todo, ready, lost = rest_of(store, todo, failed)
         failed |= lost
         if not todo:
             return [n for n in nodes if n.name in failed]
-        if not any(attempt(store, n, progress_of(n), models, failed) for n in ready):
+        if any(map(tried, ready)):
+            let_go(store, readers)
+        else:
             time.sleep(POLL_SECONDS)
             failed |= failed_of(store, todo)
 
@@ -319,13 +423,18 @@ def _needs_any(node: Node, names: Collection[str]) -> bool:
 
 
 def attempt(
-    store: Store, node: Node, progress: Progress, models: ModelCache, failed: set[str]
+    store: Store,
+    node: Node,
+    progress: Progress,
+    models: ModelCache,
+    failed: set[str],
+    copy: Copy = Copy.READ,
 ) -> bool:
     """Whether something was done: the piece was made or failed here; then its failure is noted, and
-    its name is in ``failed``.
+    its name is in ``failed``. ``copy``: what is wanted of it, if it is a transformed copy.
     """
     try:
-        return make(store, node, progress, models, wait=False) is not None
+        return make(store, node, progress, models, wait=False, copy=copy) is not None
     except Interrupted:
         raise
     except UserError as error:
@@ -337,50 +446,12 @@ def attempt(
     return True
 
 
-def note_failure(store: Store, node: Node, message: str, trace: str = "") -> None:
-    """Keep why a piece failed, for ``failures`` to tell; at least say it where that cannot be
-    kept.
-    """
-    scratch = store.scratch(node.name)
-    try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / FAILURE).write_text(
-            json.dumps({"message": scrubbed(message), "traceback": scrubbed(trace)}),
-            encoding="utf-8",
-        )
-    except OSError as error:
-        tell(f"{node.name} failed: {scrubbed(message)} This could not be kept ({error.strerror}).")
-
-
-def failures(store: Store, nodes: Sequence[Node | Piece]) -> dict[str, dict[str, str]]:
-    """Message and traceback of the pieces that failed, by name."""
-    paths = {n.name: store.scratch(n.name) / FAILURE for n in nodes if not store.has(n.name)}
-    return {name: _failure(path) for name, path in paths.items() if path.is_file()}
-
-
-def _failure(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_bytes())
-        return {"message": str(found["message"]), "traceback": str(found["traceback"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {
-            "message": f"it failed, and {path} cannot be read. Run the same command again.",
-            "traceback": "",
-        }
-
-
 def repair(store: Store, nodes: Sequence[Node], stages: Sequence[str]) -> None:
     """Set damaged artefacts of some stages aside, so that they count as missing."""
     for node in nodes:
         if node.stage in stages and store.path(node.name).exists() and not store.sound(node.name):
             with disk_errors(store.root):
                 store.set_aside(node.name)
-
-
-def forget_failures(store: Store, nodes: Sequence[Node]) -> None:
-    """Let the pieces that failed be tried again."""
-    for node in nodes:
-        (store.scratch(node.name) / FAILURE).unlink(missing_ok=True)
 
 
 def threads_of_each(count: int) -> int:

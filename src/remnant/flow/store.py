@@ -34,6 +34,8 @@ PROGRESS, FAILURE = "progress.json", "error.json"
 # What no stage declares and everybody expects in a scratch folder; other strangers are named when
 # they are left out.
 EXPECTED = (PROGRESS, FAILURE, MANIFEST, f"*{SCRATCH}")
+# What a transformed copy can do without, since it can be made again: weights and codes.
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _FREE, _OTHER = "Free some space; the same command goes on.", "Choose another folder with --store."
 _REASONS = {
     errno.ENOSPC: ("The disk is full", _FREE),
@@ -112,9 +114,10 @@ class Store:
             if self._flock(second.fileno()):
                 raise self._unlocked("has no effect")
 
-    def _flock(self, place: int, *, wait: bool = False) -> bool:
+    def _flock(self, place: int, *, wait: bool = False, shared: bool = False) -> bool:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(place, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(place, kind | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return False
         except OSError as error:
@@ -184,6 +187,16 @@ class Store:
                 yield held
                 return
 
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Hold an artefact's files as they are; several may read them at the same time."""
+        path, held = self.root / "locks" / name, False
+        while not held:
+            with path.open("w") as file:
+                self._flock(file.fileno(), wait=True, shared=True)
+                if held := _stands(file.fileno(), path):
+                    yield
+
     def break_lock(self, name: str) -> None:
         """Let a lock be taken anew whose holder is gone for good.
 
@@ -193,7 +206,7 @@ class Store:
         (self.root / "locks" / name).unlink(missing_ok=True)
 
     def locked(self) -> list[str]:
-        """The artefacts that a process is making at this moment."""
+        """The artefacts that a process is making, or reads copies of, at this moment."""
         found = []
         for place in sorted((self.root / "locks").iterdir()):
             with self.lock(place.name, wait=False) as free:
@@ -219,7 +232,8 @@ class Store:
                 loses no work; then it is removed.
         """
         scratch, final, whole = self.scratch(name), self.path(name), self.scratch(f"{name}~")
-        shutil.rmtree(whole, ignore_errors=True)
+        for left_over in (whole, self.scratch(f"{name}~~")):
+            shutil.rmtree(left_over, ignore_errors=True)
         files = {}
         for path in sorted(p for p in scratch.rglob("*") if p.is_file()):
             place = path.relative_to(scratch).as_posix()
@@ -239,9 +253,12 @@ class Store:
             _sealed(manifest.model_copy(update={"files": files})).model_dump_json(indent=1) + "\n",
         )
         sync_tree(whole)
-        if final.exists():
+        if final.exists() and self.sound(name):
+            rename(final, self.scratch(f"{name}~~"))
+        elif final.exists():
             self.set_aside(name)
         rename(whole, final)
+        shutil.rmtree(self.scratch(f"{name}~~"), ignore_errors=True)
         shutil.rmtree(scratch, ignore_errors=True)
         return final
 
@@ -267,7 +284,10 @@ class Store:
             for p in folder.rglob("*")
             if p.is_file() and not p.name.startswith(".")
         )
-        return found + sorted(s for s in strange if s not in manifest.files and s != MANIFEST)
+        # A kill may leave weights that are let go; they are nobody's fault.
+        going = () if manifest.kept else WEIGHTS
+        known = {*manifest.files, MANIFEST}
+        return found + sorted(s for s in strange if s not in known and not _fits(s, going))
 
     def sound(self, name: str) -> bool:
         """Whether an artefact is there and as it was made."""
@@ -295,6 +315,29 @@ class Store:
             f"The artefact {name} is damaged ({some(faults)}).",
             f"Delete the folder {self.path(name)}; {again}.",
         )
+
+    def keep(self, name: str) -> None:
+        """Note that the files of a copy are no longer there for other pieces alone."""
+        self._noted(name, self.manifest(name).model_copy(update={"kept": True}))
+
+    def lighten(self, name: str) -> None:
+        """Delete the weights of a copy that is not kept; nothing where somebody reads them.
+
+        They are struck from the manifest first, so that a kill leaves no damaged artefact.
+        """
+        with self.lock(name, wait=False) as free:
+            manifest = self._read(name) if free else None
+            if manifest is None or manifest.kept:
+                return
+            if has_weights(manifest):
+                left = {f: r for f, r in manifest.files.items() if not _fits(f, WEIGHTS)}
+                self._noted(name, manifest.model_copy(update={"files": left}))
+            for path in [p for p in self.path(name).iterdir() if _fits(p.name, WEIGHTS)]:
+                path.unlink()
+
+    def _noted(self, name: str, manifest: Manifest) -> None:
+        text = _sealed(manifest).model_dump_json(indent=1) + "\n"
+        write_text(self.path(name) / MANIFEST, text)
 
     def set_aside(self, name: str) -> None:
         """Move a damaged artefact out of the way, so that it is made again."""
@@ -364,6 +407,11 @@ def _stands(file: int, path: Path) -> bool:
     return False
 
 
+def has_weights(manifest: Manifest) -> bool:
+    """Whether weights are among the files of an artefact."""
+    return any(_fits(place, WEIGHTS) for place in manifest.files)
+
+
 def _fits(place: str, patterns: Collection[str]) -> bool:
     return any(fnmatchcase(place, pattern) for pattern in patterns)
 
@@ -377,8 +425,10 @@ def _second_name(path: Path, other: Path) -> None:
 
 
 def _own_digest(manifest: Manifest) -> str:
-    # Where no such code was run, manifests are what they were before that was recorded.
-    out = {"seal"} if manifest.remote_code else {"seal", "remote_code"}
+    # Where no such code was run, and what is kept is all, manifests are what they were before that
+    # was recorded.
+    usual = {"remote_code": not manifest.remote_code, "kept": manifest.kept}
+    out = {"seal", *(name for name, left_out in usual.items() if left_out)}
     return digest_of(manifest.model_dump(mode="json", exclude=out))
 
 

@@ -89,3 +89,10 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) 
             f"The model cannot be saved ({first_line(error)}).",
             "Its steps are kept; run the command again.",
         ) from error
+
+
+def save_about(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write all that a model's folder has beside weights."""
+    for part in (model.config, model.generation_config, tokenizer):
+        if part is not None:
+            part.save_pretrained(out)

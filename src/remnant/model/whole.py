@@ -1,5 +1,6 @@
 """Whether an opened model is all that its files hold and nothing else, and all of it finite."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -137,6 +138,16 @@ def check_finite(
     name = first_not_finite((n, t.data) for n, t in named.items())
     if name:
         raise UserError(f"The weight {name} of {source} holds values that are not finite.", remedy)
+
+
+def digest_of_weights(model: nn.Module) -> str:
+    """sha256 over the names and bits of all weights of a model, tied ones once."""
+    found = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        bits = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found.update(name.encode())
+        found.update(bits.numpy().data)
+    return found.hexdigest()
 
 
 def ids_outside(

@@ -21,7 +21,8 @@ class FileRecord(Record):
 class Manifest(Record):
     """What an artefact is, what it was made from (``inputs`` for people, ``sources`` by digest) and
     how; ``summary``: the result of its stage as JSON; ``remote_code``: the inputs whose own code
-    was run; ``seal``: sha256 of the rest.
+    was run; ``kept``: False of a copy that only other pieces read, whose weights are not there or
+    may go; ``seal``: sha256 of the rest.
     """
 
     schema_version: int = SCHEMA
@@ -34,6 +35,7 @@ class Manifest(Record):
     sources: dict[str, str] = Field(default_factory=dict)
     methods: dict[str, str]
     remote_code: tuple[str, ...] = ()
+    kept: bool = True
     files: dict[str, FileRecord]
     summary: dict[str, Any]
     seconds: float

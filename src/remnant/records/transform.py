@@ -44,7 +44,8 @@ class TransformResult(Record):
     """What was done. ``changed``: names of weights that differ from the source's.
 
     ``left_out``: weights that stay as they are, since the blocks do not divide their rows.
-    ``quantized_weights``: of how many numbers there are codes.
+    ``quantized_weights``: of how many numbers there are codes. ``weights``: sha256 of all weights
+    of the copy, by which one that is made again is known to be the same; "" from before.
     """
 
     use: str
@@ -55,6 +56,7 @@ class TransformResult(Record):
     changed: tuple[str, ...]
     left_out: tuple[str, ...]
     calibration: Calibration | None = None
+    weights: str = ""
 
 
 class Difference(Record):

@@ -17,7 +17,9 @@ from pydantic import JsonValue, ValidationError
 from remnant import __version__
 from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import UserError
+from remnant.flow.copies import Copy
 from remnant.flow.digests import digest_path, verifying_models
+from remnant.flow.run import whole
 from remnant.flow.store import Store
 from remnant.gate.decide import Audited, Case, cases
 from remnant.gate.policy import Policy
@@ -172,7 +174,8 @@ def _files(store: Store, measured: Measured) -> Files:
             "Audit the files themselves.",
         )
     if store.has(source) or store.path(source).is_dir():
-        return {name: file.sha256 for name, file in store.checked(source).files.items()}
+        made = whole(store, source, lambda done, total, note: None, Copy.KEPT)
+        return {name: file.sha256 for name, file in made.files.items()}
     path = Path(source.rpartition(" (")[0])
     if not path.exists():
         raise UserError(

@@ -21,9 +21,9 @@ from remnant.model.activations import input_norms
 from remnant.model.data import encode
 from remnant.model.door import check_plain
 from remnant.model.load import Matrix, in_dtype, matrices, open_model, open_tokenizer
-from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
+from remnant.model.saving import LEFT_BY_MODELS, check_saving, save, save_about
 from remnant.model.versions import opened, version
-from remnant.model.whole import check_finite, check_ids, first_not_finite
+from remnant.model.whole import check_finite, check_ids, digest_of_weights, first_not_finite
 from remnant.records import Calibration, TransformResult, TransformSpec
 from remnant.resolve import Method
 from remnant.training.checkpoints import GENERATIONS
@@ -44,7 +44,7 @@ def run(
     work: Context,
 ) -> TransformResult:
     """Do it, save the model, and codes where there are any; the result says what was changed and
-    what was left.
+    what was left. Where ``work.weights`` is False only what is about the weights is saved.
 
     Args:
         spec: of the transform.
@@ -85,8 +85,11 @@ def run(
         left_out = [m.name for m in chosen if m.name not in found] if found else []
         work.progress(1, 1, spec.use)
     _check_result(spec, model, found)
-    save(model, tokenizer, out)
-    _save_codes(found, out / "codes.safetensors")
+    if work.weights:
+        save(model, tokenizer, out)
+        _save_codes(found, out / "codes.safetensors")
+    else:
+        save_about(model, tokenizer, out)
     now = dict(model.named_parameters())
     changed = [
         *(m.name for m in chosen),
@@ -104,6 +107,7 @@ def run(
         changed=tuple(changed),
         left_out=tuple(left_out),
         calibration=sample,
+        weights=digest_of_weights(model),
     )
 
 
