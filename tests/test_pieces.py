@@ -34,8 +34,9 @@ FUNCTIONS: dict[str, Values] = {
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of three rows."""
+    """Pieces of three rows, none of which are kept."""
     monkeypatch.setattr(pieces, "PIECE_BYTES", 4 * V * 3)
+    monkeypatch.setattr(pieces, "KEPT_BYTES", 0)
 
 
 def labels() -> Tensor:
@@ -49,6 +50,31 @@ def inputs(bias: bool) -> list[Tensor]:
     noise = torch.Generator().manual_seed(2)
     shapes: list[tuple[int, ...]] = [(3, 9, H), (V, H), *([(V,)] if bias else [])]
     return [torch.randn(s, generator=noise).requires_grad_() for s in shapes]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_logits_that_are_kept_give_the_bits_of_those_made_again(
+    name: str, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def counted(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        made.append(len(states))
+        return linear(states, weight, bias)
+
+    monkeypatch.setattr(pieces, "linear", counted)
+    found = []
+    for kept in (0, 1 << 20):
+        monkeypatch.setattr(pieces, "KEPT_BYTES", kept)
+        given = inputs(bias=False)
+        own = View(Unmade(given[0], Head(given[1], None, 2.0)), labels())
+        ref = View(Unmade(given[0].detach().sin(), Head(given[1].detach(), None, 2.0)), labels())
+        before = len(made)
+        gradients = torch.autograd.grad(FUNCTIONS[name](own, ref).sum(), given)
+        found.append((len(made) - before, gradients))
+    (often, again), (once, held) = found
+    assert all(torch.equal(a, b) for a, b in zip(again, held, strict=True))
+    assert once < often
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -17,6 +17,7 @@ from remnant.ranks import count, told, total
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import Checkpoints, Done, Pace, fingerprint, size_of
+from remnant.training.heap import give_back
 from remnant.training.stepper import Stepper
 
 AfterStep = Callable[[int, dict[str, float], dict[str, Any]], bool]
@@ -88,6 +89,7 @@ def fit(
                 stepper = Stepper(renewal.choose(), spec, moving.weights)
             with recomputed(moving.model) if spec.checkpointing else nullcontext():
                 parts = _gradients(spec, loss_at, step)
+            give_back()
             stepper.gather()
             if not _finite(parts, stepper):
                 if renewal is None:
