@@ -211,8 +211,13 @@ def _recall(store: Store, source: Node | Made, lineage: Lineage, by: _Given) -> 
         return
     del last
     node = source if isinstance(source, Node) else node_of(store, source.name)
+
+    def quietly(done: int, total: int, note: str) -> None:
+        by.progress(0, 0, "making the copy again")
+
     with tempfile.TemporaryDirectory() as folder:
-        result, _ = _run(store, node, Path(folder), by._replace(weights=False))
+        again = by._replace(progress=quietly, weights=False)
+        result, _ = _run(store, node, Path(folder), again)
     check_same(store.manifest(source.name), result)
 
 

@@ -325,6 +325,8 @@ class Store:
 
         They are struck from the manifest first, so that a kill leaves no damaged artefact.
         """
+        if not any(_fits(path.name, WEIGHTS) for path in self.path(name).iterdir()):
+            return  # so that a store that is done needs no lock, which a read-only disk has not
         with self.lock(name, wait=False) as free:
             manifest = self._read(name) if free else None
             if manifest is None or manifest.kept:
