@@ -153,6 +153,7 @@ def train(
     type=click.Choice(["fp32", "bf16", "bf16-stochastic-rounding"]),
     help="How weights are kept.",
 )
+@click.option("--grids", metavar="NAMES", help="Grids to train on, such as int4-g64,nf4.")
 @devices_option
 @estimate_option
 @dequantize_option

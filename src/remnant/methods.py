@@ -10,6 +10,7 @@ from remnant.corpus import METRIC_GROUPS, METRICS, READERS
 from remnant.errors import UserError, unknown
 from remnant.formats.base import AnyFormat, Format, Kind
 from remnant.formats.table import Named, checked, short
+from remnant.levels import levels_of
 from remnant.parsing import parse
 from remnant.readings import LOSS_READINGS, METRIC_READINGS, Reading, leader, readings_of
 from remnant.records import (
@@ -219,6 +220,55 @@ def _by_name(use: str, defaults: Mapping[str, Any]) -> TransformSpec:
     else:
         raise unknown("transform", use, {FULL, *table.NAMES, *table.TRANSFORMS})
     return parse(TransformSpec, own | dict(defaults), "transform")
+
+
+def grid(use: str) -> Step:
+    """A transform that rounds every weight by itself, and by nothing but the weight.
+
+    Raises:
+        UserError: as ``step``, or it reads more than the weight.
+    """
+    found = step(use)
+    if found.method.reads != ("weight",):
+        raise UserError(
+            f"'{use}' is no grid that rounds a weight by itself: it reads "
+            f"{', '.join(found.method.reads)}.",
+            "Name grids such as int4-g128, nf4 or nvfp4.",
+        )
+    return found
+
+
+def levels(by: Step) -> tuple[float, ...]:
+    """The levels of a grid in units of a block's scale, ascending.
+
+    Raises:
+        UserError: its levels are not known, or its scales hang on more than the largest magnitudes
+            of blocks.
+    """
+    known = by.format.format.grid if by.format else None
+    found = known(by.params) if known else None
+    table = levels_of(found.kind, found.low, found.high) if found else ()
+    if not table:
+        raise UserError(
+            f"The cells of '{by.spec.use}' are not known, so nothing can be promised about them.",
+            "Name int4-g128 (any bits, tensor, rows or groups), nf4, fp4, nvfp4, mxfp4 or q4_0, "
+            "and measure the others.",
+        )
+    return table
+
+
+def check_lasting(spec: UnlearnSpec) -> dict[str, str]:
+    """Identities of the grids that a run trains on or promises, all of which are looked at.
+
+    Raises:
+        UserError: as ``grid`` and ``levels``.
+    """
+    trained = [grid(use) for use in spec.grids.use] if spec.grids else []
+    promised = [grid(use) for use in spec.promise.use] if spec.promise else []
+    noisy = spec.grids is not None and spec.grids.by == "noise"
+    for found in (*promised, *(trained if noisy else ())):
+        levels(found)
+    return {found.spec.use: found.method.identity for found in (*trained, *promised)}
 
 
 class Chain(NamedTuple):

@@ -29,6 +29,7 @@ from remnant.methods import (
     Chain,
     Step,
     check_dual,
+    check_lasting,
     loss,
     metric,
     metric_names,
@@ -456,10 +457,10 @@ def _asked(run: UnlearnSpec, measure: MeasureSpec) -> dict[str, str]:
 
 
 def _losses(spec: UnlearnSpec) -> dict[str, str]:
-    """Identity of every loss of a run, all of whose settings and files are looked at."""
+    """Identity of every loss and grid of a run, all of whose settings and files are looked at."""
     check_alternatives(spec, read_alternatives(spec.alternatives) if spec.alternatives else None)
     check_dual(spec)
-    return {t.use: loss(t).identity for t in term_specs(spec)}
+    return {t.use: loss(t).identity for t in term_specs(spec)} | check_lasting(spec)
 
 
 def _check_layers(run: UnlearnSpec, target: str) -> None:

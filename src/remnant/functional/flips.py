@@ -5,6 +5,7 @@
 import torch
 from torch import Tensor
 
+from remnant.functional.cells import per_weight
 from remnant.functional.quantized import Quantized
 from remnant.functional.shapes import AnyMask, AnyWeight
 from remnant.functional.survival import Sums
@@ -25,7 +26,7 @@ def sums(
     r = q_unlearned.weight.double() - q_target.weight.double()
     moved = d != 0
     zeros = (q_target.weight == 0) & (q_unlearned.weight == 0)
-    scale = _per_weight(q_target.scale, d).abs()
+    scale = per_weight(q_target.scale, d).double().abs()
     scale = torch.where(scale > 0, scale, 1.0)
     return Sums(
         update=float((d * d).sum()),
@@ -44,15 +45,6 @@ def _same(one: Quantized, other: Quantized) -> AnyMask:
     if one.codes.numel() == 0 or other.codes.numel() == 0:
         return one.weight == other.weight
     return one.codes == other.codes
-
-
-def _per_weight(scale: Tensor, like: AnyWeight) -> AnyWeight:
-    """The scale of every weight's block.
-
-    Blocks are runs of equal length, the last one may be cut.
-    """
-    length = -(-like.numel() // scale.numel())
-    return scale.double().reshape(-1).repeat_interleave(length)[: like.numel()].view(like.shape)
 
 
 def expected_noise(update: AnyWeight, step: Tensor | float) -> AnyWeight:

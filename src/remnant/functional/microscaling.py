@@ -9,8 +9,9 @@ import torch
 
 from remnant.functional.quantized import Quantized, blocks_of, numbers, sound
 from remnant.functional.shapes import Blocks, PerBlock, Vector, Weight
+from remnant.levels import E2M1
 
-LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+LEVELS = E2M1
 # The largest e4m3 (arXiv 2209.05433, table 1), and what a scale that e4m3 rounds to zero becomes.
 # Source of the second: compressed-tensors 0.19, quantization/utils/helpers.py.
 LARGEST_SCALE, LEAST_SCALE = 448.0, 0.125

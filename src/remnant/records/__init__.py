@@ -28,6 +28,7 @@ from remnant.records.base import (
 )
 from remnant.records.dequantize import DequantizeResult, DequantizeSpec
 from remnant.records.elicit import ElicitResult, ElicitSpec
+from remnant.records.lasting import Certificate, GridsSpec, Kept, PromiseSpec
 from remnant.records.measure import (
     Check,
     CheckName,
@@ -78,6 +79,7 @@ __all__ = [
     "BySureSpec",
     "Calibration",
     "Cell",
+    "Certificate",
     "Check",
     "CheckName",
     "Chosen",
@@ -94,7 +96,9 @@ __all__ = [
     "ExplainResult",
     "ExplainSpec",
     "FileRecord",
+    "GridsSpec",
     "Half",
+    "Kept",
     "LayersResult",
     "LoraResult",
     "LoraSpec",
@@ -113,6 +117,7 @@ __all__ = [
     "PrepareResult",
     "PrepareSpec",
     "Probed",
+    "PromiseSpec",
     "Record",
     "Recovery",
     "Result",

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from remnant.records.base import Positive, Record, Share
+from remnant.records.lasting import Certificate, Grids, Promise, fault_of_lasting
 from remnant.records.train import OptimSpec
-from remnant.records.trainable import Chosen
+from remnant.records.trainable import ByLoraSpec, Chosen, saves_apart
 
 
 class TermSpec(Record):
@@ -60,6 +61,10 @@ class UnlearnSpec(OptimSpec):
     ``dual``: the retain terms are held under bounds, and alpha is what their weights begin with;
     the method ``pdu`` always is. ``robust``: of the forget terms not the mean over the batch, but
     one that leans to the texts that are forgotten least (a temperature, in the unit of the loss).
+
+    ``grids``: every step takes the mean of its loss at the weights and at their rounding to one of
+    these, retain terms too. ``promise``: at the end the update is moved into few weights, whose
+    codes then differ from the target's under all of these, with a certificate (docs/lasting.md).
     """
 
     method: str | None = None
@@ -83,6 +88,8 @@ class UnlearnSpec(OptimSpec):
     stop_forget_loss: Annotated[float, Field(gt=0)] | None = None
     dual: DualSpec | None = None
     robust: Annotated[float, Field(gt=0)] | None = None
+    grids: Grids | None = None
+    promise: Promise | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +105,14 @@ class UnlearnSpec(OptimSpec):
                 "robust weighs the texts of a batch against each other, which parts of a batch "
                 "cannot; leave accumulate at 1 and raise batch_size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _lasting(self) -> "UnlearnSpec":
+        adapters = isinstance(self.train, ByLoraSpec)
+        apart = saves_apart(self.train)
+        if fault := fault_of_lasting(apart, adapters, self.grids, self.promise):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")
@@ -141,7 +156,8 @@ class UnlearnResult(Record):
     ``lost_updates``: share of the updates that rounding lost; None where they were not counted.
     ``movable``: share of what may move that a step of about the rate moves in its dtype, 0 to 1.
     ``rule``: how the checkpoint was chosen. ``moving``: which weights were chosen to move, where
-    there was a choice. ``form``: in which questions were trained on and probed.
+    there was a choice. ``form``: in which questions were trained on and probed. ``certificate``:
+    of the promised grids, if there were any.
     """
 
     steps: int
@@ -156,12 +172,14 @@ class UnlearnResult(Record):
     moving: Chosen | None = None
     movable: float = 1.0
     form: str = "published"
+    certificate: Certificate | None = None
 
     @property
     def said(self) -> str:
         """How it went, in some sentences."""
         asked = f" Questions were asked in the form {self.form}."
+        certified = f" {self.certificate.claim}" if self.certificate else ""
         return (
             f"Stopped after step {self.steps}: {self.stopped}. Kept step {self.kept_step}. "
-            f"{self.ended}{'' if self.form == 'published' else asked}"
+            f"{self.ended}{'' if self.form == 'published' else asked}{certified}"
         )

@@ -21,6 +21,7 @@ from remnant.model.activations import input_norms
 from remnant.model.data import encode
 from remnant.model.door import check_plain
 from remnant.model.load import Matrix, in_dtype, matrices, open_model, open_tokenizer
+from remnant.model.rounding import changed_by
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save, save_about
 from remnant.model.versions import opened, version
 from remnant.model.whole import check_finite, check_ids, digest_of_weights, first_not_finite
@@ -212,22 +213,10 @@ def _one(
     matrix: Matrix, method: Method, function: Callable[..., Any], offered: Mapping[str, Any]
 ) -> Quantized | None:
     """Change one weight; its codes, if the function gives any."""
-    weight = matrix.read().float()
-    values = {**offered, "weight": _as_rows(weight)}
-    try:
-        found = function(*(values[name] for name in method.reads), **method.params)
-    except Indivisible:
-        raise
-    except ValueError as error:
-        raise UserError(
-            f"The weight {matrix.name} of shape {tuple(weight.shape)} cannot be changed by "
-            f"{method.use}: {error}."
-        ) from error
-    if isinstance(found, dict):
-        found = Quantized(**found)
+    found = changed_by(matrix, matrix.read(), method, function, offered)
     codes: Quantized | None = None if isinstance(found, Tensor) else found
     changed: Tensor = found if codes is None else codes.weight
-    matrix.write(changed.reshape(weight.shape).to(matrix.parameter.dtype))
+    matrix.write(changed.reshape(matrix.read().shape).to(matrix.parameter.dtype))
     return codes
 
 

@@ -39,6 +39,7 @@ from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import GENERATIONS
 from remnant.training.dual import make_dual
 from remnant.training.loop import AfterStep, fit
+from remnant.training.on_grid import trained_on_grids
 from remnant.training.stepper import in_regime, movable_share, storage_dtype, warning_of_rate
 
 PROBE_ITEMS = 48
@@ -87,7 +88,10 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     collect = spread(model, blocks)
     streams = make_streams(model, terms, pools, pad, spec.seed)
     probe = make_probe(model, tokenizer, corpus, manner)
-    moving = attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad))
+    moving = trained_on_grids(
+        attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)),
+        spec,
+    )
     reach = movable_share(moving, spec, spec.lr)
     if warning := warning_of_rate(moving, spec, reach):
         tell(warning)
@@ -111,11 +115,11 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     model = moving.settle()
     changed = share_changed(numbers, sampled(model)) if prints(model) != before else None
     check_finite(model, "the unlearned model", DIVERGED)
+    probes = memory.get("probes", [])
+    chosen = memory.get("chosen") if spec.select == "best" else (probes or [None])[-1]
     in_dtype(model, storage_dtype(spec.weights))
     if moving.apart is None:
         save(model, tokenizer, out)
-    probes = memory.get("probes", [])
-    chosen = memory.get("chosen") if spec.select == "best" else (probes or [None])[-1]
     return UnlearnResult(
         steps=steps,
         stopped=memory.get("stopped", "all steps done"),

@@ -1,6 +1,7 @@
 """The record that every way of training gives: what moves, how it is kept and how it is settled."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,13 @@ from remnant.records import Chosen, Weights
 from remnant.trainable.parts import Part
 
 State = Mapping[str, Tensor]
+# Contexts within which the model has the weights that a step looks at, one after the other.
+Versions = Callable[[int], list[AbstractContextManager[None]]]
+
+
+def as_they_are(step: int) -> list[AbstractContextManager[None]]:
+    """The weights themselves, at every step."""
+    return [nullcontext()]
 
 
 class Renewal(NamedTuple):
@@ -31,7 +39,8 @@ class Trainable(NamedTuple):
     state being that of all. ``settle``: the plain model with what was
     learned in it, once there are no more steps. ``result``: what was chosen and why.
     ``weights``: the regime of the parts where it is not the spec's. ``apart``: writes what was
-    learned as files of its own, which are saved in the place of the model.
+    learned as files of its own, which are saved in the place of the model. ``versions``: of the
+    weights, by the step; its loss is the mean over them.
     """
 
     model: PreTrainedModel
@@ -43,6 +52,7 @@ class Trainable(NamedTuple):
     result: Chosen | None = None
     weights: Weights | None = None
     apart: Callable[[Path], None] | None = None
+    versions: Versions = as_they_are
 
 
 def of_weights(

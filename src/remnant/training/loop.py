@@ -88,7 +88,7 @@ def fit(
                 keep(None)
                 stepper = Stepper(renewal.choose(), spec, moving.weights)
             with recomputed(moving.model) if spec.checkpointing else nullcontext():
-                parts = _gradients(spec, loss_at, step)
+                parts = _gradients(moving, spec, loss_at, step)
             give_back()
             stepper.gather()
             if not _finite(parts, stepper):
@@ -119,17 +119,24 @@ def fit(
 
 
 def _gradients(
+    moving: Trainable,
     spec: OptimSpec,
     loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
     step: int,
 ) -> dict[str, float]:
-    """Gather the gradients of a step; the parts of its loss."""
+    """Gather the gradients of a step; the parts of its loss, as means over the versions of the
+    weights that it looks at. Both passes of a version stand within it.
+    """
     sums: dict[str, float] = {}
-    for micro in range(spec.accumulate):
-        loss, parts = loss_at(step * spec.accumulate + micro)
-        (loss / spec.accumulate).backward()
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + value / spec.accumulate
+    versions = moving.versions(step)
+    number = spec.accumulate * len(versions)
+    for version in versions:
+        with version:
+            for micro in range(spec.accumulate):
+                loss, parts = loss_at(step * spec.accumulate + micro)
+                (loss / number).backward()
+                for name, value in parts.items():
+                    sums[name] = sums.get(name, 0.0) + value / number
     return sums
 
 
