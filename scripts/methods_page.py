@@ -8,14 +8,47 @@ from pages import written
 
 from remnant.catalog import LOSSES, METHODS
 from remnant.corpus import COMBINED, ITEM_SETS, METRIC_GROUPS, METRICS
+from remnant.formats.base import AnyFormat
 from remnant.formats.table import FORMATS
+from remnant.levels import levels_of
 from remnant.methods import step
 from remnant.metrics import Metric
+from remnant.runtimes.same_grid import LIBRARIES
 from remnant.transforms.base import Transform
 from remnant.transforms.table import TRANSFORMS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "methods.md"
+OPTIONS = (
+    (
+        "`weights`",
+        "`fp32`, `bf16`, or `bf16-stochastic-rounding`: stored in bfloat16, stepped in float32, "
+        "rounded without bias",
+        "arXiv 2010.06192",
+    ),
+    (
+        "`train = {sure = ...}`",
+        "only the units most salient for the forget text move, at a large rate",
+        "arXiv 2410.16454",
+    ),
+    (
+        '`grids = ["int4-g64", "nf4"]`',
+        "the loss is the mean of that at the weights and at their rounding to one grid a step, "
+        "retain terms too; straight-through",
+        "arXiv 1308.3432",
+    ),
+    (
+        '`grids = {use = [...], by = "noise"}`',
+        "the same with w + D u: u uniform in -1/2 to 1/2, D the width of the weight's cell",
+        "rounding as additive noise",
+    ),
+    (
+        '`promise = ["int4-g128", "nf4"]`',
+        "the update moves into few weights, each in another cell of every promised grid with half "
+        "a cell to spare; `certificate.json`",
+        "own derivation, `functional/cells.py`",
+    ),
+)
 RELEASED = ROOT / "reproductions" / "released_code.py"
 
 
@@ -48,17 +81,32 @@ def released() -> str:
 def formats() -> str:
     """The formats, with names to try, what writes their files, and what must be installed."""
     lines = [
-        "| name | short names | what it is | deployed | needs | source | version |",
-        "|---|---|---|---|---|---|---|",
+        "| name | short names | what it is | deployed | promised | needs | source | version |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         (
             f"| `{key}` | {', '.join(f'`{n}`' for n in f.names)} | {f.meaning} | "
-            f"{'yes' if f.saver else ''} | {f.extra} | {f.source} | {f.version} |"
+            f"{'yes' if f.saver else ''} | {promised(f)} | {f.extra} | {f.source} | {f.version} |"
         )
         for key, f in FORMATS.items()
     ]
     return "\n".join(lines)
+
+
+def options() -> str:
+    """What may be added to any loss so that forgetting lasts."""
+    lines = ["| option | what it is | source |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in OPTIONS)])
+
+
+def promised(of: AnyFormat) -> str:
+    """Whether ``promise`` takes a format, and which library checks it."""
+    found = of.grid(of.params()) if of.grid else None
+    if found is None or not levels_of(found.kind, found.low, found.high):
+        return ""
+    by = [library for name, library in LIBRARIES.items() if step(name).spec.use == of.key]
+    return f"yes, checked by {', '.join(f'`{b}`' for b in by)}" if by else "yes"
 
 
 def transforms() -> str:
@@ -134,6 +182,12 @@ reports numbers for; its batches are averaged over all tokens, so weights carry 
 
 {losses()}
 
+## Options of every run that are about lasting
+
+What they do to forgetting is measured in [lasting.md](lasting.md).
+
+{options()}
+
 ## What released code does otherwise
 
 Read in the code at the commits that `reproductions/released_code.py` names, each reproduced there
@@ -147,7 +201,8 @@ backward pass (DurableUnl's SAF) is straight-through, since autograd keeps the r
 
 Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`, each with
 `-asym`, `-half-step` or `-paper` for the scale; `nf4`, `fp4` and `nf4-b128` for another block;
-`gptq4`, `awq4`, `autoround4`, `gptq3-g128`. The scales: the docstring of `rtn`.
+`gptq4`, `awq4`, `autoround4`, `gptq3-g128`. The scales: the docstring of `rtn`. Promised: whether
+`unlearn --promise` takes the format.
 
 {formats()}
 

@@ -8,23 +8,26 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
 from remnant.functional.cells import cells, crossing, width
 from remnant.functional.quantized import Quantized
 from remnant.methods import check_lasting, grid, levels, step
-from remnant.model.load import matrices
+from remnant.model.load import matrices, open_model
 from remnant.model.rounding import on_grid, rounded
 from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.parsing import parse
-from remnant.records import UnlearnSpec
+from remnant.records import TransformSpec, UnlearnSpec
+from remnant.stages import transform, unlearn
 from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
 from remnant.training.loop import fit
 from remnant.training.on_grid import noisy, trained_on_grids
-from tests.conftest import hearing
+from remnant.training.promise import CERTIFICATE, fewest
+from tests.conftest import hearing, silent
 from tests.test_loss_references import pools
 
 GRIDS = [
@@ -38,6 +41,7 @@ def same(weight):
     codes = weight.new_zeros(weight.shape, dtype=__import__("torch").int8)
     return Quantized(codes, weight.abs().amax().view(1, 1), None, weight.clone())
 """
+Save = Callable[[PreTrainedModel, str], Path]
 
 
 def drawn(seed: int = 0, rows: int = 6, columns: int = 64) -> Tensor:
@@ -56,8 +60,12 @@ def levels_by_block(use: str, found: Quantized) -> list[list[float]]:
     table, size = levels(grid(use)), -(-found.weight.numel() // found.scale.numel())
     zero = found.zero if found.zero is not None else torch.zeros_like(found.scale)
     pairs = list(zip(found.scale.flatten().tolist(), zero.flatten().tolist(), strict=True))
-    every = (pairs[i // size] for i in range(found.weight.numel()))
-    return [sorted((level - z) * s for level in table) for s, z in every]
+    own = [on_block(table, *pair) for pair in pairs]
+    return [own[i // size] for i in range(found.weight.numel())]
+
+
+def on_block(table: tuple[float, ...], scale: float, zero: float) -> list[float]:
+    return sorted((level - zero) * scale for level in table)
 
 
 @pytest.mark.parametrize("use", GRIDS)
@@ -266,3 +274,84 @@ def test_names_with_commas_are_a_list_and_plain_runs_keep_their_keys() -> None:
     assert spec.promise is not None
     assert spec.promise.use == ("int4-g128", "nf4")
     assert not {"grids", "promise"} & UnlearnSpec(method="ga").identity().keys()
+
+
+def test_the_fewest_that_are_enough_are_found_with_few_tries() -> None:
+    for least in (3, 7, 50, 999, 1000):
+        tried: list[int] = []
+
+        def enough(number: int, least: int = least, tried: list[int] = tried) -> bool:
+            tried.append(number)
+            return number >= least
+
+        assert least <= fewest(enough, 7, 1000) <= max(7, 1.06 * least)
+        assert len(tried) < 14
+
+
+PROMISED = ("int4-g16", "int3", "nf4", "q4_0")
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_a_promise_holds_by_the_codes_that_the_transform_writes(
+    weights: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
+) -> None:
+    model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024)
+    target = folder_of(model.to(torch.bfloat16).float(), "target")
+    spec = UnlearnSpec.model_validate(
+        {
+            "method": "ga", "steps": 3, "lr": 1e-3, "batch_size": 4, "max_tokens": 64,
+            "weights": weights, "compute": "fp32", "train": "matrices", "select": "last",
+            "probe_every": 3, "promise": PROMISED,
+        }
+    )  # fmt: skip
+    out = tmp_path / "out"
+    out.mkdir()
+    said = unlearn.run(spec, {"target": target, "corpus": corpus}, out, silent)
+    kept = json.loads((out / CERTIFICATE).read_text())
+    assert said.certificate is not None
+    assert kept == said.certificate.model_dump(mode="json")
+    assert [k["format"] for k in kept["formats"]] == [*PROMISED]
+    edited = edits(open_model(str(target)), open_model(str(out)))
+    assert kept["edited"] == sum(int(mask.sum()) for mask in edited.values())
+    assert kept["edited"] <= 0.05 * kept["weights"]
+    for own in kept["formats"]:
+        one, other = (codes(folder, own["format"], tmp_path / f"{name}-{own['format']}")
+                      for name, folder in (("target", target), ("out", out)))  # fmt: skip
+        differ = {n: one[f"{n}.codes"] != other[f"{n}.codes"] for n in edited}
+        assert all(torch.equal(differ[n], edited[n]) for n in edited)
+        assert all(torch.equal(one[n], other[n]) for n in one if n.endswith(".scale"))
+        assert (own["differ"], own["elsewhere"]) == (kept["edited"], 0)
+        assert own["differ_by_library"] in (None, kept["edited"])
+    assert kept["formats"][2]["library"] in ("bnb-nf4", "")
+    assert "has to be measured" in kept["claim"]
+    assert kept["reached"] == (min(losses_in(kept)) >= kept["level"])
+
+
+def losses_in(kept: dict[str, Any]) -> list[float]:
+    return [kept["forget_loss"], *(own["forget_loss"] for own in kept["formats"])]
+
+
+def edits(target: PreTrainedModel, result: PreTrainedModel) -> dict[str, Tensor]:
+    before = {m.name: m.read() for m in matrices(target)}
+    return {m.name: m.read() != before[m.name] for m in matrices(result)}
+
+
+def codes(model: Path, use: str, out: Path) -> dict[str, Tensor]:
+    out.mkdir()
+    by = step(use)
+    transform.run(
+        TransformSpec(use=by.spec.use, params=by.spec.params), {"model": model}, out, silent
+    )
+    found: dict[str, Tensor] = load_file(out / "codes.safetensors")
+    return found
+
+
+def test_where_nothing_moved_nothing_can_be_promised(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
+) -> None:
+    target = folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), "target")
+    spec = UnlearnSpec(method="ga", steps=1, lr=1e-30, max_tokens=64, promise={"use": ("int4",)})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="No weight that the run moved can cross"):
+        unlearn.run(spec, {"target": target, "corpus": corpus}, tmp_path / "out", silent)
+    assert not (tmp_path / "out" / CERTIFICATE).exists()

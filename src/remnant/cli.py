@@ -154,6 +154,9 @@ def train(
     help="How weights are kept.",
 )
 @click.option("--grids", metavar="NAMES", help="Grids to train on, such as int4-g64,nf4.")
+@click.option(
+    "--promise", metavar="NAMES", help="Grids under which the edit must hold: int4-g128,nf4."
+)
 @devices_option
 @estimate_option
 @dequantize_option

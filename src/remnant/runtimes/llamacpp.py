@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
@@ -291,6 +292,22 @@ def _add_tokenizer(
         if value is not None:
             add(value)
     writer.add_add_bos_token(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
+
+
+def decoded_blocks(weight: Tensor, kind: str) -> Tensor:
+    """A weight as the package gguf rounds and decodes it.
+
+    Args:
+        weight: [..., rows, columns]; whole blocks of columns.
+        kind: GGUF's name of the type, such as "Q4_0"; one that the package can make.
+
+    Raises:
+        UserError: the package is missing.
+    """
+    library = _gguf()
+    of = getattr(library.GGMLQuantizationType, kind)
+    packed = library.quants.quantize(weight.float().contiguous().cpu().numpy(), of)
+    return torch.from_numpy(library.quants.dequantize(packed, of)).view(weight.shape)
 
 
 def _gguf() -> Any:

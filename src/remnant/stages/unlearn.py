@@ -40,10 +40,11 @@ from remnant.training.checkpoints import GENERATIONS
 from remnant.training.dual import make_dual
 from remnant.training.loop import AfterStep, fit
 from remnant.training.on_grid import trained_on_grids
+from remnant.training.promise import CERTIFICATE, Given, keep, write_certificate
 from remnant.training.stepper import in_regime, movable_share, storage_dtype, warning_of_rate
 
 PROBE_ITEMS = 48
-LEAVES = (*LEFT_BY_MODELS, CONFIG, WEIGHTS, "steps.jsonl")
+LEAVES = (*LEFT_BY_MODELS, CONFIG, WEIGHTS, "steps.jsonl", CERTIFICATE)
 GOES_ON_FROM = (*GENERATIONS, "best.pt", "steps.jsonl")
 SAMPLED = 4096
 # A step that is not lost changes nearly all numbers, also in bfloat16 at the usual rates a tenth
@@ -117,6 +118,13 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     check_finite(model, "the unlearned model", DIVERGED)
     probes = memory.get("probes", [])
     chosen = memory.get("chosen") if spec.select == "best" else (probes or [None])[-1]
+    certified = None
+    if spec.promise:
+        origin = in_regime(open_model(str(target), work.place.device), spec)
+        given = Given(model, origin, tokenizer, forget_loss)
+        certified = keep(spec.promise, given, storage_dtype(spec.weights), work.progress)
+        chosen = {"step": chosen["step"] if chosen else steps, **probe()._asdict()}
+        write_certificate(certified, out)
     in_dtype(model, storage_dtype(spec.weights))
     if moving.apart is None:
         save(model, tokenizer, out)
@@ -133,6 +141,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
         moving=moving.result,
         movable=reach,
         form=manner.form,
+        certificate=certified,
     )
 
 
