@@ -389,6 +389,11 @@ def audit(
     type=float,
     help="Before anything is unlearned: what this rate of AdamW can move in bfloat16.",
 )
+@click.option(
+    "--text",
+    type=click.Path(exists=True, path_type=Path),
+    help="Forget text: also what grids leave of the change of its outputs. Opens both models.",
+)
 @_guarded
 def predict(
     target: str, unlearned: str | None, lr: float | None, out: Path, **options: Any
@@ -396,16 +401,26 @@ def predict(
     """Forecast from two checkpoints alone what quantization will bring back; or, from the target
     and a learning rate (--lr), what it would.
 
-    No GPU, no data, no torch.
+    No GPU, no data, no torch, but for --text.
     """
+    text = options.pop("text")
     if (unlearned is None) == (lr is None):
         raise UserError(
             "A forecast needs the unlearned model, or the rate that is to be used; one of them.",
             "Give TARGET UNLEARNED, or TARGET --lr 1e-5.",
         )
+    if unlearned is None and text is not None:
+        raise UserError(
+            "What a grid leaves on text is asked of two models.", "Give TARGET UNLEARNED --text."
+        )
     if unlearned is None:
         return _done("predict_before", target, lr, **options)
-    return _done("predict", target, unlearned, out=out, **options)
+    _done("predict", target, unlearned, out=out, **options)
+    if text is None:
+        return None
+    return _done(
+        "show", target, unlearned, text, options["quantizers"], room="remnant.report.on_text"
+    )
 
 
 @main.command()

@@ -1,0 +1,58 @@
+"""What grids leave of an update on the outputs that some text makes: `predict --text`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from remnant.corpus.base import pages
+from remnant.corpus.own_text import read_sources
+from remnant.errors import UserError
+from remnant.forecast.grids import DEFAULT
+from remnant.methods import grid
+from remnant.model.data import encode
+from remnant.model.load import context_length, open_model, open_tokenizer
+from remnant.model.on_text import OnText, survival_on_text
+from remnant.report import terminal
+
+# A few hundred tokens are enough for sums over all layers; more only cost time.
+MOST_TOKENS = 4096
+
+
+def show(target: str, unlearned: str, text: Path, quantizers: Sequence[str]) -> None:
+    """Print what every grid leaves on the text of a file."""
+    found = on_text(target, unlearned, text, quantizers)
+    shown = Table("grid", "gain on the text's outputs", "signal to noise")
+    for name, left in found.items():
+        shown.add_row(name, f"{left.gain:.2f}", f"{left.signal_to_noise:.2f}")
+    terminal.console().print(shown)
+
+
+def on_text(
+    target: str, unlearned: str, text: Path, quantizers: Sequence[str]
+) -> dict[str, OnText]:
+    """What grids leave of an update on some text, by their names.
+
+    Args:
+        target: the model before unlearning.
+        unlearned: the model behind it.
+        text: of what was to be forgotten, in any form that ``prepare`` reads.
+        quantizers: names of grids; the forecast's own where there are none.
+
+    Raises:
+        UserError: a grid that is none, no text in the file, or models of other shapes.
+    """
+    grids = {use: grid(use) for use in quantizers or DEFAULT}
+    before, after = open_model(target), open_model(unlearned)
+    source = read_sources([str(text)], "forget", {})
+    written = source.texts or pages(source.qa)
+    pieces = encode(open_tokenizer(unlearned), written, min(512, context_length(after)))
+    if not pieces:
+        raise UserError(f"{text} holds no text.", "Give a file of what was to be forgotten.")
+    batches, tokens = [], 0
+    for piece in pieces:
+        if tokens < MOST_TOKENS:
+            batches.append(torch.tensor([piece]))
+            tokens += len(piece)
+    return survival_on_text(before, after, grids, batches)
