@@ -6,7 +6,7 @@ is such as one grid keeps and another erases, and block scales stay what they ar
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,14 +99,12 @@ def keep(spec: PromiseSpec, given: Given, dtype: torch.dtype, progress: Progress
             "Raise the learning rate or most, or promise fewer grids.",
         )
 
-    def losses(number: int) -> dict[str, float]:
-        with replaced(edited(edits, order[:number])):
-            return losses_of(given, grids)
-
     def enough(number: int) -> bool:
-        found = losses(number)
-        progress(number, most, f"{number} weights, forget loss {min(found.values()):.3f}")
-        return min(found.values()) >= level
+        with replaced(edited(edits, order[:number])):
+            # What is below ends the look, so that too few weights cost little.
+            low = next((loss for _, loss in losses_of(given, grids) if loss < level), level)
+        progress(number, most, f"{number} weights, forget loss {low:.3f} of {level:.3f}")
+        return low >= level
 
     chosen = fewest(enough, max(1, int(FIRST * weights)), most)
     for matrix, values in edited(edits, order[:chosen]):
@@ -160,13 +158,13 @@ def fewest(enough: Callable[[int], bool], first: int, most: int) -> int:
     return many
 
 
-def losses_of(given: Given, grids: Mapping[str, Step]) -> dict[str, float]:
-    """The forget loss of the model as it is ("full") and rounded to every grid."""
-    found = {"full": given.forget_loss()}
+def losses_of(given: Given, grids: Mapping[str, Step]) -> Iterator[tuple[str, float]]:
+    """The forget loss of the model as it is ("full") and rounded to one grid after the other."""
+    yield "full", given.forget_loss()
     for use, by in grids.items():
         with rounded(given.model, by):
-            found[use] = given.forget_loss()
-    return found
+            found = given.forget_loss()
+        yield use, found
 
 
 def certificate(
@@ -180,7 +178,7 @@ def certificate(
     changed = {e.matrix.name: e.matrix.read().float() != e.target for e in edits}
     number = sum(int(mask.sum()) for mask in changed.values())
     weights = sum(mask.numel() for mask in changed.values())
-    losses = losses_of(given, grids)
+    losses = dict(losses_of(given, grids))
     formats = []
     for use, by in grids.items():
         differ = [_apart(e, by) for e in edits]
