@@ -16,11 +16,11 @@ from remnant.errors import UserError
 from remnant.functional.cells import cells, crossing, width
 from remnant.functional.quantized import Quantized
 from remnant.methods import check_lasting, grid, levels, step
-from remnant.model.load import matrices, open_model
+from remnant.model.load import in_dtype, matrices, open_model
 from remnant.model.rounding import on_grid, rounded
 from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.parsing import parse
-from remnant.records import TransformSpec, UnlearnSpec
+from remnant.records import PromiseSpec, TransformSpec, UnlearnSpec
 from remnant.stages import transform, unlearn
 from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
@@ -296,7 +296,7 @@ def test_a_promise_holds_by_the_codes_that_the_transform_writes(
     weights: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
 ) -> None:
     model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024)
-    target = folder_of(model.to(torch.bfloat16).float(), "target")
+    target = folder_of(in_dtype(in_dtype(model, torch.bfloat16), torch.float32), "target")
     spec = UnlearnSpec.model_validate(
         {
             "method": "ga", "steps": 3, "lr": 1e-3, "batch_size": 4, "max_tokens": 64,
@@ -350,7 +350,9 @@ def test_where_nothing_moved_nothing_can_be_promised(
     corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
 ) -> None:
     target = folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), "target")
-    spec = UnlearnSpec(method="ga", steps=1, lr=1e-30, max_tokens=64, promise={"use": ("int4",)})
+    spec = UnlearnSpec(
+        method="ga", steps=1, lr=1e-30, max_tokens=64, promise=PromiseSpec(use=("int4",))
+    )
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="No weight that the run moved can cross"):
         unlearn.run(spec, {"target": target, "corpus": corpus}, tmp_path / "out", silent)

@@ -214,8 +214,8 @@ def _one(
 ) -> Quantized | None:
     """Change one weight; its codes, if the function gives any."""
     found = changed_by(matrix, matrix.read(), method, function, offered)
-    codes: Quantized | None = None if isinstance(found, Tensor) else found
-    changed: Tensor = found if codes is None else codes.weight
+    codes = None if isinstance(found, Tensor) else found
+    changed = found if isinstance(found, Tensor) else found.weight
     matrix.write(changed.reshape(matrix.read().shape).to(matrix.parameter.dtype))
     return codes
 
