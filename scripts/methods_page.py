@@ -101,12 +101,12 @@ def options() -> str:
 
 
 def promised(of: AnyFormat) -> str:
-    """Whether ``promise`` takes a format, and which library checks it."""
+    """Whether ``promise`` takes a format, and which library has the same grid."""
     found = of.grid(of.params()) if of.grid else None
     if found is None or not levels_of(found.kind, found.low, found.high):
         return ""
-    by = [library for name, library in LIBRARIES.items() if step(name).spec.use == of.key]
-    return f"yes, checked by {', '.join(f'`{b}`' for b in by)}" if by else "yes"
+    by = [f"`{n}` by `{lib}`" for n, lib in LIBRARIES.items() if step(n).spec.use == of.key]
+    return f"yes ({', '.join(by)})" if by else "yes"
 
 
 def transforms() -> str:
@@ -202,7 +202,7 @@ backward pass (DurableUnl's SAF) is straight-through, since autograd keeps the r
 Short names: `int4` (2 to 8 bits, one scale per row), `int4-tensor`, `int4-g64`, each with
 `-asym`, `-half-step` or `-paper` for the scale; `nf4`, `fp4` and `nf4-b128` for another block;
 `gptq4`, `awq4`, `autoround4`, `gptq3-g128`. The scales: the docstring of `rtn`. Promised: whether
-`unlearn --promise` takes the format.
+`unlearn --promise` takes the format, and which library checks it where it is installed.
 
 {formats()}
 

@@ -291,16 +291,23 @@ def test_the_fewest_that_are_enough_are_found_with_few_tries() -> None:
 PROMISED = ("int4-g16", "int3", "nf4", "q4_0")
 
 
-@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("weights", "train"), [("fp32", "matrices"), ("bf16", "all"), ("bf16", {"lora": {"rank": 4}})]
+)
 def test_a_promise_holds_by_the_codes_that_the_transform_writes(
-    weights: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
+    weights: str,
+    train: Any,
+    corpus: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    folder_of: Save,
 ) -> None:
     model = tiny_model(vocab=len(tokenizer), max_position_embeddings=1024)
     target = folder_of(in_dtype(in_dtype(model, torch.bfloat16), torch.float32), "target")
     spec = UnlearnSpec.model_validate(
         {
             "method": "ga", "steps": 3, "lr": 1e-3, "batch_size": 4, "max_tokens": 64,
-            "weights": weights, "compute": "fp32", "train": "matrices", "select": "last",
+            "weights": weights, "compute": "fp32", "train": train, "select": "last",
             "probe_every": 3, "promise": PROMISED,
         }
     )  # fmt: skip
