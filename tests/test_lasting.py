@@ -364,3 +364,32 @@ def test_where_nothing_moved_nothing_can_be_promised(
     with pytest.raises(UserError, match="No weight that the run moved can cross"):
         unlearn.run(spec, {"target": target, "corpus": corpus}, tmp_path / "out", silent)
     assert not (tmp_path / "out" / CERTIFICATE).exists()
+
+
+@pytest.mark.slow
+def test_the_libraries_find_the_edit_under_their_own_grids(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
+) -> None:
+    pytest.importorskip("llmcompressor")
+    pytest.importorskip("bitsandbytes")
+    model = tiny_model(
+        vocab=len(tokenizer), max_position_embeddings=1024, hidden_size=128, head_dim=32
+    )
+    target = folder_of(in_dtype(in_dtype(model, torch.bfloat16), torch.float32), "target")
+    uses = ("nf4", "fp4", "mxfp4", "nvfp4", "int4-g128-half-step", "q8_0")
+    spec = UnlearnSpec.model_validate(
+        {"method": "ga", "steps": 3, "lr": 1e-3, "max_tokens": 64, "weights": "bf16"}
+        | {"compute": "fp32", "train": "matrices", "promise": uses}
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    found = unlearn.run(spec, {"target": target, "corpus": corpus}, out, silent).certificate
+    assert found is not None
+    by = {kept.format: (kept.library, kept.differ_by_library) for kept in found.formats}
+    exact = {"nf4": "bnb-nf4", "fp4": "bnb-fp4", "mxfp4": "ct-mxfp4a16", "q8_0": "gguf Q8_0"}
+    exact |= {"int4-g128-half-step": "ct-w4a16"}
+    for use, library in exact.items():
+        assert by[use] == (library, found.edited), use
+    # llm-compressor gives the projections that vLLM fuses one number, so scales are others there.
+    assert by["nvfp4"][0] == "ct-nvfp4a16"
+    assert (by["nvfp4"][1] or 0) >= 0.99 * found.edited
