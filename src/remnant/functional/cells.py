@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from remnant.functional.quantized import Quantized
+from remnant.functional.shapes import AnyWeight
 
 
 class Cells(NamedTuple):
@@ -57,7 +58,7 @@ def cells(found: Quantized, levels: Sequence[float]) -> Cells:
     return empty._replace(place=empty.place_of(found.weight))
 
 
-def per_weight(of_block: Tensor, like: Tensor) -> Tensor:
+def per_weight(of_block: Tensor, like: AnyWeight) -> AnyWeight:
     """A number per block [blocks, 1] as one per weight, float32 in the shape of ``like``."""
     length = -(-like.numel() // of_block.numel())
     return of_block.float().reshape(-1).repeat_interleave(length)[: like.numel()].view(like.shape)
@@ -88,7 +89,7 @@ class Crossing(NamedTuple):
 
 
 def crossing(
-    target: Tensor, update: Tensor, grids: Sequence[tuple[Quantized, Sequence[float]]],
+    target: AnyWeight, update: AnyWeight, grids: Sequence[tuple[Quantized, Sequence[float]]],
     dtype: torch.dtype = torch.float32,
 ) -> Crossing:  # fmt: skip
     """The centre of the next cell in the direction of an update, under the grid where it is
@@ -128,7 +129,7 @@ def crossing(
     return Crossing(torch.where(can, value, target), can)
 
 
-def _limits(target: Tensor, found: Quantized) -> tuple[Tensor, Tensor]:
+def _limits(target: AnyWeight, found: Quantized) -> tuple[AnyWeight, AnyWeight]:
     """The values between which a weight decides no scale of its block, both left out."""
     blocks = found.scale.numel()
     length = -(-target.numel() // blocks)
