@@ -8,11 +8,16 @@ import pytest
 from click.testing import CliRunner
 
 import remnant
+from remnant import api
 from remnant.cli import main
-from remnant.deletion import Request, Trial, forget, tried
+from remnant.control import control_of
+from remnant.deletion import Request, _corpus, _scratch, context_of, forget
 from remnant.errors import UserError
+from remnant.flow.node import Node
+from remnant.flow.place import Outside
 from remnant.flow.store import Store
 from remnant.lab.corpus import generate
+from remnant.records import PrepareSpec
 from tests.test_api import SHAPE
 
 QUICK: dict[str, Any] = {"steps": 2, "probe_every": 1, "batch_size": 2, "method": "ga_gdr"}
@@ -52,13 +57,67 @@ def target(store: Store, corpus: remnant.Corpus) -> str:
 def test_a_request_ends_with_a_model_files_a_report_and_a_verdict(
     store: Store, target: str, texts: dict[str, tuple[str, ...]], tmp_path: Path
 ) -> None:
-    request = Request(target, texts)
-    done = forget(request, tmp_path / "out", store, 0.0, {**QUICK, **LENGTHS, "lr": 1e-3})
+    request, settings = Request(target, texts), {**QUICK, **LENGTHS, "lr": 1e-3}
+    done = forget(request, tmp_path / "out", store, 1000.0, settings)
     assert {p.name for p in done.out.iterdir()} >= {"model", "report.html", "summary.json"}
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    never_read = done.control.model
+    assert isinstance(never_read, Node)
+    assert store.manifest(never_read.name).spec["splits"] == ["retain1", "retain2"]
+    assert sum(done.took.values()) > 0
     assert [v.form for v in done.audit.verdicts] == ["full", "int8", "int4", "nf4"]
     assert not done.audit.passed  # two steps forget nothing
     with pytest.raises(UserError, match="exists already"):
         forget(request, tmp_path / "out", store, 0.0, {})
+
+
+def test_what_does_not_fit_into_the_time_is_left_out_and_said(
+    store: Store, target: str, texts: dict[str, tuple[str, ...]], tmp_path: Path
+) -> None:
+    settings = {**QUICK, **LENGTHS, "lr": 1e-4}
+    done = forget(Request(target, texts), tmp_path / "out", store, 0.0, settings)
+    assert [v.form for v in done.audit.verdicts] == ["full", "int4"]
+    assert len(done.trials) == 1
+
+
+def test_two_requests_do_not_write_one_folder(
+    store: Store, target: str, texts: dict[str, tuple[str, ...]], tmp_path: Path
+) -> None:
+    place = tmp_path / "out"
+    with _scratch(place, place), pytest.raises(UserError, match="Another request"):
+        forget(Request(target, texts), place, store, 0.0, {**QUICK, **LENGTHS})
+    with _scratch(place, place) as (scratch, since):
+        (scratch / "begun").write_text("2000-01-01T00:00:00+00:00")
+        assert since > "2026"
+    with _scratch(place, place) as (_, since):  # a request that goes on keeps its beginning
+        assert since == "2000-01-01T00:00:00+00:00"
+
+
+def test_a_never_read_model_is_one_that_was_trained_alike_on_the_same_files(
+    store: Store, target: str, corpus: remnant.Corpus, texts: dict[str, tuple[str, ...]]
+) -> None:
+    source, name = api.source_of(store, target), corpus.path.name
+    assert isinstance(control_of(store, source, name, 1e6).model, Node)
+    others: dict[str, Any] = {side: Path(given[0]) for side, given in texts.items()}
+    swapped = others | {"forget": others["holdout"], "holdout": ()}
+    other = remnant.prepare(**swapped, vocab_size=400, store=store, **LENGTHS)
+    assert "other files" in control_of(store, source, other.path.name, 1e6).said
+    outside = Outside(target)
+    assert "not trained in this store" in control_of(store, outside, name, 1e6).said
+
+
+def test_pieces_fit_the_context_and_are_enough_for_a_verdict(
+    store: Store, target: str, tmp_path: Path
+) -> None:
+    words = " ".join(f"word{i} of {i * 7}" for i in range(600))
+    (tmp_path / "a.txt").write_text(words)
+    (tmp_path / "b.txt").write_text(words.replace("word", "other"))
+    texts = {"forget": (str(tmp_path / "a.txt"),), "retain": (str(tmp_path / "b.txt"),)}
+    found = _corpus(Request(target, texts), store, {})
+    assert found.result.counts["verbmem/forget"] >= 10
+    assert context_of(target, store) == SHAPE["context"]
+    spec = PrepareSpec.model_validate(store.manifest(found.path.name).spec)
+    assert spec.prompt_tokens + spec.answer_tokens < spec.text_tokens < SHAPE["context"]
 
 
 def test_without_text_to_keep_nothing_begins(target: str, tmp_path: Path, store: Store) -> None:
@@ -73,23 +132,6 @@ def test_what_no_runtime_opens_is_refused_before_anything_is_trained(
     with pytest.raises(UserError, match="No runtime opens"):
         forget(Request(target, texts, deploy=("int4",)), tmp_path / "out", store, 1.0, LENGTHS)
     assert not (tmp_path / "out").exists()
-
-
-def test_rates_are_tried_from_the_mildest_on_as_long_as_the_time_lasts(
-    store: Store, target: str, corpus: remnant.Corpus
-) -> None:
-    def rates(found: tuple[Trial, ...]) -> list[float]:
-        return [trial.rate for trial in found]
-
-    one = tried(target, corpus, store, 0.0, QUICK)
-    assert rates(one) == [1e-5]
-    several = tried(target, corpus, store, 1e6, QUICK)
-    assert rates(several) == [1e-5, 3e-5, 1e-4, 3e-4][: len(several)]
-    assert len(several) > 1
-    assert several[0].model.path == one[0].model.path
-    # What is decided is read from what was recorded: going on decides alike, and makes nothing.
-    limit = several[0].seconds + several[0].seconds / 2
-    assert rates(tried(target, corpus, store, limit, QUICK)) == rates(one)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ RANKS = {
     "verbs": 12,
     "cli_pipeline": 12,
     "pipeline": 13,
+    "control": 10,
+    "search": 11,
     "deletion": 13,
     "alternatives": 13,
     "cli_forget": 14,

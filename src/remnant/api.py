@@ -451,6 +451,23 @@ def audited(
         rule: the limits.
         progress: show on stderr how far it is.
     """
+    measured = measurements(models, corpus, forms, rule)
+    nodes = planning.ordered([planning.audit_node(rule, measured)])
+    done(store, nodes, progress)
+    title = "Did it stay forgotten?"
+    sweep = SweepSpec(
+        name="audit", title=title, corpus=(), unlearn=(), quantizers=tuple(forms), rule=rule
+    )
+    return Audit(table.collect(store, sweep, [n.piece for n in nodes], {}), store)
+
+
+def measurements(
+    models: Mapping[str, Input | EndpointSpec],
+    corpus: tuple[Input, str],
+    forms: Sequence[Use],
+    rule: Rule,
+) -> dict[str, Node]:
+    """What an audit measures, by model and form; see ``audited``."""
     text, name = corpus
     measured: dict[str, Node] = {}
     target = models["target"]
@@ -474,13 +491,7 @@ def audited(
             copy = planning.transformed(by, source, text, label, compared)
             node = planning.measure_node(asks, copy, text, label, elicited=elicited)
             measured[f"{model}/{label.form}"] = node
-    nodes = planning.ordered([planning.audit_node(rule, measured)])
-    done(store, nodes, progress)
-    title = "Did it stay forgotten?"
-    sweep = SweepSpec(
-        name="audit", title=title, corpus=(), unlearn=(), quantizers=tuple(forms), rule=rule
-    )
-    return Audit(table.collect(store, sweep, [n.piece for n in nodes], {}), store)
+    return measured
 
 
 def auditable(

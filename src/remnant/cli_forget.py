@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from remnant.guard import done, guarded, store_at
-from remnant.options import set_option, store_option, trust_option, verify_option
+from remnant.options import dequantize_option, set_option, store_option, trust_option, verify_option
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -52,6 +52,7 @@ class Duration(click.ParamType[float]):
     help="How long it may take.",
 )
 @click.option("-o", "--out", required=True, type=Path, help="A new folder for what comes of it.")
+@dequantize_option
 @trust_option
 @verify_option
 @set_option
@@ -60,12 +61,13 @@ class Duration(click.ParamType[float]):
 def forget(model: str, out: Path, budget: float, store_path: str, **given: Any) -> int | None:
     """Make a model forget a text, from raw files to deployable ones and a verdict.
 
-    Tries rates from the mildest on within the budget, audits the best, and ends with the exit code
-    of the verdict, as audit does. Interrupted, the same command goes on.
+    Makes a model that never read the text where it can, pushes the model as far as it bears within
+    the budget, audits the best trial, and ends with the exit code of the verdict, as audit does.
+    Interrupted, the same command goes on.
     """
     deletion = importlib.import_module("remnant.deletion")
     texts = {side: given[side] for side in ("forget", "retain", "holdout") if given[side]}
-    request = deletion.Request(model, texts, given["retrain"], given["deploy"])
+    request = deletion.Request(model, texts, given["retrain"], given["deploy"], given["dequantize"])
     code: int = deletion.run(request, out, store_at(store_path), budget, given["settings"])
     return code
 

@@ -1,33 +1,57 @@
 """One deletion request, from raw text to deployable files and a verdict.
 
-Prepares the texts, tries settings of one method from the mildest on within a budget, audits the
-best of them in the forms that are to be deployed, and writes all of it into one folder. Everything
-is made by the Python interface and kept in the store, so that an interrupted request goes on.
+Prepares the texts, makes a never-read model where it can, measures the target, tries how far the
+model has to be pushed in the time that the audit leaves, audits the best trial in the forms that
+are to be deployed, and writes all of it into one folder. Everything is made by the Python interface
+and kept in the store, so that an interrupted request goes on.
 """
 
+import fcntl
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from remnant import api
+from remnant.control import Control, control_of
+from remnant.durable import tell, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
-from remnant.flow.store import Store
-from remnant.handles import Audit, Corpus, Model
+from remnant.flow.place import Outside
+from remnant.flow.plan import Input, Node
+from remnant.flow.progress import GUESS, clock
+from remnant.flow.sources import check_plain
+from remnant.flow.store import Store, disk_errors
+from remnant.handles import Audit, Corpus
 from remnant.methods import step
-from remnant.records import PrepareSpec, UnlearnResult, UnlearnSpec
+from remnant.parsing import parse
+from remnant.records import PrepareSpec, Rule, UnlearnResult, UnlearnSpec, Use
 from remnant.report.front import WORST
+from remnant.search import REACH, STEPS, Trial, best_of, searched, steps_within
 from remnant.verbs import exit_code, overlaid
+from remnant.weightfiles import config_of
 
-# Rates of AdamW in float32 for pretrained models, the mildest first: the field's own, and steps of
-# about three. A small model that was trained from scratch wants the last ones.
-RATES = (1e-5, 3e-5, 1e-4, 3e-4)
-STEPS = 200
-# The rest of a budget is for the audit, which costs less than unlearning does.
-FOR_TRIALS = 0.7
 # In float32 no update is lost, so that what is forgotten stays so behind a grid (docs/why.md).
-DEFAULTS: Mapping[str, Any] = {"method": "npo_klr", "weights": "fp32", "steps": STEPS}
+DEFAULTS: Mapping[str, Any] = {"method": "npo_klr", "weights": "fp32"}
+# So many steps tell how long one takes, the opening of the model among it.
+PILOT = 4
+# An audit in the usual forms takes at most so much of the time; else it is made in one of them, in
+# which text comes back first (docs/why.md).
+FOR_AUDIT = 0.6
+FEWER: tuple[Use, ...] = ("int4",)
+# What an audit takes beside its measurements, as a share of them.
+BESIDE = 0.1
+# A verdict wants ten items of every kind, and intervals that are of use some more.
+ITEMS, SHORTEST = 20, 64
+TEXT, ANSWER = (PrepareSpec.model_fields[n].default for n in ("text_tokens", "answer_tokens"))
+LENGTHS = ("text_tokens", "prompt_tokens", "answer_tokens")
+# What configurations call the length of the context.
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len")
+BEGUN = "begun"
 
 
 class Request(NamedTuple):
@@ -35,39 +59,61 @@ class Request(NamedTuple):
 
     ``texts``: side ("forget", "retain", "holdout") -> files. ``retrain``: a model that never read
     the forget text. ``deploy``: formats of the files to be written, which are audited too.
+    ``dequantize``: packed weights are decoded first.
     """
 
     model: str
     texts: Mapping[str, Sequence[str]]
     retrain: str | None = None
     deploy: tuple[str, ...] = ()
-
-
-class Trial(NamedTuple):
-    """One unlearning run at one rate: the model, what it came to and how long it took."""
-
-    rate: float
-    model: Model
-    result: UnlearnResult
-    seconds: float
-
-    @property
-    def left(self) -> float:
-        """Share of forget tokens that are still the greedy choice, on the development half; all
-        where no checkpoint kept enough utility.
-        """
-        return self.result.chosen.forget if self.result.chosen else 1.0
+    dequantize: bool = False
 
 
 class Forgotten(NamedTuple):
-    """What a request came to: the folder that was written, the trials, and the audit of the best of
-    them.
+    """What a request came to: the folder that was written, the never-read model, the trials, the
+    audit of the best of them, and the seconds that each part took.
     """
 
     out: Path
+    control: Control
     trials: tuple[Trial, ...]
     best: Trial
     audit: Audit
+    took: Mapping[str, float]
+
+
+class Work(NamedTuple):
+    """What the parts of a request share.
+
+    ``begun``: since when (ISO, UTC) what is made counts as time of the request, so that one that
+    goes on decides as one that was never interrupted.
+    """
+
+    store: Store
+    seconds: float
+    begun: str
+    model: str
+    corpus: Corpus
+    forms: tuple[Use, ...]
+
+    def measured(self, models: Mapping[str, Input]) -> list[Node]:
+        """The measurements of some models of the audit, with all that they need."""
+        text = (api.corpus_of(self.store, self.corpus), str(self.corpus.path))
+        found = api.measurements(models, text, self.forms, Rule())
+        return planning.ordered(found.values())
+
+    def took(self, nodes: Sequence[Node], since: str | None = None) -> float:
+        """Seconds that some pieces took by their records, if they were made since then."""
+        made = [self.store.manifest(node.name) for node in nodes if self.store.has(node.name)]
+        return sum(m.seconds for m in made if m.created >= (since or ""))
+
+    def spent(self, nodes: Sequence[Node]) -> float:
+        """Seconds of this request that some pieces took."""
+        return self.took(nodes, self.begun)
+
+    def say(self, spent: float, what: str) -> None:
+        """Where the request is, on the terminal as in a log."""
+        tell(f"{clock(spent)} of {clock(self.seconds)} spent; {what}")
 
 
 def forget(
@@ -83,7 +129,7 @@ def forget(
         request: what is to be forgotten.
         out: a new folder.
         store: where artefacts are kept.
-        seconds: about how long unlearning and audit may take together; one rate is always tried.
+        seconds: about how long all of it may take; one trial and its audit are always made.
         settings: fields of ``UnlearnSpec`` that replace ``DEFAULTS``, a rate among them being the
             only one that is tried; and those of ``PrepareSpec`` that it has not (answer_tokens).
 
@@ -91,74 +137,210 @@ def forget(
         UserError: the folder is there, a text or a model cannot be read, or there is no retain
             text.
     """
-    if out.exists():
-        raise UserError(f"{out} exists already.", "Name a new folder with -o.")
     if not request.texts.get("retain"):
         raise UserError(
             "Without text that the model must keep, nothing tells forgetting from destroying it.",
             "Give --retain: text of the same kind that may stay, at least as much.",
         )
     own = PrepareSpec.model_fields.keys() - UnlearnSpec.model_fields.keys()
-    corpus = _corpus(request, store, {k: v for k, v in settings.items() if k in own})
+    rest = {**DEFAULTS, **{k: v for k, v in settings.items() if k not in own}}
+    spec = parse(UnlearnSpec, rest, "unlearn")
+    final = Path(os.path.abspath(out))
+    _check_new(final, out)
+    request = request._replace(model=_whole(store, request))
     source = api.source_of(store, request.model)
-    for form in request.deploy:  # a form that no runtime opens is told before the work
-        planning.deploy_node(step(form, {}), source, api.corpus_of(store, corpus))
-    rest = {k: v for k, v in settings.items() if k not in own}
-    trials = tried(request.model, corpus, store, FOR_TRIALS * seconds, {**DEFAULTS, **rest})
-    best = min(trials, key=lambda trial: trial.left)
-    forms = request.deploy or None
-    found = api.audit(
-        request.model, best.model, corpus, retrain=request.retrain, forms=forms, store=store,
-        progress=True,
+    corpus = _corpus(request, store, {k: v for k, v in settings.items() if k in own})
+    text = api.corpus_of(store, corpus)
+    planning.unlearn_node(spec, source, text)  # what is unknown is told before the work
+    for form in request.deploy:
+        planning.deploy_node(step(form, {}), source, text)
+    with _scratch(final, out) as (scratch, begun):
+        forms = request.deploy or api.FORMS
+        work = Work(store, seconds, begun, request.model, corpus, tuple(forms))
+        return _carried_out(request, work, source, rest, (scratch, final))
+
+
+def _whole(store: Store, request: Request) -> str:
+    """The model as it is trained: an adapter is merged, and packed weights are decoded where that
+    is wanted.
+
+    Raises:
+        UserError: its weights are packed.
+    """
+    source = api.source_of(store, request.model, request.dequantize)
+    check_plain(source, "packed weights cannot be trained")
+    if not isinstance(source, Node):
+        return request.model
+    api.done(store, [source], progress=True)
+    return str(store.path(source.name))
+
+
+def _check_new(final: Path, out: Path) -> None:
+    with disk_errors(final.parent, "Name another folder with -o."):
+        if os.path.lexists(final):
+            raise UserError(f"{out} exists already.", "Name a new folder with -o.")
+
+
+@contextmanager
+def _scratch(final: Path, out: Path) -> Iterator[tuple[Path, str]]:
+    """The folder beside the final one in which a request is written, held by this process, and
+    since when the request goes on (ISO, UTC).
+    """
+    scratch = final.with_name(f".{final.name}.part")
+    with disk_errors(final.parent, "Name another folder with -o."):
+        scratch.mkdir(parents=True, exist_ok=True)
+        with (scratch / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"Another request is writing {out}.", "Wait for it, or name another folder."
+                ) from error
+            if not (scratch / BEGUN).is_file():
+                write_text(scratch / BEGUN, datetime.now(UTC).isoformat(timespec="seconds"))
+            yield scratch, (scratch / BEGUN).read_text(encoding="utf-8")
+
+
+def _carried_out(
+    request: Request,
+    work: Work,
+    source: Input,
+    settings: Mapping[str, Any],
+    places: tuple[Path, Path],
+) -> Forgotten:
+    """The parts of a request, one after the other; ``places``: scratch folder and final one."""
+    store = work.store
+    control = _control(request, work, source)
+    work.say(0, f"control: {control.said}")
+    known = {"target": source} | ({"retrain": control.model} if control.model else {})
+    work = work if request.deploy else _fitting(work, source, len(known))
+    before = work.measured(known)
+    work.say(work.spent(before), "measuring what the target tells")
+    api.done(store, before, progress=True)
+    of_one = work.took([n for n in work.measured({"target": source}) if n.stage != "elicit"])
+    rest = (1 + BESIDE) * of_one + len(request.deploy) * GUESS["deploy"]
+    spent = work.spent(before)
+    work.say(spent, f"unlearning; the audit will take about {clock(rest)}")
+    trials, tuned = _tried(work, settings, work.seconds - spent - rest)
+    best = best_of(trials)
+    work.say(spent + tuned, f"auditing rate {best.rate:g}, about {clock(rest)} left")
+    audit = api.audit(
+        request.model, best.model, work.corpus, retrain=_named(store, control), forms=work.forms,
+        store=store, progress=True,
     )  # fmt: skip
-    _write(out, request, corpus, best, found)
-    return Forgotten(out, trials, best, found)
+    judged = work.measured({**known, "unlearned": api.source_of(store, best.model)})
+    deploying = _write(places, request, work.corpus, best, audit)
+    parts = {"target and control": spent, "unlearning": tuned}
+    parts |= {"audit": work.spent(judged) - spent, "files": deploying}
+    return Forgotten(places[1], control, trials, best, audit, parts)
+
+
+def _control(request: Request, work: Work, source: Input) -> Control:
+    if request.retrain:
+        return Control(api.source_of(work.store, request.retrain), f"{request.retrain}, as given")
+    return control_of(work.store, source, work.corpus.path.name, work.seconds)
+
+
+def _named(store: Store, control: Control) -> str | None:
+    """The never-read model as the Python interface names it."""
+    return str(_folder(store, control.model)) if control.model else None
+
+
+def _folder(store: Store, source: Input) -> Path:
+    """Where the files of a model lie, or will."""
+    return Path(source.source) if isinstance(source, Outside) else store.path(source.name)
 
 
 def _corpus(request: Request, store: Store, settings: Mapping[str, Any]) -> Corpus:
-    files = {side: list(map(Path, given)) for side, given in request.texts.items()}
-    wanted = {"tokenizer": request.model, **settings}
-    return api.prepare(**files, store=store, progress=True, **wanted)
-
-
-def tried(
-    model: str, corpus: Corpus, store: Store, seconds: float, settings: Mapping[str, Any]
-) -> tuple[Trial, ...]:
-    """Unlearning at one rate after the other, until the next one is not likely to fit into the
-    time, or a rate leaves too little utility, as every higher one would.
-
-    The time of a run is the one that its record tells, so that a request that goes on decides as
-    one that was never interrupted.
+    """The prepared texts, in pieces that the model's context holds and that are enough items for a
+    verdict, where the settings name no length.
     """
-    rates = (settings["lr"],) if "lr" in settings else RATES
-    found: list[Trial] = []
-    for rate in rates:
-        spent = sum(trial.seconds for trial in found)
-        if found and spent + found[-1].seconds > seconds:
-            break
-        made = api.unlearn(model, corpus, store=store, progress=True, **{**settings, "lr": rate})
+    files = {side: list(map(Path, given)) for side, given in request.texts.items()}
+    own = {"tokenizer": request.model, **settings}
+
+    def made(text_tokens: int) -> Corpus:
+        parts = text_tokens, text_tokens // 2, min(ANSWER, text_tokens // 4)
+        lengths = dict(zip(LENGTHS, parts, strict=True))
+        return api.prepare(**files, store=store, progress=True, **{**lengths, **own})
+
+    length = min(TEXT, context_of(request.model, store) // 2)
+    found = made(length)
+    items = found.result.counts.get("verbmem/forget", 0)
+    if items >= ITEMS or set(LENGTHS) & settings.keys():
+        return found
+    return made(max(SHORTEST, length * items // ITEMS))
+
+
+def context_of(model: str, store: Store) -> int:
+    """Tokens that a model reads at once, by its configuration; of many where that is not told."""
+    config = config_of(_folder(store, api.source_of(store, model)))
+    given = [config.get(name) for name in CONTEXTS]
+    return min((length for length in given if isinstance(length, int)), default=2 * TEXT)
+
+
+def _fitting(work: Work, source: Input, models: int) -> Work:
+    """The usual forms where their audit fits into the time, as the target in full precision tells;
+    else one of them.
+    """
+    whole = work._replace(forms=()).measured({"target": source})
+    work.say(0, "measuring the target in full precision")
+    api.done(work.store, whole, progress=True)
+    one = work.store.manifest(whole[-1].name).seconds
+    if one * (1 + len(work.forms)) * (models + 1) <= FOR_AUDIT * work.seconds:
+        return work
+    tell(f"The usual forms do not fit into the time; audited: full, {', '.join(map(str, FEWER))}.")
+    return work._replace(forms=FEWER)
+
+
+def _tried(
+    work: Work, settings: Mapping[str, Any], seconds: float
+) -> tuple[tuple[Trial, ...], float]:
+    """The trials that the time allows, and what they took.
+
+    The time of a run is the one that its record tells.
+    """
+    steps, floor = settings.get("steps"), parse(UnlearnSpec, settings, "unlearn").utility_floor
+
+    def attempt(rate: float, count: int) -> Trial:
+        own = {**settings, "lr": rate, "steps": count}
+        made = api.unlearn(work.model, work.corpus, store=work.store, progress=True, **own)
         assert isinstance(made.result, UnlearnResult)
-        took = store.manifest(made.path.name).seconds
-        found.append(Trial(rate, made, made.result, took))
-        if made.result.chosen is None or made.result.kept_step == 0:
-            break
-    return tuple(found)
+        took = work.store.manifest(made.path.name).seconds
+        return Trial(rate, count, made, made.result, took, floor)
 
-
-def _write(out: Path, request: Request, corpus: Corpus, best: Trial, found: Audit) -> None:
-    """The model, the deployable files, the report: whole, or not at all."""
-    scratch = out.with_name(f".{out.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    shutil.copytree(
-        best.model.path, scratch / "model", ignore=shutil.ignore_patterns("manifest.json")
+    rate = settings.get("lr")
+    pilot = None if steps else attempt(rate or REACH / STEPS, PILOT)
+    tuned = pilot.seconds if pilot else 0.0
+    pace = pilot.seconds / PILOT if pilot else 0.0
+    left = seconds - tuned
+    found = (
+        (attempt(rate, steps or min(STEPS, steps_within(2 * left, pace))),)
+        if rate
+        else searched(attempt, left, pace, steps)
     )
-    for form in request.deploy:
-        api.deploy(
-            best.model, form, scratch / form, corpus=corpus, store=found.store, progress=True
-        )
-    found.report(scratch)
-    scratch.rename(out)
+    return found, tuned + sum(trial.seconds for trial in found)
+
+
+def _write(
+    places: tuple[Path, Path], request: Request, corpus: Corpus, best: Trial, found: Audit
+) -> float:
+    """The model, the deployable files, the report: whole, or not at all; the seconds it took."""
+    (scratch, out), started = places, time.monotonic()
+    whole = scratch / "whole"
+    with disk_errors(out.parent, "Name another folder with -o."):
+        shutil.rmtree(whole, ignore_errors=True)
+        whole.mkdir()
+        name = best.model.path.name
+        api.copied(best.model.path, found.store.manifest(name), whole / "model")
+        for form in request.deploy:
+            api.deploy(
+                best.model, form, whole / form, corpus=corpus, store=found.store, progress=True
+            )
+        found.report(whole)
+        _check_new(out, out)
+        whole.rename(out)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return time.monotonic() - started
 
 
 def run(request: Request, out: Path, store: Store, seconds: float, settings: Sequence[str]) -> int:
@@ -168,15 +350,16 @@ def run(request: Request, out: Path, store: Store, seconds: float, settings: Seq
             "Without --holdout (text like the forget text that the model never read) membership "
             "cannot be tested, and no verdict is better than 'not measured'."
         )
-    if request.retrain is None:
-        print("Control: none, as no never-read model is given; what is left is counted from 0.")
     done = forget(request, out, store, seconds, overlaid(settings))
+    print(f"Control: {done.control.said}.")
     for trial in done.trials:
-        kept = "kept" if trial is done.best else "    "
+        chosen = "kept" if trial is done.best else "    "
         print(
-            f"{kept} rate {trial.rate:.0e}: {trial.left:.0%} of the forget tokens are left "
-            f"({trial.seconds:.0f} s)"
+            f"{chosen} rate {trial.rate:g}, {trial.result.steps} steps: {trial.left:.0%} of the "
+            f"forget tokens are left, {trial.kept:.0%} of the utility ({clock(trial.seconds)})"
         )
+    parts = ", ".join(f"{name} {clock(took)}" for name, took in done.took.items())
+    print(f"Spent {clock(sum(done.took.values()))} of {clock(seconds)}: {parts}.")
     outcomes = {v.outcome for v in done.audit.verdicts}
     for verdict in done.audit.verdicts:
         print(f"{verdict.form}: {verdict.outcome}. {verdict.reason}")

@@ -50,3 +50,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     remedy = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."
     return UserError(f"Unknown {kind} '{name}'.", remedy)
+
+
+class Diverged(UserError):
+    """A loss, a gradient or weights that are not finite."""

@@ -19,6 +19,7 @@ from remnant.gate.decide import Case, audited, cases, read_summary
 from remnant.gate.junit import junit
 from remnant.gate.policy import ASKED_PACKED, Policy, read_policy
 from remnant.gate.sarif import sarif
+from remnant.gate.sealed import differing
 from remnant.records import FULL
 from remnant.report import table, terminal
 from remnant.sign import keys
@@ -51,9 +52,14 @@ def gate(
         _check_place(name, path)
     before = read_card(place) if (place := files.get("card")) else ""
     summary = read_summary(Path(models[0])) if len(models) == 1 else _made(models, policy, audit)
+    store = Store(Path(audit["store_path"]))
+    if changed := differing(summary, store):
+        return _refuse(Refused(f"The {' and '.join(changed)} of the summary are not its audit's."))
     found = audited(summary)
     decided = cases(found, policy, model)
     _tell(decided)
+    if changed is None and len(models) == 1:
+        print(f"Not compared with its audit, which is not in {store.root}.", file=sys.stderr)
     texts = {
         "junit": lambda: junit(decided),
         "sarif": lambda: sarif(decided, policy_file),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from remnant.context import Context
-from remnant.errors import Interrupted, UserError
+from remnant.errors import Diverged, Interrupted
 from remnant.model.blocks import recomputed
 from remnant.model.whole import first_not_finite
 from remnant.ranks import count, told, total
@@ -67,7 +67,7 @@ def fit(
         Steps done and the memory.
 
     Raises:
-        UserError: the loss or a gradient is not finite; the weights keep their last finite values
+        Diverged: the loss or a gradient is not finite; the weights keep their last finite values
             in resume.pt.
         Interrupted: Ctrl-C; the state is saved.
     """
@@ -147,9 +147,9 @@ def _finite(parts: dict[str, float], stepper: Stepper) -> bool:
     return not total(not good)
 
 
-def _not_finite(parts: dict[str, float], step: int) -> UserError:
+def _not_finite(parts: dict[str, float], step: int) -> Diverged:
     shown = ", ".join(f"{k} {v:.4g}" for k, v in parts.items())
-    return UserError(
+    return Diverged(
         (
             f"The loss or its gradient is not finite at step {step + 1} ({shown}); the weights "
             f"after step {step} are kept."

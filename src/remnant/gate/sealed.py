@@ -1,0 +1,74 @@
+"""Whether a summary says what its audits say, where their sealed records are at hand. No torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from remnant.errors import UserError
+from remnant.flow.store import Store
+from remnant.records import AuditSpec
+
+# What a gate reads of a summary, row by row; the cells of other tools may stand beside.
+ROWS = ("verdicts", "evidence", "cells")
+
+
+def differing(summary: Mapping[str, Any], store: Store) -> list[str] | None:
+    """In which parts a summary is not what its audits say; None where one of them is not there.
+
+    Raises:
+        UserError: an audit's record is damaged.
+    """
+    names = summary.get("audits")
+    if not isinstance(names, list) or not names or not all(map(_is_audit, names)):
+        return None
+    if not all(store.path(name).is_dir() for name in names):
+        return None
+    found = []
+    specs = [AuditSpec.model_validate(store.checked(name).spec) for name in names]
+    if any(spec.rule.model_dump(mode="json") != summary.get("rule") for spec in specs):
+        found.append("rule")
+    sealed = {part: _sealed(store, names, part) for part in ROWS}
+    judged = set(map(_place, sealed["verdicts"]))
+    for part, rows in sealed.items():
+        own = [_bare(row) for row in _listed(summary.get(part)) if isinstance(row, dict)]
+        if _told(part, own, judged) != _told(part, rows, judged):
+            found.append(part)
+    return found
+
+
+def _told(part: str, rows: list[dict[str, Any]], judged: set[str]) -> list[str]:
+    """Rows in an order of their own; of cells those of the models that are judged."""
+    return sorted(_text(row) for row in rows if part != "cells" or _place(row) in judged)
+
+
+def _is_audit(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("audit-") and name == Path(name).name
+
+
+def _listed(rows: object) -> list[object]:
+    return rows if isinstance(rows, list) else []
+
+
+def _sealed(store: Store, names: list[str], part: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        path = store.path(name) / f"{part}.json"
+        try:
+            rows += json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read.", "Audit again.") from error
+    return rows
+
+
+def _bare(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a summary without what its steps say already."""
+    return {name: value for name, value in row.items() if name != "form"}
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return _text([row.get(name) for name in ("corpus", "seed", "model", "steps", "packed")])
+
+
+def _text(row: object) -> str:
+    return json.dumps(row, sort_keys=True)
