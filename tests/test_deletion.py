@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import remnant
 from remnant import api
@@ -69,6 +69,29 @@ def test_a_request_ends_with_a_model_files_a_report_and_a_verdict(
     assert not done.audit.passed  # two steps forget nothing
     with pytest.raises(UserError, match="exists already"):
         forget(request, tmp_path / "out", store, 0.0, {})
+    _a_summary_that_is_not_its_audits_is_refused(store, done.out / "summary.json")
+
+
+def _a_summary_that_is_not_its_audits_is_refused(store: Store, summary: Path) -> None:
+    policy = summary.with_name("policy.toml")
+    policy.write_text('forms = ["full", "int4"]')
+
+    def gate(where: Path) -> Result:
+        asked = ["gate", str(summary), "--policy", str(policy), "--store", str(where)]
+        return CliRunner().invoke(main, asked)
+
+    assert "not its audit's" not in gate(store.root).output
+    said = json.loads(summary.read_text())
+    for verdict in said["verdicts"]:
+        verdict["outcome"] = "gone"
+    for test in said["evidence"]:
+        test["says"] = "silent"
+    summary.write_text(json.dumps(said))
+    forged = gate(store.root)
+    assert forged.exit_code == 3
+    assert "The verdicts and evidence of the summary are not its audit's" in forged.output
+    # Elsewhere nobody can know, and that is said.
+    assert "Not compared with its audit" in gate(summary.parent / "elsewhere").output
 
 
 def test_what_does_not_fit_into_the_time_is_left_out_and_said(
@@ -126,12 +149,21 @@ def test_without_text_to_keep_nothing_begins(target: str, tmp_path: Path, store:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_no_runtime_opens_is_refused_before_anything_is_trained(
-    store: Store, target: str, texts: dict[str, tuple[str, ...]], tmp_path: Path
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(
+    store: Store,
+    target: str,
+    texts: dict[str, tuple[str, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UserError, match="No runtime opens"):
         forget(Request(target, texts, deploy=("int4",)), tmp_path / "out", store, 1.0, LENGTHS)
-    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("remnant.deletion._there", lambda name: False)
+    with pytest.raises(UserError, match="need bitsandbytes, which is not installed"):
+        forget(Request(target, texts, deploy=("bnb-nf4",)), tmp_path / "out", store, 1.0, LENGTHS)
+    with pytest.raises(UserError, match="quatsch"):
+        forget(Request(target, texts), tmp_path / "out", store, 1.0, {"method": "quatsch"})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

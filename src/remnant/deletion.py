@@ -8,11 +8,13 @@ and kept in the store, so that an interrupted request goes on.
 
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,10 +156,42 @@ def forget(
     planning.unlearn_node(spec, source, text)  # what is unknown is told before the work
     for form in request.deploy:
         planning.deploy_node(step(form, {}), source, text)
+        _check_installed(form)
     with _scratch(final, out) as (scratch, begun):
         forms = request.deploy or api.FORMS
         work = Work(store, seconds, begun, request.model, corpus, tuple(forms))
         return _carried_out(request, work, source, rest, (scratch, final))
+
+
+def _check_installed(form: str) -> None:
+    """A library that writes a form is missed before hours of work, not behind them.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    found = step(form, {}).format
+    assert found is not None  # as it is deployed
+    if missing := [name for name in needed(found.format.extra) if not _there(name)]:
+        raise UserError(
+            f"The files of {form} need {', '.join(missing)}, which is not installed.",
+            found.format.install,
+        )
+
+
+def needed(extra: str) -> list[str]:
+    """The packages of an optional part of the installation, as Remnant's own metadata has them."""
+    ends = re.compile(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]")
+    asked = [line for line in metadata.requires("remnant") or () if ends.search(line)]
+    names = [re.match(r"[\w.-]+", line) for line in asked]
+    return [name[0] for name in names if name]
+
+
+def _there(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _whole(store: Store, request: Request) -> str:
