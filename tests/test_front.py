@@ -2,13 +2,19 @@
 
 import dataclasses
 import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
+from remnant.flow.store import Store
 from remnant.records import Check, Evidence
 from remnant.report import front
 from remnant.report.charts import places
 from remnant.report.front import Dot, Failed
+from remnant.report.page import write
 from remnant.report.table import Group, Results
 from tests.test_report import results
 
@@ -84,3 +90,56 @@ def test_failed_checks_of_one_kind_stand_together(monkeypatch: pytest.MonkeyPatc
     assert front.failed(results()) == [
         Failed("news", about.model, "texts", ("full", "int4"), "cut")
     ]
+
+
+HOSTILE = (
+    "</svg></style><script>document.title='pwned'</script>{{7*7}}",
+    '"><img src=x onerror=alert(1)>',
+    "$\\frac{a}$ & $x",
+    "",
+)
+
+
+def renamed(text: str) -> Results:
+    """A run in which every name and sentence that a user sets is this text."""
+    base, own = results(), with_evidence(test=text, said=text)
+
+    def hostile(rows: list[Any]) -> list[Any]:
+        return [row.model_copy(update=changes(row)) for row in rows]
+
+    def changes(row: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {"corpus": text, "steps": (text,) if row.steps else ()}
+        found |= {} if row.is_reference else {"model": text}
+        return found | ({"reason": text} if hasattr(row, "reason") else {})
+
+    changed = dataclasses.replace(
+        own, corpus=text, cells=hostile(own.cells), recoveries=hostile(own.recoveries),
+        verdicts=hostile(own.verdicts), evidence=hostile(own.evidence), surviving=[],
+    )  # fmt: skip
+    sweep = base.sweep.model_copy(update={"title": text, "name": text})
+    return dataclasses.replace(base, groups=[changed], sweep=sweep, failures={text: text})
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_name_or_sentence_of_a_user_runs_or_breaks_the_page(text: str, tmp_path: Path) -> None:
+    page = write(renamed(text), Store(tmp_path / "store").open(), tmp_path / "out")
+    shown = page.read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(shown)
+    assert not tags.found & {"script", "img", "iframe"}
+    assert not tags.handlers
+    assert "&lt;/script&gt;49" not in shown
+    ElementTree.fromstring(re.findall(r"<svg.*?</svg>", shown, re.DOTALL)[0])
+
+
+class Tags(HTMLParser):
+    """The elements of a page, and attributes that run something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.add(tag)
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]

@@ -100,7 +100,7 @@ class Work(NamedTuple):
 
     def measured(self, models: Mapping[str, Input]) -> list[Node]:
         """The measurements of some models of the audit, with all that they need."""
-        text = (api.corpus_of(self.store, self.corpus), str(self.corpus.path))
+        text = (api.corpus_of(self.store, self.corpus), self.corpus.path.name)
         found = api.measurements(models, text, self.forms, Rule())
         return planning.ordered(found.values())
 
@@ -259,8 +259,8 @@ def _carried_out(
     best = best_of(trials)
     work.say(spent + tuned, f"auditing rate {best.rate:g}, about {clock(rest)} left")
     audit = api.audit(
-        request.model, best.model, work.corpus, retrain=_named(store, control), forms=work.forms,
-        store=store, progress=True,
+        request.model, best.model, work.corpus.path.name, retrain=_named(store, control),
+        forms=work.forms, store=store, progress=True,
     )  # fmt: skip
     judged = work.measured({**known, "unlearned": api.source_of(store, best.model)})
     deploying = _write(places, request, work.corpus, best, audit)
@@ -384,6 +384,7 @@ def run(request: Request, out: Path, store: Store, seconds: float, settings: Seq
             "Without --holdout (text like the forget text that the model never read) membership "
             "cannot be tested, and no verdict is better than 'not measured'."
         )
+    started = time.monotonic()
     done = forget(request, out, store, seconds, overlaid(settings))
     print(f"Control: {done.control.said}.")
     for trial in done.trials:
@@ -394,6 +395,8 @@ def run(request: Request, out: Path, store: Store, seconds: float, settings: Seq
         )
     parts = ", ".join(f"{name} {clock(took)}" for name, took in done.took.items())
     print(f"Spent {clock(sum(done.took.values()))} of {clock(seconds)}: {parts}.")
+    if (longer := time.monotonic() - started) > sum(done.took.values()):
+        print(f"With starting and reading, this call took {clock(longer)}.")
     outcomes = {v.outcome for v in done.audit.verdicts}
     for verdict in done.audit.verdicts:
         print(f"{verdict.form}: {verdict.outcome}. {verdict.reason}")
