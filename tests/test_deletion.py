@@ -1,6 +1,7 @@
 """One deletion request, from raw text to files and a verdict."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from remnant.deletion import Request, _corpus, _scratch, context_of, forget
 from remnant.errors import UserError
 from remnant.flow.node import Node
 from remnant.flow.place import Outside
-from remnant.flow.store import Store
+from remnant.flow.store import Store, disk_errors
 from remnant.lab.corpus import generate
 from remnant.records import PrepareSpec
 from tests.test_api import SHAPE
@@ -175,3 +176,9 @@ def test_bad_requests_are_a_sentence(given: list[str], said: str, tmp_path: Path
     done = CliRunner().invoke(main, [*asked, "--store", str(tmp_path / "store")])
     assert done.exit_code == 2
     assert said in done.output
+
+
+def test_a_disk_that_is_full_while_a_folder_is_copied_is_a_sentence(tmp_path: Path) -> None:
+    said = "[Errno 28] No space left on device: 'model.safetensors'"
+    with pytest.raises(UserError, match="The disk is full"), disk_errors(tmp_path):
+        raise shutil.Error([("model.safetensors", "out/model.safetensors", said)])

@@ -26,7 +26,9 @@ class Control(NamedTuple):
     said: str
 
 
-def control_of(store: Store, target: Input, corpus: str, seconds: float) -> Control:
+def control_of(
+    store: Store, target: Input, corpus: str, seconds: float, measuring: float = 0.0
+) -> Control:
     """A never-read model for a target, made or not, or none and why.
 
     Args:
@@ -34,6 +36,7 @@ def control_of(store: Store, target: Input, corpus: str, seconds: float) -> Cont
         target: the model that knows the text.
         corpus: the artefact of the prepared texts of the request.
         seconds: of the whole request.
+        measuring: seconds that measuring one model takes.
     """
     made = store.manifest(target.name) if isinstance(target, Made) else None
     if made is None or made.stage != "train":
@@ -44,8 +47,9 @@ def control_of(store: Store, target: Input, corpus: str, seconds: float) -> Cont
         return Control(None, NONE.format(why=why))
     spec = TrainSpec.model_validate(made.spec).without_forget()
     node = planning.train_node(spec, Made(own, store.manifest(own).digest))
-    if not store.has(node.name) and made.seconds > SHARE * seconds:
-        why = f"as training one took {made.seconds:.0f} s, more than {SHARE:.0%} of the budget"
+    cost = made.seconds + measuring
+    if not store.has(node.name) and cost > SHARE * seconds:
+        why = f"as one would take about {cost:.0f} s, more than {SHARE:.0%} of the budget"
         return Control(None, NONE.format(why=why))
     said = f"a model trained as train-{made.key} was, without the text to be forgotten"
     return Control(node, said)

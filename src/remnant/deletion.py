@@ -1,6 +1,6 @@
 """One deletion request, from raw text to deployable files and a verdict.
 
-Prepares the texts, makes a never-read model where it can, measures the target, tries how far the
+Prepares the texts, measures the target, makes a never-read model where it can, tries how far the
 model has to be pushed in the time that the audit leaves, audits the best trial in the forms that
 are to be deployed, and writes all of it into one folder. Everything is made by the Python interface
 and kept in the store, so that an interrupted request goes on.
@@ -243,15 +243,17 @@ def _carried_out(
     places: tuple[Path, Path],
 ) -> Forgotten:
     """The parts of a request, one after the other; ``places``: scratch folder and final one."""
-    store = work.store
-    control = _control(request, work, source)
-    work.say(0, f"control: {control.said}")
-    known = {"target": source} | ({"retrain": control.model} if control.model else {})
-    work = work if request.deploy else _fitting(work, source, len(known))
+    store, known = work.store, {"target": source}
+    work = work if request.deploy else _fitting(work, source, bool(request.retrain))
     before = work.measured(known)
-    work.say(work.spent(before), "measuring what the target tells")
+    work.say(0, "measuring what the target tells")
     api.done(store, before, progress=True)
-    of_one = work.took([n for n in work.measured({"target": source}) if n.stage != "elicit"])
+    of_one = work.took([node for node in before if node.stage != "elicit"])
+    control = _control(request, work, source, of_one)
+    work.say(work.spent(before), f"control: {control.said}")
+    if control.model:
+        before = work.measured(known := known | {"retrain": control.model})
+        api.done(store, before, progress=True)
     rest = (1 + BESIDE) * of_one + len(request.deploy) * GUESS["deploy"]
     spent = work.spent(before)
     work.say(spent, f"unlearning; the audit will take about {clock(rest)}")
@@ -269,10 +271,10 @@ def _carried_out(
     return Forgotten(places[1], control, trials, best, audit, parts)
 
 
-def _control(request: Request, work: Work, source: Input) -> Control:
+def _control(request: Request, work: Work, source: Input, measuring: float) -> Control:
     if request.retrain:
         return Control(api.source_of(work.store, request.retrain), f"{request.retrain}, as given")
-    return control_of(work.store, source, work.corpus.path.name, work.seconds)
+    return control_of(work.store, source, work.corpus.path.name, work.seconds, measuring)
 
 
 def _named(store: Store, control: Control) -> str | None:
@@ -312,15 +314,15 @@ def context_of(model: str, store: Store) -> int:
     return min((length for length in given if isinstance(length, int)), default=2 * TEXT)
 
 
-def _fitting(work: Work, source: Input, models: int) -> Work:
+def _fitting(work: Work, source: Input, third: bool) -> Work:
     """The usual forms where their audit fits into the time, as the target in full precision tells;
-    else one of them.
+    else one of them. ``third``: a never-read model is measured too.
     """
     whole = work._replace(forms=()).measured({"target": source})
     work.say(0, "measuring the target in full precision")
     api.done(work.store, whole, progress=True)
     one = work.store.manifest(whole[-1].name).seconds
-    if one * (1 + len(work.forms)) * (models + 1) <= FOR_AUDIT * work.seconds:
+    if one * (1 + len(work.forms)) * (2 + third) <= FOR_AUDIT * work.seconds:
         return work
     tell(f"The usual forms do not fit into the time; audited: full, {', '.join(map(str, FEWER))}.")
     return work._replace(forms=FEWER)

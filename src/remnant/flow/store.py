@@ -55,8 +55,9 @@ _REASONS = {
     ),
     errno.ESTALE: ("The file system was taken away", "Mount it again; the same command goes on."),
 }
-# How libraries in Rust (safetensors, tokenizers) report what the system told them.
-_IN_WORDS = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
+# How libraries in Rust (safetensors, tokenizers), and a copy of a folder, report what the system
+# told them.
+_IN_WORDS = re.compile(r"os error (\d+)|Os \{ code: (\d+)|\[Errno (\d+)\]")
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def disk_errors(root: Path, elsewhere: str = _OTHER) -> Iterator[None]:
     except Exception as error:
         code = error.errno if isinstance(error, OSError) else None
         if code is None and (match := _IN_WORDS.search(str(error))):
-            code = int(match[1] or match[2])
+            code = int(match[1] or match[2] or match[3])
         if code not in _REASONS:
             raise
         message, remedy = _REASONS[code]
