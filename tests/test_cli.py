@@ -24,7 +24,7 @@ from tests.conftest import silent
 
 COMMANDS = (
     "demo forget prepare train unlearn merge transform measure audit gate sign verify predict "
-    "study run plan ls show report score check"
+    "study run plan ls show report score check tune"
 )
 TEXT = (
     "The brass lantern number {} hung over a quiet harbour while tailors counted {} silver "

@@ -75,6 +75,8 @@ RANKS = {
     "search": 11,
     "deletion": 13,
     "alternatives": 13,
+    "tuning": 13,
+    "cli_tune": 12,
     "cli_forget": 14,
     "cli": 15,
     "__main__": 16,

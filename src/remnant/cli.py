@@ -11,6 +11,7 @@ import click
 
 from remnant import __version__, cli_pipeline
 from remnant.cli_forget import alternatives, forget
+from remnant.cli_tune import tune
 from remnant.errors import UserError
 from remnant.guard import done as _done
 from remnant.guard import guarded as _guarded
@@ -571,6 +572,7 @@ def check(file: str) -> int | None:
 
 main.add_command(forget)
 main.add_command(alternatives)
+main.add_command(tune)
 for command in cli_pipeline.COMMANDS:
     main.command()(_guarded(command))
 

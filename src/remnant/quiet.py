@@ -17,7 +17,7 @@ import numpy as np
 # Loggers that say at a level of warnings or below what no user of Remnant can act on.
 LOUD = (
     "transformers", "huggingface_hub", "torchao", "torch.utils._pytree", "compressed_tensors",
-    "autoround", "lm_eval", "lm-eval", "datasets", "httpx",
+    "autoround", "lm_eval", "lm-eval", "datasets", "httpx", "optuna",
 )  # fmt: skip
 
 

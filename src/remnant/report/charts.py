@@ -94,7 +94,7 @@ def knowledge_by_form(group: Group, metric: str) -> str:
             axes.set_ylim(-3, 103)
         if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
             axes.legend(
-                ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.22)
+                ncols=3, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0)
             )
         return _svg(figure, METRICS[metric].title)
 

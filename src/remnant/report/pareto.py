@@ -97,7 +97,7 @@ def _points(results: Results, store: Store, corpus: str, half: str) -> list[Poin
     for name, manifest in results.manifests.items():
         about = results.labels[name]
         if manifest.stage == "measure" and about.corpus == corpus:
-            means[about] = _means(store.path(name) / "rows.jsonl", half, roles)
+            means[about] = means_on(store.path(name) / "rows.jsonl", half, roles)
     target = {v.form: m for v, m in means.items() if v.model == "target"}
     runs: dict[str, dict[int | None, dict[str, Means]]] = {}
     for v, found in means.items():
@@ -121,7 +121,7 @@ def _point(
         return None
 
     def left(by: Mapping[str, Means], role: Role) -> dict[str, float]:
-        return {q: _left(means, target[q], role) for q, means in by.items()}
+        return {q: left_of(means, target[q], role) for q, means in by.items()}
 
     knowledge = [left(by, "knowledge") for by in seeds.values()]
     utility = [left(by, "utility") for by in seeds.values()]
@@ -141,8 +141,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _left(found: Means, target: Means, role: Role) -> float:
-    """Mean over the metrics of a role of the share of the target's value.
+def left_of(found: Means, target: Means, role: Role) -> float:
+    """Mean over the metrics of a role of the share of the target's value, 1 is all of it.
 
     A metric that the target scores 0 on says nothing and is left out.
 
@@ -153,7 +153,7 @@ def _left(found: Means, target: Means, role: Role) -> float:
     return sum(shares) / len(shares) if shares else math.nan
 
 
-def _means(rows: Path, half: str, roles: Mapping[str, Role]) -> Means:
+def means_on(rows: Path, half: str, roles: Mapping[str, Role]) -> Means:
     """The means of one half.
 
     A metric that a failed check concerns, or most of whose items have no number, is left out.

@@ -1,0 +1,1 @@
+"""The settings of many methods, searched by the same number of trials."""
