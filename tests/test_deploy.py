@@ -209,8 +209,8 @@ def test_a_fresh_process_reads_what_was_written(
     "name",
     [
         "gptq4-g128",
-        "awq4-g128",
         "ct-w8a16",
+        pytest.param("awq4-g128", marks=pytest.mark.slow),
         pytest.param("autoround4-g128", marks=pytest.mark.slow),
     ],
 )

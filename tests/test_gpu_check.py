@@ -53,6 +53,7 @@ def test_both_steps_are_timed(check: Any) -> None:
     assert found["plain_step_seconds"] > 0 < found["sure_step_seconds"]
 
 
+@pytest.mark.slow
 def test_the_larger_lab_runs_to_its_recoveries(check: Any, tmp_path: Path) -> None:
     found = check.larger_lab(Store(tmp_path / "runs").open(), SMALL)
     assert {

@@ -292,7 +292,12 @@ PROMISED = ("int4-g16", "int3", "nf4", "q4_0")
 
 
 @pytest.mark.parametrize(
-    ("weights", "train"), [("fp32", "matrices"), ("bf16", "all"), ("bf16", {"lora": {"rank": 4}})]
+    ("weights", "train"),
+    [
+        ("bf16", "all"),
+        pytest.param("fp32", "matrices", marks=pytest.mark.slow),
+        pytest.param("bf16", {"lora": {"rank": 4}}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_promise_holds_by_the_codes_that_the_transform_writes(
     weights: str,

@@ -21,7 +21,7 @@ from remnant.methods import Step, grid, levels
 from remnant.model.load import Matrix, matrices
 from remnant.model.rounding import on_grid, replaced, rounded
 from remnant.ranks import count
-from remnant.records import Certificate, Kept, PromiseSpec
+from remnant.records import FULL, Certificate, Kept, PromiseSpec
 from remnant.runtimes.same_grid import LIBRARIES, decoded_by
 
 CERTIFICATE = "certificate.json"
@@ -159,8 +159,8 @@ def fewest(enough: Callable[[int], bool], first: int, most: int) -> int:
 
 
 def losses_of(given: Given, grids: Mapping[str, Step]) -> Iterator[tuple[str, float]]:
-    """The forget loss of the model as it is ("full") and rounded to one grid after the other."""
-    yield "full", given.forget_loss()
+    """The forget loss of the model as it is and rounded to one grid after the other."""
+    yield FULL, given.forget_loss()
     for use, by in grids.items():
         with rounded(given.model, by):
             found = given.forget_loss()
@@ -205,7 +205,7 @@ def certificate(
         edited=number,
         share=share,
         level=level,
-        forget_loss=losses["full"],
+        forget_loss=losses[FULL],
         reached=min(losses.values()) >= level,
         formats=tuple(formats),
     )
