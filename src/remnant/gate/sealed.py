@@ -7,7 +7,7 @@ from typing import Any
 
 from remnant.errors import UserError
 from remnant.flow.store import Store
-from remnant.records import AuditSpec
+from remnant.records import AuditSpec, Variant
 
 # What a gate reads of a summary, row by row; the cells of other tools may stand beside.
 ROWS = ("verdicts", "evidence", "cells")
@@ -67,7 +67,7 @@ def _bare(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place(row: Mapping[str, Any]) -> str:
-    return _text([row.get(name) for name in ("corpus", "seed", "model", "steps", "packed")])
+    return _text([row.get(name) for name in Variant.model_fields])
 
 
 def _text(row: object) -> str:
