@@ -351,8 +351,7 @@ def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
         terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
     with one_by_one(screen) if progress else nullcontext(lambda node: _silent) as report_for:
         for node in nodes:
-            copy = copies.get(node.name, Copy.KEPT)
-            make(store, node, report_for(node), models, copy=copy)
+            make(store, node, report_for(node), models, copy=copies.get(node.name, Copy.KEPT))
             let_go(store, readers)
     return store.manifest(nodes[-1].name)
 
