@@ -2,9 +2,10 @@
 plain model of the rounded weights, certificates against the codes that other stages write."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,13 +21,13 @@ from remnant.model.load import in_dtype, matrices, open_model
 from remnant.model.rounding import on_grid, rounded
 from remnant.model.terms import make_loss, make_streams, terms_of
 from remnant.parsing import parse
-from remnant.records import PromiseSpec, TransformSpec, UnlearnSpec
+from remnant.records import Certificate, PromiseSpec, TransformSpec, UnlearnSpec
 from remnant.stages import transform, unlearn
 from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
 from remnant.training.loop import fit
 from remnant.training.on_grid import noisy, trained_on_grids
-from remnant.training.promise import CERTIFICATE, fewest
+from remnant.training.promise import CERTIFICATE, Given, fewest, keep
 from tests.conftest import hearing, silent
 from tests.test_loss_references import pools
 
@@ -369,6 +370,57 @@ def test_where_nothing_moved_nothing_can_be_promised(
     with pytest.raises(UserError, match="No weight that the run moved can cross"):
         unlearn.run(spec, {"target": target, "corpus": corpus}, tmp_path / "out", silent)
     assert not (tmp_path / "out" / CERTIFICATE).exists()
+
+
+@pytest.mark.parametrize("setting", ["promise", "grids"])
+def test_a_grid_that_rounds_nothing_of_the_model_is_refused_before_a_step(
+    setting: str, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, folder_of: Save
+) -> None:
+    target = folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), "target")
+    settings = {"method": "ga", "steps": 1, "max_tokens": 64, setting: "int4,int4-g5"}
+    (tmp_path / "out").mkdir()
+    spec = UnlearnSpec.model_validate(settings)
+    with pytest.raises(UserError, match="'int4-g5' divide the rows of no weight"):
+        unlearn.run(spec, {"target": target, "corpus": corpus}, tmp_path / "out", silent)
+    assert not (tmp_path / "out" / "steps.jsonl").exists()
+
+
+def certified(folder: Path, use: tuple[str, ...], most: float, losses: list[float]) -> Certificate:
+    """Of a run that moved all weights at random, whose forget losses are these, one at a look."""
+    target, model = open_model(str(folder)), open_model(str(folder))
+    for matrix in matrices(model):
+        matrix.write(matrix.read() + 0.05 * drawn(3, *matrix.read().shape))
+    ahead = iter(losses)
+    given = Given(model, target, cast(Any, None), lambda: next(ahead))
+    return keep(PromiseSpec(use=use, most=most), given, torch.float32, lambda *said: None)
+
+
+def test_a_certificate_says_where_the_runs_level_is_not_reached(folder_of: Save) -> None:
+    folder = folder_of(tiny_model(), "target")
+    # Of the run, then two looks at the most, then the certificate's.
+    short = certified(folder, ("int4",), 1e-4, [2.0, 1.0, 1.9, 1.5])
+    assert not short.reached
+    assert "2.000 nats per token that the run had reached: it is 1.500 under int4" in short.claim
+    lost = certified(folder, ("int4",), 1e-4, [2.0, 2.0, math.nan, 2.0, math.nan])
+    assert not lost.reached
+    assert "nan under int4" in lost.claim
+    whole = certified(folder, ("int4",), 1e-4, [2.0, 2.0, 2.0, 2.0, 2.0])
+    assert whole.reached
+    assert "had reached" not in whole.claim
+
+
+def test_a_share_of_no_weight_is_said_to_be_none(folder_of: Save) -> None:
+    with pytest.raises(UserError, match=r"most = 1e-09 of \d+ weights is none"):
+        certified(folder_of(tiny_model(), "target"), ("int4",), 1e-9, [2.0])
+
+
+def test_weights_that_two_grids_share_out_are_not_counted_under_every(folder_of: Save) -> None:
+    # Rows of 64 and of 96: groups of 24 divide the second only, groups of 16 both.
+    folder = folder_of(tiny_model(intermediate_size=96), "target")
+    found = certified(folder, ("int4-g16", "int4-g24"), 0.01, [9.0] + [1.0] * 20)
+    both, some = (kept.differ for kept in found.formats)
+    assert 0 < some < both == found.edited
+    assert f"and {some} of them have another code than the target's under every" in found.claim
 
 
 @pytest.mark.slow

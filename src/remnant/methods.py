@@ -218,7 +218,7 @@ def _by_name(use: str, defaults: Mapping[str, Any]) -> TransformSpec:
     elif is_user_code(use, ()) or use in table.TRANSFORMS:
         own = {"use": use}
     else:
-        raise unknown("transform", use, {FULL, *table.NAMES, *table.TRANSFORMS})
+        raise unknown("transform", use, {FULL, *table.NAMES, *table.TRANSFORMS} - {use})
     return parse(TransformSpec, own | dict(defaults), "transform")
 
 

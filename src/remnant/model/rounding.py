@@ -71,6 +71,20 @@ def quantizable(model: nn.Module, by: Step) -> list[Matrix]:
     return list(matrices(model, by.spec.skip))
 
 
+def check_rounds(model: nn.Module, grids: Mapping[str, Step]) -> None:
+    """See that every grid rounds some weight of a model.
+
+    Raises:
+        UserError: the blocks of one divide no rows, so that nothing would come of it.
+    """
+    for use, by in grids.items():
+        if all(on_grid(m, m.read(), by) is None for m in quantizable(model, by)):
+            raise UserError(
+                f"The blocks of '{use}' divide the rows of no weight of this model.",
+                "Name a grid whose group size divides them, or one without groups.",
+            )
+
+
 @contextmanager
 def replaced(values: Sequence[tuple[Matrix, Tensor]]) -> Iterator[None]:
     """A model with other values in some weights, [..., out, in], until the end of the context.

@@ -40,7 +40,13 @@ from remnant.training.checkpoints import GENERATIONS
 from remnant.training.dual import make_dual
 from remnant.training.loop import AfterStep, fit
 from remnant.training.on_grid import trained_on_grids
-from remnant.training.promise import CERTIFICATE, Given, keep, write_certificate
+from remnant.training.promise import (
+    CERTIFICATE,
+    Given,
+    check_promise,
+    keep,
+    write_certificate,
+)
 from remnant.training.stepper import in_regime, movable_share, storage_dtype, warning_of_rate
 
 PROBE_ITEMS = 48
@@ -73,6 +79,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     check_saving(model, tokenizer)
     pad = tokenizer.pad_token_id
     check_ids(model, tokenizer)
+    check_promise(spec, model)
     before, numbers = prints(model), sampled(model)
     terms = terms_of(spec)
     manner = manner_of(spec, inputs)

@@ -18,7 +18,7 @@ from remnant.errors import UserError
 from remnant.functional.cells import cells, width
 from remnant.methods import Step, grid, levels
 from remnant.model.load import Matrix
-from remnant.model.rounding import on_grid, quantizable, replaced, rounded
+from remnant.model.rounding import check_rounds, on_grid, quantizable, replaced, rounded
 from remnant.ranks import count
 from remnant.records import UnlearnSpec
 from remnant.trainable.trainable import Trainable
@@ -38,7 +38,9 @@ def trained_on_grids(moving: Trainable, spec: UnlearnSpec) -> Trainable:
             "Weights that are spread over several devices are not rounded while they train.",
             "Leave grids out, or run it on one device.",
         )
-    found = [grid(use) for use in spec.grids.use]
+    named = {use: grid(use) for use in spec.grids.use}
+    check_rounds(moving.model, named)
+    found = [named[use] for use in spec.grids.use]
     noise = spec.grids.by == "noise"
 
     def versions(step: int) -> list[AbstractContextManager[None]]:

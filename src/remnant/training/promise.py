@@ -19,9 +19,9 @@ from remnant.errors import UserError
 from remnant.functional.cells import crossing
 from remnant.methods import Step, grid, levels
 from remnant.model.load import Matrix, matrices
-from remnant.model.rounding import on_grid, replaced, rounded
+from remnant.model.rounding import check_rounds, on_grid, replaced, rounded
 from remnant.ranks import count
-from remnant.records import FULL, Certificate, Kept, PromiseSpec
+from remnant.records import FULL, Certificate, Kept, PromiseSpec, UnlearnSpec
 from remnant.runtimes.same_grid import LIBRARIES, decoded_by
 
 CERTIFICATE = "certificate.json"
@@ -30,9 +30,13 @@ FIRST = 0.0005
 # How often the step from too few to enough is halved: the number is then within 5 %.
 HALVINGS = 4
 CLAIM = (
-    "{edited} of {weights} weights ({share:.2%}) were edited, and {least} of them have another "
-    "code than the target's under every promised grid. This is about the edit: what the model "
-    "still tells under each grid has to be measured."
+    "{edited} of {weights} weights ({share:.2%}) were edited, and {every} of them have another "
+    "code than the target's under every promised grid. {short}This is about the edit: what the "
+    "model still tells under each grid has to be measured."
+)
+SHORT = (
+    "They do not bring the forget loss to the {level:.3f} nats per token that the run had reached: "
+    "it is {low:.3f} {where}. "
 )
 BUDGET = (
     "the weights that the run moved farthest, in the distances that each has to go; as few of them "
@@ -70,6 +74,19 @@ class Given(NamedTuple):
     forget_loss: Callable[[], float]
 
 
+def check_promise(spec: UnlearnSpec, model: PreTrainedModel) -> None:
+    """See before the first step that a promise can be kept.
+
+    Raises:
+        UserError: the weights lie in shards, or a grid rounds none of them.
+    """
+    if spec.promise is None:
+        return
+    if count() > 1:
+        raise UserError("A promise is made on one device.", "Leave promise out, or devices.")
+    check_rounds(model, {use: grid(use) for use in spec.promise.use})
+
+
 @torch.no_grad()
 def keep(spec: PromiseSpec, given: Given, dtype: torch.dtype, progress: Progress) -> Certificate:
     """Edit the model in place so that the promise holds, and certify it.
@@ -81,28 +98,29 @@ def keep(spec: PromiseSpec, given: Given, dtype: torch.dtype, progress: Progress
         progress: is told what is tried.
 
     Raises:
-        UserError: a grid whose cells are not known, no weight that can cross, weights in shards.
+        UserError: a grid whose cells are not known, or no weight that can cross.
     """
-    if count() > 1:
-        raise UserError("A promise is made on one device.", "Leave promise out, or devices.")
     grids = {use: grid(use) for use in spec.use}
     level = given.forget_loss()
     edits = edits_of(given, [*grids.values()], dtype)
     scores = torch.cat([e.score.flatten() for e in edits])
     weights = len(scores)
-    most = min(int((scores > 0).sum()), int(spec.most * weights))
+    able, allowed = int((scores > 0).sum()), int(spec.most * weights)
+    most = min(able, allowed)
     # Of equal scores, which a run in bfloat16 has many of, the first ones in the model's order.
     order = scores.sort(descending=True, stable=True).indices[:most]
-    if not most:
+    if not allowed:
+        raise UserError(f"most = {spec.most:g} of {weights} weights is none.", "Raise most.")
+    if not able:
         raise UserError(
             "No weight that the run moved can cross into another cell of every promised grid.",
-            "Raise the learning rate or most, or promise fewer grids.",
+            "Raise the learning rate, or promise fewer grids.",
         )
 
     def enough(number: int) -> bool:
         with replaced(edited(edits, order[:number])):
             # What is below ends the look, so that too few weights cost little.
-            low = next((loss for _, loss in losses_of(given, grids) if loss < level), level)
+            low = next((loss for _, loss in losses_of(given, grids) if not loss >= level), level)
         progress(number, most, f"{number} weights, forget loss {low:.3f} of {level:.3f}")
         return low >= level
 
@@ -180,10 +198,12 @@ def certificate(
     weights = sum(mask.numel() for mask in changed.values())
     losses = dict(losses_of(given, grids))
     formats = []
+    every = list(changed.values())
     for use, by in grids.items():
         differ = [_apart(e, by) for e in edits]
         pairs = zip(differ, edits, strict=True)
         among = sum(int((d & changed[e.matrix.name]).sum()) for d, e in pairs)
+        every = [so_far & d for so_far, d in zip(every, differ, strict=True)]
         everywhere = sum(int(d.sum()) for d in differ)
         library, by_library = _by_library(use, given, changed)
         formats.append(
@@ -196,19 +216,30 @@ def certificate(
                 differ_by_library=by_library,
             )
         )
-    least = min(kept.differ for kept in formats)
     share = number / weights
+    both = sum(int(mask.sum()) for mask in every)
+    short = _short(losses, level)
     return Certificate(
-        claim=CLAIM.format(edited=number, weights=weights, share=share, least=least),
+        claim=CLAIM.format(edited=number, weights=weights, share=share, every=both, short=short),
         budget=BUDGET.format(level=level, most=spec.most),
         weights=weights,
         edited=number,
         share=share,
         level=level,
         forget_loss=losses[FULL],
-        reached=min(losses.values()) >= level,
+        reached=not short,
         formats=tuple(formats),
     )
+
+
+def _short(losses: Mapping[str, float], level: float) -> str:
+    """Where the forget loss stays below a level most, in words; "" where it is reached."""
+    low = [(loss, use) for use, loss in losses.items() if not loss >= level]
+    if not low:
+        return ""
+    loss, use = min(low)
+    where = "in full precision" if use == FULL else f"under {use}"
+    return SHORT.format(level=level, low=loss, where=where)
 
 
 def write_certificate(found: Certificate, folder: Path) -> None:
