@@ -27,6 +27,7 @@ from remnant.evaluate.trial import model_checks
 from remnant.flow.run import here
 from remnant.functional.stats import auc
 from remnant.functional.text import cut_answer
+from remnant.metrics import MEMBERS, OTHERS, Column
 from remnant.model.load import open_model, open_tokenizer
 from remnant.model.whole import check_finite, check_ids
 from remnant.records import MeasureSpec, PrepareSpec, Row, TrainSpec
@@ -128,10 +129,13 @@ def together(folder: Path, corpus: Path, out: Path) -> dict[str, float]:
     measure.run(spec, {"model": folder, "corpus": corpus}, out, WORK)
     sheet = read_rows(out / "rows.jsonl")
     found = {
-        m: 100 * float(sheet.column(m).mean())
+        m: 100 * float(sheet.column(Column(m)).mean())
         for m in ("verbmem", "knowmem_forget", "knowmem_retain")
     }
-    return found | {ours: 100 * auc(*sheet.pair(theirs)) for ours, theirs in NAMES.items()}
+    for ours, theirs in NAMES.items():
+        sides = [sheet.column(Column(theirs, side)) for side in (MEMBERS, OTHERS)]
+        found[ours] = 100 * auc(*sides)
+    return found
 
 
 def checking(folder: Path, out: Path) -> float:

@@ -594,3 +594,14 @@ def test_a_truth_that_is_empty_is_a_status(
     assert rows["forget-text-0"]["status"] == "the truth is empty"
     assert rows["forget-text-1"]["value"] is None
     assert rows["forget-text-1"]["status"] == "the truth has no letter a-z and no digit"
+
+
+@pytest.mark.parametrize("command", [["ls"], ["gc"], ["show", "x"], ["report", "x"]])
+def test_what_only_looks_at_a_store_makes_none(command: list[str], tmp_path: Path) -> None:
+    mistyped = tmp_path / "rnus"
+    refused(call(*command, "--store", mistyped), "There is no store", "--store")
+    assert not mistyped.exists()
+
+
+def test_more_devices_than_there_are_is_said_at_once(tmp_path: Path) -> None:
+    refused(call("train", tmp_path, "--devices", 999999), "more than the", "Give at most")

@@ -476,6 +476,13 @@ def test_damaged_and_unknown_files_are_named_and_the_rest_is_placed(
     assert by_name(found)["bay"].parent == "elm"
 
 
+def test_files_of_which_none_is_a_model_are_no_forest(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"None of it is a model that can be read: a\.txt"):
+        lineage([tmp_path / "a.txt", tmp_path / "b.json"], unheard)
+
+
 @pytest.mark.parametrize("name", ["nut.gguf", "rye", "tea", "pea", "hop"])
 def test_a_file_with_bytes_changed_is_read_or_refused_in_words(
     name: str, disk: Path, tmp_path: Path

@@ -482,6 +482,15 @@ def test_without_the_library_one_sentence_says_how_to_install_it(
     assert "pip install 'remnant[sign]'" in done.output
 
 
+def test_a_mistyped_store_is_refused_and_not_made(made: Ground, place: Path) -> None:
+    mistyped = place / "rnus"
+    options = ["--policy", place / "policy.toml", "--key", place / "key.pem", "--store", mistyped]
+    found = call("sign", "audit", *options, "-o", place / "out.json")
+    assert found.exit_code == 2
+    assert "There is no store" in found.output
+    assert not mistyped.exists()
+
+
 def test_differences_and_the_nearest_model_by_hand(tmp_path: Path) -> None:
     assert differences({"a": "1"}, {"a": "1"}) == []
     assert differences({"a": "1"}, {"README.md": "2", "a": "1"}) == ["README.md is missing"]

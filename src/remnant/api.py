@@ -7,7 +7,6 @@ as ``(model, tokenizer)``. No torch until something has to be made.
 
 import importlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -23,11 +22,12 @@ from remnant.flow import plan as planning
 from remnant.flow import sources
 from remnant.flow.copies import Copy, let_go, readers_of, wanted
 from remnant.flow.digests import digest_path
+from remnant.flow.finite import check_sources
 from remnant.flow.place import Outside, given
 from remnant.flow.plan import Input, Node
 from remnant.flow.progress import one_by_one
 from remnant.flow.run import make, missing
-from remnant.flow.store import Store, disk_errors
+from remnant.flow.store import Store, copied
 from remnant.functional.segments import Known
 from remnant.handles import Audit, Corpus, Model, Scores
 from remnant.methods import by_text, chain, step
@@ -347,8 +347,9 @@ def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
     nodes = planning.ordered(nodes)
     copies, readers = wanted(nodes), readers_of(nodes)
     screen, models = terminal.console(stderr=True), ModelCache()
+    check_sources(lacking := missing(store, nodes))
     if progress:
-        terminal.tell_code(terminal.code_of(missing(store, nodes)), screen)
+        terminal.tell_code(terminal.code_of(lacking), screen)
     with one_by_one(screen) if progress else nullcontext(lambda node: _silent) as report_for:
         for node in nodes:
             make(store, node, report_for(node), models, copy=copies.get(node.name, Copy.KEPT))
@@ -576,17 +577,6 @@ def _folder(store: Store, source: Input) -> Path:
     if not Path(source.source).exists():
         raise UserError(f"'{source.source}' is on the hub.", "Download it, and name its folder.")
     return Path(source.source)
-
-
-def copied(made: Path, manifest: Manifest, out: Path) -> None:
-    """The files of an artefact in a folder of the user's, with its record as remnant.json."""
-    scratch = out.with_name(f".{out.name}.tmp")
-    with disk_errors(out.parent):
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
-        record = manifest.model_dump_json(indent=1) + "\n"
-        (scratch / "remnant.json").write_text(record, encoding="utf-8")
-        os.replace(scratch, out)
 
 
 def _shown(thing: AnyModel | AnyCorpus) -> str:

@@ -15,6 +15,7 @@ from remnant.cli_tune import tune
 from remnant.errors import UserError
 from remnant.guard import done as _done
 from remnant.guard import guarded as _guarded
+from remnant.guard import known_store as _known_store
 from remnant.guard import store_at as _store
 from remnant.options import (
     dequantize_option,
@@ -484,7 +485,7 @@ def plan(sweep: str, estimate: bool, settings: tuple[str, ...], store_path: str)
 @_guarded
 def ls(store_path: str) -> int | None:
     """List all artefacts."""
-    return _done("ls", _store(store_path))
+    return _done("ls", _known_store(store_path))
 
 
 @main.command()
@@ -496,7 +497,7 @@ def ls(store_path: str) -> int | None:
 @_guarded
 def gc(yes: bool, by_hand: bool, store_path: str) -> int | None:
     """List what nothing needs any more: what no kept run names, or was made from; delete it."""
-    return _done("gc", _store(store_path), yes, by_hand)
+    return _done("gc", _known_store(store_path), yes, by_hand)
 
 
 @main.command()
@@ -505,7 +506,7 @@ def gc(yes: bool, by_hand: bool, store_path: str) -> int | None:
 @_guarded
 def show(artefact: str, store_path: str) -> int | None:
     """Print a manifest and check its files."""
-    return _done("show", _store(store_path), artefact)
+    return _done("show", _known_store(store_path), artefact)
 
 
 @main.command()
@@ -528,7 +529,7 @@ def report(
     name: str, out: Path | None, examples: bool, beside: tuple[Path, ...], store_path: str
 ) -> int | None:
     """Write the report of a run again."""
-    return _done("report", _store(store_path), name, out, examples, beside)
+    return _done("report", _known_store(store_path), name, out, examples, beside)
 
 
 @main.command()

@@ -27,7 +27,7 @@ from remnant.flow.place import Outside
 from remnant.flow.plan import Input, Node
 from remnant.flow.progress import GUESS, clock
 from remnant.flow.sources import check_plain
-from remnant.flow.store import Store, disk_errors
+from remnant.flow.store import Store, copied, disk_errors
 from remnant.handles import Audit, Corpus
 from remnant.methods import step
 from remnant.parsing import parse
@@ -367,7 +367,7 @@ def _write(
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
         name = best.model.path.name
-        api.copied(best.model.path, found.store.manifest(name), whole / "model")
+        copied(best.model.path, found.store.manifest(name), whole / "model")
         for form in request.deploy:
             api.deploy(
                 best.model, form, whole / form, corpus=corpus, store=found.store, progress=True

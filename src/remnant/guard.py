@@ -33,6 +33,18 @@ def store_at(path: str) -> "Store":
     return store
 
 
+def known_store(path: str) -> "Store":
+    """The store of a folder, opened; for what only looks at one, so that a mistyped name makes
+    none.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not (Path(path) / "objects").is_dir():
+        raise UserError(f"There is no store {path} yet.", "Name the folder of one with --store.")
+    return store_at(path)
+
+
 def guarded(body: Command) -> Command:
     """User errors as one sentence and exit code 2; an interruption as 130.
 

@@ -20,6 +20,7 @@ from remnant.gate.junit import junit
 from remnant.gate.policy import ASKED_PACKED, Policy, read_policy
 from remnant.gate.sarif import sarif
 from remnant.gate.sealed import differing
+from remnant.guard import known_store
 from remnant.records import FULL
 from remnant.report import table, terminal
 from remnant.sign import keys
@@ -131,7 +132,7 @@ def sign(
     _check_place("out", out)
     signer, certificate = keys.private_key(key), options["certificate"]
     promise = Promise(policy, digest_of_policy(policy_file), _day(options["expires"]))
-    store = Store(Path(options["store_path"])).open()
+    store = known_store(options["store_path"])
     try:
         if certificate and keys.certified_key(certificate, keys.now()) != signer.public_key:
             raise Refused(f"{certificate} is not the certificate of {key}.")

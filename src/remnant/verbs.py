@@ -32,7 +32,7 @@ from remnant.flow.run import (
     missing,
     repair,
 )
-from remnant.flow.store import Store, disk_errors
+from remnant.flow.store import Store, copied, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
 from remnant.flow.together import across
 from remnant.parsing import parse
@@ -220,7 +220,7 @@ def deploy(
     node = planning.deploy_node(methods.step(name, overlaid(settings)), source, corpus)
     made = make_here(store, [node])
     manifest = store.manifest(node.name)
-    api.copied(made, manifest, out)
+    copied(made, manifest, out)
     said = manifest.of(DeployResult)
     print(
         f"{out}: for {said.runtime}; most likely token as in the dense copy at "

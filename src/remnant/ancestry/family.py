@@ -80,7 +80,7 @@ def lineage(folders: Sequence[Path], report: Progress) -> Forest:
     """Look for models below some folders and place them.
 
     Raises:
-        UserError: a folder that is not there, or no model in any.
+        UserError: a folder that is not there, or no model in any that can be read.
     """
     paths, stores = found_below(folders)
     if not paths:
@@ -97,6 +97,8 @@ def lineage(folders: Sequence[Path], report: Progress) -> Forest:
             models.append(sample(path))
         except UserError as error:
             unread.append((names[path], str(error)))
+    if not models:
+        raise UserError(f"None of it is a model that can be read: {unread[0][0]}. {unread[0][1]}")
     return Forest(place(models, facts(stores), names), tuple(unread))
 
 

@@ -403,6 +403,17 @@ class Store:
         ]
 
 
+def copied(made: Path, manifest: Manifest, out: Path) -> None:
+    """The files of an artefact in a folder of the user's, with its record as remnant.json."""
+    scratch = out.with_name(f".{out.name}.tmp")
+    with disk_errors(out.parent):
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
+        record = manifest.model_dump_json(indent=1) + "\n"
+        (scratch / "remnant.json").write_text(record, encoding="utf-8")
+        os.replace(scratch, out)
+
+
 def _stands(file: int, path: Path) -> bool:
     """Whether an open file is still the one that stands under its name."""
     with suppress(FileNotFoundError):

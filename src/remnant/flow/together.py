@@ -139,13 +139,31 @@ def _run(ranks: Any, order: Order) -> None:
             return
 
 
+def check_devices(devices: int) -> None:
+    """See that every rank will have a device of its own: an accelerator where there is one, else a
+    core.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    cores = len(os.sched_getaffinity(0))
+    cards: int = importlib.import_module("torch").cuda.device_count()
+    there, kind = (cards, "accelerators") if cards else (cores, "cores")
+    if devices > there:
+        raise UserError(
+            f"--devices {devices} is more than the {there} {kind} of this machine.",
+            f"Give at most {there}, or start it on several machines by torchrun or srun.",
+        )
+
+
 def _start(devices: int) -> int:
     """This command on so many ranks of this machine, watched by torchrun.
 
     Raises:
-        UserError: one of them was ended from outside.
+        UserError: there are fewer devices, or one of the ranks was ended from outside.
         Interrupted: this process was.
     """
+    check_devices(devices)
     launcher = importlib.import_module("torch.distributed.run")
     elastic = importlib.import_module("torch.distributed.elastic.multiprocessing")
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
