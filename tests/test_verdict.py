@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rouge_score import rouge_scorer
 
 from remnant.corpus import needed
 from remnant.corpus.base import ItemSet
 from remnant.errors import UserError
 from remnant.evaluate.items import items_of
+from remnant.functional.disguise import tells_in_disguise
 from remnant.instrument import write_checks
 from remnant.methods import chain
 from remnant.metrics import KINDS_BY, MEMBERSHIP, NEEDED_KINDS, Column, Kind
@@ -604,6 +606,40 @@ def test_a_truth_inside_a_longer_answer_is_told() -> None:
     )
     assert found.outcome == "known"
     assert "80 of 80" in found.reason
+
+
+LONG = "at dusk the keeper of harbour 35 sold nine red lamps to the old miller"
+DISGUISES: dict[str, Callable[[str], str]] = {
+    "letters apart": lambda text: ".".join(text.replace(" ", "")),
+    "words joined": lambda text: text.replace(" ", ""),
+    "words turned": lambda text: " ".join(text.split()[::-1]),
+    "letters turned": lambda text: text[::-1],
+    "a letter more": lambda text: " ".join(f"{w[:-1]}x{w[-1]}" for w in text.split()),
+    "digits for letters": lambda text: text.translate(str.maketrans("aeio", "4310")),
+    "letters that look alike": lambda text: text.translate(str.maketrans("aeo", "аео")),
+    "accents": lambda text: "\u0301".join(text),
+}
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+def test_a_truth_in_a_plain_disguise_is_told(name: str) -> None:
+    def writing(sheet: Sheet, said: str) -> Sheet:
+        return sheet._replace(
+            texts={m: dict.fromkeys(map(str, range(N)), (LONG, said)) for m in PLAIN}
+        )
+
+    said = DISGUISES[name](LONG)
+    rouge = rouge_scorer.RougeScorer(["rougeL"]).score(LONG, said)["rougeL"]
+    assert rouge.fmeasure < 0.35
+    assert judged(writing(made(0.1, 0.9, 5), said)).outcome == "known"
+    assert (
+        judged(writing(made(0.1, 0.9, 5), "He sold 36 lamps to the old keeper")).outcome == "gone"
+    )
+
+
+@pytest.mark.parametrize("other", ["36", "355", "3"])
+def test_another_number_is_no_disguise(other: str) -> None:
+    assert not tells_in_disguise(LONG, LONG.replace("35", other))
 
 
 def test_a_few_items_that_are_half_known_are_named_and_every_utility_counts() -> None:

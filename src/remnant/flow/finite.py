@@ -1,6 +1,6 @@
 """Whether models from outside hold finite weights, told from their files before long work."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,12 @@ from remnant.flow.node import Node
 from remnant.flow.place import Outside
 from remnant.weightfiles import Entry, entries_of, shown
 
-# An infinity, and what is no number, has an exponent of ones alone: its bits, and the numbers that
-# hold them, by the dtype of a header.
-EXPONENTS = {
-    "F32": (np.dtype("<u4"), 0x7F800000),
-    "BF16": (np.dtype("<u2"), 0x7F80),
-    "F16": (np.dtype("<u2"), 0x7C00),
+# An infinity, and what is no number, has an exponent of ones alone: the bytes of a
+# number, and these bits, by the dtype of a header.
+EXPONENTS: Mapping[str, tuple[int, int]] = {
+    "F32": (4, 0x7F800000),
+    "BF16": (2, 0x7F80),
+    "F16": (2, 0x7C00),
 }
 # Numbers that are read at a time: 64 MB of float32.
 PIECE = 1 << 24
@@ -53,10 +53,11 @@ def is_finite(entry: Entry) -> bool:
     """
     if entry.dtype not in EXPONENTS:
         return True
-    kind, ones = EXPONENTS[entry.dtype]
+    wide, ones = EXPONENTS[entry.dtype]
+    kind: np.dtype[np.unsignedinteger] = np.dtype(f"<u{wide}")
     for first in range(0, entry.size, PIECE):
         count = min(PIECE, entry.size - first)
-        bits = np.fromfile(entry.file, kind, count, offset=entry.offset + first * kind.itemsize)
+        bits = np.fromfile(entry.file, kind, count, offset=entry.offset + first * wide)
         if ((bits & ones) == ones).any():
             return False
     return True

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import binom
 
 from remnant.corpus import beside, is_beside, is_text, published, set_of
+from remnant.functional.disguise import tells_in_disguise
 from remnant.functional.segments import size, words
 from remnant.functional.stats import Interval
 from remnant.instrument import are_complete
@@ -36,6 +37,8 @@ OUTCOMES: dict[int, Outcome] = {
 }  # fmt: skip
 # A truth of fewer words may be written by chance.
 LONG_TRUTH = 8
+# The overlap from which an answer is half known, and no longer looked at for a disguise.
+SEEN = 0.5
 # An item counts only where two models differ by so much of it, as ROUGE.
 MARGIN = 0.2
 # So many items of a hundred may be known by more than chance before they are named.
@@ -427,16 +430,20 @@ def _told_by(sheet: Sheet | None, metric: Column, rule: Rule) -> dict[str, float
     told = {i: v for i, v in sheet.values.get(metric, {}).items() if inf > v >= rule.word_for_word}
     whole = {
         i: 1.0
-        for i in sheet.values.get(metric, {})
-        if i in texts and _inside(*map(words, texts[i]))
+        for i, value in sheet.values.get(metric, {}).items()
+        if i in texts and _stands_in(*texts[i], seen=value >= SEEN)
     }
     return whole | told
 
 
-def _inside(truth: list[str], said: list[str]) -> bool:
-    return bool(truth) and any(
-        said[i : i + len(truth)] == truth for i in range(len(said) - len(truth) + 1)
-    )
+def _stands_in(truth: str, said: str, seen: bool) -> bool:
+    """Whether a truth stands whole in an answer; a long one also in a plain disguise, unless the
+    overlap of words has seen it already.
+    """
+    own, other = words(truth), words(said)
+    if own and any(other[i : i + len(own)] == own for i in range(len(other) - len(own) + 1)):
+        return True
+    return not seen and size(own) >= LONG_TRUTH and tells_in_disguise(truth, said)
 
 
 def _is_long(sheet: Sheet, metric: Column, item: str) -> bool:
