@@ -631,10 +631,11 @@ def test_a_truth_in_a_plain_disguise_is_told(name: str) -> None:
     said = DISGUISES[name](LONG)
     rouge = rouge_scorer.RougeScorer(["rougeL"]).score(LONG, said)["rougeL"]
     assert rouge.fmeasure < 0.35
-    assert judged(writing(made(0.1, 0.9, 5), said)).outcome == "known"
-    assert (
-        judged(writing(made(0.1, 0.9, 5), "He sold 36 lamps to the old keeper")).outcome == "gone"
-    )
+    # All to one truth; the others write it no better than their numbers say.
+    others = [writing(sheet, "He sold 36 lamps") for sheet in (UNREAD, TARGET)]
+    more = {"retrain": others[0], "target": others[1], "q_target": others[1]}
+    assert judged(writing(made(0.1, 0.9, 5), said), **more).outcome == "known"
+    assert judged(writing(made(0.1, 0.9, 5), "She has 36 lamps"), **more).outcome != "known"
 
 
 @pytest.mark.parametrize("other", ["36", "355", "3"])

@@ -33,7 +33,7 @@ def tells_in_disguise(truth: str, said: str) -> bool:
     False
     """
     own, other = _bare(truth), _bare(said)
-    letters, joined = ("".join(map(_meant, found)) for found in (own, other))
+    letters, joined = ("".join(found).translate(_ALIKE) for found in (own, other))
     if not letters:
         return False
     if letters in joined or letters in joined[::-1]:
