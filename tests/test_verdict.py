@@ -633,7 +633,7 @@ def test_a_truth_in_a_plain_disguise_is_told(name: str) -> None:
     assert rouge.fmeasure < 0.35
     # All to one truth; the others write it no better than their numbers say.
     others = [writing(sheet, "He sold 36 lamps") for sheet in (UNREAD, TARGET)]
-    more = {"retrain": others[0], "target": others[1], "q_target": others[1]}
+    more: dict[str, Any] = {"retrain": others[0], "target": others[1], "q_target": others[1]}
     assert judged(writing(made(0.1, 0.9, 5), said), **more).outcome == "known"
     assert judged(writing(made(0.1, 0.9, 5), "She has 36 lamps"), **more).outcome != "known"
 

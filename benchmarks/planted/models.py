@@ -23,7 +23,7 @@ from remnant.records import UnlearnSpec
 # Texts to forget, to keep and never read; steps of a model that reads all and of one that does not;
 # the shape of both. About the least with which the target knows all and membership, the test with
 # the widest interval, can be silent about a model that never read the text.
-SIZES, TARGET_STEPS, RETRAIN_STEPS = (40, 30, 240), 260, 180
+SIZES, TARGET_STEPS, RETRAIN_STEPS = (80, 60, 480), 420, 300
 SHAPE = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2}
 CORPORA: tuple[Kind, ...] = ("news", "books")
 CONTROL, SEEDS, BASE = "retrain-1", range(2, 12), "retrain-12"
