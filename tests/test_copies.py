@@ -188,6 +188,7 @@ def test_a_copy_that_is_named_by_its_artefact_is_made_again_from_its_manifest(
         node_of(store, nodes[0].name)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_done_without_any_copy(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(SWEEP)
     nodes = planning.plan(read_sweep(tmp_path / "s.toml"))

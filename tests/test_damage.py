@@ -78,7 +78,7 @@ def try_all(whole: Whole, count: int, folder: Path, seed: int) -> str:
 def test_damaged_files_are_never_believed(
     whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = try_all(whole, 24, tmp_path, 0)
+    said = try_all(whole, 12, tmp_path, 0)
     with capsys.disabled():
         print(f"\n{said}")
 

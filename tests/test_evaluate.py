@@ -426,6 +426,7 @@ def measure_slowly(model: Path, corpus: Path, out: Path) -> None:
         measure.run(spec, {"model": model, "corpus": corpus}, out, silent)
 
 
+@pytest.mark.slow
 def test_rows_after_kill_9_at_random_points_are_the_same_bytes(
     corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ def story(grammar: dict[str, list[str]], seed: int, sentences: int) -> str:
 
 LANGUAGES = [
     pytest.param(RUSSIAN, 500, id="Russian", marks=pytest.mark.slow),
-    pytest.param(JAPANESE, 600, id="Japanese"),
+    pytest.param(JAPANESE, 600, id="Japanese", marks=pytest.mark.slow),
 ]
 
 

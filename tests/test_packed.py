@@ -51,7 +51,14 @@ def test_what_no_runtime_opens_cannot_be_packed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bnb-nf4", "bnb-int8", "ct-w4a16", "ao-int8-dynamic", "gguf-q8_0"]
+    "name",
+    [
+        "bnb-nf4",
+        "ct-w4a16",
+        "gguf-q8_0",
+        pytest.param("bnb-int8", marks=pytest.mark.slow),
+        pytest.param("ao-int8-dynamic", marks=pytest.mark.slow),
+    ],
 )
 def test_kernels_give_the_numbers_of_the_dense_copy(
     name: str,

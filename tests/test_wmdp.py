@@ -131,6 +131,7 @@ def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Pa
     return sorted(found["samples"]["wmdp_bio"], key=lambda s: int(s["doc_id"]))
 
 
+@pytest.mark.slow
 def test_questions_and_predictions_are_the_harnesss_item_by_item(
     corpus: Path,
     download: Path,
