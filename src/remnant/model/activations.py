@@ -1,6 +1,6 @@
 """What goes into the layers of a model, summed over text."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 from remnant.errors import UserError
 
 
-@torch.no_grad()
 def input_norms(
     model: PreTrainedModel, names: Iterable[str], batches: Iterable[Tensor]
 ) -> Mapping[str, Tensor]:
@@ -28,19 +27,9 @@ def input_norms(
     Raises:
         UserError: a layer is no module with a single input, or no text comes to it.
     """
-    found: dict[str, Tensor] = {}
-    layers = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
-    hooks = [
-        layer.register_forward_pre_hook(partial(_add, found, name))
-        for name, layer in layers.items()
-    ]
-    try:
-        for ids in batches:
-            model(input_ids=ids.to(model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name in layers:
+    names = list(names)
+    found = summed(model, names, batches, _squares)
+    for name in names:
         if name not in found or not bool(found[name].any()):
             raise UserError(
                 f"No text comes to the weight {name}, so nothing is known of its inputs.",
@@ -49,7 +38,39 @@ def input_norms(
     return {name: total.sqrt().float() for name, total in found.items()}
 
 
-def _add(found: dict[str, Tensor], name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Add the squares of one input [..., columns]."""
-    squares = inputs[0].double().square().flatten(0, -2).sum(0)
-    found[name] = found[name] + squares if name in found else squares
+def _squares(inputs: Tensor) -> Tensor:
+    """[tokens, columns] -> [columns]."""
+    return inputs.square().sum(0)
+
+
+@torch.no_grad()
+def summed(
+    model: PreTrainedModel,
+    names: Iterable[str],
+    batches: Iterable[Tensor],
+    of: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Something of what goes into some layers, summed over text; nothing of a layer to which no
+    text comes.
+
+    Args:
+        model: none of its weights is changed.
+        names: of the layers' weights.
+        batches: token ids, each [B, T] without padding.
+        of: from the inputs of one pass, float64 [tokens, columns].
+    """
+    found: dict[str, Tensor] = {}
+
+    def add(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        part = of(inputs[0].double().flatten(0, -2))
+        found[name] = found[name] + part if name in found else part
+
+    layers = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
+    hooks = [layer.register_forward_pre_hook(partial(add, name)) for name, layer in layers.items()]
+    try:
+        for ids in batches:
+            model(input_ids=ids.to(model.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

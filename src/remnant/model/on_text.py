@@ -1,15 +1,15 @@
 """What a grid leaves of an update where text goes: on the outputs of the layers, not on weights."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant.errors import UserError
 from remnant.methods import Step
+from remnant.model.activations import summed
 from remnant.model.load import Matrix, matrices
 from remnant.model.rounding import on_grid
 
@@ -107,7 +107,6 @@ def _summed(layers: Sequence[Traces]) -> OnText:
     return OnText(together / update, (update / noise) ** 0.5 if noise else float("inf"))
 
 
-@torch.no_grad()
 def input_products(
     model: PreTrainedModel, names: Iterable[str], batches: Iterable[Tensor]
 ) -> dict[str, Tensor]:
@@ -121,25 +120,9 @@ def input_products(
     Raises:
         UserError: no text comes to a layer.
     """
-    found: dict[str, Tensor] = {}
-    layers = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
-    hooks = [
-        layer.register_forward_pre_hook(partial(_add, found, name))
-        for name, layer in layers.items()
-    ]
-    try:
-        for ids in batches:
-            model(input_ids=ids.to(model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name in layers:
+    names = list(names)
+    found = summed(model, names, batches, lambda inputs: inputs.T @ inputs)
+    for name in names:
         if name not in found:
             raise UserError(f"No text comes to the weight {name}.", "Give more text.")
     return found
-
-
-def _add(found: dict[str, Tensor], name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    flat = inputs[0].double().flatten(0, -2)
-    product = flat.T @ flat
-    found[name] = found[name] + product if name in found else product
