@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from remnant.errors import UserError
@@ -114,6 +115,24 @@ def packing_in(path: Path) -> Packing | None:
     except (OSError, ValueError, RecursionError):
         return None  # told by whoever opens it
     return packing_of(found) if isinstance(found, dict) else None
+
+
+def gguf_library() -> ModuleType:
+    """The package that reads and writes llama.cpp's files.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import gguf
+        import gguf.quants
+    except ImportError as error:
+        raise UserError(
+            "GGUF needs the package gguf, which is not installed.",
+            "Install it with: pip install 'remnant[gguf]'",
+        ) from error
+    library: ModuleType = gguf
+    return library
 
 
 def gguf_in(path: Path) -> Path | None:

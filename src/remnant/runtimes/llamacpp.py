@@ -18,6 +18,7 @@ from remnant.errors import UserError
 from remnant.formats.llamacpp import GGUF, TYPES
 from remnant.functional.quantized import Quantized
 from remnant.model.data import prompt_ids
+from remnant.packing import gguf_library
 from remnant.runtimes.families import family
 from remnant.runtimes.order import Order, Saved
 
@@ -43,7 +44,7 @@ def gguf(
         UserError: the libraries are missing, or llama.cpp's form of this architecture is not known
             here.
     """
-    library = _gguf()
+    library = gguf_library()
     with tempfile.TemporaryDirectory() as folder:
         plain, packed = Path(folder) / "F32.gguf", Path(folder) / "packed.gguf"
         write(model, tokenizer, plain)
@@ -72,7 +73,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path
     Raises:
         UserError: the architecture or the tokenizer is not known here, or the library is missing.
     """
-    library, config = _gguf(), model.config
+    library, config = gguf_library(), model.config
     form = family(config)
     writer = library.GGUFWriter(path, form.name)
     form.state(writer, config)
@@ -158,7 +159,7 @@ def read(model: PreTrainedModel, path: Path) -> dict[str, tuple[int, torch.Tenso
     Raises:
         UserError: the library is missing or the file is of another model.
     """
-    library, form = _gguf(), family(model.config)
+    library, form = gguf_library(), family(model.config)
     back = {theirs: ours for ours, theirs in _names(model).items()}
     found = {}
     for tensor in library.GGUFReader(path).tensors:
@@ -243,7 +244,7 @@ class Runtime:
 
 def _names(model: PreTrainedModel) -> dict[str, str]:
     """Names of transformers -> names in the file. A tied head is left out, as in llama.cpp."""
-    library = _gguf()
+    library = gguf_library()
     arch = {v: k for k, v in library.MODEL_ARCH_NAMES.items()}[family(model.config).name]
     known = library.get_tensor_name_map(arch, model.config.num_hidden_layers)
     tied = bool(model.config.tie_word_embeddings)
@@ -304,22 +305,10 @@ def decoded_blocks(weight: Tensor, kind: str) -> Tensor:
     Raises:
         UserError: the package is missing.
     """
-    library = _gguf()
+    library = gguf_library()
     of = getattr(library.GGMLQuantizationType, kind)
     packed = library.quants.quantize(weight.float().contiguous().cpu().numpy(), of)
     return torch.from_numpy(library.quants.dequantize(packed, of)).view(weight.shape)
-
-
-def _gguf() -> Any:
-    try:
-        import gguf as library
-        import gguf.quants
-    except ImportError as error:
-        raise UserError(
-            "GGUF needs the package gguf, which is not installed.",
-            "Install it with: pip install 'remnant[gguf]'",
-        ) from error
-    return library
 
 
 @functools.cache
