@@ -115,56 +115,54 @@ def content(store: Path) -> dict[str, Any]:
     return {name: hashes(m) for name, m in found.items()}
 
 
-def test_two_runs_share_the_work_and_a_killed_one_goes_on_to_the_same_files(
+def test_a_killed_run_and_two_that_share_the_rest_make_the_same_files(
     sweep: Path, tmp_path: Path
 ) -> None:
-    runs = [start(sweep, tmp_path / "whole") for _ in range(2)]
-    codes = [r.wait(200) for r in runs]
-    assert codes == [0, 0], [r.stdout.read() if r.stdout else "" for r in runs]
-    whole = Store(tmp_path / "whole")
-    assert set(whole.manifests()) == {n.name for n in plan(read_sweep(sweep))}
-    assert all(whole.faults(name) == [] for name in whole.manifests())
-    assert [p.name for p in (tmp_path / "whole" / "partial").iterdir() if p.is_dir()] == []
-    cut = start(sweep, tmp_path / "cut")
+    nodes = plan(read_sweep(sweep))
+    whole, cut = Store(tmp_path / "whole").open(), Store(tmp_path / "cut")
+    assert running.work(whole, nodes, lambda _: unheard) == []
+    assert set(whole.manifests()) == {n.name for n in nodes}
+    killed(start(sweep, cut.root), cut.root)
+    assert len(content(cut.root)) < len(content(whole.root))
+    other = start(sweep, cut.root)
+    assert running.work(cut.open(), nodes, lambda _: unheard) == []
+    said, _ = other.communicate(timeout=200)
+    assert other.returncode == 0, said
+    assert content(cut.root) == content(whole.root)
+    assert all(cut.faults(name) == [] for name in cut.manifests())
+    assert [p.name for p in (cut.root / "partial").iterdir() if p.is_dir()] == []
+    summaries = [reported(sweep, store.root) for store in (whole, cut)]
+    assert summaries[0] == summaries[1]
+    page = (cut.root / "reports" / "small" / "report.html").read_text()
+    assert "Left out" not in page
+
+
+def killed(process: "subprocess.Popen[str]", store: Path) -> None:
+    """Kill a run that is training, and wait for its worker to see it."""
     deadline = time.monotonic() + 100
-    while (
-        not list((tmp_path / "cut").glob("partial/train-*/steps.jsonl"))
-        and time.monotonic() < deadline
-    ):
+    while not list(store.glob("partial/train-*/steps.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    cut.kill()
-    cut.wait(20)
+    process.kill()
+    process.wait(20)
+    alive = ["pgrep", "-f", f"remnant.flow.run {store}"]
     deadline = time.monotonic() + 60
-    while (
-        subprocess.run(
-            ["pgrep", "-f", f"remnant.flow.run {tmp_path / 'cut'}"], capture_output=True
-        ).returncode
-        == 0
-    ):
+    while subprocess.run(alive, capture_output=True).returncode == 0:
         assert time.monotonic() < deadline, "the worker outlived its parent"
         time.sleep(0.1)
-    assert len(content(tmp_path / "cut")) < len(content(tmp_path / "whole"))
-    again = start(sweep, tmp_path / "cut")
-    assert again.wait(200) == 0, again.stdout.read() if again.stdout else ""
-    assert content(tmp_path / "cut") == content(tmp_path / "whole")
-    summary = [
-        json.loads((tmp_path / s / "reports" / "small" / "summary.json").read_text())
-        for s in ("whole", "cut")
-    ]
-    assert summary[0] == summary[1]
-    nothing = start(sweep, tmp_path / "cut")
-    assert nothing.wait(60) == 0
-    assert nothing.stdout is not None
-    assert "0 to be made" in nothing.stdout.read()
-    shown = CliRunner().invoke(
-        main, ["report", "small", "--store", str(tmp_path / "cut"), "--examples"]
-    )
+
+
+def reported(sweep: Path, store: Path) -> Any:
+    """The numbers of a run that finds nothing to do, and of the report that is asked for then."""
+    where = ["--store", str(store)]
+    again = CliRunner().invoke(main, ["run", str(sweep), *where])
+    assert again.exit_code == 0, again.output
+    assert "0 to be made" in again.output
+    file = store / "reports" / "small" / "summary.json"
+    found = json.loads(file.read_text())
+    shown = CliRunner().invoke(main, ["report", "small", *where, "--examples"])
     assert shown.exit_code == 0, shown.output
-    assert (
-        json.loads((tmp_path / "cut" / "reports" / "small" / "summary.json").read_text())
-        == summary[0]
-    )
-    assert "Left out" not in (tmp_path / "cut" / "reports" / "small" / "report.html").read_text()
+    assert json.loads(file.read_text()) == found
+    return found
 
 
 def test_ctrl_c_saves_and_says_so(sweep: Path, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Act, int], str]
         server.daemon_threads = True
         vars(server)["handle_error"] = lambda *anything: None
         made.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         return f"http://127.0.0.1:{server.server_port}/v1"
 
     yield start
