@@ -4,8 +4,8 @@ function says of itself, how dense the text is."""
 import ast
 import importlib
 import re
-import statistics
 import runpy
+import statistics
 import subprocess
 import sys
 from collections import Counter

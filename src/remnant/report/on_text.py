@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.corpus.base import pages
 from remnant.corpus.own_text import read_sources
@@ -47,12 +49,19 @@ def on_text(
     before, after = open_model(target), open_model(unlearned)
     source = read_sources([str(text)], "forget", {})
     written = source.texts or pages(source.qa)
-    pieces = encode(open_tokenizer(unlearned), written, min(512, context_length(after)))
+    pieces = batches(open_tokenizer(unlearned), after, written)
     if not pieces:
         raise UserError(f"{text} holds no text.", "Give a file of what was to be forgotten.")
-    batches, tokens = [], 0
-    for piece in pieces:
+    return survival_on_text(before, after, grids, pieces)
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, written: Sequence[str]
+) -> list[Tensor]:
+    """The first few thousand tokens of some texts, each piece [1, T] as the model takes it."""
+    found, tokens = [], 0
+    for piece in encode(tokenizer, written, min(512, context_length(model))):
         if tokens < MOST_TOKENS:
-            batches.append(torch.tensor([piece]))
+            found.append(torch.tensor([piece]))
             tokens += len(piece)
-    return survival_on_text(before, after, grids, batches)
+    return found
