@@ -110,6 +110,16 @@ def test_unfinished_work_goes_after_a_day_and_if_no_run_names_it(store: Store) -
     assert found(store) == {old}
 
 
+def test_the_logs_of_killed_runs_go_after_a_day(store: Store) -> None:
+    young, old = ((store.root / "partial" / f"workers-{n}.log") for n in (1, 2))
+    for log in (young, old):
+        log.write_text("what nobody expected")
+    os.utime(old, (0, time.time() - FORSAKEN - 60))
+    assert found(store) == {old.name}
+    remove(store, unneeded(store))
+    assert (young.exists(), old.exists()) == (True, False)
+
+
 def test_nothing_is_deleted_without_a_yes_and_all_that_was_listed_with_it(store: Store) -> None:
     kept, gone = made(store, "kept"), made(store, "gone")
     named(store, "a", kept)
@@ -117,11 +127,11 @@ def test_nothing_is_deleted_without_a_yes_and_all_that_was_listed_with_it(store:
     assert gone in listed
     assert "0.0 MB; deleted with --yes" in listed
     assert store.has(gone)
-    assert "1 folders" in call(store, "--yes").output
+    assert "1 entries" in call(store, "--yes").output
     assert not store.has(gone)
     assert store.sound(kept)
     assert not list((store.root / "damaged").iterdir())
-    assert "0 folders" in call(store).output
+    assert "0 entries" in call(store).output
 
 
 def test_what_was_set_aside_goes(store: Store) -> None:

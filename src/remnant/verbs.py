@@ -527,11 +527,11 @@ def gc(store: Store, yes: bool, by_hand: bool) -> None:
     found = garbage.unneeded(store, by_hand=by_hand)
     names = [str(one.path.relative_to(store.root)) for one in found]
     rows = [(n, terminal.size(one.bytes), one.why) for n, one in zip(names, found, strict=True)]
-    print(terminal.columns([("folder", "size", "why"), *rows]))
+    print(terminal.columns([("entry", "size", "why"), *rows]))
     if yes:
         garbage.remove(store, found)
     freed = terminal.size(sum(one.bytes for one in found))
-    print(f"{len(found)} folders, {freed}{'' if yes else '; deleted with --yes'}.")
+    print(f"{len(found)} entries, {freed}{'' if yes else '; deleted with --yes'}.")
 
 
 def show(store: Store, reference: str) -> int:

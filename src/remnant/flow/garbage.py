@@ -27,7 +27,9 @@ _NAME = re.compile(r"[a-z]+-[0-9a-f]{16}")
 
 
 class Unneeded(NamedTuple):
-    """One folder: an artefact, unfinished work or what was set aside, and why it can go."""
+    """One folder: an artefact, unfinished work or what was set aside; or the log of workers that
+    were killed, which clear it away themselves. And why it can go.
+    """
 
     path: Path
     bytes: int
@@ -35,7 +37,7 @@ class Unneeded(NamedTuple):
 
 
 def unneeded(store: Store, *, by_hand: bool = False) -> list[Unneeded]:
-    """All folders of a store that can go, artefacts oldest first.
+    """All of a store that can go, artefacts oldest first.
 
     Args:
         store: an opened store.
@@ -49,15 +51,17 @@ def unneeded(store: Store, *, by_hand: bool = False) -> list[Unneeded]:
     needed = _with_sources(roots, made)
     unnamed = [store.path(name) for name in made if name not in needed]
     forsaken = [p for p in _folders(store, "partial") if _forsaken(p, named)]
+    logs = [p for p in (store.root / "partial").glob("*.log") if _age(p) > FORSAKEN]
     return [
         *(Unneeded(p, _size(p), "no run names it") for p in unnamed),
         *(Unneeded(p, _size(p), "unfinished, and left for a day") for p in forsaken),
+        *(Unneeded(p, p.stat().st_size, "what a run said that ended a day ago") for p in logs),
         *(Unneeded(p, _size(p), "was damaged") for p in _folders(store, "damaged")),
     ]
 
 
 def remove(store: Store, found: Iterable[Unneeded]) -> None:
-    """Delete some folders of a store; what a kill leaves over is found as damaged the next time.
+    """Delete some things of a store; what a kill leaves over is found as damaged the next time.
 
     Raises:
         UserError: somebody is making something in this store.
@@ -69,6 +73,9 @@ def remove(store: Store, found: Iterable[Unneeded]) -> None:
         )
     with disk_errors(store.root):
         for path in [one.path for one in found]:
+            if path.is_file():
+                path.unlink()
+                continue
             place = store.root / "damaged" / path.name
             if path != place:
                 place.parent.mkdir(exist_ok=True)
@@ -106,8 +113,13 @@ def _folders(store: Store, where: str) -> list[Path]:
 
 def _forsaken(scratch: Path, named: set[str]) -> bool:
     """Whether nobody goes on with unfinished work: no run names it, and it is old."""
-    latest = max(p.stat().st_mtime for p in (scratch, *scratch.rglob("*")))
-    return scratch.name.rstrip("~") not in named and time.time() - latest > FORSAKEN
+    age = min(map(_age, (scratch, *scratch.rglob("*"))))
+    return scratch.name.rstrip("~") not in named and age > FORSAKEN
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was last written."""
+    return time.time() - path.stat().st_mtime
 
 
 def _size(folder: Path) -> int:
