@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pages import written
@@ -49,6 +50,29 @@ OPTIONS = (
         "own derivation, `functional/cells.py`",
     ),
 )
+# Ways of making a step of a loss, by `update`.
+UPDATES = (
+    (
+        '`update = {use = "sam", radius = 0.01}`',
+        "the forget gradient f taken at w + radius f / \\|f\\|, the norm over all that moves; "
+        "other terms at w. Weights in bfloat16 lose most of so small a move: the log counts it "
+        '(`lost_perturbation`), the result says it, `compute = "fp32"` keeps it',
+        "arXiv 2010.01412, 2502.05374 (radius 0.01)",
+    ),
+    ('`update = "sign"`', "w - lr sign(g), no moments", "arXiv 1802.04434"),
+    (
+        '`update = {use = "zeroth", spread = 1e-3}`',
+        "w - lr z (L(w + spread z) - L(w - spread z)) / 2 spread, z drawn by seed and step; "
+        "two passes forward, none back",
+        "arXiv 2305.17333 (lr 1e-6, spread 1e-3)",
+    ),
+    (
+        '`update = "rectified"`',
+        "the forget gradient without its part against the retain gradient r, plus r; the log has "
+        "the cosine of the two",
+        "arXiv 2503.09117",
+    ),
+)
 RELEASED = ROOT / "reproductions" / "released_code.py"
 
 
@@ -94,10 +118,10 @@ def formats() -> str:
     return "\n".join(lines)
 
 
-def options() -> str:
-    """What may be added to any loss so that forgetting lasts."""
+def options(rows: Sequence[tuple[str, str, str]]) -> str:
+    """What may be added to any loss."""
     lines = ["| option | what it is | source |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in OPTIONS)])
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def promised(of: AnyFormat) -> str:
@@ -186,7 +210,16 @@ reports numbers for; its batches are averaged over all tokens, so weights carry 
 
 What they do to forgetting is measured in [lasting.md](lasting.md).
 
-{options()}
+{options(OPTIONS)}
+
+## Options of the optimiser
+
+Without `update` a step is AdamW's along the gradient of the whole loss. Each option sees all
+micro-batches of a step before it decides anything, looks at what may move alone (`train`), and goes
+on as it would have after a cut. `sam` and `zeroth` do not go with `grids`, and none goes with
+several devices.
+
+{options(UPDATES)}
 
 ## What released code does otherwise
 

@@ -169,6 +169,24 @@ def test_operations_are_six_for_every_weight_and_token_and_more_with_checkpointi
     assert again == 8 * matrices + attention * 4 / 3 + logits
 
 
+def test_options_of_the_optimiser_have_their_own_passes_and_copies() -> None:
+    text, numbers = Text(1, 1), SHAPE.weights
+    plain, *others = (
+        UnlearnSpec.model_validate({"method": "ga", "update": update})
+        for update in (None, "sign", "zeroth", "sam", "rectified")
+    )
+    work = [operations(SHAPE, spec, text) / operations(SHAPE, plain, text) for spec in others]
+    assert work[0] == work[3] == 1
+    assert work[2] == 2
+    matrices = sum(a * b for a, b in SHAPE.matrices().values())
+    forward = 2 * matrices + 4 * SHAPE.layers * SHAPE.query + 2 * SHAPE.table
+    assert operations(SHAPE, others[1], text) == 2 * forward
+    weights, moments = peak(SHAPE, plain, text).weights, peak(SHAPE, plain, text).moments
+    found = [peak(SHAPE, spec, text) for spec in others]
+    assert [p.weights - weights for p in found] == [0, 8 * numbers, 8 * numbers, 8 * numbers]
+    assert [p.moments for p in found] == [0, 0, moments, moments]
+
+
 def test_time_grows_with_steps_and_falls_with_speed() -> None:
     text = Text(2, 64, 2)
     one = sum(step_of(SHAPE, OptimSpec(), text, Fast()))

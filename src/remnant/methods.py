@@ -19,6 +19,8 @@ from remnant.records import (
     MetricSpec,
     OwnRole,
     PrepareSpec,
+    RectifiedSpec,
+    SamSpec,
     TermSpec,
     TransformSpec,
     UnlearnSpec,
@@ -112,6 +114,29 @@ def check_dual(spec: UnlearnSpec) -> None:
         raise UserError(
             "dual holds retain terms under a bound, and the run has none.",
             "Leave it out, or take a method with a retain term, such as npo_gdr.",
+        )
+
+
+def check_update(spec: UnlearnSpec) -> None:
+    """Whether a run has the terms that its way of stepping tells apart.
+
+    Raises:
+        UserError: one side is missing, or a term reads both; or as ``loss_reads``.
+    """
+    if not isinstance(spec.update, SamSpec | RectifiedSpec):
+        return
+    sides = [led_by(term) for term in term_specs(spec)]
+    use = spec.update.use
+    if {"forget"} not in sides:
+        raise UserError(
+            f"update = {use} looks along a term that reads forget text only, and the run has none.",
+            "Take a method with such a term, such as npo_gdr.",
+        )
+    if use == "rectified" and ({"retain"} not in sides or {"forget", "retain"} in sides):
+        raise UserError(
+            "update = rectified sets forget terms against retain terms, and every term of the run "
+            "has to be one of the two.",
+            "Take a method with a retain term, such as npo_gdr.",
         )
 
 

@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from remnant.estimate.shape import Shape
 from remnant.functional.patterns import chosen
-from remnant.records import ByLoraSpec, BySureSpec, OptimSpec
+from remnant.records import (
+    ByLoraSpec,
+    BySureSpec,
+    OptimSpec,
+    RectifiedSpec,
+    SamSpec,
+    SignSpec,
+    ZerothSpec,
+)
 
 # As functional/pieces.py, which needs torch: logits of more bytes are made in pieces of so many,
 # and up to so many are kept for the backward pass.
@@ -192,6 +200,20 @@ def of_a_part(spec: OptimSpec, moving: Moving) -> int:
     return (2 * 2 + (2 + 2 if spec.compute == "fp32" else 0)) * moving.largest
 
 
+def of_a_look(spec: OptimSpec, moving: Moving) -> int:
+    """Bytes that an option of the optimiser holds beside weights and gradients while a step looks
+    elsewhere: where weights go (float32) and what they were, or two gradients in float32.
+    """
+    width = 4 if moving.adapters else width_of(spec)
+    match spec.update:
+        case SamSpec() | ZerothSpec():
+            return (4 + width) * moving.numbers
+        case RectifiedSpec():
+            return 2 * 4 * moving.numbers
+        case _:
+            return 0
+
+
 def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     """The peak memory of training, on one of ``shards`` devices that share weights, gradients and
     moments evenly (each with a batch of its own), and gather one block, or the table, at a time.
@@ -204,9 +226,11 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     stepped = 2 if spec.weights == "bf16" and not moving.adapters else 4
     graded = 4 if moving.adapters else width
     own = 4 * moving.numbers if moving.adapters else 0
-    weights = (width * shape.weights + own) // shards
+    weights = (width * shape.weights + own + of_a_look(spec, moving)) // shards
     gradients = graded * moving.graded // shards
     moments = 2 * stepped * moving.numbers // shards
+    if isinstance(spec.update, SignSpec | ZerothSpec):
+        moments = 0
     cache = text.cached * shape.width * width + (width * shape.table if text.cached else 0)
     side = kept_by_a_pass(shape, text, width, spec, moving.adapters)
     block = kept_by_a_block(shape, text, width, moving.adapters)

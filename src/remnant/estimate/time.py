@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol
 
 from remnant.estimate.memory import Text, kept_by_a_pass, moving_of, width_of
 from remnant.estimate.shape import Shape
-from remnant.records import OptimSpec
+from remnant.records import OptimSpec, SamSpec, ZerothSpec
 
 # What is expected of a disk before it was timed, bytes a second, as training/checkpoints.py does.
 DISK = 200e6
@@ -34,7 +34,8 @@ def operations(shape: Shape, spec: OptimSpec, text: Text) -> float:
 
     Two for every weight and token forward, two backward for the gradient of the states and two for
     that of the weights, which adapters do without; two more where blocks are computed again; of
-    attention 4 per query's number and place forward, twice that backward.
+    attention 4 per query's number and place forward, twice that backward. Steps at two points have
+    two forward passes and nothing else, those by SAM one side more.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1; PaLM (arXiv 2204.02311), appendix B.
     """
@@ -42,9 +43,12 @@ def operations(shape: Shape, spec: OptimSpec, text: Text) -> float:
     attention = 2 * shape.layers * text.length * shape.query
     backward = 1 if moving_of(shape, spec).adapters else 2
     again = 1 if spec.checkpointing else 0
+    if isinstance(spec.update, ZerothSpec):
+        return 2 * text.passes * text.tokens * 2 * (blocks + attention + shape.table)
     of_blocks = (1 + again + backward) * 2 * blocks + (3 + again) * 2 * attention
     # Logits in pieces are made again in the backward pass.
-    return text.passes * text.tokens * (of_blocks + (2 + backward) * 2 * shape.table)
+    passes = text.passes + isinstance(spec.update, SamSpec)
+    return passes * text.tokens * (of_blocks + (2 + backward) * 2 * shape.table)
 
 
 def step_of(shape: Shape, spec: OptimSpec, text: Text, speed: Speed) -> Step:

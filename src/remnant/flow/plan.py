@@ -30,6 +30,7 @@ from remnant.methods import (
     Step,
     check_dual,
     check_lasting,
+    check_update,
     loss,
     metric,
     metric_names,
@@ -460,6 +461,7 @@ def _losses(spec: UnlearnSpec) -> dict[str, str]:
     """Identity of every loss and grid of a run, all of whose settings and files are looked at."""
     check_alternatives(spec, read_alternatives(spec.alternatives) if spec.alternatives else None)
     check_dual(spec)
+    check_update(spec)
     return {t.use: loss(t).identity for t in term_specs(spec)} | check_lasting(spec)
 
 

@@ -66,6 +66,7 @@ from remnant.records.transform import (
     Use,
 )
 from remnant.records.unlearn import DualSpec, Probed, TermSpec, UnlearnResult, UnlearnSpec
+from remnant.records.update import RectifiedSpec, SamSpec, SignSpec, ZerothSpec
 from remnant.records.variant import AS_GIVEN, BETWEEN, FULL, Variant
 
 __all__ = [
@@ -120,13 +121,16 @@ __all__ = [
     "PromiseSpec",
     "Record",
     "Recovery",
+    "RectifiedSpec",
     "Result",
     "Row",
     "Rule",
     "RunSpec",
+    "SamSpec",
     "Says",
     "Share",
     "Shares",
+    "SignSpec",
     "Stage",
     "SureResult",
     "SureSpec",
@@ -143,6 +147,7 @@ __all__ = [
     "Variant",
     "Verdict",
     "Weights",
+    "ZerothSpec",
     "circumstance",
     "patterns_in",
     "saves_apart",

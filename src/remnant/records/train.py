@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from remnant.records.base import Positive, Record, circumstance
 from remnant.records.trainable import ByLoraSpec, Trains, fault_of_training, fault_of_weights
+from remnant.records.update import RectifiedSpec, Update, fault_of_update
 
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
 
@@ -15,6 +16,7 @@ class OptimSpec(Record):
 
     ``accumulate``: so many batches make a step. ``checkpointing``: the inside of every block is
     computed again in the backward pass, in the place of being kept; the same bits in less memory.
+    ``update``: how a step is made of the loss, where it is not AdamW along its gradient.
     """
 
     steps: Positive = 100
@@ -30,6 +32,7 @@ class OptimSpec(Record):
     compute: Literal["fp32"] | None = None
     count_lost: bool = False
     train: Trains = "all"
+    update: Update | None = None
     checkpointing: bool = circumstance(False)
     seed: int = 0
 
@@ -45,6 +48,9 @@ class OptimSpec(Record):
     @model_validator(mode="after")
     def _way_and_weights(self) -> "OptimSpec":
         if fault := fault_of_weights(self.train, self.weights):
+            raise ValueError(fault)
+        other = self.beta2 != type(self).model_fields["beta2"].default
+        if fault := fault_of_update(self.update, self.clip, beta2=other):
             raise ValueError(fault)
         return self
 
@@ -116,6 +122,8 @@ class TrainSpec(OptimSpec):
             raise ValueError(f"the base model decides {', '.join(other)}; leave it out")
         if fault := fault_of_training(self.train, self.base):
             raise ValueError(fault)
+        if isinstance(self.update, RectifiedSpec):
+            raise ValueError("rectified sets forget against retain, which only unlearning does")
         return self
 
     @model_validator(mode="after")

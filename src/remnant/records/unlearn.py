@@ -8,6 +8,14 @@ from remnant.records.base import Positive, Record, Share
 from remnant.records.lasting import Certificate, Grids, Promise, fault_of_lasting
 from remnant.records.train import OptimSpec
 from remnant.records.trainable import ByLoraSpec, Chosen, saves_apart
+from remnant.records.update import fault_of_grids
+
+# Of a look beside the weights: what less than this share of it loses in rounding is as asked for.
+LOST_LITTLE = 0.05
+LOST_LOOK = (
+    "Of what weights were moved by to look beside them {lost:.0%} was lost in rounding; compute in "
+    "float32 (compute = fp32) to look where it was asked for."
+)
 
 
 class TermSpec(Record):
@@ -113,6 +121,8 @@ class UnlearnSpec(OptimSpec):
         apart = saves_apart(self.train)
         if fault := fault_of_lasting(apart, adapters, self.grids, self.promise):
             raise ValueError(fault)
+        if fault := fault_of_grids(self.update, self.grids):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")
@@ -157,7 +167,8 @@ class UnlearnResult(Record):
     ``movable``: share of what may move that a step of about the rate moves in its dtype, 0 to 1.
     ``rule``: how the checkpoint was chosen. ``moving``: which weights were chosen to move, where
     there was a choice. ``form``: in which questions were trained on and probed. ``certificate``:
-    of the promised grids, if there were any.
+    of the promised grids, if there were any. ``lost_perturbation``: of the numbers by which weights
+    were moved to look at the loss elsewhere, the share that rounding lost; None where none were.
     """
 
     steps: int
@@ -173,13 +184,16 @@ class UnlearnResult(Record):
     movable: float = 1.0
     form: str = "published"
     certificate: Certificate | None = None
+    lost_perturbation: float | None = None
 
     @property
     def said(self) -> str:
         """How it went, in some sentences."""
         asked = f" Questions were asked in the form {self.form}."
         certified = f" {self.certificate.claim}" if self.certificate else ""
+        lost = self.lost_perturbation
+        unseen = f" {LOST_LOOK.format(lost=lost)}" if lost and lost > LOST_LITTLE else ""
         return (
             f"Stopped after step {self.steps}: {self.stopped}. Kept step {self.kept_step}. "
-            f"{self.ended}{'' if self.form == 'published' else asked}{certified}"
+            f"{self.ended}{'' if self.form == 'published' else asked}{certified}{unseen}"
         )

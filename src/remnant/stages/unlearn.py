@@ -32,12 +32,13 @@ from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.ranks import first, spread, told
-from remnant.records import Probed, UnlearnResult, UnlearnSpec
+from remnant.records import Probed, SamSpec, UnlearnResult, UnlearnSpec, ZerothSpec
 from remnant.stages.examples import read_examples
 from remnant.trainable.attach import attach
 from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import GENERATIONS
 from remnant.training.dual import make_dual
+from remnant.training.gradients import LOST, losses_of
 from remnant.training.loop import AfterStep, fit
 from remnant.training.on_grid import trained_on_grids
 from remnant.training.promise import (
@@ -106,8 +107,11 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     best = out / "best.pt"
     if best.exists() and not is_whole(best):
         _start_afresh(out)
-    dual = make_dual(model, spec, terms, streams, pad, out / "steps.jsonl")
-    loss_at = make_loss(model, terms, streams, spec.batch_size, pad, dual.weigh)
+    log = out / "steps.jsonl"
+    dual = make_dual(model, spec, terms, streams, pad, log)
+    loss_at = losses_of(
+        spec, terms, lambda own: make_loss(model, own, streams, spec.batch_size, pad, dual.weigh)
+    )
     forget_loss = make_forget_loss(model, pools["forget"], spec.batch_size, pad)
     after_step = _watch(spec, moving, probe, forget_loss, best)
     steps, memory = fit(moving, spec, loss_at, out, work, after_step)
@@ -135,6 +139,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     in_dtype(model, storage_dtype(spec.weights))
     if moving.apart is None:
         save(model, tokenizer, out)
+    looked = isinstance(spec.update, SamSpec | ZerothSpec)
     return UnlearnResult(
         steps=steps,
         stopped=memory.get("stopped", "all steps done"),
@@ -144,11 +149,12 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
         ended=ended(spec, changed, probes, chosen),
         rule=rule_text(spec),
         probes=tuple(Probed.model_validate(p) for p in probes),
-        lost_updates=_mean_of(out / "steps.jsonl", "lost") if spec.count_lost else None,
+        lost_updates=_mean_of(log, "lost") if spec.count_lost else None,
         moving=moving.result,
         movable=reach,
         form=manner.form,
         certificate=certified,
+        lost_perturbation=_mean_of(log, LOST) if looked else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from remnant.ranks import local
@@ -32,6 +33,21 @@ class Part(NamedTuple):
             return None
         grad = local(self.parameter.grad)
         return grad if self.index is None else grad[self.index]
+
+    def slope(self) -> Tensor:
+        """The gradient of this part, zero where there is none."""
+        found = self.gradient()
+        return torch.zeros_like(self.read()) if found is None else found
+
+    def write_gradient(self, values: Tensor) -> None:
+        """Replace the gradient of this part; that of its parameter is made if there is none."""
+        if self.parameter.grad is None:
+            self.parameter.grad = torch.zeros_like(self.parameter)
+        grad = local(self.parameter.grad)
+        if self.index is None:
+            grad.copy_(values)
+        else:
+            grad[self.index] = values.to(grad.dtype)
 
     def write(self, values: Tensor) -> None:
         """Replace the values of this part and of nothing else."""

@@ -7,8 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from remnant.context import Context
 from remnant.errors import Diverged, Interrupted
 from remnant.model.blocks import recomputed
@@ -17,6 +15,7 @@ from remnant.ranks import count, told, total
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import Checkpoints, Done, Pace, fingerprint, size_of
+from remnant.training.gradients import Halves, LossAt, check_steps, gather
 from remnant.training.heap import give_back
 from remnant.training.stepper import Stepper
 
@@ -44,7 +43,7 @@ def rate(spec: OptimSpec, step: int) -> float:
 def fit(
     moving: Trainable,
     spec: OptimSpec,
-    loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
+    loss_at: LossAt | Halves,
     folder: Path,
     work: Context,
     after_step: AfterStep = lambda step, parts, memory: False,
@@ -55,7 +54,8 @@ def fit(
         moving: what is trained in place; its model is in the dtype of ``spec.weights``. Where its
             parts are chosen again, the run resumes from the last choice.
         spec: the optimiser's settings.
-        loss_at: micro-step -> (scalar loss, its parts for the log).
+        loss_at: micro-step -> (scalar loss, its parts for the log); in two where ``spec.update``
+            tells them apart.
         folder: receives steps.jsonl, and checkpoints (``GENERATIONS``), from which a call that
             follows goes on; also behind the last step, so that a model that could not be saved
             costs no steps. Whoever seals the folder leaves them out.
@@ -70,7 +70,9 @@ def fit(
         Diverged: the loss or a gradient is not finite; the weights keep their last finite values
             in resume.pt.
         Interrupted: Ctrl-C; the state is saved.
+        UserError: as ``check_steps``.
     """
+    check_steps(spec)
     stepper = Stepper(moving.parts, spec, moving.weights)
     log = folder / "steps.jsonl"
     kept = Checkpoints(folder, log, fingerprint(moving.model, spec))
@@ -88,7 +90,7 @@ def fit(
                 keep(None)
                 stepper = Stepper(renewal.choose(), spec, moving.weights)
             with recomputed(moving.model) if spec.checkpointing else nullcontext():
-                parts = _gradients(moving, spec, loss_at, step)
+                parts = gather(moving, stepper.parts, spec, loss_at, step)
             give_back()
             stepper.gather()
             if not _finite(parts, stepper):
@@ -116,28 +118,6 @@ def fit(
     if step > begun or told(not kept.newest.is_file()):
         keep(None)
     return step, memory
-
-
-def _gradients(
-    moving: Trainable,
-    spec: OptimSpec,
-    loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
-    step: int,
-) -> dict[str, float]:
-    """Gather the gradients of a step; the parts of its loss, as means over the versions of the
-    weights that it looks at. Both passes of a version stand within it.
-    """
-    sums: dict[str, float] = {}
-    versions = moving.versions(step)
-    number = spec.accumulate * len(versions)
-    for version in versions:
-        with version:
-            for micro in range(spec.accumulate):
-                loss, parts = loss_at(step * spec.accumulate + micro)
-                (loss / number).backward()
-                for name, value in parts.items():
-                    sums[name] = sums.get(name, 0.0) + value / number
-    return sums
 
 
 def _finite(parts: dict[str, float], stepper: Stepper) -> bool:

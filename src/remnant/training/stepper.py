@@ -1,4 +1,4 @@
-"""One step of AdamW in one of three regimes of weights, moving parts of parameters."""
+"""One step of the optimiser in one of three regimes of weights, moving parts of parameters."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from remnant.functional.survival import FEW
 from remnant.functional.weights import movable, stochastic_round
 from remnant.model.load import in_dtype
 from remnant.ranks import Rows, average, count, local, rows_of, told, total
-from remnant.records import OptimSpec, Weights
+from remnant.records import OptimSpec, SignSpec, Weights, ZerothSpec
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Trainable
 
@@ -23,7 +23,8 @@ FUSED_FROM = 1 << 22
 
 @dataclass
 class Stepper:
-    """Moves parts of parameters by AdamW in one of three regimes, one part after the other.
+    """Moves parts of parameters by AdamW in one of three regimes, one part after the other; by
+    plain descent, along the gradient or its sign, where ``spec.update`` says so.
 
     Everything else stays as it is, bit for bit.
 
@@ -45,7 +46,7 @@ class Stepper:
     parts: list[Part]
     spec: OptimSpec
     weights: Weights | None = None
-    optimizers: list[torch.optim.AdamW] = field(init=False)
+    optimizers: list[torch.optim.Optimizer] = field(init=False)
     noise: torch.Generator = field(init=False)
     lost: float = field(init=False, default=0.0)
     _rows: list[Rows] = field(init=False)
@@ -58,11 +59,14 @@ class Stepper:
         where = self.parts[0].parameter.device
         self.noise = torch.Generator(device=where).manual_seed(self.spec.seed)
 
-    def _optimizer(self, part: Part, fused: bool) -> torch.optim.AdamW:
-        """AdamW for one part, so that it can be stepped while no other is copied."""
+    def _optimizer(self, part: Part, fused: bool) -> torch.optim.Optimizer:
+        """The optimiser of one part, so that it can be stepped while no other is copied."""
         empty = torch.empty(0, dtype=self._dtype, device=part.parameter.device)
         apart = self._copied(part) or self._sharded
         moved = nn.Parameter(empty) if apart else part.parameter
+        if isinstance(self.spec.update, SignSpec | ZerothSpec):
+            # Without momentum its weight decay is AdamW's: w - lr (g + decay w).
+            return torch.optim.SGD([moved], lr=self.spec.lr, weight_decay=self.spec.weight_decay)
         return torch.optim.AdamW(
             [moved],
             lr=self.spec.lr,
@@ -109,6 +113,8 @@ class Stepper:
             gradient = gradient.to(self._dtype)
             if shrink is not None:
                 gradient.mul_(shrink)
+            if isinstance(self.spec.update, SignSpec):
+                gradient = gradient.sign()
             own = self._step(part, optimizer, lr, gradient)
             if not self._copied(part):
                 continue
@@ -124,7 +130,7 @@ class Stepper:
             part.parameter.grad = None
 
     def _step(
-        self, part: Part, optimizer: torch.optim.AdamW, lr: float, gradient: Tensor
+        self, part: Part, optimizer: torch.optim.Optimizer, lr: float, gradient: Tensor
     ) -> Tensor:
         """The values of a part behind its step: its own, or a copy's."""
         (group,) = optimizer.param_groups
@@ -232,7 +238,8 @@ def warning_of_rate(moving: Trainable, spec: OptimSpec, share: float) -> str:
     >>> warning_of_rate(Trainable(*[None] * 5), OptimSpec(), 1.0)
     ''
     """
-    if share >= FEW:
+    # How far a step along a random direction goes is not told by its rate.
+    if share >= FEW or isinstance(spec.update, ZerothSpec):
         return ""
     enough = spec.lr
     while movable_share(moving, spec, enough) < FEW:
