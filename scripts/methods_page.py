@@ -203,6 +203,8 @@ Of every text by itself, then averaged over the batch. S is the sum and m the me
 the tokens that count, a the other answer, `_ref` the target's, z logits, h hidden states; "mean" is
 over the tokens that count. A published setting is what the source, or the code released with it,
 reports numbers for; its batches are averaged over all tokens, so weights carry over only roughly.
+With `token_weights` ([own-text.md](own-text.md)) every sum, mean and count over tokens takes each
+by its weight: TPO's unwanted words (arXiv 2506.03142), for one, weigh 1 and all else 0.
 
 {losses()}
 

@@ -58,6 +58,7 @@ _PATHS: Mapping[str, tuple[str, ...]] = {
     "base": ("base",),
     "tokenizer": ("tokenizer",),
     "alternatives": ("alternatives",),
+    "token_weights": ("token_weights",),
 }
 
 

@@ -23,6 +23,7 @@ from remnant.flow.node import Node as Node
 from remnant.flow.place import Outside, check_hub
 from remnant.flow.sources import check_plain, merge_node, outside_model
 from remnant.flow.sweepnames import named_twice, run_name
+from remnant.flow.tokenweights import read_token_weights
 from remnant.formats import table as formats
 from remnant.functional.patterns import chosen
 from remnant.methods import (
@@ -150,6 +151,8 @@ def unlearn_node(
         inputs["elicited"] = elicited or elicit_node(plain, target, corpus, label)
     if plain.alternatives:
         inputs["alternatives"] = Outside(plain.alternatives)
+    if plain.token_weights:
+        inputs["token_weights"] = Outside(plain.token_weights)
     return Node("unlearn", plain, inputs, _losses(plain) if losses is None else losses, label)
 
 
@@ -460,6 +463,8 @@ def _asked(run: UnlearnSpec, measure: MeasureSpec) -> dict[str, str]:
 def _losses(spec: UnlearnSpec) -> dict[str, str]:
     """Identity of every loss and grid of a run, all of whose settings and files are looked at."""
     check_alternatives(spec, read_alternatives(spec.alternatives) if spec.alternatives else None)
+    if spec.token_weights:
+        read_token_weights(spec.token_weights)
     check_dual(spec)
     check_update(spec)
     return {t.use: loss(t).identity for t in term_specs(spec)} | check_lasting(spec)

@@ -16,11 +16,13 @@ class Hidden:
         mask: [B, T] bool, True at the tokens that count. Unlike in a View the last token of a text
             has its state here, though nothing is predicted from it.
 
-    States where the mask is False never influence any result.
+    States where the mask is False never influence any result. ``weights``: [B, T] how much each
+    token counts in a mean, at least 0; all the same without them.
     """
 
     states: States
     mask: TimeMask
+    weights: PerTime | None = None
 
     def counted(self) -> States:
         """[B, T, H] float32, zero where masked."""
@@ -28,8 +30,11 @@ class Hidden:
 
     def mean(self, values: PerTime) -> PerText:
         """[B] the mean of [B, T] values over the tokens that count; 0 where none does."""
-        total = values.masked_fill(~self.mask, 0.0).sum(-1)
-        return total / self.mask.sum(-1).clamp(min=1)
+        counted, count = values.masked_fill(~self.mask, 0.0), self.mask.sum(-1).float()
+        if self.weights is not None:
+            counted = counted * self.weights
+            count = self.weights.masked_fill(~self.mask, 0.0).sum(-1)
+        return counted.sum(-1) / count.where(count > 0, 1.0)
 
 
 def direction(size: int, seed: int) -> Vector:

@@ -195,4 +195,4 @@ def klr(retain: View, ref_retain: View) -> PerText:
     >>> klr(View(even, labels), View(sure, labels))
     tensor([0.6931])
     """
-    return retain.divergence(ref_retain).sum(-1) / retain.num_tokens().clamp(min=1.0)
+    return retain.mean(retain.divergence(ref_retain))

@@ -20,6 +20,7 @@ from remnant.functional.shapes import (
     NextTokens,
     PerRow,
     PerText,
+    PerTime,
     PerToken,
     RowLogits,
 )
@@ -36,6 +37,8 @@ class View:
         given: the logits, [B, T, V], any float type; all sums are taken in float32. Or what makes
             them, where they are many: then those of some positions exist at a time.
         labels: [B, T] token ids, ``IGNORED`` where a token must not count (padding, prompts).
+        weights: [B, T] how much each token counts, at least 0; all the same without them. Sums,
+            means and counts over tokens take them in; values per token do not.
 
     Positions whose label is ``IGNORED`` never influence any result: they are replaced, not
     multiplied by zero.
@@ -43,6 +46,7 @@ class View:
 
     given: Logits | Unmade
     labels: Labels
+    weights: PerTime | None = None
 
     @cached_property
     def logits(self) -> Logits:
@@ -108,33 +112,51 @@ class View:
         return self._token_logp
 
     def num_tokens(self) -> PerText:
-        """[B] how many tokens count, as float."""
-        return self.mask.sum(-1).float()
+        """[B] how many tokens count, as float; with weights, the sum of theirs."""
+        if self.weights is None:
+            return self.mask.sum(-1).float()
+        return self._weighed(self.mask.float()).sum(-1)
+
+    def _weighed(self, values: PerToken) -> PerToken:
+        """[B, T-1] values by the weights of their tokens, 0 where masked."""
+        counted = values.masked_fill(~self.mask, 0.0)
+        return counted if self.weights is None else counted * self.weights[:, 1:]
 
     def seq_logp(self) -> PerText:
         """[B] log-likelihood of the sequence in nats, at most 0.
 
-        0 for a sequence without counted tokens.
+        0 for a sequence without counted tokens. With weights, the sum of each by its own.
         """
-        return self.token_logp().sum(-1)
+        if self.weights is None:
+            return self.token_logp().sum(-1)
+        return self._weighed(self.token_logp()).sum(-1)
 
     def mean(self, values: PerToken) -> PerText:
         """[B] mean of [B, T-1] values over the tokens that count; 0 where none does."""
-        return values.masked_fill(~self.mask, 0.0).sum(-1) / self.num_tokens().clamp(min=1.0)
+        return self._weighed(values).sum(-1) / self._at_least_one()
+
+    def _at_least_one(self) -> PerText:
+        """[B] what sums over tokens are divided by: how many count, 1 where none does."""
+        count = self.num_tokens()
+        return count.where(count > 0, 1.0)
 
     def without_first(self, count: int) -> "View":
         """The same in which the first ``count`` tokens of every sequence that count do not."""
         labels = self.labels.clone()
         early = self.mask & (self.mask.cumsum(-1) <= count)
         labels[:, 1:] = labels[:, 1:].masked_fill(early, IGNORED)
-        return View(self.logits, labels)
+        return View(self.logits, labels, self.weights)
 
     def mean_logp(self) -> PerText:
         """[B] mean log-probability per counted token in nats.
 
         0 for a sequence without counted tokens.
         """
-        return self.seq_logp() / self.num_tokens().clamp(min=1.0)
+        return self.seq_logp() / self._at_least_one()
+
+    def nll(self) -> PerText:
+        """[B] cross entropy per counted token in nats, every token counting alike; at least 0."""
+        return -self.token_logp().sum(-1) / self.mask.sum(-1).clamp(min=1)
 
     def greedy(self) -> NextTokens:
         """[B, T-1] the most probable next tokens; whatever where masked."""

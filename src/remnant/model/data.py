@@ -3,7 +3,7 @@
 import copy
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -13,15 +13,18 @@ from transformers import PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.functional.view import IGNORED
 
+T = TypeVar("T")
+
 
 class Batch(NamedTuple):
-    """Token ids [B, T] padded on the right, their mask [B, T] and the labels [B, T] (ids,
-    ``IGNORED`` on padding).
+    """Token ids [B, T] padded on the right, their mask [B, T], the labels [B, T] (ids, ``IGNORED``
+    on padding) and how much each token counts [B, T], None where all count alike.
     """
 
     ids: Tensor
     mask: Tensor
     labels: Tensor
+    weights: Tensor | None = None
 
 
 class Frame(NamedTuple):
@@ -132,10 +135,26 @@ def encode(
     chunks: list[list[int]] = []
     for text in texts:
         ids = prompt_ids(tokenizer, text, around)
-        start = around.start if ids[: len(around.start)] == around.start else []
-        room = max(1, max_tokens - len(start))
-        chunks += [start + ids[i : i + room] for i in range(len(start), len(ids), room)]
-    return [chunk for chunk in chunks if len(chunk) > 1]
+        chunks += cut(ids, head_of(ids, around), max_tokens)
+    return chunks
+
+
+def head_of(ids: list[int], around: Frame) -> int:
+    """With how many of the tokens that a tokenizer puts before every text some ids begin."""
+    return len(around.start) if ids[: len(around.start)] == around.start else 0
+
+
+def cut(values: list[T], head: int, most: int) -> list[list[T]]:
+    """What stands at the tokens of a text in pieces of at most ``most``, none shorter than two, and
+    each with the text's own head before it.
+
+    >>> cut([9, 1, 2, 3, 4, 5], 1, 3)
+    [[9, 1, 2], [9, 3, 4], [9, 5]]
+    """
+    room = max(1, most - head)
+    starts = range(head, len(values), room)
+    pieces = [values[:head] + values[start : start + room] for start in starts]
+    return [piece for piece in pieces if len(piece) > 1]
 
 
 def pack(

@@ -14,11 +14,14 @@ from remnant.model.data import Batch, batch_order, collate, context_tokens, prom
 
 
 class Example(NamedTuple):
-    """One text as token ids; those before place ``counted_from`` are read but not counted."""
+    """One text as token ids; those before place ``counted_from`` are read but not counted.
+    ``weights``: how much each token counts, at least 0; none where all count alike.
+    """
 
     id: str
     ids: list[int]
     counted_from: int = 0
+    weights: tuple[float, ...] = ()
 
 
 class Pool(NamedTuple):
@@ -94,4 +97,16 @@ def batch_of(examples: Sequence[Example], pad: int, where: torch.device) -> Batc
     batch = collate([e.ids for e in examples], pad, where)
     starts = torch.tensor([e.counted_from for e in examples], device=where)
     before = torch.arange(batch.ids.shape[1], device=where) < starts[:, None]
-    return batch._replace(labels=batch.labels.masked_fill(before, IGNORED))
+    labels = batch.labels.masked_fill(before, IGNORED)
+    return batch._replace(labels=labels, weights=_weights(examples, batch))
+
+
+def _weights(examples: Sequence[Example], batch: Batch) -> torch.Tensor | None:
+    """The weights of a batch [B, T], 1 where an example has none; None where none has any."""
+    if not any(example.weights for example in examples):
+        return None
+    found = torch.ones(batch.ids.shape, device=batch.ids.device)
+    for row, example in zip(found, examples, strict=True):
+        if example.weights:
+            row[: len(example.ids)] = row.new_tensor(example.weights)
+    return found

@@ -48,15 +48,15 @@ class Reference:
         if reading.what == "view":
             finals = _stack([self.finals[i] for i in places], where)
             if self.head and is_large(batch.ids.numel(), len(self.head.weight)):
-                return View(Unmade(finals, self.head), batch.labels)
+                return View(Unmade(finals, self.head), batch.labels, batch.weights)
             with torch.no_grad():
-                return View(self.head(finals) if self.head else finals, batch.labels)
+                made = self.head(finals) if self.head else finals
+                return View(made, batch.labels, batch.weights)
         assert layer is not None
         if reading.what == "norm":
             return self.norms[layer].to(where)
-        return Hidden(
-            _stack([self.states[layer][i] for i in places], where), batch.labels != IGNORED
-        )
+        states = _stack([self.states[layer][i] for i in places], where)
+        return Hidden(states, batch.labels != IGNORED, batch.weights)
 
     def nbytes(self) -> int:
         """Memory held by the cache."""
@@ -103,7 +103,7 @@ def build(
                 model, batch, kept | set(summed), logits=bool(kinds & {"logp", "view"}), head=head
             )
             if given is not None:
-                own = View(given, batch.labels).seq_logp().cpu()
+                own = View(given, batch.labels, batch.weights).seq_logp().cpu()
                 found.seq_logp[start : start + len(chunk)] = own
             if given is not None and "view" in kinds:
                 if start == 0:

@@ -143,7 +143,7 @@ def make_loss(
             total = total + weigh(term, micro) * value
             parts[term.label] = value.item()
         if isinstance(view := values.get(said), View):
-            parts["forget_nll"] = -gathered(view.mean_logp(), batch_size).mean().item()
+            parts["forget_nll"] = gathered(view.nll(), batch_size).mean().item()
         return total, parts
 
     return loss_at
@@ -250,7 +250,8 @@ def _of_policy(
     found: Values = {}
     for reading in wanted:
         if reading.layer is not None:
-            found[reading] = Hidden(states[reading.layer], batch.labels != IGNORED)
+            counts = batch.labels != IGNORED
+            found[reading] = Hidden(states[reading.layer], counts, batch.weights)
         elif given is not None:
-            found[reading] = View(given, batch.labels)
+            found[reading] = View(given, batch.labels, batch.weights)
     return found

@@ -60,7 +60,8 @@ class UnlearnSpec(OptimSpec):
 
     ``examples``: what is trained on, the documents of the corpus or its questions with their
     answers. ``loss_on``: all tokens of an example, or those of the answer alone. ``alternatives``:
-    a file of other answers to the forget questions, for terms that read them.
+    a file of other answers to the forget questions, for terms that read them. ``token_weights``: a
+    file that says how much each token of the forget text counts, in every term that sums tokens.
 
     ``form``: of asking (``corpus.forms``), in which questions are trained on and probed; by default
     the one in which the target knows most, or in a sweep the one that its measurements name.
@@ -83,6 +84,7 @@ class UnlearnSpec(OptimSpec):
     examples: Literal["documents", "questions"] = "documents"
     loss_on: Literal["all", "answer"] = "all"
     alternatives: str | None = None
+    token_weights: str | None = None
     form: str = "best"
     system: str = ""
     retain: tuple[Literal["retain1", "retain2"], ...] | None = None
@@ -140,6 +142,8 @@ class UnlearnSpec(OptimSpec):
         if self.examples == "documents" and (self.loss_on == "answer" or self.alternatives):
             what = "alternatives" if self.alternatives else 'loss_on = "answer"'
             raise ValueError(f'documents have no answers; {what} needs examples = "questions"')
+        if self.token_weights and self.pack_tokens:
+            raise ValueError("token_weights are of texts by themselves; leave pack_tokens out")
         if self.examples == "questions" and (self.pack_tokens or self.retain):
             what = "pack_tokens" if self.pack_tokens else "retain"
             raise ValueError(f'{what} is about documents; leave it out, or examples = "questions"')

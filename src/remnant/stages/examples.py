@@ -13,9 +13,11 @@ from remnant.corpus.prepared import raw_texts, settings
 from remnant.errors import UserError
 from remnant.evaluate.items import AS_PUBLISHED, Manner, items_of
 from remnant.flow.alternatives import Alternatives, read_alternatives
+from remnant.flow.tokenweights import TokenWeights, read_token_weights
 from remnant.methods import sides_read
-from remnant.model.data import encode, pack
+from remnant.model.data import cut, encode, frame, head_of, pack, prompt_ids
 from remnant.model.examples import Example, Pool, beside, joined, passes, pool_of
+from remnant.model.tokenweights import by_spans, weighed
 from remnant.readings import SIDES
 from remnant.records import TrainSpec, UnlearnSpec
 
@@ -32,25 +34,33 @@ def read_examples(
     corpus: Path,
     alternatives: Path | None = None,
     manner: Manner = AS_PUBLISHED,
+    token_weights: Path | None = None,
 ) -> dict[str, Pool]:
-    """The examples of every side, as far as the corpus has them; questions in a form of asking.
+    """The examples of every side, as far as the corpus has them; questions in a form of asking, and
+    tokens of forget text with the weights of a file.
 
     Retain questions are those of the development half: the other half is what a report measures
     utility by, and has not been trained on.
 
     Raises:
-        UserError: the corpus has no questions, one is too long, or the alternatives do not fit.
+        UserError: the corpus has no questions, one is too long, or alternatives or weights do not
+            fit.
     """
     pools = {side: Pool([]) for side in SIDES}
+    weights = read_token_weights(str(token_weights)) if token_weights is not None else None
     if spec.examples == "documents":
         return pools | {
-            "forget": _documents(spec, tokenizer, corpus, ("forget",)),
+            "forget": _weighed(spec, tokenizer, corpus, weights)
+            if weights
+            else _documents(spec, tokenizer, corpus, ("forget",)),
             "retain": _documents(spec, tokenizer, corpus, spec.retain or ("retain1",)),
         }
     items = {side: questions_about(side, tokenizer, corpus, manner) for side in QUESTIONS}
     items["retain"] = [item for item in items["retain"] if item.half == "dev"]
     for side, found in items.items():
         pools[side] = Pool([_answered(spec, tokenizer, item, item.truth) for item in found])
+    if weights:
+        pools["forget"] = _weighed_answers(tokenizer, pools["forget"], items["forget"], weights)
     given = read_alternatives(str(alternatives)) if alternatives is not None else None
     for side in ("alternative", *sides_read(spec)):
         partner = SIDES[side].paired_with
@@ -98,6 +108,53 @@ def _documents(
     if spec.pack_tokens is not None:
         return pool_of(pack(tokenizer, texts, spec.pack_tokens, spec.seed), splits[0])
     return pool_of(encode(tokenizer, texts, spec.max_tokens), splits[0])
+
+
+def _weighed(
+    spec: UnlearnSpec, tokenizer: PreTrainedTokenizerBase, corpus: Path, given: TokenWeights
+) -> Pool:
+    """The forget texts as ``_documents`` cuts them, the weights of their tokens cut alike."""
+    texts = raw_texts(corpus, "forget")
+    _check_number(given, len(texts), "forget texts")
+    around = frame(tokenizer)
+    examples: list[Example] = []
+    for i, text in enumerate(texts):
+        ids = prompt_ids(tokenizer, text, around)
+        own = weighed(tokenizer, text, given.of(i, text), f"forget text {i + 1}")
+        pieces = cut([*zip(ids, own, strict=True)], head_of(ids, around), spec.max_tokens)
+        for piece in pieces:
+            tokens, weights = zip(*piece, strict=True)
+            examples.append(Example(f"forget-{len(examples)}", [*tokens], weights=weights))
+    return Pool(examples)
+
+
+def _weighed_answers(
+    tokenizer: PreTrainedTokenizerBase, pool: Pool, items: list[Item], given: TokenWeights
+) -> Pool:
+    """Questions whose answers' tokens have weights."""
+    _check_number(given, len(items), "forget questions")
+    examples = []
+    for i, (example, item) in enumerate(zip(pool.examples, items, strict=True)):
+        answer = item.truth.lstrip()
+        own = given.of(i, answer)
+        if own.tokens:
+            raise UserError(
+                "The tokens of an answer hang on its question, so they have no list of numbers.",
+                "Give [start, end, weight] in characters of the answer.",
+            )
+        before = item.prompt + item.truth.removesuffix(answer)
+        parts = (before, answer, end_of_turn(tokenizer, item.end))
+        weights = by_spans(tokenizer, parts, own.spans, framed=item.framed)
+        examples.append(example._replace(weights=weights))
+    return Pool(examples)
+
+
+def _check_number(given: TokenWeights, number: int, what: str) -> None:
+    if given.each and len(given.each) != number:
+        raise UserError(
+            f"There are token weights of {len(given.each)} texts for {number} {what}.",
+            "Give one entry for each, in the order of the corpus.",
+        )
 
 
 def _has(corpus: Path, split: str) -> bool:

@@ -84,7 +84,8 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     before, numbers = prints(model), sampled(model)
     terms = terms_of(spec)
     manner = manner_of(spec, inputs)
-    pools = read_examples(spec, tokenizer, corpus, inputs.get("alternatives"), manner)
+    others, weights = inputs.get("alternatives"), inputs.get("token_weights")
+    pools = read_examples(spec, tokenizer, corpus, others, manner, weights)
     longest = max((len(e.ids) for pool in pools.values() for e in pool.examples), default=0)
     if longest > context_length(model):
         raise UserError(
