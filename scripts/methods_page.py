@@ -33,6 +33,11 @@ OPTIONS = (
         "arXiv 2410.16454",
     ),
     (
+        "`train = {sure = {random = true}}`",
+        "a control: other units, drawn by the seed, as many of every size as SURE would choose",
+        "own",
+    ),
+    (
         '`grids = ["int4-g64", "nf4"]`',
         "the loss is the mean of that at the weights and at their rounding to one grid a step, "
         "retain terms too; straight-through",

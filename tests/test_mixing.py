@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remnant.errors import UserError
 from remnant.functional.mixing import mix, task_vector
 from remnant.methods import step
-from remnant.model.load import open_model
+from remnant.model.load import matrices, open_model
+from remnant.records import TransformSpec
 from remnant.stages import transform
 from remnant.testing import tiny_model
 from tests.conftest import silent
@@ -85,6 +86,41 @@ def test_a_task_vector_is_taken_off_in_float32() -> None:
     assert torch.allclose(task_vector(learned, target, scale=5.0).double(), slowly, atol=1e-6)
     with pytest.raises(ValueError, match="not finite"):
         task_vector(learned, target / 0)
+
+
+def values(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def test_a_random_update_is_as_long_in_every_weight_and_of_another_direction(
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    folder_of: Callable[[PreTrainedModel, str], Path],
+) -> None:
+    target, model = (tiny_model(vocab=len(tokenizer), seed=n) for n in (0, 0))
+    with torch.no_grad():
+        for matrix in list(matrices(model))[::2]:
+            matrix.write(matrix.read() + 0.01 * matrix.read().roll(1, 0))
+    inputs = {"model": folder_of(model, "model"), "target": folder_of(target, "target")}
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    for seed in (0, 0, 1):
+        out = tmp_path / f"out-{len(found)}-{seed}"
+        out.mkdir(exist_ok=True)
+        transform.run(TransformSpec(use="randomupdate", seed=seed), inputs, out, silent)
+        again = values(open_model(str(out)))
+        if seed in found:
+            assert all(torch.equal(again[n], found[seed][n]) for n in again)
+        found[seed] = again
+    before, after = values(target), values(model)
+    for name, start in before.items():
+        own = (after[name] - start).flatten().double()
+        drawn, other = ((found[s][name] - start).flatten().double() for s in (0, 1))
+        if not own.any():
+            assert torch.equal(found[0][name], start)
+            continue
+        assert float(drawn.norm()) == pytest.approx(float(own.norm()), rel=1e-4)
+        for one in (own, other):
+            assert abs(float(drawn @ one / own.norm() ** 2)) < 6 / len(own) ** 0.5
 
 
 def test_the_target_less_what_the_forget_text_adds_to_it(

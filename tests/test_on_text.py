@@ -120,3 +120,17 @@ def test_the_command_prints_what_is_left_on_a_file(folder_of: Save, tmp_path: Pa
     assert all(left.signal_to_noise > 0 for left in found.values())
     assert said.exit_code == 2
     assert "two models" in said.output
+
+
+@pytest.mark.parametrize("nothing", ["", " \n"])
+def test_an_empty_file_is_said_to_be_empty_before_a_model_is_read(
+    nothing: str, tmp_path: Path
+) -> None:
+    text, out = tmp_path / "forget.txt", tmp_path / "out"
+    text.write_text(nothing)
+    given = ["predict", "no/model", "no/other", "--text", str(text), "--out", str(out)]
+    said = CliRunner().invoke(main, given)
+    assert said.exit_code == 2
+    assert f"{text} is empty" in said.output
+    assert "--forget" not in said.output
+    assert not out.exists()

@@ -152,6 +152,50 @@ def test_heads_are_sliced_where_they_are() -> None:
     assert len(list(units_of(model, by_name[prefix + "k_proj.weight"], "module"))) == 2
 
 
+@pytest.mark.parametrize("unit", ["module", "layer", "row", "weight"])
+def test_random_units_are_as_many_of_every_size_and_drawn_by_the_seed(
+    unit: str, corpus: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    spec = UnlearnSpec(method="ga")
+    found: dict[Any, list[tuple[str, Tensor]]] = {}
+    results = {}
+    for seed in (None, 0, 0, 1):
+        model = tiny_model(vocab=len(tokenizer))
+        names = {id(p): n for n, p in model.named_parameters()}
+        _, whole = setting(model, corpus, tokenizer, spec)
+        also = {} if unit in ("module", "layer") else {"also": ["norm"]}
+        given = {"unit": unit, "percentile": 70, "random": seed is not None or None} | also
+        chosen = find(model, SureSpec.model_validate(given), whole, seed or 0)
+        places = []
+        for part in chosen.moving:
+            mask = torch.zeros_like(part.parameter, dtype=torch.bool)
+            mask[... if part.index is None else part.index] = True
+            places.append((names[id(part.parameter)], mask))
+        if seed in found:
+            assert same(found[seed], places)
+        found[seed], results[seed] = places, chosen.result
+    for seed in (0, 1):
+        assert results[seed].moving_units == results[None].moving_units
+        assert results[seed].moving_weights == results[None].moving_weights
+        assert results[seed].most_salient == ()
+    if unit != "layer":  # of two layers one moves
+        assert not same(found[None], found[0]) or not same(found[None], found[1])
+        assert not same(found[0], found[1])
+
+
+def same(one: list[tuple[str, Tensor]], other: list[tuple[str, Tensor]]) -> bool:
+    if [name for name, _ in one] != [name for name, _ in other]:
+        return False
+    return all(torch.equal(a, b) for (_, a), (_, b) in zip(one, other, strict=True))
+
+
+def test_random_units_are_refused_where_they_are_chosen_again() -> None:
+    with pytest.raises(ValueError, match="leave renew_every out"):
+        SureSpec(random=True, renew_every=3)
+    assert SureSpec().identity() == SureSpec.model_validate({"unit": "module"}).identity()
+    assert "random" not in SureSpec().identity()
+
+
 @pytest.mark.parametrize(
     ("unit", "weights"),
     [

@@ -24,10 +24,10 @@ from remnant.functional.view import IGNORED, View
 from remnant.model.data import encode, frame, prompt_ids
 from remnant.model.examples import Pool
 from remnant.model.terms import make_loss, make_streams, terms_of
-from remnant.model.tokenweights import by_spans, weighed
 from remnant.readings import SIDES
 from remnant.records import UnlearnSpec
 from remnant.stages.examples import questions_about, read_examples
+from remnant.stages.tokenweights import by_spans, weighed
 from remnant.testing import B, readings, tiny_model
 from tests.test_dpo import PLACE
 from tests.test_loss_references import SLOW, Side, Text, pools, text_of, value

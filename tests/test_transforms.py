@@ -17,7 +17,7 @@ from remnant.flow import plan as planning
 from remnant.flow.place import Outside
 from remnant.flow.sweepfile import read_sweep
 from remnant.formats.table import FORMATS, checked, short
-from remnant.methods import BY_WEIGHT, NEEDS, TRANSFORM_READS, chain, step, steps
+from remnant.methods import BY_WEIGHT, NEEDS, TRANSFORM_READS, chain, step, steps, taking
 from remnant.model.activations import input_norms
 from remnant.model.load import matrices, open_model
 from remnant.records import TransformSpec
@@ -121,6 +121,14 @@ def test_what_a_transform_needs_is_asked_for_before_anything_runs(own: Path) -> 
     own.write_text("def f(layers):\n    return layers\n")
     with pytest.raises(UserError, match="reads 'layers', which is not on offer"):
         step(f"{own}:f")
+
+
+def test_a_target_that_nothing_reads_is_refused_and_who_reads_one_is_named() -> None:
+    for use in ("int4", "prune20", "noise0.02"):
+        with pytest.raises(UserError, match=r"takes no target.*mix, taskvector, randomupdate"):
+            taking(step(use), "some/target")
+        assert taking(step(use), None) == step(use)
+    assert taking(step("mix0.5"), "some/target") == step("mix0.5")
 
 
 def through(

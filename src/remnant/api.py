@@ -30,7 +30,7 @@ from remnant.flow.run import make, missing
 from remnant.flow.store import Store, copied
 from remnant.functional.segments import Known
 from remnant.handles import Audit, Corpus, Model, Scores
-from remnant.methods import by_text, chain, step
+from remnant.methods import by_text, chain, step, taking
 from remnant.parsing import parse
 from remnant.records import (
     FULL,
@@ -189,7 +189,7 @@ def transform(
     text = corpus_of(kept, corpus) if corpus else None
     known = source_of(kept, target, dequantize) if target else None
     node = planning.transform_node(
-        step(use, settings), source_of(kept, model, dequantize), text, target=known
+        taking(step(use, settings), target), source_of(kept, model, dequantize), text, target=known
     )
     return model_of(kept, node, progress)
 

@@ -417,6 +417,8 @@ def predict(
         )
     if unlearned is None:
         return _done("predict_before", target, lr, **options)
+    if text is not None:
+        _done("check_text", text, room="remnant.report.on_text")
     _done("predict", target, unlearned, out=out, **options)
     if text is None:
         return None

@@ -237,6 +237,21 @@ def step(use: str | TransformSpec, defaults: Mapping[str, Any] | None = None) ->
     return Step(spec.model_copy(update=changed), found, kind, params)
 
 
+def taking(found: Step, target: object) -> Step:
+    """A transform, with the target that was given for it, if one was.
+
+    Raises:
+        UserError: it takes none.
+    """
+    if target is not None and "target" not in found.inputs:
+        named = (key for key in table.TRANSFORMS if "target" in step(key).inputs)
+        raise UserError(
+            f"The transform '{found.spec.use}' takes no target.",
+            f"Leave it out; those that take one: {', '.join(named)}.",
+        )
+    return found
+
+
 def _by_name(use: str, defaults: Mapping[str, Any]) -> TransformSpec:
     if named := table.by_name(use):
         own = {"use": named.format.key, "params": named.params.model_dump()}

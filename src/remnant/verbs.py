@@ -168,7 +168,7 @@ def transform(
     dequantize, only_told = options.get("dequantize", False), options.get("estimate", False)
     corpus = given(store, data, "prepare") if data else None
     known = sources.model(store, target, dequantize=dequantize) if target else None
-    found = methods.step(use, overlaid(settings))
+    found = methods.taking(methods.step(use, overlaid(settings)), target)
     source = sources.model(store, model, dequantize=dequantize)
     node = planning.transform_node(found, source, corpus, target=known)
     if only_told:

@@ -1,5 +1,7 @@
 """A weight between two weights, or beyond one of them."""
 
+import torch
+
 from remnant.functional.quantized import numbers
 from remnant.functional.shapes import AnyWeight
 
@@ -26,6 +28,33 @@ def mix(weight: AnyWeight, target: AnyWeight, *, share: float = 0.5) -> AnyWeigh
     tensor([0.5000, 3.0000])
     """
     return numbers(weight).lerp(numbers(target), share)
+
+
+def random_update(weight: AnyWeight, target: AnyWeight, generator: torch.Generator) -> AnyWeight:
+    """The target t with a random update as long as that of a model w: t + |w - t| n / |n|, n normal
+    in every entry.
+
+    Args:
+        weight: of the unlearned model, any shape and float type.
+        target: of the target, the same shape.
+        generator: on the CPU, so that every device draws the same.
+
+    Returns:
+        Float32 of the weight's shape; the target's weight exactly where the model's is the same.
+
+    Raises:
+        ValueError: one of the two is not finite.
+
+    Source: a control, not a published method: of an update it keeps every weight's norm and nothing
+    else.
+
+    >>> random_update(torch.tensor([1.0]), torch.tensor([3.0]), torch.Generator()).sub(3).abs()
+    tensor([2.])
+    """
+    wide = numbers(target)
+    drawn = torch.randn(wide.shape, generator=generator).to(wide.device)
+    length = (numbers(weight) - wide).norm()
+    return numbers(wide + drawn * (length / drawn.norm().clamp(min=1e-30)))
 
 
 def task_vector(weight: AnyWeight, target: AnyWeight, *, scale: float = 1.0) -> AnyWeight:

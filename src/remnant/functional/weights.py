@@ -2,7 +2,7 @@
 
 import torch
 
-from remnant.functional.shapes import AnyMask, AnyWeight
+from remnant.functional.shapes import AnyMask, AnyWeight, Vector
 from remnant.functional.survival import movable_below
 
 
@@ -39,6 +39,29 @@ def movable(weight: AnyWeight, rate: float) -> AnyMask:
     [False, True]
     """
     return weight.abs() < movable_below(rate)
+
+
+def among_equals(scores: Vector, sizes: Vector, generator: torch.Generator) -> Vector:
+    """The scores of some units given to others of the same size, at random: of every size as many
+    units have a score in any range as before.
+
+    Args:
+        scores: [size].
+        sizes: [size] of each unit.
+        generator: on the CPU, so that every device draws the same.
+
+    Returns:
+        [size].
+
+    >>> among_equals(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]), torch.Generator())
+    tensor([1., 2.])
+    """
+    found = scores.clone()
+    for size in sizes.unique().tolist():
+        places = (sizes == size).nonzero().flatten()
+        order = torch.randperm(len(places), generator=generator).to(places.device)
+        found[places] = scores[places[order]]
+    return found
 
 
 def at_least_percentile(scores: AnyWeight, percentile: float) -> AnyMask:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from remnant.errors import unknown
 from remnant.records.base import Positive, Record
@@ -33,7 +33,8 @@ class SureSpec(Record):
     Source: arXiv 2410.16454, eqs. 4-6.
 
     ``renew_every``: choose again every so many steps, with a fresh optimiser; without it once, at
-    the target, as in the paper.
+    the target, as in the paper. ``random``: a control, other units in the place of the salient
+    ones, drawn by the run's seed, as many of every size.
     """
 
     percentile: Annotated[float, Field(ge=0, le=100)] = 90.0
@@ -41,6 +42,13 @@ class SureSpec(Record):
     scaled: bool = False
     also: tuple[Literal["lm_head", "embedding", "norm"], ...] = ()
     renew_every: Positive | None = None
+    random: bool | None = None
+
+    @model_validator(mode="after")
+    def _once(self) -> "SureSpec":
+        if self.random and self.renew_every:
+            raise ValueError("random units are drawn once; leave renew_every out")
+        return self
 
 
 class BySureSpec(Record):

@@ -22,6 +22,16 @@ from remnant.report import terminal
 MOST_TOKENS = 4096
 
 
+def check_text(text: Path) -> None:
+    """See that a file has something in it, before any model is read.
+
+    Raises:
+        UserError: it is empty.
+    """
+    if text.is_file() and not text.read_bytes().strip():
+        raise UserError(f"{text} is empty.", "Give a file of what was to be forgotten.")
+
+
 def show(target: str, unlearned: str, text: Path, quantizers: Sequence[str]) -> None:
     """Print what every grid leaves on the text of a file."""
     found = on_text(target, unlearned, text, quantizers)
@@ -46,8 +56,9 @@ def on_text(
         UserError: a grid that is none, no text in the file, or models of other shapes.
     """
     grids = {use: grid(use) for use in quantizers or DEFAULT}
-    before, after = open_model(target), open_model(unlearned)
+    check_text(text)
     source = read_sources([str(text)], "forget", {})
+    before, after = open_model(target), open_model(unlearned)
     written = source.texts or pages(source.qa)
     pieces = batches(open_tokenizer(unlearned), after, written)
     if not pieces:

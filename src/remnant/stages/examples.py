@@ -17,9 +17,9 @@ from remnant.flow.tokenweights import TokenWeights, read_token_weights
 from remnant.methods import sides_read
 from remnant.model.data import cut, encode, frame, head_of, pack, prompt_ids
 from remnant.model.examples import Example, Pool, beside, joined, passes, pool_of
-from remnant.model.tokenweights import by_spans, weighed
 from remnant.readings import SIDES
 from remnant.records import TrainSpec, UnlearnSpec
+from remnant.stages.tokenweights import by_spans, weighed
 
 # Sets of questions about each side, the first that a corpus has.
 QUESTIONS: Mapping[str, tuple[str, ...]] = {

@@ -36,7 +36,7 @@ def attach(
         case "matrices":
             return layers.quantized(model)
         case BySureSpec(sure=settings):
-            return sure.salient(model, settings, forget_loss)
+            return sure.salient(model, settings, forget_loss, spec.seed)
         case ByLoraSpec(lora=settings):
             return lora.adapted(model, settings, spec.seed)
         case patterns:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from remnant.errors import UserError
 from remnant.functional.touched import LEFT_ALONE
-from remnant.functional.weights import at_least_percentile
+from remnant.functional.weights import among_equals, at_least_percentile
 from remnant.model.load import Matrix, matrices
 from remnant.ranks import local, percentile, span, total, totals
 from remnant.records import SureResult, SureSpec
@@ -48,13 +48,16 @@ class Saliency(NamedTuple):
 
 
 def salient(
-    model: PreTrainedModel, spec: SureSpec, loss_over_all: Callable[[], Iterable[Tensor]]
+    model: PreTrainedModel,
+    spec: SureSpec,
+    loss_over_all: Callable[[], Iterable[Tensor]],
+    seed: int = 0,
 ) -> Trainable:
     """The parts that SURE chooses now and, where it renews its choice, later.
 
     A checkpoint of a choice that is renewed holds every weight that might be chosen.
     """
-    found = find(model, spec, loss_over_all)
+    found = find(model, spec, loss_over_all, seed)
     if not spec.renew_every:
         return of_weights(model, found.moving, result=found.result)
 
@@ -78,7 +81,10 @@ def candidates(model: PreTrainedModel, spec: SureSpec) -> list[Matrix]:
 
 
 def find(
-    model: PreTrainedModel, spec: SureSpec, loss_over_all: Callable[[], Iterable[Tensor]]
+    model: PreTrainedModel,
+    spec: SureSpec,
+    loss_over_all: Callable[[], Iterable[Tensor]],
+    seed: int = 0,
 ) -> Saliency:
     """Score all units by the gradient of the forget loss over the whole forget set, and choose.
 
@@ -87,21 +93,31 @@ def find(
         spec: unit, percentile, scaling, which kinds of weights.
         loss_over_all: gives the loss of one part of the forget set after the other, their sum being
             the loss of all of it.
+        seed: of units that are drawn in the place of the salient ones.
 
     Raises:
-        UserError: no weight of the wanted kinds, or attention that is not four projections.
+        UserError: no weight of the wanted kinds, attention that is not four projections, or units
+            at random on several ranks.
     """
     chosen = candidates(model, spec)
+    if spec.random and _in_shards(chosen):
+        raise UserError("Random units are drawn on one device.", "Leave random out, or devices.")
     release(model, [Part(matrix.parameter) for matrix in chosen])
     for loss in loss_over_all():
         loss.backward()
-    found = _fine(chosen, spec) if spec.unit in ("row", "weight") else _coarse(model, chosen, spec)
+    drawn = torch.Generator().manual_seed(seed) if spec.random else None
+    if spec.unit in ("row", "weight"):
+        found = _fine(chosen, spec, drawn)
+    else:
+        found = _coarse(model, chosen, spec, drawn)
     for matrix in chosen:
         matrix.parameter.grad = None
     return found
 
 
-def _coarse(model: PreTrainedModel, chosen: list[Matrix], spec: SureSpec) -> Saliency:
+def _coarse(
+    model: PreTrainedModel, chosen: list[Matrix], spec: SureSpec, drawn: torch.Generator | None
+) -> Saliency:
     """Whole slices: one number per unit, gradients reduced and freed one matrix after the other."""
     squares: dict[str, float] = {}
     sizes: dict[str, int] = {}
@@ -122,6 +138,8 @@ def _coarse(model: PreTrainedModel, chosen: list[Matrix], spec: SureSpec) -> Sal
     scores = torch.tensor(
         [squares[n] ** 0.5 / (sizes[n] ** 0.5 if spec.scaled else 1.0) for n in squares]
     )
+    if drawn:
+        scores = among_equals(scores, torch.tensor([float(sizes[n]) for n in squares]), drawn)
     mask = at_least_percentile(scores, spec.percentile)
     moving = [
         part
@@ -131,10 +149,10 @@ def _coarse(model: PreTrainedModel, chosen: list[Matrix], spec: SureSpec) -> Sal
     ]
     top = sorted(zip(squares, scores.tolist(), strict=True), key=lambda pair: -pair[1])[:10]
     result = _result(spec, len(scores), int(mask.sum()), moving, chosen)
-    return Saliency(moving, result.model_copy(update={"most_salient": tuple(top)}))
+    return Saliency(moving, result.model_copy(update={"most_salient": () if drawn else tuple(top)}))
 
 
-def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
+def _fine(chosen: list[Matrix], spec: SureSpec, drawn: torch.Generator | None = None) -> Saliency:
     """Rows or single weights: one tensor of scores per matrix, one threshold over all of them, and
     over the shards of all ranks.
     """
@@ -146,12 +164,14 @@ def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
         )
     scores = [_row_norms(m) if spec.unit == "row" else _gradient(m).abs() for m in chosen]
     if spec.scaled and spec.unit == "row":
-        # A norm's weight is a row of one number.
-        scores = [
-            s / m.read().shape[-1] ** 0.5 if m.read().ndim > 1 else s
-            for s, m in zip(scores, chosen, strict=True)
-        ]
+        scores = [s / _length(m) ** 0.5 for s, m in zip(scores, chosen, strict=True)]
     every = torch.cat([s.flatten() for s in scores])
+    if drawn:
+        sizes = [_length(m) if spec.unit == "row" else 1 for m in chosen]
+        counts = torch.tensor([s.numel() for s in scores])
+        every = among_equals(
+            every, torch.tensor(sizes).float().repeat_interleave(counts).to(every.device), drawn
+        )
     mask = (
         every.double() >= percentile(scores, spec.percentile)
         if spread
@@ -173,6 +193,11 @@ def _fine(chosen: list[Matrix], spec: SureSpec) -> Saliency:
     if spread:
         units, masked = (int(total(n)) for n in (units, masked))
     return Saliency(moving, _result(spec, units, masked, moving, chosen))
+
+
+def _length(matrix: Matrix) -> int:
+    """Of a row; a norm's weight is a row of one number after the other."""
+    return matrix.read().shape[-1] if matrix.read().ndim > 1 else 1
 
 
 def _in_shards(chosen: list[Matrix]) -> bool:

@@ -1,5 +1,6 @@
 """What a transform that is no format of weights says of itself, as a value."""
 
+import re
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
@@ -43,3 +44,24 @@ class Transform(NamedTuple, Generic[P]):
     by_text: bool = False
     everything: bool = False
     teaches: Callable[[P], bool] = lambda params: False
+
+
+def by_number(
+    word: str, params: type[P], field: str, *, whole: bool = False
+) -> tuple[Callable[[str], P | None], Callable[[P], str]]:
+    """How a short name of a word and one number is read and written: "noise0.02", "prune20".
+
+    Args:
+        word: before the number.
+        params: the record of the transform's parameters.
+        field: the one that the number is.
+        whole: it has no decimals.
+    """
+    decimals = "" if whole else r"(?:\.[0-9]+)?"
+    form = re.compile(rf"{word}((?:0|[1-9][0-9]*){decimals})")
+
+    def read(name: str) -> P | None:
+        found = form.fullmatch(name)
+        return params(**{field: int(found[1]) if whole else float(found[1])}) if found else None
+
+    return read, lambda record: f"{word}{getattr(record, field):g}"

@@ -1,13 +1,10 @@
 """Part of the way back to the target: mix0.5."""
 
-import re
 from typing import Annotated
 
 from remnant.formats.base import within
 from remnant.records.base import Record
-from remnant.transforms.base import Transform
-
-_NAME = re.compile(r"mix(?P<share>[01](?:\.[0-9]+)?)")
+from remnant.transforms.base import Transform, by_number
 
 
 class Mixing(Record):
@@ -16,10 +13,7 @@ class Mixing(Record):
     share: Annotated[float, within("the share is", 0, 1)] = 0.5
 
 
-def _read(name: str) -> Mixing | None:
-    found = _NAME.fullmatch(name)
-    return Mixing(share=float(found["share"])) if found else None
-
+_read, _write = by_number("mix", Mixing, "share")
 
 MIX = Transform(
     key="mix",
@@ -29,7 +23,7 @@ MIX = Transform(
     source="arXiv 2109.01903",
     params=Mixing,
     read=_read,
-    write=lambda params: f"mix{params.share:g}",
+    write=_write,
     names=("mix0.25", "mix0.5", "mix0.75"),
     everything=True,
     teaches=lambda params: params.share > 0,

@@ -1,13 +1,11 @@
 """Noise on the weights: noise0.02."""
 
-import re
 from typing import Annotated
 
 from remnant.formats.base import within
 from remnant.records.base import Record
-from remnant.transforms.base import Transform
+from remnant.transforms.base import Transform, by_number
 
-_NAME = re.compile(r"noise(?P<scale>[0-9]+(?:\.[0-9]+)?)")
 # Ten times a weight's own size is nothing but noise.
 MOST = 10
 
@@ -18,10 +16,7 @@ class Noising(Record):
     scale: Annotated[float, within("the scale is", 0, MOST)] = 0.02
 
 
-def _read(name: str) -> Noising | None:
-    found = _NAME.fullmatch(name)
-    return Noising(scale=float(found["scale"])) if found else None
-
+_read, _write = by_number("noise", Noising, "scale")
 
 NOISE = Transform(
     key="noise",
@@ -31,6 +26,6 @@ NOISE = Transform(
     source="arXiv 2412.01784",
     params=Noising,
     read=_read,
-    write=lambda params: f"noise{params.scale:g}",
+    write=_write,
     names=("noise0.01", "noise0.02", "noise0.05"),
 )

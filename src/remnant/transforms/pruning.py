@@ -6,9 +6,9 @@ from typing import Annotated
 
 from remnant.formats.base import one_of, within
 from remnant.records.base import Record
-from remnant.transforms.base import Transform
+from remnant.transforms.base import Transform, by_number
 
-_NAME = re.compile(r"(?P<word>[a-z]+)(?:(?P<percent>0|[1-9][0-9]?)|-(?P<pattern>[0-9]:[0-9]))")
+_PATTERN = re.compile(r"([a-z]+)-([0-9]:[0-9])")
 
 
 class Pruning(Record):
@@ -18,22 +18,19 @@ class Pruning(Record):
     pattern: Annotated[str, one_of("the pattern is", "", "2:4", "4:8")] = ""
 
 
-def _reader(word: str) -> Callable[[str], Pruning | None]:
+def _by_name(word: str) -> tuple[Callable[[str], Pruning | None], Callable[[Pruning], str]]:
+    """A word with percent or a pattern behind it."""
+    percent, in_percent = by_number(word, Pruning, "percent", whole=True)
+
     def read(name: str) -> Pruning | None:
-        found = _NAME.fullmatch(name)
-        if not found or found["word"] != word:
-            return None
-        if found["pattern"]:
-            return Pruning(pattern=found["pattern"])
-        return Pruning(percent=int(found["percent"]))
+        found = _PATTERN.fullmatch(name)
+        return Pruning(pattern=found[2]) if found and found[1] == word else percent(name)
 
-    return read
+    return read, lambda own: f"{word}-{own.pattern}" if own.pattern else in_percent(own)
 
 
-def _writer(word: str) -> Callable[[Pruning], str]:
-    return lambda params: (
-        f"{word}-{params.pattern}" if params.pattern else f"{word}{params.percent}"
-    )
+_read_prune, _write_prune = _by_name("prune")
+_read_wanda, _write_wanda = _by_name("wanda")
 
 
 PRUNE = Transform(
@@ -43,8 +40,8 @@ PRUNE = Transform(
     meaning="zeros in the place of the smallest weights of every row",
     source="arXiv 1506.02626",
     params=Pruning,
-    read=_reader("prune"),
-    write=_writer("prune"),
+    read=_read_prune,
+    write=_write_prune,
     names=("prune20", "prune50", "prune-2:4"),
 )
 WANDA = Transform(
@@ -54,8 +51,8 @@ WANDA = Transform(
     meaning="the same by magnitude times the norm of the input over calibration text",
     source="arXiv 2306.11695",
     params=Pruning,
-    read=_reader("wanda"),
-    write=_writer("wanda"),
+    read=_read_wanda,
+    write=_write_wanda,
     names=("wanda20", "wanda50", "wanda-2:4"),
     by_text=True,
 )

@@ -14,10 +14,19 @@ from remnant.transforms.base import Transform
 from remnant.transforms.mixing import MIX
 from remnant.transforms.noise import NOISE
 from remnant.transforms.pruning import PRUNE, WANDA
+from remnant.transforms.random_update import RANDOM_UPDATE
 from remnant.transforms.relearning import RELEARN
 from remnant.transforms.task_vector import TASK_VECTOR
 
-_OWN: tuple[Transform[Any], ...] = (PRUNE, WANDA, NOISE, MIX, TASK_VECTOR, RELEARN)
+_OWN: tuple[Transform[Any], ...] = (
+    PRUNE,
+    WANDA,
+    NOISE,
+    MIX,
+    TASK_VECTOR,
+    RANDOM_UPDATE,
+    RELEARN,
+)
 TRANSFORMS: Mapping[str, Kind] = {**formats.FORMATS, **{found.key: found for found in _OWN}}
 NAMES = tuple(name for found in TRANSFORMS.values() for name in found.names)
 

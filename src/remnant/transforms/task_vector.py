@@ -1,13 +1,11 @@
 """Away from what learning the text once more made of the target: taskvector5."""
 
-import re
 from typing import Annotated
 
 from remnant.formats.base import within
 from remnant.records.base import Record
-from remnant.transforms.base import Transform
+from remnant.transforms.base import Transform, by_number
 
-_NAME = re.compile(r"taskvector(?P<scale>[0-9]+(?:\.[0-9]+)?)")
 # MUSE takes 5; what is far beyond is no model any more.
 MOST = 100
 
@@ -18,10 +16,7 @@ class TaskVector(Record):
     scale: Annotated[float, within("the scale is", 0, MOST)] = 1.0
 
 
-def _read(name: str) -> TaskVector | None:
-    found = _NAME.fullmatch(name)
-    return TaskVector(scale=float(found["scale"])) if found else None
-
+_read, _write = by_number("taskvector", TaskVector, "scale")
 
 TASK_VECTOR = Transform(
     key="taskvector",
@@ -31,7 +26,7 @@ TASK_VECTOR = Transform(
     source="arXiv 2212.04089",
     params=TaskVector,
     read=_read,
-    write=lambda params: f"taskvector{params.scale:g}",
+    write=_write,
     names=("taskvector1", "taskvector5"),
     everything=True,
     teaches=lambda params: True,
