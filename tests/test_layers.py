@@ -78,6 +78,7 @@ RANKS = {
     "alternatives": 13,
     "tuning": 13,
     "cli_tune": 12,
+    "cli_view": 12,
     "cli_forget": 14,
     "cli": 15,
     "__main__": 16,

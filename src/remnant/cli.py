@@ -12,6 +12,7 @@ import click
 from remnant import __version__, cli_pipeline
 from remnant.cli_forget import alternatives, forget
 from remnant.cli_tune import tune
+from remnant.cli_view import view
 from remnant.errors import UserError
 from remnant.guard import done as _done
 from remnant.guard import guarded as _guarded
@@ -576,6 +577,7 @@ def check(file: str) -> int | None:
 main.add_command(forget)
 main.add_command(alternatives)
 main.add_command(tune)
+main.add_command(view)
 for command in cli_pipeline.COMMANDS:
     main.command()(_guarded(command))
 

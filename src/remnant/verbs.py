@@ -41,7 +41,6 @@ from remnant.records import (
     DeployResult,
     DequantizeResult,
     ElicitResult,
-    Piece,
     PrepareResult,
     PrepareSpec,
     SweepSpec,
@@ -50,7 +49,7 @@ from remnant.records import (
     UnlearnResult,
     UnlearnSpec,
 )
-from remnant.report import table, terminal
+from remnant.report import runs, table, terminal
 from remnant.report.pooled import over_seeds
 from remnant.secrecy import redacted
 
@@ -561,13 +560,10 @@ def report(
     """Write the report of a finished or unfinished run again, with the numbers of other tools' logs
     beside it.
     """
-    kept = store.labelled(name)
-    sweep = parse(SweepSpec, kept["sweep"], name)
-    pieces = [parse(Piece, piece, name) for piece in kept["pieces"]]
-    lost = {n: f["message"] for n, f in failures(store, pieces).items()}
+    run = runs.kept(store, name)
     with telling(terminal.console(stderr=True), f"reading what there is of {name}"):
         others = [table.others(path.as_posix(), scoring.score_file(path)) for path in beside]
-        found = table.collect(store, sweep, pieces, lost)
+        found = runs.collected(store, run)
     found.groups.extend(others)
     _finish(found, store, out or store.root / "reports" / name, examples=examples)
 

@@ -6,7 +6,7 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from remnant.flow.hands import Hands
 from remnant.flow.plan import Node
 from remnant.flow.run import POLL_SECONDS, missing
 from remnant.flow.store import PROGRESS, Store
+from remnant.records import Piece
 
 # Seconds of one piece of work on the lab's default model, until the store holds measured times of
 # this run.
@@ -148,7 +149,7 @@ def telling(console: Console, what: str) -> Iterator[Teller]:
         thread.join()
 
 
-def describe(node: Node) -> str:
+def describe(node: Node | Piece) -> str:
     """A piece of work in a few words."""
     return f"{node.stage} {node.label.words}".rstrip()
 
@@ -169,20 +170,30 @@ def seconds_left(store: Store, nodes: Sequence[Node], todo: Sequence[Node], work
 
     Never less than the longest remaining chain needs.
     """
-    times: dict[str, list[float]] = {}
-    for node in nodes:
-        if store.has(node.name):
-            times.setdefault(node.stage, []).append(_seconds(store, node.name))
-    left = {}
-    for node in todo:
-        known = times.get(node.stage)
-        expected = sum(known) / len(known) if known else GUESS[node.stage]
-        left[node.name] = expected * (1 - _share(store.scratch(node.name)))
+    left = left_of_each(store, nodes, todo)
     longest: dict[str, float] = {}
     for node in nodes:
         before = [longest.get(s.name, 0.0) for s in node.inputs.values() if isinstance(s, Node)]
         longest[node.name] = left.get(node.name, 0.0) + max(before, default=0.0)
     return max(sum(left.values()) / max(1, workers), max(longest.values(), default=0.0))
+
+
+def left_of_each(
+    store: Store, pieces: Sequence[Node | Piece], todo: Sequence[Node | Piece]
+) -> dict[str, float]:
+    """Seconds that each piece of the rest will still take, from the mean times of the finished ones
+    of its stage and how far it is; by name.
+    """
+    times: dict[str, list[float]] = {}
+    for piece in pieces:
+        if store.has(piece.name):
+            times.setdefault(piece.stage, []).append(_seconds(store, piece.name))
+    left = {}
+    for piece in todo:
+        known = times.get(piece.stage)
+        expected = sum(known) / len(known) if known else GUESS[piece.stage]
+        left[piece.name] = expected * (1 - _share(store.scratch(piece.name)))
+    return left
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -196,7 +207,7 @@ def _share(scratch: Path) -> float:
     return min(1.0, state.done / state.total) if state and state.total else 0.0
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """What a worker says of the piece that it makes."""
 
     done: int
@@ -205,15 +216,24 @@ class _State(NamedTuple):
     time: float
 
 
-def _state(scratch: Path) -> _State | None:
+def _state(scratch: Path) -> State | None:
     """What was said last; None where nothing was, or nothing that makes sense."""
     try:
         found = json.loads((scratch / PROGRESS).read_bytes())
-        return _State(
+        return State(
             int(found["done"]), int(found["total"]), str(found["note"]), float(found["time"])
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def in_hand(store: Store, names: Iterable[str]) -> dict[str, State]:
+    """What is being made at this moment of some artefacts, by what was said of them not long
+    ago.
+    """
+    said = {name: _state(store.scratch(name)) for name in names}
+    since = time.time() - STALE_SECONDS
+    return {name: state for name, state in said.items() if state and state.time > since}
 
 
 def watch(
@@ -252,17 +272,13 @@ def watch(
 
 def _line(store: Store, todo: Sequence[Node], overall: str, console: Console) -> None:
     """What is being done, in one line, for a log."""
-    active = [
-        (node, state)
-        for node in todo
-        if (state := _state(store.scratch(node.name))) and time.time() - state.time < STALE_SECONDS
-    ]
+    nodes = {node.name: node for node in todo}
     parts = [
         escape(
-            f"{describe(node)} "
+            f"{describe(nodes[name])} "
             f"{_counted(state.done, state.total, state.note if not state.total else '')}"
         )
-        for node, state in active
+        for name, state in in_hand(store, nodes).items()
     ]
     console.print(f"     {'; '.join(parts) or 'starting'} [dim]({overall})[/]", highlight=False)
 
@@ -286,17 +302,14 @@ def _announce(
 def _show_running(
     store: Store, todo: Sequence[Node], running: dict[str, TaskID], bars: Bars
 ) -> None:
-    active = {}
-    for node in todo:
-        state = _state(store.scratch(node.name))
-        if state and time.time() - state.time < STALE_SECONDS:
-            active[node.name] = (node, state)
+    nodes = {node.name: node for node in todo}
+    active = in_hand(store, nodes)
     for name in list(running):
         if name not in active:
             bars.remove_task(running.pop(name))
-    for name, (node, state) in active.items():
+    for name, state in active.items():
         if name not in running:
-            running[name] = bars.add_task(escape(describe(node)), total=state.total, left="")
+            running[name] = bars.add_task(escape(describe(nodes[name])), total=state.total, left="")
         bars.update(
             running[name],
             completed=state.done,

@@ -109,7 +109,7 @@ def _loud(found: Evidence) -> float:
     return abs(found.left[0]) if found.left else 0.0
 
 
-def badges(group: Group, model: str) -> list[tuple[str, str, str]]:
+def badges(group: Group, model: str) -> list[tuple[str, Outcome, str]]:
     """Form, outcome and reason of one model, full precision first."""
     found = [(form, group.verdict(model, form)) for form in group.forms]
     there = [(form, v.outcome, v.reason) for form, v in found if v]

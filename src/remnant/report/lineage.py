@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,15 @@ class Placed(NamedTuple):
     x: int
     y: int
     above: int | None
+
+
+class Drawing(NamedTuple):
+    """A tree as a page draws it: its rows, its size and that of a generation, in pixels."""
+
+    rows: list[Placed]
+    width: int
+    height: int
+    step: int = STEP
 
 
 def show(folders: Sequence[Path], out: Path, json_out: Path | None) -> None:
@@ -134,20 +143,22 @@ def record(forest: Forest) -> dict[str, object]:
     }
 
 
+def drawing(members: Sequence[Member], note: Callable[[Member], str]) -> Drawing:
+    """The tree of some models, with a note behind the name of each."""
+    rows = ordered(members)
+    longest = max((r.x + LETTER * len(r.member.name + note(r.member)) for r in rows), default=0)
+    return Drawing(rows, int(longest) + 3 * ROW, len(rows) * ROW)
+
+
 def rendered(forest: Forest) -> str:
     """One page that needs nothing else: the tree as SVG, and the table below it."""
-    rows = ordered(forest.members)
-    longest = max((r.x + LETTER * len(r.member.name + origin(r.member)) for r in rows), default=0)
     return (
         notebook.environment()
         .get_template("lineage.html.j2")
         .render(
             said=said(forest),
-            rows=rows,
+            drawing=drawing(forest.members, origin),
             unread=forest.unread,
-            width=int(longest) + 3 * ROW,
-            height=len(rows) * ROW,
-            step=STEP,
             origin=origin,
         )
     )

@@ -4,14 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from remnant.ancestry.family import Member
 from remnant.corpus import METRICS, of_role
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import writes
 from remnant.parsing import lines_of
-from remnant.report import front, table
+from remnant.report import account, front, table
 from remnant.report.charts import forget_utility_plane, knowledge_by_form, pareto_plane, places
+from remnant.report.descent import descent
+from remnant.report.league import league
+from remnant.report.lineage import drawing
 from remnant.report.notebook import environment
-from remnant.report.pareto import Study, study
+from remnant.report.pareto import study
 from remnant.report.pooled import over_seeds
 from remnant.report.table import Group, Results
 from remnant.secrecy import redacted
@@ -36,20 +40,22 @@ def write(results: Results, store: Store, out: Path, *, examples: bool = False) 
         summary = json.dumps(table.summary(results), indent=1, allow_nan=False) + "\n"
         (out / "summary.json").write_text(summary, encoding="utf-8")
         page = out / "report.html"
-        studies = study(results, store) if results.sweep.study else []
         page.write_text(
-            _render(results, studies, _examples(results, store) if examples else None),
+            rendered(results, store, _examples(results, store) if examples else None),
             encoding="utf-8",
         )
     return page
 
 
-def _render(results: Results, studies: list[Study], examples: list[dict[str, Any]] | None) -> str:
+def rendered(results: Results, store: Store, examples: list[dict[str, Any]] | None = None) -> str:
+    """The page as text; ``examples``: forget text, left out unless it is given."""
+    studies = study(results, store) if results.sweep.study else []
     templates = environment()
     templates.filters["number"] = table.number
     return templates.get_template("page.html.j2").render(
         title=results.sweep.title or results.sweep.name,
         headline=front.headline(results),
+        standings=league(results.groups),
         failed=front.failed(results),
         story=table.story(results),
         groups=[_group(g) for g in (*over_seeds(results.groups), *results.groups)],
@@ -63,7 +69,27 @@ def _render(results: Results, studies: list[Study], examples: list[dict[str, Any
         examples=examples,
         studies=[(found, pareto_plane(found)) for found in studies],
         metrics=METRICS,
+        models=drawing(descent(results, store), descended),
+        descended=descended,
+        **_account(results, store),
     )
+
+
+def descended(model: Member) -> str:
+    """How a model was made, and what was found of it."""
+    return ", ".join(filter(None, (model.step, model.verdict)))
+
+
+def _account(results: Results, store: Store) -> dict[str, Any]:
+    """The part for who reads no code."""
+    return {
+        "texts": account.texts(results, store),
+        "audited": account.audited(results, store),
+        "kinds": account.kinds(results.groups),
+        "checked": account.checked(results),
+        "words": account.words(results),
+        "not_claimed": account.not_claimed(results),
+    }
 
 
 def _group(group: Group) -> dict[str, Any]:
