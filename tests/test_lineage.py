@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant.ancestry import kinship
-from remnant.ancestry.family import BY_ITSELF, BY_MANIFEST, Forest, Member, found_below, lineage
+from remnant.ancestry.family import found_below, lineage
 from remnant.ancestry.gguf_windows import PARTS, paired
+from remnant.ancestry.member import BY_ITSELF, BY_MANIFEST, Forest, Member
 from remnant.ancestry.tree import arborescence
 from remnant.ancestry.windows import COLUMNS, Sample, rows_of, sample
 from remnant.catalog import STAGE_VERSIONS

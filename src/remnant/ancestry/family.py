@@ -13,6 +13,7 @@ from remnant.adapterfiles import CONFIG, is_adapter
 from remnant.ancestry import kinship
 from remnant.ancestry.facts import FROM_SCRATCH, KNOWING, UNREAD, Facts, facts
 from remnant.ancestry.kinship import Kin, Traits
+from remnant.ancestry.member import BY_ITSELF, BY_MANIFEST, BY_WEIGHTS, Forest, Member
 from remnant.ancestry.tree import arborescence
 from remnant.ancestry.windows import Sample, sample
 from remnant.errors import UserError
@@ -21,7 +22,6 @@ from remnant.weightfiles import object_in
 
 Progress = Callable[[int, int, str], None]
 Pairs = Mapping[tuple[int, int], Kin]
-BY_WEIGHTS, BY_MANIFEST, BY_ITSELF = "weights", "manifest", "its own word"
 # A model without a parent costs more than any distance within a family, so that there are as few as
 # may be, and twice as much where the weights tell a parent. Among those that could be it, the one
 # in the middle is the cheapest by a little: a family is rooted at the midpoint of its longest path,
@@ -30,42 +30,6 @@ NO_PARENT, IN_THE_MIDDLE = 1e6, 1e-3
 # A parent is named beside the nearest one where it is farther by fewer standard errors than this:
 # one in 700 by chance.
 SURE = 3.0
-
-
-class Member(NamedTuple):
-    """One model and its place.
-
-    ``parent``: None of one without. ``step``: what was done to the parent. ``told``: whether it is
-    known which of the two came first. ``by``: what tells it. ``beside``: the other parent of a
-    merge. ``perhaps``: models that it may come from as well as from the parent. ``distance``,
-    ``fit``, ``rank``: of ``kinship.Kin``. ``family``: equal for models that are related; None of
-    one that is related to none. ``how``: by its manifest. ``verdict``: of an audit. ``knowing``:
-    whether it descends from a model that still knows (``_answered``); ``of``: from which.
-    """
-
-    name: str
-    kind: str
-    parent: str | None = None
-    step: str = ""
-    told: bool = False
-    by: str = ""
-    beside: str | None = None
-    perhaps: tuple[str, ...] = ()
-    distance: float | None = None
-    fit: float | None = None
-    rank: int | None = None
-    family: int | None = None
-    how: str = ""
-    verdict: str = ""
-    knowing: str = "no"
-    of: str = ""
-
-
-class Forest(NamedTuple):
-    """All models by name, and those that could not be read with the reasons."""
-
-    members: tuple[Member, ...]
-    unread: tuple[tuple[str, str], ...]
 
 
 class _Edge(NamedTuple):

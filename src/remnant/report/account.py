@@ -107,9 +107,10 @@ def _text(name: str, given: str, store: Store) -> Text:
     made = store.manifest(given)
     counts = made.summary.get("counts", {})
     summed = {said: sum(counts.get(n, 0) for n in names) for said, names in COUNTED.items()}
-    sources = [(role, made.inputs[role], digest) for role, digest in made.sources.items()]
     files = tuple(
-        (outside(source)[0], digest) for role, source, digest in sources if role.startswith(SOURCES)
+        (outside(made.inputs.get(role, role))[0], digest)
+        for role, digest in made.sources.items()
+        if role.startswith(SOURCES)
     )
     lab = made.spec.get("lab")
     invented = ((f"invented by Remnant's lab ({lab})", made.digest),) if lab else ()
@@ -118,14 +119,18 @@ def _text(name: str, given: str, store: Store) -> Text:
 
 
 def outside(given: str) -> tuple[str, str]:
-    """Name and digest of something from outside, as a manifest writes it; the path is nobody's
-    business.
+    """Name and digest of something from outside, as a manifest writes it; where a file lies on
+    this machine is nobody's business.
 
     >>> outside("/home/me/letters.txt (0123456789abcdef)")
     ('letters.txt', '0123456789abcdef')
+    >>> outside("owner/model (0123456789abcdef)")
+    ('owner/model', '0123456789abcdef')
     """
     path, _, digest = given.removesuffix(")").rpartition(" (")
-    return (PurePath(path).name or path, digest) if path else (given, "")
+    if not path:
+        return given, ""
+    return PurePath(path).name if path.startswith("/") else path, digest
 
 
 def audited(results: Results, store: Store) -> list[Audited]:

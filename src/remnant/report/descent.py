@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from remnant.ancestry.facts import KNOWING, ROLES
-from remnant.ancestry.family import BY_MANIFEST, Member
+from remnant.ancestry.member import BY_MANIFEST, Member
 from remnant.flow.store import Store
 from remnant.records import Manifest, Outcome, Variant
 from remnant.report.account import outside
@@ -20,9 +20,8 @@ def descent(results: Results, store: Store) -> list[Member]:
     A model from outside stands by its file's name; one behind a server has no place.
     """
     found: dict[str, Member] = {}
-    told = {name: (about, word) for name, about, word in _measured(results)}
-    for name, (about, word) in told.items():
-        found[name] = _member(name, about, word, store)
+    for name, about, word in _measured(results):
+        found.setdefault(name, _member(name, about, word, store))
     for name in [*found]:
         for older in _older(name, store):
             found.setdefault(older, _member(older, Variant(), "", store))

@@ -6,12 +6,13 @@ asks for is one of these names or nothing.
 """
 
 import errno
+import sys
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from remnant.errors import UserError, first_line
@@ -159,6 +160,11 @@ class Server(ThreadingHTTPServer):
         port = self.server_address[1]
         return frozenset(f"{name}:{port}" for name in (HOST, "localhost"))
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away in the middle of an answer is no fault."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class Handler(BaseHTTPRequestHandler):
     """One request."""
@@ -215,8 +221,8 @@ def show(store: Store, port: int) -> None:
     screen = terminal.console()
     with serving(store, port) as server:
         address = f"http://{HOST}:{server.server_address[1]}/"
-        screen.print(f"The runs of {store.root}: {address} (Ctrl-C ends it)", markup=False)
         try:
+            screen.print(f"The runs of {store.root}: {address} (Ctrl-C ends it)", markup=False)
             server.serve_forever()
         except KeyboardInterrupt:
             screen.print("Stopped. What runs goes on.")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from remnant.ancestry.family import Member
+from remnant.ancestry.member import Member
 from remnant.corpus import METRICS, of_role
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import writes
@@ -13,11 +13,11 @@ from remnant.report import account, front, table
 from remnant.report.charts import forget_utility_plane, knowledge_by_form, pareto_plane, places
 from remnant.report.descent import descent
 from remnant.report.league import league
-from remnant.report.lineage import drawing
 from remnant.report.notebook import environment
 from remnant.report.pareto import study
 from remnant.report.pooled import over_seeds
 from remnant.report.table import Group, Results
+from remnant.report.tree import drawing
 from remnant.secrecy import redacted
 
 WORST = 3
