@@ -222,7 +222,11 @@ def test_a_league_begins_with_the_best(store: Store) -> None:
     assert first.most.left <= second.most.left
     own = [group.cell("ga_gdr", form, "knowmem_retain") for form in FORMS]
     target = [group.cell("target", form, "knowmem_retain") for form in FORMS]
-    shares = [a.value / b.value for a, b in zip(own, target, strict=True) if a and b and b.value]
+    shares = [
+        a.value / b.value
+        for a, b in zip(own, target, strict=True)
+        if a and b and a.value and b.value
+    ]
     by_name = {one.model: one for one in (first, second)}
     assert by_name["ga_gdr"].utility == pytest.approx(min(shares))
     good = [

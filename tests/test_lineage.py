@@ -32,6 +32,7 @@ from remnant.flow.store import Store
 from remnant.functional import quantizers
 from remnant.records import AuditSpec, Manifest, Variant, Verdict
 from remnant.report import lineage as shown
+from remnant.report.tree import ordered
 from remnant.testing import tiny_model
 from tests import packers
 from tests.conftest import unheard
@@ -687,7 +688,7 @@ def test_names_are_escaped_on_the_page() -> None:
 
 
 def test_children_stand_below_their_parents(forest: Forest) -> None:
-    rows = {r.member.name: r for r in shown.ordered(forest.members)}
+    rows = {r.member.name: r for r in ordered(forest.members)}
     assert len(rows) == len(forest.members)
     for row in rows.values():
         if row.member.parent is not None:

@@ -126,8 +126,13 @@ def test_what_is_made_is_seen_and_what_ends_is_no_longer(full: Store) -> None:
 def test_a_report_is_made_anew_only_where_something_was_finished(
     full: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[str] = []
-    monkeypatch.setattr(live, "rendered", lambda results, _: made.append("made") or "page")
+    made: list[Results] = []
+
+    def rendered(results: Results, _: Store) -> str:
+        made.append(results)
+        return "page"
+
+    monkeypatch.setattr(live, "rendered", rendered)
     watched = Watched(full)
     assert [watched.report(RUN), watched.report(RUN)] == ["page", "page"]
     assert len(made) == 1

@@ -242,7 +242,9 @@ addEventListener('load', () => {
   const free = e => !e.closest('.scroll') && !e.closest('svg');
   const wide = all('body *').filter(e => free(e) && box(e).right > root.clientWidth + 1);
   const small = drawn.filter(s => box(s).height < 60).length;
-  const tall = all('th').filter(e => box(e).height > 120 && !e.closest('.verdicts, .league')).length;
+  // Rows of sentences and of badges are as tall as these.
+  const said = e => e.closest('.verdicts, .league, .plain');
+  const tall = all('th').filter(e => box(e).height > 120 && !said(e)).length;
   document.title = JSON.stringify({
     scroll: root.scrollWidth, client: root.clientWidth, marks, small, tall,
     wide: wide.map(e => e.tagName), matrices: all('table.matrix').length,

@@ -105,8 +105,6 @@ def _text(name: str, given: str, store: Store) -> Text:
     if not store.has(given):
         return Text(name, (), (outside(given),), "")
     made = store.manifest(given)
-    counts = made.summary.get("counts", {})
-    summed = {said: sum(counts.get(n, 0) for n in names) for said, names in COUNTED.items()}
     files = tuple(
         (outside(made.inputs.get(role, role))[0], digest)
         for role, digest in made.sources.items()
@@ -115,7 +113,17 @@ def _text(name: str, given: str, store: Store) -> Text:
     lab = made.spec.get("lab")
     invented = ((f"invented by Remnant's lab ({lab})", made.digest),) if lab else ()
     prepared = made.files[FORGET].sha256 if FORGET in made.files else ""
-    return Text(name, tuple((s, n) for s, n in summed.items() if n), files or invented, prepared)
+    return Text(name, _counts(made), files or invented, prepared)
+
+
+def _counts(corpus: Manifest) -> tuple[tuple[str, int], ...]:
+    """What there is in a corpus of what is counted."""
+    there = corpus.summary.get("counts", {})
+    found = []
+    for said, files in COUNTED.items():
+        if count := sum(there.get(name, 0) for name in files):
+            found.append((said, count))
+    return tuple(found)
 
 
 def outside(given: str) -> tuple[str, str]:
