@@ -17,10 +17,12 @@ from urllib.parse import quote
 import pytest
 from click.testing import CliRunner
 
+from remnant import api
 from remnant.cli import main
 from remnant.errors import UserError
+from remnant.flow.plan import prepare_node
 from remnant.flow.store import FAILURE, Store, write_progress
-from remnant.records import AuditSpec
+from remnant.records import AuditSpec, PrepareSpec
 from remnant.report import live, runs
 from remnant.report.live import HOST, Server, Watched, serving
 from remnant.report.table import Results
@@ -286,3 +288,14 @@ def test_the_page_follows_in_a_real_browser(server: Server, tmp_path: Path) -> N
     assert shown
     assert int(shown[1]) > 1
     assert done.stdout.count("<section") == 1
+
+
+def test_a_single_command_says_in_the_store_how_far_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[Path, int, int, str]] = []
+    monkeypatch.setattr("remnant.flow.run.write_progress", lambda *state: said.append(state))
+    spec = PrepareSpec(lab="news", forget_docs=3, retain_docs=4, holdout_docs=3, vocab_size=300)
+    node = prepare_node(spec)
+    api.done(store, [node], progress=False)
+    assert {state[0] for state in said} == {store.scratch(node.name)}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from remnant.adapterfiles import adapter_in
-from remnant.context import ModelCache
+from remnant.context import ModelCache, both
 from remnant.corpus.forms import BEST
 from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
@@ -26,7 +26,7 @@ from remnant.flow.finite import check_sources
 from remnant.flow.place import Outside, given
 from remnant.flow.plan import Input, Node
 from remnant.flow.progress import one_by_one
-from remnant.flow.run import make, missing
+from remnant.flow.run import make, missing, speaking
 from remnant.flow.store import Store, copied
 from remnant.functional.segments import Known
 from remnant.handles import Audit, Corpus, Model, Scores
@@ -350,9 +350,11 @@ def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
     check_sources(lacking := missing(store, nodes))
     if progress:
         terminal.tell_code(terminal.code_of(lacking), screen)
-    with one_by_one(screen) if progress else nullcontext(lambda node: _silent) as report_for:
+    shown = one_by_one(screen) if progress else nullcontext(lambda node: _silent)
+    with shown as report_for, speaking(store) as told:
         for node in nodes:
-            make(store, node, report_for(node), models, copy=copies.get(node.name, Copy.KEPT))
+            heard = both(report_for(node), told(node))
+            make(store, node, heard, models, copy=copies.get(node.name, Copy.KEPT))
             let_go(store, readers)
     return store.manifest(nodes[-1].name)
 

@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 
+def both(first: Progress, second: Progress) -> Progress:
+    """Progress that two are told of.
+
+    >>> both(lambda *said: print(1, *said), lambda *said: print(2, *said))(3, 4, "steps")
+    1 3 4 steps
+    2 3 4 steps
+    """
+
+    def told(done: int, total: int, note: str) -> None:
+        first(done, total, note)
+        second(done, total, note)
+
+    return told
+
+
 class Opened(NamedTuple):
     """A model in memory, and what its weights are."""
 
