@@ -179,7 +179,7 @@ def test_what_is_not_claimed_depends_on_what_was_seen_and_tried() -> None:
 
 def test_how_it_was_checked_says_whether_there_was_a_never_read_model(store: Store) -> None:
     told = " ".join(account.checked(audited(store)))
-    assert "in full precision and in the forms int8, int4, nf4, gptq4, awq4" in told
+    assert "in full precision and as int8, int4, nf4, gptq4, awq4" in told
     assert "with one that never read the text" in told
     assert "checked 8 times: all passed" in told
     base = results()

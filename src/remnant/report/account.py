@@ -162,7 +162,7 @@ def _audited(about: Variant, source: str, store: Store) -> Audited:
         return Audited(name, "a model from outside, as it was given", (outside(source),))
     made = store.manifest(source)
     method = made.spec.get("method") or made.spec.get("use") or ""
-    how = f"{made.stage} {method}".strip() + f", finished {made.created}"
+    how = f"{made.stage} {method}".strip() + f", finished {made.created[:10]}"
     files = sorted((f, r.sha256) for f, r in made.files.items() if f.endswith(WEIGHTS))
     return Audited(name, how, tuple(files) or (("record", made.digest),))
 
@@ -203,8 +203,8 @@ def checked(results: Results) -> list[str]:
 
 def _forms(forms: Sequence[str]) -> str:
     full = "in full precision and " if FULL in forms else ""
-    rest = ", ".join(form for form in forms if form != FULL)
-    return f"The models were checked {full}in the forms {rest}."
+    rest = [form for form in forms if form != FULL]
+    return f"The models were checked {full}as {', '.join(rest)}."
 
 
 def _instrument(results: Results) -> list[str]:
