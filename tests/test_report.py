@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -26,7 +27,7 @@ from remnant.records import (
     Variant,
     Verdict,
 )
-from remnant.report import page, table
+from remnant.report import charts, page, table
 from remnant.report.table import Group, Results, Surviving
 
 FORMS = ["full", "int8", "int4", "nf4", "gptq4", "awq4"]
@@ -117,6 +118,19 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(written: Path) -> 
     assert "no scorable item" in html
     assert "it failed" in html
     assert "remnant report NAME --examples" in html
+
+
+def test_whoever_points_at_a_mark_is_told_its_value() -> None:
+    (group,) = results().groups
+    for drawn in (charts.knowledge_by_form(group, "verbmem"), charts.forget_utility_plane(group)):
+        root = ElementTree.fromstring(drawn)
+        titles = [e.text for e in root.iter("{http://www.w3.org/2000/svg}title")]
+        cells = [c for c in group.cells if c.metric == "verbmem" and c.value is not None]
+        assert len(titles) == len(cells)
+        assert all(any(f"{c.model}, {c.form}: " in (t or "") for t in titles) for c in cells)
+        assert charts.SAID not in drawn
+    shown = charts.knowledge_by_form(group, "verbmem")
+    assert "<title>ga_gdr, int8: 12.0 [8.0, 16.0]</title>" in shown
 
 
 def test_the_story_says_what_came_back() -> None:

@@ -1,6 +1,5 @@
 """Charts as inline SVG, drawn by matplotlib without a screen."""
 
-import html
 import io
 import math
 import re
@@ -19,7 +18,7 @@ from remnant.metrics import SHARE
 from remnant.records import FULL
 from remnant.report.front import FARTHEST, PLAIN, Dot, drawn
 from remnant.report.pareto import Study
-from remnant.report.table import Group
+from remnant.report.table import Group, number
 
 COLOURS = (
     "#3b3b3b",
@@ -39,6 +38,9 @@ STYLE: Any = {
     "axes.spines.right": False,
     "text.parse_math": False, "text.usetex": False,
 }  # fmt: skip
+# In front of what is said of a mark to whoever points at it; it stands in the place of a name, in
+# which matplotlib escapes what a page must not run.
+SAID = "said: "
 
 
 def _drawing(inches: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -59,6 +61,7 @@ def _svg(figure: Figure, title: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(rf'<g id="{SAID}([^"]*)">', r"<g><title>\1</title>", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
@@ -105,19 +108,15 @@ def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, col
         for i, q in enumerate(group.forms)
         if (c := group.cell(model, q, metric)) and c.value is not None
     ]
-    x = [i + shift for i, _ in found]
-    y = [c.value or 0.0 for _, c in found]
-    low = [
-        max(0.0, (c.value or 0.0) - (c.low if c.low is not None else c.value or 0.0))
-        for _, c in found
-    ]
-    high = [
-        max(0.0, (c.high if c.high is not None else c.value or 0.0) - (c.value or 0.0))
-        for _, c in found
-    ]
-    axes.errorbar(
-        x, y, yerr=[low, high], fmt="o", ms=4, lw=1, capsize=2, color=colour, label=_label(model)
-    )
+    for place, cell in found:
+        value = cell.value or 0.0
+        low, high = (value if bound is None else bound for bound in (cell.low, cell.high))
+        drawn_so = axes.errorbar(
+            [place + shift], [value], yerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+            fmt="o", ms=4, lw=1, capsize=2, color=colour,
+            label=_label(model) if place == found[0][0] else None,
+        )  # fmt: skip
+        drawn_so[0].set_gid(f"{SAID}{model}, {cell.form}: {number(cell)}")
 
 
 def places(dots: Sequence[Dot]) -> str:
@@ -129,7 +128,7 @@ def places(dots: Sequence[Dot]) -> str:
     palette = dict(zip(kinds, COLOURS[2:], strict=False))
     with matplotlib.rc_context(STYLE):
         figure, axes = _drawing((7.2, 1.3 + 0.34 * len(forms)))
-        for i, dot in enumerate(dots):
+        for dot in dots:
             # Kinds lie beside each other within the line of their form.
             shift = (kinds.index(dot.kind) - (len(kinds) - 1) / 2) * 0.7 / max(1, len(kinds))
             axes.scatter(
@@ -137,7 +136,7 @@ def places(dots: Sequence[Dot]) -> str:
                 forms.index(dot.form) + shift,
                 s=26,
                 color=palette.get(dot.kind, COLOURS[0]),
-                gid=f"dot-{i}",
+                gid=SAID + dot.said,
             )
         for kind in kinds:
             axes.scatter([], [], s=26, color=palette.get(kind, COLOURS[0]), label=kind)
@@ -153,11 +152,7 @@ def places(dots: Sequence[Dot]) -> str:
         axes.legend(
             ncols=3, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0)
         )
-        drawing = _svg(figure, "Every test between never read and target")
-    for i, dot in enumerate(dots):
-        mark = f'<g id="dot-{i}">'
-        drawing = drawing.replace(mark, f"<g><title>{html.escape(dot.said)}</title>", 1)
-    return drawing
+        return _svg(figure, "Every test between never read and target")
 
 
 def forget_utility_plane(group: Group) -> str:
@@ -203,6 +198,7 @@ def _walk(axes: Axes, group: Group, model: str, metrics: Sequence[str], colour: 
             marker="s" if form == FULL else "o",
             ms=7 if form == FULL else 4,
             color=colour,
+            gid=f"{SAID}{model}, {form}: knowledge {point[0]:.1f}, utility {point[1]:.1f}",
         )
     axes.plot([], [], "s", color=colour, label=_label(model))
 
@@ -242,13 +238,6 @@ def pareto_plane(found: Study) -> str:
     with matplotlib.rc_context(STYLE):
         figure, axes = _drawing((7.2, 4.2))
         at = {p.model: p for p in found.dev}
-        axes.scatter(
-            [p.knowledge for p in found.dev],
-            [p.utility for p in found.dev],
-            s=22,
-            color="#8a8a8a",
-            label="settings",
-        )
         line = [at[name] for name in found.front]
         axes.plot(
             [p.knowledge for p in line],
@@ -258,6 +247,16 @@ def pareto_plane(found: Study) -> str:
             markersize=5,
             label="front",
         )
+        axes.scatter([], [], s=22, color="#8a8a8a", label="settings")
+        for p in found.dev:
+            axes.scatter(
+                [p.knowledge],
+                [p.utility],
+                s=22,
+                color="#0b6fb8" if p.model in found.front else "#8a8a8a",
+                gid=f"{SAID}{p.model}: knowledge {p.knowledge:.2f}, utility {p.utility:.2f}",
+                zorder=3,
+            )
         if found.chosen:
             best = at[found.chosen]
             axes.scatter(
