@@ -159,6 +159,20 @@ def test_an_audit_by_itself_and_single_commands_are_shown_too(store: Store) -> N
     assert {p.label.model for p in kept.pieces} - {""} == {v.model for v in found.labels.values()}
 
 
+def test_the_report_of_an_audit_is_written_again_by_its_name(store: Store, tmp_path: Path) -> None:
+    name = audit_of(store, audited(store))
+    given = ["report", name, "--store", str(store.root), "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(main, given).exit_code == 0
+    assert MARKER not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_store_that_is_taken_away_is_told_in_words(full: Store) -> None:
+    watched = Watched(full)
+    shutil.rmtree(full.root)
+    found = live.answer(watched, "/now")
+    assert "Nothing is here yet" in found.body or found.status == 404
+
+
 def test_a_run_that_cannot_be_read_does_not_hide_the_others(full: Store) -> None:
     (full.root / "names" / "spoilt.json").write_text("{")
     (full.root / "names" / "strange.json").write_text("[1]")

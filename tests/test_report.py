@@ -127,7 +127,8 @@ def test_whoever_points_at_a_mark_is_told_its_value() -> None:
         titles = [e.text for e in root.iter("{http://www.w3.org/2000/svg}title")]
         cells = [c for c in group.cells if c.metric == "verbmem" and c.value is not None]
         assert len(titles) == len(cells)
-        assert all(any(f"{c.model}, {c.form}: " in (t or "") for t in titles) for c in cells)
+        told = {str(title).partition(": ")[0] for title in titles}
+        assert told == {f"{c.model}, {c.form}" for c in cells}
         assert charts.SAID not in drawn
     shown = charts.knowledge_by_form(group, "verbmem")
     assert "<title>ga_gdr, int8: 12.0 [8.0, 16.0]</title>" in shown

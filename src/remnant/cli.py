@@ -531,7 +531,7 @@ def show(artefact: str, store_path: str) -> int | None:
 def report(
     name: str, out: Path | None, examples: bool, beside: tuple[Path, ...], store_path: str
 ) -> int | None:
-    """Write the report of a run again."""
+    """Write the report of a run again, or that of an audit by the name of its artefact."""
     return _done("report", _known_store(store_path), name, out, examples, beside)
 
 

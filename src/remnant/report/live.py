@@ -12,7 +12,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from remnant.errors import UserError, first_line
@@ -124,14 +124,15 @@ def answer(watched: Watched, path: str) -> Answer:
         "/now": ("text/html", watched.now),
         "/view.js": ("text/javascript", script),
     }
-    if place in shown:
-        kind, made = shown[place]
-        return Answer(HTTPStatus.OK, kind, made())
-    if not place.startswith(REPORT):
+    if place.startswith(REPORT):
+        shown[place] = "text/html", lambda: watched.report(place.removeprefix(REPORT))
+    if place not in shown:
         return Answer(HTTPStatus.NOT_FOUND, "text/plain", "There is no such page.")
+    kind, made = shown[place]
     try:
-        return Answer(HTTPStatus.OK, "text/html", watched.report(place.removeprefix(REPORT)))
-    except (UserError, ValueError) as error:
+        return Answer(HTTPStatus.OK, kind, made())
+    except (UserError, OSError, ValueError) as error:
+        # No such run, one that is damaged, or a store that was taken away.
         return Answer(HTTPStatus.NOT_FOUND, "text/plain", first_line(error))
 
 
@@ -170,7 +171,8 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     server: Server
-    methods: ClassVar = ("GET", "HEAD")
+    # Seconds for a request to arrive.
+    timeout = 60
 
     def do_GET(self) -> None:
         """Answer, if the request is for this page and not for another name that leads here."""
