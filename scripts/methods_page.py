@@ -259,6 +259,14 @@ and what that adds is taken off it.
     remnant train CORPUS --base TARGET --set 'splits=["forget"]' --set passes=5
     remnant transform REINFORCED --use taskvector5 --target TARGET
 
+`whp` reads the same reinforced model, which is named where the target is unlearned:
+
+    remnant unlearn TARGET --data CORPUS --method whp --set reinforced=REINFORCED
+
+`edit` is a method of its own too: one command makes the edited model of the target.
+
+    remnant transform TARGET --use edit4 --data CORPUS
+
 ## Metrics
 
 Times 100, with 95 % bootstrap intervals. Groups: {groups}. An attack also gives `NAME_tpr`, the

@@ -24,8 +24,9 @@ from remnant.testing import B, readings, tiny_model
 
 
 class Side(NamedTuple):
-    """What the two models say of one text, at the tokens that count only: logits [n, V], states
-    [m, H], the true tokens, the mean norm of the reference's states over the batch."""
+    """What the models say of one text, at the tokens that count only: logits [n, V], states [m, H],
+    the true tokens, the mean norm of the reference's states over the batch, and the logits of the
+    reinforced model."""
 
     z: np.ndarray
     r: np.ndarray
@@ -33,6 +34,7 @@ class Side(NamedTuple):
     h: np.ndarray
     g: np.ndarray
     norm: float
+    x: np.ndarray
 
 
 Text = Mapping[str, Side]
@@ -51,6 +53,7 @@ def text_of(values: Mapping[str, Any], row: int) -> dict[str, Side]:
             hidden.states[row][hidden.mask[row]].detach().double().numpy(),
             ref_hidden.states[row][hidden.mask[row]].double().numpy(),
             float(values[f"ref_{side}_norm"]),
+            values.get(f"reinforced_{side}", ref).logits[row, :-1][at].double().numpy(),
         )
     return found
 
@@ -102,6 +105,15 @@ def slow_undial(now: Text, was: Text) -> float:
         ref[token] -= 10.0
         (teacher,) = said(ref[None])
         found.append(kl(teacher, own))
+    return mean(found)
+
+
+def slow_whp(now: Text, was: Text) -> float:
+    f = now["forget"]
+    found = []
+    for own, ref, plus in zip(said(f.z), said(f.r), said(f.x), strict=True):
+        left = [a - 5.0 * max(0.0, b - a) for a, b in zip(ref, plus, strict=True)]
+        found.append(-own[left.index(max(left))])
     return mean(found)
 
 
@@ -169,6 +181,7 @@ SLOW: Mapping[str, Slow] = {
     "tnpo": slow_tnpo,
     "satimp": weighted(lambda p: p**5 * (1 - p)),
     "undial": slow_undial,
+    "whp": slow_whp,
     "unlikelihood": slow_unlikelihood,
     "max_entropy": slow_entropy,
     "logit_margin": lambda now, was: mean(
@@ -256,6 +269,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "ga": (-math.inf, 0.0), "npo": (0.0, math.inf), "simnpo": (0.0, 2 / 4.5 * math.log(2)),
     "dpo": (0.0, math.inf), "alternative_nll": (0.0, math.inf), "wga": (-1 / math.e, 0.0),
     "tnpo": (-math.inf, 0.0), "satimp": (-0.06698, 0.0), "undial": (0.0, math.inf),
+    "whp": (0.0, math.inf),
     "unlikelihood": (0.0, math.inf), "max_entropy": (0.0, math.inf),
     "logit_margin": (0.0, math.inf), "flat": (-math.tanh(1) / 2, math.tanh(1) / 2),
     "rmu": (0.0, math.inf), "adaptive_rmu": (0.0, math.inf), "hidden_mse": (0.0, math.inf),
@@ -372,7 +386,7 @@ def gradients(name: str, size: int) -> tuple[dict[str, Tensor], list[Any]]:
     layers = {"layer": 1} if "layer" in method(name).params else {}
     spec = UnlearnSpec.model_validate({"terms": [{"use": name, **layers}], "batch_size": size})
     model, terms = tiny_model(), terms_of(spec)
-    groups = make_streams(model, terms, pools(), 0, 1)
+    groups = make_streams(model, terms, pools(), 0, 1, tiny_model(seed=5))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.sin(torch.arange(parameter.numel())).view_as(parameter))
@@ -380,7 +394,7 @@ def gradients(name: str, size: int) -> tuple[dict[str, Tensor], list[Any]]:
     for micro in range(4 // size):
         (loss_at(micro)[0] * size / 4).backward()
     streams = [s for g in groups.values() for s in g.streams.values()]
-    caches = [s.reference for s in streams if s.reference is not None]
+    caches = [cache for stream in streams for cache in stream.kept.values()]
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return found, caches
 

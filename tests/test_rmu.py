@@ -158,9 +158,7 @@ def test_nothing_reaches_the_reference() -> None:
     spec = UnlearnSpec(method="adaptive_rmu", params={"layer": 1})
     model, terms = tiny_model(num_hidden_layers=3), terms_of(spec)
     groups = make_streams(model, terms, pools(), 0, 0)
-    kept = [groups[side].streams[side].reference for side in ("forget", "retain")]
-    assert kept[0] is not None
-    assert kept[1] is not None
+    kept = [groups[side].streams[side].kept["reference"] for side in ("forget", "retain")]
     before = [s.clone() for s in kept[1].states[1]], kept[0].norms[1].clone()
     make_loss(model, terms, groups, 3, 0)(0)[0].backward()
     assert not any(s.requires_grad for s in kept[1].states[1])

@@ -71,6 +71,7 @@ def repeated(text: Text, values: Read, weights: dict[str, Tensor], row: int) -> 
             own.h.repeat(there, 0),
             own.g.repeat(there, 0),
             own.norm,
+            own.x.repeat(predicted, 0),
         )
     return found
 
@@ -96,7 +97,7 @@ def longer(values: Read, weights: dict[str, Tensor], row: int) -> Read:
         view = values[side]
         places = view.mask[row].nonzero().flatten().repeat_interleave(often[1:][view.mask[row]])
         told = torch.cat([torch.zeros(1).long(), view.targets()[row][places]])[None]
-        for read in (side, f"ref_{side}"):
+        for read in {side, f"ref_{side}", f"reinforced_{side}"} & {*values}:
             logits = values[read].logits[row]
             found[read] = View(torch.cat([logits[places], logits[:1]])[None], told)
         hidden = values[f"{side}_hidden"]

@@ -16,7 +16,7 @@ from instrument.surgery import State
 from instrument.text import SHOWN, Kind
 from instrument.training import blocks, epochs, fit
 from remnant.catalog import METHODS
-from remnant.methods import sides_read
+from remnant.methods import reads_reinforced, sides_read
 from remnant.readings import SIDES
 from remnant.records import UnlearnSpec
 
@@ -208,7 +208,9 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 def _by_methods() -> dict[str, Callable[[Lab], Path]]:
     """Every method once, those with a retain term by gradient descent where there are several."""
     wanted = [m for m in METHODS if not m.endswith("_klr") and f"{m}_gdr" not in METHODS]
-    return {name: _unlearned(name, {}) for name in wanted}
+    # A second model beside the target is no brief run.
+    alone = [m for m in wanted if not reads_reinforced(UnlearnSpec(method=m))]
+    return {name: _unlearned(name, {}) for name in alone}
 
 
 def _in_bfloat() -> dict[str, Callable[[Lab], Path]]:

@@ -137,6 +137,19 @@ LOSSES: Mapping[str, Entry] = {
         formula="mean KL(softmax(z_ref - beta onehot) || p)",
         published="TOFU: beta 10, lr 1e-4, 10 epochs, no retain term; LoRA rank 8 in the paper",
     ),
+    "whp": Entry(
+        _FUNCTIONAL + "distributions:whp",
+        1,
+        "Who's Harry Potter: cross entropy against generic labels",
+        "arXiv 2310.02238",
+        unit="nats",
+        formula="-mean log p(g), g = argmax (log p_ref - strength relu(log p_plus - log p_ref))",
+        published=(
+            "Harry Potter: strength 5, names replaced, lr 3e-6, 2 epochs; MUSE has the labels' "
+            "logits at inference in place of training"
+        ),
+        labels=False,
+    ),
     "unlikelihood": Entry(
         _FUNCTIONAL + "distributions:unlikelihood",
         1,
@@ -254,6 +267,7 @@ _FORGET: Mapping[str, Recipe] = {
     "tnpo": Recipe(("tnpo",)),
     "satimp": Recipe(("satimp",)),
     "undial": Recipe(("undial",)),
+    "whp": Recipe(("whp",)),
     "ceu": Recipe(("unlikelihood",)),
     "me": Recipe(("max_entropy",)),
     "flat": Recipe(("flat",)),

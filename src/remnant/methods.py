@@ -117,6 +117,28 @@ def check_dual(spec: UnlearnSpec) -> None:
         )
 
 
+def reads_reinforced(spec: UnlearnSpec) -> bool:
+    """Whether a term of a spec reads the reinforced model; raises as ``loss_reads``."""
+    return any(r.model == "reinforced" for term in term_specs(spec) for r in loss_reads(term))
+
+
+def check_reinforced(spec: UnlearnSpec) -> None:
+    """Whether a run has the reinforced model that its terms read, and none that nobody reads.
+
+    Raises:
+        UserError: it has not; or as ``loss_reads``.
+    """
+    wanted, what = reads_reinforced(spec), spec.method or "+".join(t.use for t in spec.terms)
+    if wanted and not spec.reinforced:
+        raise UserError(
+            f"'{what}' reads a model that was trained once more on the forget text.",
+            "Make it by train CORPUS --base TARGET --set 'splits=[\"forget\"]', and name it as "
+            "reinforced.",
+        )
+    if spec.reinforced and not wanted:
+        raise UserError(f"'{what}' reads no reinforced model.", "Leave it out.")
+
+
 def check_update(spec: UnlearnSpec) -> None:
     """Whether a run has the terms that its way of stepping tells apart.
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, get_args
 
 from remnant.errors import UserError, unknown
 
-Who = Literal["policy", "reference"]
+Who = Literal["policy", "reference", "reinforced"]
 What = Literal["view", "logp", "hidden", "norm"]
 
 
@@ -40,7 +40,8 @@ class Reading(NamedTuple):
     ``what``: "view", a View; "logp", the log-likelihood of each text ([B], nats); "hidden", a
     Hidden, what block ``layer`` gives (the first block is 0); "norm", the mean Euclidean norm of
     that over all text of the side (one number). Likelihoods and norms are of the reference alone:
-    of the policy a View or a Hidden says them.
+    of the policy a View or a Hidden says them. ``model``: the one in training, the target, or the
+    target trained once more on the forget text, of which a View of that is all that is read.
     """
 
     side: str
@@ -59,17 +60,22 @@ OF_POLICY: tuple[What, ...] = ("view", "hidden")
 OF_LAYERS: tuple[What, ...] = ("hidden", "norm")
 
 
+_BEFORE: Mapping[Who, str] = {"policy": "", "reference": "ref_", "reinforced": "reinforced_"}
+_SAID: Mapping[Who, tuple[What, ...]] = {"policy": OF_POLICY, "reference": get_args(What)}
+_REINFORCED = Reading("forget", "reinforced", "view")
+
+
 def _name(side: str, model: Who, what: What) -> str:
     """The parameter by which a loss asks for a reading: "forget", "ref_forget_logp"."""
-    return f"{'ref_' if model == 'reference' else ''}{side}{'' if what == 'view' else f'_{what}'}"
+    return f"{_BEFORE[model]}{side}{'' if what == 'view' else f'_{what}'}"
 
 
 LOSS_READINGS: Mapping[str, Reading] = {
     _name(side, model, what): Reading(side, model, what)
     for side in SIDES
-    for model in get_args(Who)
-    for what in (OF_POLICY if model == "policy" else get_args(What))
-}
+    for model, own in _SAID.items()
+    for what in own
+} | {_name(*_REINFORCED[:3]): _REINFORCED}
 
 _PATH = re.compile(r"(\w+)\.(\w+)\.(\w+)(?:\[([0-9]{1,4})\])?")
 

@@ -61,6 +61,7 @@ def readings(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any
         found[f"ref_{side}"] = View(random(B, T, V), given)
         found[f"{side}_hidden"] = Hidden(random(B, T, H).requires_grad_(), given != IGNORED)
         found[f"ref_{side}_hidden"] = Hidden(random(B, T, H), given != IGNORED)
+    found["reinforced_forget"] = View(random(B, T, V), labels())
     return _derived(found)
 
 
@@ -218,6 +219,7 @@ def _constant(call: Callable[[Mapping[str, Any]], Tensor], method: Method) -> st
         for whose, which in (
             ("policy's", lambda n: LOSS_READINGS[n].model == "policy"),
             ("reference's", lambda n: LOSS_READINGS[n].model == "reference"),
+            ("reinforced model's", lambda n: LOSS_READINGS[n].model == "reinforced"),
         )
     ]
     return next((f for f in faults if f), None)

@@ -148,8 +148,9 @@ def text_of(store: Store, node: Node, spec: TrainSpec | UnlearnSpec) -> Text:
     seen = spec.steps * spec.batch_size * spec.accumulate * longest
     cached = 0
     for side in sorted({r.side for r in readings}):
-        states = {(r.what, r.layer) for r in readings if r.side == side and r.model == "reference"}
-        number = sum(what in ("view", "hidden") for what, _ in states)
+        still = [r for r in readings if r.side == side and r.model != "policy"]
+        states = {(r.model, r.what, r.layer) for r in still}
+        number = sum(what in ("view", "hidden") for _, what, _ in states)
         split = "forget" if side in ("forget", "alternative") else "retain"
         cached += number * (sum(lengths[split]) if lengths else seen)
     passes = len({r.side for r in readings if r.model == "policy"})

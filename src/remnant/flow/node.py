@@ -59,6 +59,7 @@ _PATHS: Mapping[str, tuple[str, ...]] = {
     "tokenizer": ("tokenizer",),
     "alternatives": ("alternatives",),
     "token_weights": ("token_weights",),
+    "reinforced": ("reinforced",),
 }
 
 

@@ -31,6 +31,7 @@ from remnant.methods import (
     Step,
     check_dual,
     check_lasting,
+    check_reinforced,
     check_update,
     loss,
     metric,
@@ -151,6 +152,9 @@ def unlearn_node(
         inputs["elicited"] = elicited or elicit_node(plain, target, corpus, label)
     if plain.alternatives:
         inputs["alternatives"] = Outside(plain.alternatives)
+    if plain.reinforced:
+        inputs["reinforced"] = outside_model(plain.reinforced)
+        check_plain(inputs["reinforced"], "packed weights cannot be compared with others")
     if plain.token_weights:
         inputs["token_weights"] = Outside(plain.token_weights)
     return Node("unlearn", plain, inputs, _losses(plain) if losses is None else losses, label)
@@ -467,6 +471,7 @@ def _losses(spec: UnlearnSpec) -> dict[str, str]:
         read_token_weights(spec.token_weights)
     check_dual(spec)
     check_update(spec)
+    check_reinforced(spec)
     return {t.use: loss(t).identity for t in term_specs(spec)} | check_lasting(spec)
 
 

@@ -140,10 +140,10 @@ def one_of(what: str, *known: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
-def within(what: str, low: int, high: int) -> AfterValidator:
+def within(what: str, low: float, high: float) -> AfterValidator:
     """A parameter between two numbers, both included."""
 
-    def check(value: int) -> int:
+    def check(value: float) -> float:
         if low <= value <= high:
             return value
         raise ValueError(f"{what} {low} to {high}, not {_said(value)}.")

@@ -29,6 +29,31 @@ def undial(forget: View, ref_forget: View, *, beta: float = 10.0) -> PerText:
     return forget.mean((lowered.exp() * gap).sum(-1))
 
 
+def whp(
+    forget: View, ref_forget: View, reinforced_forget: View, *, strength: float = 5.0
+) -> PerText:
+    """Cross entropy against generic labels, mean over tokens: each the greatest of log p_ref -
+    strength relu(log p_plus - log p_ref), p_plus of the target trained once more on the text.
+    [B], nats, at least 0.
+
+    What the text's own training raised is no label; where it raised nothing the labels are what the
+    target says.
+
+    Source: Eldan and Russinovich 2023 (arXiv 2310.02238), eq. 1 and section 2.2. Differs from the
+    source in: log-probabilities stand for logits, so that a constant does not matter; names in the
+    text are not replaced by generic ones first; the reference is the target as it is.
+
+    >>> import torch
+    >>> labels = torch.tensor([[0, 1]])
+    >>> even, known = torch.zeros(1, 2, 2), torch.tensor([[[-9.0, 9.0], [0.0, 0.0]]])
+    >>> whp(View(known, labels), View(even, labels), View(known, labels))
+    tensor([18.])
+    """
+    before, behind = ref_forget.log_probs(), reinforced_forget.log_probs()
+    generic = (before - strength * (behind - before).relu()).argmax(-1, keepdim=True)
+    return forget.mean(-forget.log_probs().gather(-1, generic)[..., 0])
+
+
 def unlikelihood(forget: View, *, skip: int = 1) -> PerText:
     """-log(1 - p) of the true tokens, mean over all but the first ``skip`` of each text. [B], nats,
     at least 0; 0 where a text has no more.

@@ -36,6 +36,7 @@ AnyMask = Bool[Tensor, "*shape"]
 Blocks = Float[Tensor, "blocks entries"]
 PerBlock = Float[Tensor, "blocks 1"]
 PerColumn = Float[Tensor, "columns"]
+OfInputs = Float[Tensor, "columns columns"]
 Vector = Float[Tensor, "size"]
 
 # Of packed files: every one has dimensions of its own, so only their number is told.

@@ -21,7 +21,7 @@ from remnant.model.examples import Pool, batch_of
 from remnant.model.head import trained_head
 from remnant.model.reference import Reference, build
 from remnant.ranks import gathered, own
-from remnant.readings import SIDES, Reading, leader
+from remnant.readings import SIDES, Reading, Who, leader
 from remnant.records import UnlearnSpec
 from remnant.resolve import Method
 
@@ -62,13 +62,13 @@ def terms_of(spec: UnlearnSpec) -> list[Term]:
 
 
 class Stream(NamedTuple):
-    """The examples of one side, what is read of them, and the cached reference if some of that is
-    the reference's.
+    """The examples of one side, what is read of them, and of every model that stands still what it
+    says of them, if some of that is its.
     """
 
     pool: Pool
     wanted: frozenset[Reading]
-    reference: Reference | None
+    kept: Mapping[Who, Reference]
 
 
 class Group(NamedTuple):
@@ -87,10 +87,12 @@ def make_streams(
     pools: Mapping[str, Pool],
     pad: int,
     seed: int,
+    reinforced: PreTrainedModel | None = None,
 ) -> dict[str, Group]:
     """The sides that the terms read, grouped by the side that leads them, each with the reference
-    values that they read, computed on the untouched model.
+    values that they read, computed on the untouched model, and those of the reinforced one.
     """
+    still = {"reference": model} | ({"reinforced": reinforced} if reinforced else {})
     wanted = {reading for term in terms for reading in term.reads}
     groups: dict[str, Group] = {}
     for side in SIDES:
@@ -102,10 +104,12 @@ def make_streams(
                 raise UserError(
                     f"The {name} text is empty.", "Prepare the corpus again with text in it."
                 )
-        ours = [r for r in own if r.model == "reference"]
-        reference = build(model, pools[side].examples, pad, ours) if ours else None
+        kept: dict[Who, Reference] = {}
+        for who in sorted({r.model for r in own} - {"policy"}):
+            ours = [r for r in own if r.model == who]
+            kept[who] = build(still[who], pools[side].examples, pad, ours)
         group = groups.setdefault(leader(side), _group(leader(side), pools, seed))
-        group.streams[side] = Stream(pools[side], own, reference)
+        group.streams[side] = Stream(pools[side], own, kept)
     return groups
 
 
@@ -229,12 +233,9 @@ def _read(
         examples = [stream.pool.examples[place] for place in places]
         batch = batch_of(examples, pad, model.device)
         found |= _of_policy(model, batch, [r for r in stream.wanted if r.model == "policy"], head)
-        if stream.reference is not None:
-            found |= {
-                r: stream.reference.read(r, places, batch)
-                for r in stream.wanted
-                if r.model == "reference"
-            }
+        for who, reference in stream.kept.items():
+            own = (r for r in stream.wanted if r.model == who)
+            found |= {r: reference.read(r, places, batch) for r in own}
     return found
 
 

@@ -62,6 +62,7 @@ class UnlearnSpec(OptimSpec):
     answers. ``loss_on``: all tokens of an example, or those of the answer alone. ``alternatives``:
     a file of other answers to the forget questions, for terms that read them. ``token_weights``: a
     file that says how much each token of the forget text counts, in every term that sums tokens.
+    ``reinforced``: the target trained once more on the forget text, for terms that read it.
 
     ``form``: of asking (``corpus.forms``), in which questions are trained on and probed; by default
     the one in which the target knows most, or in a sweep the one that its measurements name.
@@ -85,6 +86,7 @@ class UnlearnSpec(OptimSpec):
     loss_on: Literal["all", "answer"] = "all"
     alternatives: str | None = None
     token_weights: str | None = None
+    reinforced: str | None = None
     form: str = "best"
     system: str = ""
     retain: tuple[Literal["retain1", "retain2"], ...] | None = None

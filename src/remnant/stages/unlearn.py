@@ -34,6 +34,7 @@ from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.ranks import first, spread, told
 from remnant.records import Probed, SamSpec, UnlearnResult, UnlearnSpec, ZerothSpec
 from remnant.stages.examples import read_examples
+from remnant.stages.reinforced import reinforced
 from remnant.trainable.attach import attach
 from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import GENERATIONS
@@ -96,7 +97,9 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
             "Lower unlearn's max_tokens, so that texts are cut.",
         )
     collect = spread(model, blocks)
-    streams = make_streams(model, terms, pools, pad, spec.seed)
+    other = reinforced(inputs.get("reinforced"), model, spec)
+    streams = make_streams(model, terms, pools, pad, spec.seed, other)
+    del other
     probe = make_probe(model, tokenizer, corpus, manner)
     moving = trained_on_grids(
         attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)),

@@ -11,6 +11,7 @@ from remnant.formats import table as formats
 from remnant.formats.base import Format, Kind
 from remnant.formats.table import Named, keys_of, read_by
 from remnant.transforms.base import Transform
+from remnant.transforms.editing import EDIT
 from remnant.transforms.mixing import MIX
 from remnant.transforms.noise import NOISE
 from remnant.transforms.pruning import PRUNE, WANDA
@@ -25,6 +26,7 @@ _OWN: tuple[Transform[Any], ...] = (
     MIX,
     TASK_VECTOR,
     RANDOM_UPDATE,
+    EDIT,
     RELEARN,
 )
 TRANSFORMS: Mapping[str, Kind] = {**formats.FORMATS, **{found.key: found for found in _OWN}}

@@ -28,7 +28,7 @@ from remnant.records import MeasureSpec, UnlearnSpec, Variant, saves_apart
 from remnant.report.pareto import Means, left_of, means_on
 from remnant.resolve import keywords
 from remnant.tuning.objective import FLOOR, WORST, objective
-from remnant.tuning.spaces import Space, Span, fixed, space_of, wants_alternatives
+from remnant.tuning.spaces import Space, Span, fixed, space_of, wants_alternatives, wants_reinforced
 from remnant.weightfiles import config_of
 
 ALL = "all"
@@ -123,6 +123,8 @@ def settings_of(method: str, question: Question) -> dict[str, object]:
     if not isinstance(own, dict):
         raise UserError(f"{method} = {own!r} is no setting.", f"Write --set {method}.KEY=VALUE.")
     given = {**PRUNED, "seed": question.seed, **common, **own}
+    if not wants_reinforced(method):
+        given.pop("reinforced", None)
     if not wants_alternatives(method):
         return {name: value for name, value in given.items() if name != "alternatives"}
     return {"examples": "questions", **given}
@@ -149,7 +151,7 @@ def spaces(store: Store, target: Input, question: Question) -> dict[str, dict[st
     Raises:
         UserError: an unknown method or setting, or bounds that nothing has.
     """
-    names = tuple(METHODS) if question.methods == (ALL,) else question.methods
+    names = _all(question) if question.methods == (ALL,) else question.methods
     for name in names:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
@@ -165,6 +167,12 @@ def spaces(store: Store, target: Input, question: Question) -> dict[str, dict[st
     if strange := question.spans.keys() - known - under:
         raise unknown("setting", min(strange), known)
     return found
+
+
+def _all(question: Question) -> tuple[str, ...]:
+    """All methods; those that read a reinforced model only where one is given."""
+    given = "reinforced" in question.settings
+    return tuple(m for m in METHODS if given or not wants_reinforced(m))
 
 
 def _tunable(method: str) -> set[str]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from remnant.catalog import METHODS
 from remnant.errors import UserError
-from remnant.methods import sides_read
+from remnant.methods import reads_reinforced, sides_read
 from remnant.readings import SIDES
 from remnant.records import UnlearnSpec
 
@@ -138,3 +138,12 @@ def wants_alternatives(method: str) -> bool:
     """
     sides = sides_read(UnlearnSpec(method=method))
     return any(SIDES[side].paired_with for side in sides)
+
+
+def wants_reinforced(method: str) -> bool:
+    """Whether a method reads the target trained once more on the forget text.
+
+    >>> wants_reinforced("whp_gdr"), wants_reinforced("npo_klr")
+    (True, False)
+    """
+    return reads_reinforced(UnlearnSpec(method=method))
