@@ -265,7 +265,7 @@ and what that adds is taken off it.
 
 `edit` is a method of its own too: one command makes the edited model of the target.
 
-    remnant transform TARGET --use edit4 --data CORPUS
+    remnant transform TARGET --use edit1 --data CORPUS
 
 ## Metrics
 

@@ -268,7 +268,7 @@ def taking(found: Step, target: object) -> Step:
     if target is not None and "target" not in found.inputs:
         named = (key for key in table.TRANSFORMS if "target" in step(key).inputs)
         raise UserError(
-            f"The transform '{found.spec.use}' takes no target.",
+            f"The transform '{shown(found.spec)}' takes no target.",
             f"Leave it out; those that take one: {', '.join(named)}.",
         )
     return found

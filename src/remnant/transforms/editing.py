@@ -32,6 +32,6 @@ EDIT = Transform(
     params=Editing,
     read=_read,
     write=_write,
-    names=("edit1", "edit4"),
+    names=("edit0.5", "edit1"),
     by_text=True,
 )
