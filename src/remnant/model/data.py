@@ -123,7 +123,7 @@ def context_tokens(whole: Sequence[int], beginning: Sequence[int]) -> int:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int
 ) -> list[list[int]]:
     """Token lists of at most ``max_tokens``.
 
