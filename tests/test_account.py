@@ -6,14 +6,14 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from remnant.catalog import STAGE_VERSIONS
 from remnant.durable import digest_of
 from remnant.flow.store import Store
-from remnant.metrics import NEEDED_KINDS
+from remnant.metrics import Kind
 from remnant.records import Check, Evidence, Manifest, Record, Rule, Stage, Variant
 from remnant.report import account, page
 from remnant.report.descent import descent
@@ -145,7 +145,7 @@ def test_every_model_is_named_with_the_files_of_its_weights(store: Store) -> Non
 
 def test_every_word_and_kind_of_test_has_plain_words() -> None:
     assert set(account.WORDS) == set(WORST)
-    assert {*NEEDED_KINDS, ANSWERS, "more tests"} < set(account.KINDS)
+    assert {*get_args(Kind), ANSWERS} < set(account.KINDS)
     said = {word: count for word, _, count in account.words(results())}
     assert said["came back"] == 2
     assert said["gone"] == 10
@@ -175,6 +175,11 @@ def test_what_is_not_claimed_depends_on_what_was_seen_and_tried() -> None:
     verdicts = [v.model_copy(update={"steps": ("relearn64-forget10",)}) for v in group.verdicts]
     tried = dataclasses.replace(base, groups=[dataclasses.replace(group, verdicts=verdicts)])
     assert "that was not tried" not in " ".join(account.not_claimed(tried))
+    asked = {"model": "ga_gdr", "test": "curve", "kind": "relearning", "left": None, "said": ""}
+    for says, untried in (("silent", False), ("not measured", True)):
+        evidence = [Evidence.model_validate(asked | {"says": says})]
+        also = dataclasses.replace(base, groups=[dataclasses.replace(group, evidence=evidence)])
+        assert ("that was not tried" in " ".join(account.not_claimed(also))) is untried
 
 
 def test_how_it_was_checked_says_whether_there_was_a_never_read_model(store: Store) -> None:

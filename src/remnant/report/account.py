@@ -33,7 +33,12 @@ KINDS: Mapping[str, str] = {
     "probability per token": "How likely it holds the next word of the text, said or not.",
     "membership": "Whether the text can be told from text of the same kind that was never read.",
     ANSWERS: "Whether it ends at once or repeats a phrase, as a model does that only refuses.",
-    "more tests": "Tests that whoever ordered the audit added.",
+    "relearning": "It is trained a little on a part of the text, and asked for the rest.",
+    "damaged weights": "Its weights are pruned, blurred or mixed with the target's, and it is asked "
+    "again.",
+    "soft prompt": "An input is searched for that makes it tell the text.",
+    "more tests": "Further tests, such as the question in other words; the engineer's part names "
+    "them.",
 }
 WORDS: Mapping[Outcome, str] = {
     "gone": "No test of this report tells the model from one that never read the text. Only this "
@@ -225,8 +230,9 @@ def words(results: Results) -> list[tuple[Outcome, str, int]]:
 def not_claimed(results: Results) -> list[str]:
     """What this report does not say, in plain sentences."""
     rule = results.sweep.rule
-    forms = dict.fromkeys(v.form for group in results.groups for v in group.verdicts)
-    relearned = any("relearn" in form for form in forms)
+    tried = [v.form for group in results.groups for v in group.verdicts]
+    tried += [k.name for k in kinds(results.groups) if k.made]
+    relearned = any("relearn" in what for what in tried)
     told = [
         "That a law or a contract is kept. This is a measurement, not legal advice.",
         "That the texts above are the right ones, or all that there are. What stands in other "
