@@ -34,8 +34,8 @@ KINDS: Mapping[str, str] = {
     "membership": "Whether the text can be told from text of the same kind that was never read.",
     ANSWERS: "Whether it ends at once or repeats a phrase, as a model does that only refuses.",
     "relearning": "It is trained a little on a part of the text, and asked for the rest.",
-    "damaged weights": "Its weights are pruned, blurred or mixed with the target's, and it is asked "
-    "again.",
+    "damaged weights": "Its weights are pruned, blurred or mixed with the target's, and it is "
+    "asked again.",
     "soft prompt": "An input is searched for that makes it tell the text.",
     "more tests": "Further tests, such as the question in other words; the engineer's part names "
     "them.",
