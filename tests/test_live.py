@@ -2,6 +2,7 @@
 
 import errno
 import http.client
+import itertools
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -123,6 +125,17 @@ def test_what_is_made_is_seen_and_what_ends_is_no_longer(full: Store) -> None:
     assert "nobody is making the rest" in watched.now()
     (full.scratch(NEXT) / FAILURE).write_text(json.dumps({"message": "no <b>", "traceback": ""}))
     assert "no &lt;b&gt;" in watched.now()
+
+
+def test_looks_that_take_long_are_made_seldom(full: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, spent = Watched(full), itertools.count()
+    monkeypatch.setattr(time, "thread_time", lambda: next(spent) / 2)
+    first = watched.now()
+    doing(full, 7)
+    assert watched.now() == first
+    later = time.monotonic() + 0.5 / live.BUSY
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert "7 of 9" in watched.now()
 
 
 def test_a_report_is_made_anew_only_where_something_was_finished(

@@ -8,6 +8,7 @@ asks for is one of these names or nothing.
 import errno
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+# A look at thousands of pieces takes half a second of processor; of such looks are made so many
+# that they take this share of a core, which the runs need.
+QUICK, BUSY = 0.1, 0.05
 # Ports that a system keeps for itself, or that somebody else has.
 REFUSED = {
     errno.EADDRINUSE: "is taken by another program",
@@ -60,6 +64,7 @@ class Watched:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._looking, self._writing = threading.Lock(), threading.Lock()
+        self._last, self._again = "", 0.0
         self._paces: dict[str, Pace] = {}
         self._found: dict[str, tuple[frozenset[str], Found]] = {}
         self._reports: dict[str, tuple[frozenset[str], str]] = {}
@@ -71,9 +76,18 @@ class Watched:
     def now(self) -> str:
         """What changes of it."""
         with self._looking:
-            names, known = runs.every(self.store)
-            found = [self._run(name) for name in names]
-            alone = runs.single(self.store, known, self._left)
+            if time.monotonic() < self._again:
+                return self._last
+            begun = time.thread_time()
+            self._last = self._look()
+            took = time.thread_time() - begun
+            self._again = time.monotonic() + (took / BUSY if took > QUICK else 0.0)
+            return self._last
+
+    def _look(self) -> str:
+        names, known = runs.every(self.store)
+        found = [self._run(name) for name in names]
+        alone = runs.single(self.store, known, self._left)
         # What goes on first; then by name, as they come.
         found.sort(key=lambda run: not run.going)
         return self._shown("runs.html.j2", runs=found, alone=alone, place=REPORT)
