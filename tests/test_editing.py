@@ -22,7 +22,7 @@ from remnant.testing import tiny_model
 from remnant.training.editing import down_projections, edit, look, pulled, raising
 from remnant.training.loop import Loop
 from remnant.training.relearning import texts_of
-from tests.conftest import silent
+from tests.conftest import hearing, silent
 
 Save = Callable[[PreTrainedModel, str], Path]
 BLOCKS = {"llama": "model.layers", "gpt2": "transformer.h", "gpt_neox": "gpt_neox.layers"}
@@ -125,8 +125,12 @@ def test_an_edit_moves_few_matrices_against_the_forget_text_and_holds_the_rest(
     assert moved == raising(model, found, texts)[:1]
     assert set(moved) <= set(result.changed)
     free = open_model(str(folder))
-    loop = Loop(tmp_path, silent, 0)
+    heard: list[tuple[int, int]] = []
+    loop = Loop(tmp_path, hearing(lambda done, total, note: heard.append((done, total))), 0)
     edit(free, tokenizer, corpus, loop, layers=1, strength=200.0, retain=0.0)
+    passes = len(heard)
+    assert passes == 2 * len(texts) + len(encode(tokenizer, retain, 512))
+    assert heard == [(done, passes) for done in range(1, passes + 1)]
     before_, held, loose = (
         [nll(m, tokenizer, texts_) for texts_ in (forget, retain)] for m in (model, edited, free)
     )

@@ -3,9 +3,10 @@ longer raise the true tokens. Nothing is trained.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,14 +83,23 @@ def edit(  # noqa: PLR0913 (four are settings, which a user writes by their name
         raise UserError(
             f"The model has {len(found)} MLPs, fewer than {layers}.", f"Set layers to {len(found)}."
         )
-    chosen = raising(model, found, forget)[:layers]
-    for i, matrix in enumerate(m for m in found if m.name in chosen):
-        loop.work.progress(i, layers, matrix.name)
-        pull, seen = pulled(model, matrix, forget, strength)
-        held = retain * second_moment(model, matrix.name, other)
+    passes = (1 + layers) * len(forget) + layers * len(other)
+    told = partial(_counted, count(1), lambda done, note: loop.work.progress(done, passes, note))
+    chosen = raising(model, found, told(forget, "looking for layers"))[:layers]
+    for matrix in (m for m in found if m.name in chosen):
+        pull, seen = pulled(model, matrix, told(forget, matrix.name), strength)
+        held = retain * second_moment(model, matrix.name, told(other, matrix.name))
         change = least_squares_edit(pull, seen, held, ridge=ridge)
         matrix.write((matrix.read().double() + change).to(matrix.parameter.dtype))
-    loop.work.progress(layers, layers, "edited")
+
+
+def _counted(
+    numbers: Iterator[int], report: Callable[[int, str], None], texts: Sequence[Tensor], note: str
+) -> Iterator[Tensor]:
+    """Texts one after the other, each told of when the next is asked for."""
+    for ids in texts:
+        yield ids
+        report(next(numbers), note)
 
 
 def _told(
@@ -118,7 +128,7 @@ def down_projections(model: PreTrainedModel) -> list[Matrix]:
     return found
 
 
-def raising(model: PreTrainedModel, among: Sequence[Matrix], texts: Sequence[Tensor]) -> list[str]:
+def raising(model: PreTrainedModel, among: Sequence[Matrix], texts: Iterable[Tensor]) -> list[str]:
     """The names of weights by how much their outputs add to the true tokens' logits over some
     texts, the most first.
     """
@@ -132,7 +142,7 @@ def raising(model: PreTrainedModel, among: Sequence[Matrix], texts: Sequence[Ten
 
 
 def pulled(
-    model: PreTrainedModel, matrix: Matrix, texts: Sequence[Tensor], strength: float
+    model: PreTrainedModel, matrix: Matrix, texts: Iterable[Tensor], strength: float
 ) -> tuple[Tensor, Tensor]:
     """The means over tokens of c x^T, c the change that is wanted of an output, and of x x^T; [out,
     in] and [in, in].
@@ -140,21 +150,27 @@ def pulled(
     name = matrix.name
     rows, columns = matrix.read().shape
     like = torch.zeros(rows, columns, dtype=torch.float64, device=matrix.parameter.device)
-    toward, square, length, count = like, like.new_zeros(columns, columns), 0.0, 0
+    toward, square, length, tokens = like, like.new_zeros(columns, columns), 0.0, 0
     for ids in texts:
         seen = look(model, [name], ids)
         inputs, direction = seen.inputs[name], nn.functional.normalize(seen.rising, dim=-1)
         toward = toward + direction.T @ inputs
         square = square + inputs.T @ inputs
         length += float(seen.outputs[name].norm(dim=-1).sum())
-        count += len(inputs)
-    return -strength * (length / count) * toward / count, square / count
+        tokens += len(inputs)
+    return -strength * (length / tokens) * toward / tokens, square / tokens
 
 
-def second_moment(model: PreTrainedModel, name: str, texts: Sequence[Tensor]) -> Tensor:
+def second_moment(model: PreTrainedModel, name: str, texts: Iterable[Tensor]) -> Tensor:
     """The mean over tokens of x x^T, x the input of a weight; [in, in]."""
-    total = summed(model, [name], texts, lambda inputs: inputs.T @ inputs)[name]
-    return total / sum(ids.numel() for ids in texts)
+
+    def products(inputs: Tensor) -> Tensor:
+        # One more column, of ones, counts the tokens.
+        more = torch.cat([inputs, torch.ones_like(inputs[:, :1])], -1)
+        return more.T @ more
+
+    total = summed(model, [name], texts, products)[name]
+    return total[:-1, :-1] / total[-1, -1]
 
 
 def look(model: PreTrainedModel, names: Sequence[str], ids: Tensor) -> Pass:
