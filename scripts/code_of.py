@@ -1,4 +1,4 @@
-"""The code of a notebook as one text, for the type checker: python scripts/code_of.py NOTEBOOK"""
+"""Print the code of a notebook, for the type checker: python scripts/code_of.py NOTEBOOK."""
 
 import json
 import sys

@@ -2,6 +2,7 @@
 leaves alone."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +132,9 @@ def test_an_edit_moves_few_matrices_against_the_forget_text_and_holds_the_rest(
     passes = len(heard)
     assert passes == 2 * len(texts) + len(encode(tokenizer, retain, 512))
     assert heard == [(done, passes) for done in range(1, passes + 1)]
+    sides = (forget, retain)
     before_, held, loose = (
-        [nll(m, tokenizer, texts_) for texts_ in (forget, retain)] for m in (model, edited, free)
+        [*map(partial(nll, m, tokenizer), sides)] for m in (model, edited, free)
     )
     assert held[0] - before_[0] > 0.02
     # What retain text weighs is what it is spared, against the forget text.
