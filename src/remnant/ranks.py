@@ -5,7 +5,8 @@ of every parameter, and the texts whose losses are taken. In one process every f
 back what it was given.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -41,7 +42,17 @@ def count() -> int:
 
 def first() -> bool:
     """Whether this is the rank that writes."""
-    return count() == 1 or dist.get_rank() == 0
+    return rank() == 0
+
+
+def share_here() -> float:
+    """The share of a model in shards that this machine's ranks hold, of 1 at most."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", count())) / count()
+
+
+def rank() -> int:
+    """Which of the ranks this is, from 0 on."""
+    return dist.get_rank() if count() > 1 else 0
 
 
 def told(value: T) -> T:
@@ -63,9 +74,33 @@ def totals(values: Sequence[float]) -> list[float]:
     return found
 
 
+def second_group() -> dist.ProcessGroup | None:
+    """The same ranks, for threads that talk to each other while the run's own do."""
+    return dist.new_group(backend="gloo") if count() > 1 else None
+
+
 def total(value: float) -> float:
     """A number summed over all ranks."""
     return totals([value])[0]
+
+
+def counts(values: Sequence[int]) -> list[int]:
+    """Whole numbers of 64 bits summed over all ranks, what flows over being cut off."""
+    if count() == 1:
+        return list(values)
+    summed = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(summed)
+    found: list[int] = summed.tolist()
+    return found
+
+
+def of_all(value: T) -> list[T]:
+    """What every rank has, in their order, on all of them."""
+    if count() == 1:
+        return [value]
+    said = [value] * count()
+    dist.all_gather_object(said, value)
+    return said
 
 
 def own(rows: list[T]) -> list[T]:
@@ -74,7 +109,7 @@ def own(rows: list[T]) -> list[T]:
     """
     if count() == 1:
         return rows
-    return rows[dist.get_rank() :: count()] or rows[:1]
+    return rows[rank() :: count()] or rows[:1]
 
 
 def gathered(losses: Tensor, rows: int) -> Tensor:
@@ -85,8 +120,8 @@ def gathered(losses: Tensor, rows: int) -> Tensor:
     """
     if count() == 1:
         return losses
-    most, rank = -(-rows // count()), dist.get_rank()
-    mine = len(range(rank, rows, count()))
+    most, own_rank = -(-rows // count()), rank()
+    mine = len(range(own_rank, rows, count()))
     padded = torch.cat([losses.detach(), losses.new_zeros(most)])[:most].contiguous()
     found = [torch.empty_like(padded) for _ in range(count())]
     dist.all_gather(found, padded)
@@ -94,7 +129,7 @@ def gathered(losses: Tensor, rows: int) -> Tensor:
     scaled = losses * 1.0
     if scaled.requires_grad:
         scaled.register_hook(lambda gradient: gradient * count())
-    merged[rank :: count()] = scaled[:mine]
+    merged[own_rank :: count()] = scaled[:mine]
     # A rank that has no rows of its own takes part in the backward pass all the same.
     return merged if mine else merged + 0.0 * scaled.sum()
 
@@ -111,18 +146,14 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def in_shards(tensors: Iterable[Tensor]) -> bool:
+    """Whether the ranks hold different rows of some tensors."""
+    return any(isinstance(t, DTensor) for t in tensors)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All rows of a tensor, asked for by all ranks at once."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def kept(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as they are kept: whole, one gathered after the other, on the first rank alone."""
-    found = {}
-    for name, tensor in named.items():
-        value = whole(tensor)
-        found[name] = value if first() else value.new_empty(0)
-    return found
 
 
 @torch.no_grad()
@@ -135,6 +166,11 @@ def fill(tensor: Tensor, value: Tensor | None) -> None:
             given.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
         ).to_local()
     local(tensor).copy_(given)
+
+
+def offset(parameter: Tensor) -> int:
+    """How many numbers of a parameter stand before those that this rank holds."""
+    return span(parameter).start * parameter[:1].numel() if parameter.ndim else 0
 
 
 def span(parameter: Tensor) -> slice:
@@ -206,12 +242,15 @@ def percentile(scores: Sequence[Tensor], share: float) -> float:
     return low + (high - low) * (place - int(place))
 
 
-def spread(model: M, blocks: Callable[[M], Iterable[nn.Module]]) -> Callable[[], None]:
+def spread(
+    model: M, blocks: Callable[[M], Iterable[nn.Module]], device: str | None = None
+) -> Callable[[], None]:
     """Divide a model's weights among the ranks, in place, its blocks gathered one at a time.
 
     Args:
         model: the same on all ranks.
         blocks: gives its blocks.
+        device: where its weights will be, if they are not read yet.
 
     Returns:
         What makes it a plain model again on the first rank; the others are done then (``Given``).
@@ -221,8 +260,8 @@ def spread(model: M, blocks: Callable[[M], Iterable[nn.Module]]) -> Callable[[],
     from torch.distributed.fsdp import fully_shard
 
     before = {m: (type(m), [*m._forward_pre_hooks], [*m._forward_hooks]) for m in model.modules()}
-    device = next(model.parameters()).device.type
-    mesh = init_device_mesh(device, (count(),))
+    kind = torch.device(device or next(model.parameters()).device).type
+    mesh = init_device_mesh(kind, (count(),))
     parts: list[nn.Module] = [*blocks(model), model]
     for part in parts:
         fully_shard(part, mesh=mesh, reshard_after_forward=True)

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NamedTuple, cast
@@ -225,9 +226,11 @@ def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
     """The scratch folder with nothing in it but what the stage can go on from."""
     scratch.mkdir(parents=True, exist_ok=True)
     for path in scratch.iterdir():
+        if any(fnmatchcase(path.name, pattern) for pattern in goes_on_from):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name not in goes_on_from:
+        else:
             path.unlink()
     return scratch
 

@@ -264,9 +264,17 @@ def _are_same(chosen: list[Path], other: list[Path]) -> bool:
     return all(old[name].data_ptr() in known for name in set(old) - seen)
 
 
-def check_size(config: Any, stored: Stored, source: str, own_code: bool = False) -> None:
-    """Compare a configuration with what the files hold before anything of its size is built;
-    ``own_code``: the model's own code builds it.
+def check_size(
+    config: Any, stored: Stored, source: str, own_code: bool = False, width: float = 4
+) -> None:
+    """Compare a configuration with what the files hold before anything of its size is built.
+
+    Args:
+        config: of the model.
+        stored: what the files hold.
+        source: the folder or hub id.
+        own_code: whether the model's own code builds it.
+        width: bytes that each of its numbers takes on this machine.
 
     Raises:
         UserError: it asks for far more layers or numbers than are stored, for more memory than
@@ -303,15 +311,13 @@ def check_size(config: Any, stored: Stored, source: str, own_code: bool = False)
             ),
             "config.json and the weights are not of one model.",
         )
-    wanted, there = (
-        4 * (size + sum(b.numel() for b in model.buffers())),
-        psutil.virtual_memory().total,
-    )
+    wanted = width * (size + sum(b.numel() for b in model.buffers()))
+    there = psutil.virtual_memory().total
     if wanted > there:
         raise UserError(
             (
-                f"The model {source} needs {wanted / 1e9:.0f} GB in float32; this machine has "
+                f"The model {source} needs {wanted / 1e9:.0f} GB as it is opened; this machine has "
                 f"{there / 1e9:.0f} GB."
             ),
-            "Use a larger machine.",
+            "Use a larger machine, or divide it among several.",
         )

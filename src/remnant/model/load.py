@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from remnant.model.door import check_codes, check_folder, check_size, packing_at
 from remnant.model.sizes import longest_text
 from remnant.model.whole import check_finite, check_whole
 from remnant.packing import DECODED_AT_OPENING, PACKINGS, check_measured, gguf_in
+from remnant.ranks import share_here
 from remnant.remotecode import runs_code
 
 BY_LLAMA = "Measure it, or pass --dequantize to decode it first."
@@ -63,7 +64,11 @@ def _check_source(source: str, what: str) -> None:
 
 
 def open_model(
-    source: str, device: str = "cpu", *, dtype: torch.dtype = torch.float32
+    source: str,
+    device: str = "cpu",
+    *,
+    dtype: torch.dtype = torch.float32,
+    divide: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode, from a folder or a hub id, all of it and finite.
 
@@ -71,6 +76,9 @@ def open_model(
         source: the folder or id.
         device: where it goes, once it was seen to be whole.
         dtype: of its weights.
+        divide: called with the model before its weights are read; of parameters that it puts into
+            shards only this rank's rows are read. Versions of transformers that cannot do this do
+            not call it.
 
     Raises:
         UserError: no such folder, an adapter, no configuration or one that cannot be built, no
@@ -94,7 +102,8 @@ def open_model(
         config = AutoConfig.from_pretrained(source, trust_remote_code=own_code)
         _refuse_encoder_decoder(config, source)
         if stored and not packed:
-            check_size(config, stored, source, own_code)
+            width = dtype.itemsize * (share_here() if divide else 1)
+            check_size(config, stored, source, own_code, width)
         more: dict[str, Any] = {}
         if packed:
             # Packed weights are unpacked where they are to stay.
@@ -102,9 +111,8 @@ def open_model(
         if packed and packed.key in DECODED_AT_OPENING:
             config.quantization_config["dequantize"] = True
             more["config"] = config
-        with contextlib.redirect_stderr(
-            io.StringIO()
-        ):  # progress bars of the libraries that unpack quantized weights
+        # Without the progress bars of the libraries that unpack quantized weights.
+        with contextlib.redirect_stderr(io.StringIO()), _before_reading(divide):
             opened: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
@@ -119,6 +127,31 @@ def open_model(
     if packed and packed.key in ("compressed-tensors", *DECODED_AT_OPENING):
         _unpack(model, dtype)
     return on_device(model.eval(), device)
+
+
+@contextlib.contextmanager
+def _before_reading(divide: Callable[[PreTrainedModel], None] | None) -> Iterator[None]:
+    """Within, transformers calls a function with every model that it has built and not yet filled.
+
+    It does so with its own for a ``distributed_config``, which knows some architectures only.
+    """
+    place = "maybe_distribute_model"
+    if divide is None or not hasattr(PreTrainedModel, place):
+        yield
+        return
+    found = divide
+
+    def divided(model: PreTrainedModel, *given: Any) -> PreTrainedModel:
+        # A weight under two names is to be one shard.
+        model.tie_weights()
+        found(model)
+        return model
+
+    setattr(PreTrainedModel, place, staticmethod(divided))
+    try:
+        yield
+    finally:
+        delattr(PreTrainedModel, place)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError, some
+from remnant.ranks import in_shards, local, of_all
 from remnant.weightfiles import WRAPPERS
 
 # Buffers that older versions saved and that every model computes anew.
@@ -135,7 +136,9 @@ def check_finite(
         **dict(model.named_parameters()),
         **{n: t for n, t in model.named_buffers() if n in saved},
     }
-    name = first_not_finite((n, t.data) for n, t in named.items())
+    name = first_not_finite((n, local(t.data)) for n, t in named.items())
+    if in_shards(model.parameters()):
+        name = next(filter(None, of_all(name)), None)
     if name:
         raise UserError(f"The weight {name} of {source} holds values that are not finite.", remedy)
 

@@ -19,19 +19,20 @@ from remnant.model.data import batch_order, pack
 from remnant.model.door import check_plain
 from remnant.model.examples import Example, batch_of, pool_of
 from remnant.model.head import trained_head
-from remnant.model.load import context_length, in_dtype, on_device, open_model, open_tokenizer
+from remnant.model.load import context_length, in_dtype, on_device, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
+from remnant.model.spread import open_spread
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.ranks import gathered, own, spread
 from remnant.records import TrainResult, TrainSpec
 from remnant.stages.examples import questions_of
 from remnant.trainable.attach import attach
-from remnant.training.checkpoints import GENERATIONS
+from remnant.training.checkpoints import LEFT
 from remnant.training.loop import fit, last_of
 from remnant.training.stepper import in_regime, storage_dtype
 
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
-GOES_ON_FROM = (*GENERATIONS, "steps.jsonl")
+GOES_ON_FROM = (*LEFT, "steps.jsonl")
 
 
 def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> TrainResult:
@@ -42,14 +43,17 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
     if base:
         check_plain(base, "packed weights cannot be trained")
     tokenizer = open_tokenizer(base or str(corpus / "tokenizer"))
-    model = open_model(base) if base else fresh_model(spec, tokenizer)
+    if base:
+        model, collect = open_spread(base, work.place.device, storage_dtype(spec.weights))
+    else:
+        model = on_device(fresh_model(spec, tokenizer), work.place.device)
+        collect = spread(model, blocks)
     check_saving(model, tokenizer)
-    model = in_regime(on_device(model, work.place.device), spec).eval()
+    model = in_regime(model, spec).eval()
     check_ids(model, tokenizer)
     make = epochs_of_documents if spec.examples == "documents" else epochs_of_questions
     epochs = make(spec, tokenizer, corpus, context_length(model))
     spec = _with_steps(spec, epochs.batches)
-    collect = spread(model, blocks)
     moving = attach(model, spec)
     loss_at = _loss(model, tokenizer.pad_token_id, epochs)
     steps, _ = fit(moving, spec, loss_at, out, work)

@@ -27,7 +27,7 @@ from remnant.model.versions import opened, version
 from remnant.model.whole import check_finite, check_ids, digest_of_weights, first_not_finite
 from remnant.records import Calibration, TransformResult, TransformSpec
 from remnant.resolve import Method
-from remnant.training.checkpoints import GENERATIONS
+from remnant.training.checkpoints import LEFT
 from remnant.training.loop import Loop
 from remnant.transforms.base import Transform
 
@@ -35,7 +35,7 @@ from remnant.transforms.base import Transform
 # the one that was asked for.
 ENOUGH = 0.25
 LEAVES = (*LEFT_BY_MODELS, "codes.safetensors", "steps.jsonl")
-GOES_ON_FROM = (*GENERATIONS, "steps.jsonl")
+GOES_ON_FROM = (*LEFT, "steps.jsonl")
 
 
 def run(

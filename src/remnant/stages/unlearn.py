@@ -3,6 +3,7 @@ a written rule.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,23 +22,23 @@ from remnant.durable import is_whole, tell
 from remnant.errors import UserError
 from remnant.evaluate.items import AS_PUBLISHED, Manner, alone_of, chat_of, manner_of
 from remnant.metrics import Role
-from remnant.model import kept
-from remnant.model.blocks import blocks, said
+from remnant.model.blocks import said
 from remnant.model.data import Batch
 from remnant.model.door import check_plain
 from remnant.model.examples import Pool, batch_of, joined
 from remnant.model.head import trained_head
 from remnant.model.load import context_length, in_dtype, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
+from remnant.model.spread import open_spread
 from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
-from remnant.ranks import first, spread, told
+from remnant.ranks import counts, in_shards, local, offset, rows_of, told
 from remnant.records import Probed, SamSpec, UnlearnResult, UnlearnSpec, ZerothSpec
 from remnant.stages.examples import read_examples
 from remnant.stages.reinforced import reinforced
 from remnant.trainable.attach import attach
 from remnant.trainable.trainable import Trainable
-from remnant.training.checkpoints import GENERATIONS
+from remnant.training.checkpoints import BEST, LEFT, load_best, save_best
 from remnant.training.dual import make_dual
 from remnant.training.gradients import LOST, losses_of
 from remnant.training.loop import AfterStep, fit
@@ -53,7 +54,7 @@ from remnant.training.stepper import in_regime, movable_share, storage_dtype, wa
 
 PROBE_ITEMS = 48
 LEAVES = (*LEFT_BY_MODELS, CONFIG, WEIGHTS, "steps.jsonl", CERTIFICATE)
-GOES_ON_FROM = (*GENERATIONS, "best.pt", "steps.jsonl")
+GOES_ON_FROM = (*LEFT, BEST, "steps.jsonl")
 SAMPLED = 4096
 # A step that is not lost changes nearly all numbers, also in bfloat16 at the usual rates a tenth
 # and more; of chosen layers or units it may be few of all.
@@ -77,7 +78,8 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     target, corpus = inputs["target"], inputs["corpus"]
     check_plain(str(target), "packed weights cannot be trained")
     tokenizer = open_tokenizer(str(target))
-    model = in_regime(open_model(str(target), work.place.device), spec)
+    model, collect = open_spread(str(target), work.place.device, storage_dtype(spec.weights))
+    in_regime(model, spec)
     check_saving(model, tokenizer)
     pad = tokenizer.pad_token_id
     check_ids(model, tokenizer)
@@ -96,7 +98,6 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
             ),
             "Lower unlearn's max_tokens, so that texts are cut.",
         )
-    collect = spread(model, blocks)
     other = reinforced(inputs.get("reinforced"), model, spec)
     streams = make_streams(model, terms, pools, pad, spec.seed, other)
     del other
@@ -108,7 +109,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     reach = movable_share(moving, spec, spec.lr)
     if warning := warning_of_rate(moving, spec, reach):
         tell(warning)
-    best = out / "best.pt"
+    best = out / BEST
     if best.exists() and not is_whole(best):
         _start_afresh(out)
     log = out / "steps.jsonl"
@@ -119,12 +120,10 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     forget_loss = make_forget_loss(model, pools["forget"], spec.batch_size, pad)
     after_step = _watch(spec, moving, probe, forget_loss, best)
     steps, memory = fit(moving, spec, loss_at, out, work, after_step)
-    if spec.select == "best" and "chosen" in memory:
-        found = kept.load(best) if first() else None
-        if told(found is None or found["step"] != memory["chosen"]["step"]):
-            _start_afresh(out)
-            return run(spec, inputs, out, work)
-        moving.restore(found["weights"] if found else {})
+    kept_best = spec.select == "best" and "chosen" in memory
+    if kept_best and not load_best(moving, memory["chosen"]["step"], best):
+        _start_afresh(out)
+        return run(spec, inputs, out, work)
     collect()
     if moving.apart is not None:
         moving.apart(out)
@@ -135,9 +134,10 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     chosen = memory.get("chosen") if spec.select == "best" else (probes or [None])[-1]
     certified = None
     if spec.promise:
-        origin = in_regime(open_model(str(target), work.place.device), spec)
+        dtype = storage_dtype(spec.weights)
+        origin = in_regime(open_model(str(target), work.place.device, dtype=dtype), spec)
         given = Given(model, origin, tokenizer, forget_loss)
-        certified = keep(spec.promise, given, storage_dtype(spec.weights), work.progress)
+        certified = keep(spec.promise, given, dtype, work.progress)
         chosen = {"step": chosen["step"] if chosen else steps, **probe()._asdict()}
         write_certificate(certified, out)
     in_dtype(model, storage_dtype(spec.weights))
@@ -162,18 +162,32 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     )
 
 
-def prints(model: PreTrainedModel) -> list[tuple[int, int]]:
+def prints(model: PreTrainedModel) -> list[int]:
     """Two numbers per weight that tell whether it is the same to the bit: the sums of all its bit
-    patterns and of every second one.
+    patterns and of every second one; of weights in shards those of all ranks together.
     """
     kinds = {4: torch.int32, 2: torch.int16}
-    bits = (p.data.flatten().view(kinds[p.element_size()]) for p in model.parameters())
-    return [(int(b.sum(dtype=torch.int64)), int(b[::2].sum(dtype=torch.int64))) for b in bits]
+    found = []
+    for parameter in model.parameters():
+        bits = local(parameter.data).flatten().view(kinds[parameter.element_size()])
+        second = bits[offset(parameter.data) % 2 :: 2]
+        found += [int(b.sum(dtype=torch.int64)) for b in (bits, second)]
+    return counts(found) if in_shards(model.parameters()) else found
 
 
 def sampled(model: PreTrainedModel) -> list[Tensor]:
-    """Some numbers of every weight, spread evenly: at most about ``SAMPLED`` of each."""
-    return [p.data.flatten()[:: max(1, p.numel() // SAMPLED)].clone() for p in model.parameters()]
+    """Some numbers of every weight, spread evenly: at most about ``SAMPLED`` of each; of weights in
+    shards all ranks' on the first one.
+    """
+    found = []
+    for parameter in model.parameters():
+        every = max(1, parameter.numel() // SAMPLED)
+        first_of_all = -offset(parameter.data) % every
+        found.append(local(parameter.data).flatten()[first_of_all::every].clone())
+    if not in_shards(model.parameters()):
+        return found
+    rows = rows_of(found)
+    return [own.joined(values) for own, values in zip(rows, found, strict=True)]
 
 
 def share_changed(before: list[Tensor], after: list[Tensor]) -> float:
@@ -238,9 +252,9 @@ def _start_afresh(out: Path) -> None:
     """Throw away what an earlier call left: its best checkpoint is damaged or missing, so its steps
     are worth nothing.
     """
-    tell(f"{out / 'best.pt'} is damaged or missing; the steps are done again.")
-    for name in GOES_ON_FROM:
-        (out / name).unlink(missing_ok=True)
+    tell(f"{out / BEST} is damaged or missing; the steps are done again.")
+    for path in [p for pattern in GOES_ON_FROM for p in out.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _mean_of(log: Path, name: str) -> float:
@@ -372,9 +386,7 @@ def _watch(
         )
         if _better(found, memory.get("chosen"), spec.utility_floor * origin.retain):
             memory["chosen"] = {"step": step, **found._asdict()}
-            weights = dict(moving.state())
-            if first():
-                kept.save({"step": step, "weights": weights}, best)
+            save_best(moving, step, best)
         if "stopped" not in memory and found.forget <= spec.stop_forget * origin.forget:
             memory["stopped"] = (
                 f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"

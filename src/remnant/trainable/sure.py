@@ -21,7 +21,7 @@ from remnant.errors import UserError
 from remnant.functional.touched import LEFT_ALONE
 from remnant.functional.weights import among_equals, at_least_percentile
 from remnant.model.load import Matrix, matrices
-from remnant.ranks import local, percentile, span, total, totals
+from remnant.ranks import in_shards, local, percentile, span, total, totals
 from remnant.records import SureResult, SureSpec
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Renewal, Trainable, of_weights, release
@@ -202,7 +202,7 @@ def _length(matrix: Matrix) -> int:
 
 def _in_shards(chosen: list[Matrix]) -> bool:
     """Whether the ranks hold different rows of the weights."""
-    return any(local(m.parameter) is not m.parameter for m in chosen)
+    return in_shards(m.parameter for m in chosen)
 
 
 def _gradient(matrix: Matrix) -> Tensor:

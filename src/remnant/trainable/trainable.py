@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from remnant.ranks import fill
-from remnant.ranks import kept as kept_by_ranks
 from remnant.records import Chosen, Weights
 from remnant.trainable.parts import Part
 
@@ -35,9 +34,9 @@ class Trainable(NamedTuple):
 
     ``model``: as it is trained; only what may move wants gradients. ``parts``: what moves, until a
     renewal. ``renewal``: how and how often other parts are chosen. ``state``: all that may ever
-    move, for a checkpoint, whole on the first rank; ``restore`` is its inverse, the first rank's
-    state being that of all. ``settle``: the plain model with what was
-    learned in it, once there are no more steps. ``result``: what was chosen and why.
+    move, for a checkpoint, in the memory of the model, of weights in shards what this rank holds;
+    ``restore`` takes it whole, the first rank's being that of all. ``settle``: the plain model with
+    what was learned in it, once there are no more steps. ``result``: what was chosen and why.
     ``weights``: the regime of the parts where it is not the spec's. ``apart``: writes what was
     learned as files of its own, which are saved in the place of the model. ``versions``: of the
     weights, by the step; its loss is the mean over them.
@@ -77,7 +76,7 @@ def of_weights(
     release(model, parts)
 
     def state() -> State:
-        return kept_by_ranks({name: p.detach() for name, p in kept.items()})
+        return {name: p.detach() for name, p in kept.items()}
 
     def restore(state: State) -> None:
         for name, parameter in kept.items():

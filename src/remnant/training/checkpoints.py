@@ -3,8 +3,9 @@ seldom that it costs little of the run's time.
 """
 
 import hashlib
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,19 @@ from torch import Tensor, nn
 
 from remnant.durable import digest_of, rename, tell
 from remnant.model import kept
-from remnant.ranks import first, local, told, totals
+from remnant.ranks import first, in_shards, local, second_group, span, told, totals
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
-from remnant.training.stepper import Stepper
+from remnant.training import shards
+from remnant.training.stepper import Stepper, moment
 
 # The newest checkpoint, and the one before it.
 GENERATIONS = ("resume.pt", "resume-before.pt")
+BEST = "best.pt"
+# What ranks keep beside the file of a name: two folders, written in turn.
+FOLDERS = ("{}-0.shards", "{}-1.shards")
+# The names of what a run goes on from, but for its log.
+LEFT = (*GENERATIONS, "*.shards*")
 # Checkpoints take at most this share of a run's time, and are so many seconds apart at least.
 SHARE = 0.05
 LEAST_SECONDS = 30.0
@@ -68,6 +75,10 @@ class Pace:
 class Checkpoints:
     """The two generations of a run's folder.
 
+    A file holds the whole state. Where weights lie in shards it holds what is the same on all
+    ranks, and every rank's rows lie in a folder beside it (``training.shards``), so that none ever
+    has the whole; any number of ranks goes on from either.
+
     Args:
         folder: where they lie.
         log: the log of the steps, which is cut back to what a checkpoint knows.
@@ -77,22 +88,54 @@ class Checkpoints:
     def __init__(self, folder: Path, log: Path, own: str) -> None:
         self.newest, self._before = (folder / name for name in GENERATIONS)
         self._log, self._own = log, own
+        # What is being written beside the run: its folder, and the file that will name it.
+        self._pending: tuple[shards.Writing, dict[str, Any]] | None = None
+        # The folder that the newest file names, on the first rank.
+        self._folder = ""
+        self._beside = second_group()
 
     def save(self, moving: Trainable, stepper: Stepper | None, done: Done) -> None:
         """Write everything that the next step depends on; without a stepper it starts afresh.
 
-        All ranks' shards are gathered one after the other and written whole by the first rank, so
-        that any number of ranks goes on from them.
         The newest becomes the one before first, so no more than two lie on the disk at any time.
+        What is large is written while the run goes on; ``settle`` ends that.
         """
+        self.settle()
         log = hashlib.sha256(_lines(self._log, done.step)).hexdigest()
-        state = {"weights": dict(moving.state()), "log": log, "of": self._own, **done._asdict()}
+        state: dict[str, Any] = {"log": log, "of": self._own, **done._asdict()}
         state |= stepper.state() if stepper else {}
+        if first() and self.newest.exists():
+            rename(self.newest, self._before)
+        if not in_shards(moving.state().values()):
+            self._keep({"weights": dict(moving.state())} | state)
+            return
+        folder = _other(self.newest, self._folder)
+        writing = shards.begin(_taken_out(moving, state), folder, self._beside)
+        self._pending = writing, state
+        if writing.done is None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for what is being written, and name it the newest."""
+        if self._pending is not None:
+            writing, state = self._pending
+            self._pending = None
+            self._keep(state | {"shards": writing.end()._asdict()})
+
+    def settle_if_done(self) -> None:
+        """``settle`` where there is nothing to wait for."""
+        if self._pending is not None and self._pending[0].is_done():
+            self.settle()
+
+    def _keep(self, state: dict[str, Any]) -> None:
+        """Write the newest file, and remove the folder that neither it nor the one before names."""
         if not first():
             return
-        if self.newest.exists():
-            rename(self.newest, self._before)
         kept.save(state, self.newest)
+        before, self._folder = self._folder, state.get("shards", {}).get("folder", "")
+        for path in _folders(self.newest):
+            if path.name not in (before, self._folder):
+                shutil.rmtree(path, ignore_errors=True)
 
     def load(self, moving: Trainable, stepper: Stepper) -> Done:
         """What was saved last and is whole, the log cut back to it.
@@ -100,31 +143,129 @@ class Checkpoints:
         The beginning where nothing was, or what is there is damaged or another run's. Every rank
         has a log of its own; all go on from what the first one finds.
         """
-        state, lines = self._found() if first() else ({}, b"")
+        state, lines = self._found()
         lines = told(lines)
         named = ("step", "memory", "stopped")
         done = told(Done(*(state[n] for n in named)) if state else Done(0, {}, False))
-        if told(bool(state)):
+        if told("shards" in state):
+            self._read(moving, stepper, told(state))
+        elif told(bool(state)):
             moving.restore(state.get("weights", {}))
-        if told("optimizer" in state):
-            stepper.restore(state)
+            if told("optimizer" in state):
+                stepper.restore(state)
         self._log.write_bytes(lines)
         return done
 
+    def _read(self, moving: Trainable, stepper: Stepper, state: dict[str, Any]) -> None:
+        saved = shards.Saved(**state["shards"])
+        self._folder = saved.folder
+        read = shards.reader(saved, self.newest.parent)
+        _read_weights(moving, read)
+        if "optimizer" in state:
+            stepper.take(state, read)
+
     def _found(self) -> tuple[dict[str, Any], bytes]:
-        """The state that was saved last and is whole, and the lines of the log up to it."""
+        """The state that was saved last and is whole, and the lines of the log up to it; nothing on
+        ranks other than the first.
+        """
         for path in (self.newest, self._before):
-            state = kept.load(path)
-            if not state or state["of"] != self._own:
-                continue
-            lines = _lines(self._log, state["step"])
-            if hashlib.sha256(lines).hexdigest() != state["log"]:
-                tell(f"{self._log} is damaged; the steps are done again.")
-                continue
-            return state, lines
-        for path in (self.newest, self._before, self._log):
-            path.unlink(missing_ok=True)
+            state, lines = self._sound(path) if first() else ({}, b"")
+            saved = told(state.get("shards"))
+            if saved and not shards.is_whole(shards.Saved(**saved), path.parent):
+                if first():
+                    tell(f"{saved['folder']} is damaged; {path.name} is not gone on from.")
+                state = {}
+            if told(bool(state)):
+                return state, lines
+        if first():
+            for path in (self.newest, self._before, self._log):
+                path.unlink(missing_ok=True)
         return {}, b""
+
+    def _sound(self, path: Path) -> tuple[dict[str, Any], bytes]:
+        """The state of a file that is whole and this run's, and the lines of the log up to it."""
+        state = kept.load(path)
+        if not state or state["of"] != self._own:
+            return {}, b""
+        lines = _lines(self._log, state["step"])
+        if hashlib.sha256(lines).hexdigest() != state["log"]:
+            tell(f"{self._log} is damaged; the steps are done again.")
+            return {}, b""
+        return state, lines
+
+
+def save_best(moving: Trainable, step: int, path: Path) -> None:
+    """Keep what may move as it is now, as the best so far."""
+    state: dict[str, Any] = {"step": step}
+    if not in_shards(moving.state().values()):
+        kept.save(state | {"weights": dict(moving.state())}, path) if first() else None
+        return
+    before = told(_named(kept.load(path)) if first() else "")
+    saved = shards.begin(_weights(moving), _other(path, before)).end()
+    if first():
+        kept.save(state | {"shards": saved._asdict()}, path)
+        shutil.rmtree(path.with_name(before) if before else path / "none", ignore_errors=True)
+
+
+def load_best(moving: Trainable, step: int, path: Path) -> bool:
+    """Give the model what was kept at a step as the best; False where that is damaged or missing,
+    or is of another step.
+    """
+    state = (kept.load(path) if first() else None) or {"step": None}
+    if told(state["step"]) != step:
+        return False
+    saved = told(state.get("shards"))
+    if not saved:
+        moving.restore(state.get("weights", {}))
+        return True
+    folder = shards.Saved(**saved)
+    if not shards.is_whole(folder, path.parent):
+        return False
+    _read_weights(moving, shards.reader(folder, path.parent))
+    return True
+
+
+def _named(state: dict[str, Any] | None) -> str:
+    """The folder that a file names, or none."""
+    found: str = (state or {}).get("shards", {}).get("folder", "")
+    return found
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders that may lie beside the file of a name."""
+    return [path.with_name(name.format(path.stem)) for name in FOLDERS]
+
+
+def _other(path: Path, used: str) -> Path:
+    """The folder beside a file that is not the one in use."""
+    return next(folder for folder in _folders(path) if folder.name != used)
+
+
+def _weights(moving: Trainable) -> dict[str, Tensor]:
+    """This rank's rows of all that may move."""
+    return {_weight(name): local(value) for name, value in moving.state().items()}
+
+
+def _weight(name: str) -> str:
+    return f"weights.{name}"
+
+
+@torch.no_grad()
+def _read_weights(moving: Trainable, read: shards.Read) -> None:
+    for name, value in moving.state().items():
+        local(value).copy_(read(_weight(name), span(value)))
+
+
+def _taken_out(moving: Trainable, state: dict[str, Any]) -> Mapping[str, Tensor]:
+    """This rank's rows of weights and moments; the latter are taken out of the state."""
+    named = _weights(moving)
+    for place, own in enumerate(state.get("optimizer", [])):
+        values = own["state"].get(0, {})
+        for name, value in values.items():
+            if value.ndim:
+                named[moment(place, name)] = value
+        own["state"] = {0: {n: None if v.ndim else v for n, v in values.items()}} if values else {}
+    return named
 
 
 def size_of(moving: Trainable) -> int:

@@ -96,6 +96,7 @@ def fit(
             if not _finite(parts, stepper):
                 if renewal is None:
                     keep(stepper)
+                    kept.settle()
                 raise _not_finite(parts, step)
             stepper.step(rate(spec, step))
             step += 1
@@ -108,6 +109,7 @@ def fit(
             work.progress(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
             if renewal is None and told(pace.due()):
                 keep(stepper)
+            kept.settle_if_done()
     except KeyboardInterrupt as error:
         # Of several ranks each is somewhere else, so that nothing can be gathered.
         if renewal is None and count() == 1:
@@ -117,6 +119,7 @@ def fit(
         ) from error
     if step > begun or told(not kept.newest.is_file()):
         keep(None)
+    kept.settle()
     return step, memory
 
 

@@ -1,6 +1,6 @@
 """One step of the optimiser in one of three regimes of weights, moving parts of parameters."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,39 +177,59 @@ class Stepper:
         """The gradients of all parts that have one."""
         return (g for p in self.parts if (g := p.gradient()) is not None)
 
-    def state(self) -> dict[str, object]:
-        """Everything but the weights that the next step depends on."""
+    def state(self) -> dict[str, Any]:
+        """Everything but the weights that the next step depends on, of shards this rank's rows."""
         return {
-            "optimizer": [self._kept(i) for i in range(len(self.parts))],
+            "optimizer": [optimizer.state_dict() for optimizer in self.optimizers],
             "noise": self.noise.get_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state``."""
+        """The inverse of ``state``: whole, and the first rank's where there are several."""
         given = state.get("optimizer") or [None] * len(self.parts)
         for place, (optimizer, whole) in enumerate(zip(self.optimizers, given, strict=True)):
             optimizer.load_state_dict(self._here(told(whole), place))
         self.noise.set_state(told(state.get("noise", self.noise.get_state())))
 
-    def _kept(self, place: int) -> dict[str, Any]:
-        """The state of one part's optimiser, of all ranks' rows."""
-        own = self.optimizers[place].state_dict()
-        if not self._sharded:
-            return own
-        joined = {
-            name: self._rows[place].joined(value) if value.ndim else value
-            for name, value in own["state"].get(0, {}).items()
-        }
-        return own | {"state": {0: joined} if joined else {}}
+    def take(self, state: dict[str, Any], read: Callable[[str, slice], Tensor]) -> None:
+        """The inverse of ``state`` where the moments are read apart, None standing for each.
+
+        Args:
+            state: the same on all ranks.
+            read: gives some rows of a ``moment``.
+        """
+        for place, (optimizer, given) in enumerate(
+            zip(self.optimizers, state["optimizer"], strict=True)
+        ):
+            known = given["state"].get(0, {})
+            values = {
+                name: read(moment(place, name), self._here_of(place)) if value is None else value
+                for name, value in known.items()
+            }
+            optimizer.load_state_dict(given | {"state": {0: values} if values else {}})
+        self.noise.set_state(state["noise"])
+
+    def _here_of(self, place: int) -> slice:
+        """Which rows of a part this rank moves, among those of all ranks."""
+        return self._rows[place].here if self._sharded else slice(None)
 
     def _here(self, whole: Any, place: int) -> dict[str, Any]:
         """What this rank holds of the state of one part's optimiser."""
         found: dict[str, Any] = whole
         if not self._sharded or not found["state"]:
             return found
-        here = self._rows[place].here
+        here = self._here_of(place)
         cut = {n: v[here] if v.ndim else v for n, v in found["state"][0].items()}
         return found | {"state": {0: cut}}
+
+
+def moment(place: int, name: str) -> str:
+    """What a moment of a part is called where it is kept apart.
+
+    >>> moment(3, "exp_avg")
+    'moments.3.exp_avg'
+    """
+    return f"moments.{place}.{name}"
 
 
 def in_regime(model: PreTrainedModel, spec: OptimSpec) -> PreTrainedModel:
