@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant import ranks
-from remnant.model.load import save_model
 from remnant.model.spread import open_spread
 from remnant.records import OptimSpec
 from remnant.stages.unlearn import prints, sampled
@@ -26,6 +24,8 @@ from tests.test_ranks import on_ranks
 
 Save = Callable[[PreTrainedModel, str], Path]
 STEPS = 4
+# The default tests see in `test_ranks` that it all fits together.
+pytestmark = pytest.mark.slow
 
 
 def check_what_each_reads(folder: Path, out: Path) -> None:
@@ -148,15 +148,30 @@ def test_a_damaged_folder_costs_the_steps_since_the_one_before(
         torch.testing.assert_close(again[name], value, rtol=0, atol=1e-6)
 
 
-def peak_of_opening(folder: Path, out: Path, tokens: Any) -> None:
-    """How far the memory of this process rose while it opened a model."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+def peak_of_opening(small: Path, folder: Path, out: Path) -> None:
+    """How far the memory of this process rises while it opens a model, when libraries are there."""
+    open_spread(str(small), "cpu", torch.float32)
+    before = status("VmRSS")
     open_spread(str(folder), "cpu", torch.float32)
-    (out / f"{ranks.count()}-{ranks.rank()}").write_text(str(_status("VmHWM") - before))
+    (out / f"{ranks.count()}-{ranks.rank()}").write_text(str(status("VmHWM") - before))
 
 
-def _status(name: str) -> int:
+def status(name: str) -> int:
     """Bytes, of what the kernel says of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def test_no_rank_ever_holds_the_whole_model(folder_of: Save, tmp_path: Path) -> None:
+    # The kernel maps a file in pieces of up to 2 MB; matrices of 32 MB make that little.
+    model = tiny_model(hidden_size=1024, intermediate_size=8192)
+    size = sum(p.nbytes for p in model.parameters())
+    folder, small = folder_of(model, "model"), folder_of(tiny_model(), "small")
+    for count in (1, 2, 4):
+        assert on_ranks(count, peak_of_opening, small, folder, tmp_path) == [0] * count
+    peaks = {p.name: int(p.read_text()) / size for p in tmp_path.iterdir() if p.is_file()}
+    assert len(peaks) == 7
+    assert peaks.pop("1-0") > 0.95
+    for name, peak in peaks.items():
+        # A tenth for what belongs to no weight.
+        assert peak < 1 / int(name[0]) + 0.1, peaks
