@@ -281,3 +281,21 @@ def test_training_from_scratch_has_nothing_to_stand_beside(data: dict[str, Any],
     base, save = data.get("base"), data.get("save", "merged")
     with pytest.raises(UserError, match=says):
         parse(TrainSpec, {"base": base, "train": {"lora": {"save": save}}}, "train")
+
+
+@pytest.mark.parametrize("form", ["llama", "gpt2"])
+def test_an_adapter_is_added_in_float32_and_rounded_once(form: str) -> None:
+    model = tiny_model(form).bfloat16()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    moving = attach(model, spec_of(rank=4, alpha=8.0))
+    updates = {}
+    for name, factor in model.named_parameters():
+        if ".lora_B." in name:
+            factor.data.normal_(std=1e-2)
+            update = 2.0 * factor @ model.get_parameter(name.replace(".lora_B.", ".lora_A."))
+            updates[name.split(".lora_B.")[0]] = update.T if form == "gpt2" else update
+    assert updates
+    for name, weight in moving.settle().named_parameters():
+        update = updates.pop(name.removesuffix(".weight"), torch.zeros(()))
+        assert torch.equal(weight, (before[name].float() + update).bfloat16()), name
+    assert not updates

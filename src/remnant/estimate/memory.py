@@ -214,6 +214,21 @@ def of_a_look(spec: OptimSpec, moving: Moving) -> int:
             return 0
 
 
+def of_opening(shape: Shape, spec: OptimSpec) -> int:
+    """Bytes that opening a model takes at most.
+
+    It is a view of its file where that has the dtype in which weights are kept; else the file is
+    let go when all of it is cast. One weight at a time is summed in float32, to see that it is
+    finite. Where a model computes in float32 it is cast once more.
+    """
+    kept = 4 if spec.weights == "fp32" else 2
+    read = kept + (shape.saved if shape.saved != kept else 0)
+    cast = kept + 4 if width_of(spec) > kept else 0
+    largest = max(shape.table, *(math.prod(size) for size in shape.matrices().values()))
+    summed = 4 * largest if kept == 2 else 0
+    return max(read * shape.weights, cast * shape.weights, kept * shape.weights + summed)
+
+
 def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     """The peak memory of training, on one of ``shards`` devices that share weights, gradients and
     moments evenly (each with a batch of its own), and gather one block, or the table, at a time.
@@ -244,8 +259,5 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     ends = (gradients, 0, max(added + block + gathered, of_a_part(spec, moving) // shards))
     at_peak = max(begins, between, ends, key=sum)
     found = Peak(weights, at_peak[0], moments, at_peak[1], at_peak[2], cache, LIBRARIES)
-    # A model is opened in float32, as a view of its file where that has float32 too; view or file
-    # are let go when all of it is cast.
-    opened = 4 if spec.weights == "fp32" and shape.saved == 4 else 6
-    whole = opened * shape.weights // shards + cache + LIBRARIES
+    whole = of_opening(shape, spec) // shards + cache + LIBRARIES
     return found._replace(around=max(0, whole - found.total))

@@ -75,8 +75,9 @@ def adapted(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Trainable:
             fill(parameter, state.get(name))
 
     def settle() -> PreTrainedModel:
-        model.float()  # so that a sum is rounded once, where the model is saved
-        merged: PreTrainedModel = wrapped.merge_and_unload()
+        for layer in layers:
+            _merge(layer)
+        merged: PreTrainedModel = wrapped.unload()
         return merged
 
     found = LoraResult(layers=len(layers), parameters=sum(p.numel() for p in factors.values()))
@@ -114,6 +115,16 @@ def _begin(
         down.data.copy_(values)
         if spec.dropout:
             layer.lora_dropout[NAME] = Dropout(spec.dropout, noise)
+
+
+def _merge(layer: Any) -> None:
+    """Add an adapter to the weight under it: in float32, rounded once, one layer at a time."""
+    weight = layer.get_base_layer().weight
+    dtype = weight.dtype
+    weight.data = weight.data.float()
+    layer.merge()
+    weight = layer.get_base_layer().weight
+    weight.data = weight.data.to(dtype)
 
 
 class Dropout(nn.Module):
