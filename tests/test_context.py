@@ -50,9 +50,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The devices for which a model was opened whole to be used and changed."""
     seen: list[str] = []
 
-    def counted(source: str, device: str) -> PreTrainedModel:
+    def counted(source: str, device: str, *, dtype: torch.dtype) -> PreTrainedModel:
         seen.append(device)
-        return open_model(source, device)
+        return open_model(source, device, dtype=dtype)
 
     monkeypatch.setattr(versions, "open_model", counted)
     return seen

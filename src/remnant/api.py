@@ -473,7 +473,9 @@ def measurements(
     text, name = corpus
     measured: dict[str, Node] = {}
     target = models["target"]
-    asks = MeasureSpec(metrics=by_text()) if rule.access == "text" else MeasureSpec()
+    asks = MeasureSpec(dtype=rule.dtype)
+    if rule.access == "text":
+        asks = asks.model_copy(update={"metrics": by_text()})
     label = Variant(corpus=name, model="target")
     elicited = (
         None

@@ -21,6 +21,7 @@ from remnant.guard import store_at as _store
 from remnant.options import (
     dequantize_option,
     devices_option,
+    dtype_option,
     estimate_option,
     set_option,
     store_option,
@@ -283,6 +284,7 @@ def deploy(
     ),
 )
 @click.option("--form-from", help="A model, the target, whose best form is taken.")
+@dtype_option
 @estimate_option
 @set_option
 @store_option
@@ -324,6 +326,7 @@ def measure(
     help="What is seen of the models: only what they write (all of a server), or more.",
 )
 @click.option("--out", default="audit", show_default=True, help="Folder of the report.")
+@dtype_option
 @dequantize_option
 @trust_option
 @verify_option
@@ -344,7 +347,7 @@ def audit(
     4: unclear, or not measured. UNLEARNED may be the address of a server
     (http://127.0.0.1:8000/v1), which is audited by what it writes.
     """
-    access = (f"access={rest['access']}",) if rest["access"] else ()
+    rule = tuple(f"{n}={rest[n]}" for n in ("access", "dtype") if rest[n])
     return _done(
         "audit",
         _store(rest["store_path"]),
@@ -354,7 +357,7 @@ def audit(
         data,
         variants,
         Path(out),
-        (*access, *rest["settings"]),
+        (*rule, *rest["settings"]),
         rest["dequantize"],
     )
 

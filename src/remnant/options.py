@@ -54,6 +54,11 @@ dequantize_option = click.option(
     is_flag=True,
     help="Decode packed weights (GPTQ, GGUF, bitsandbytes, ...) first, instead of refusing them.",
 )
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "stored", "bf16"]),
+    help="Hold weights and compute in float32 (the default), as the files have it, or bfloat16.",
+)
 devices_option = click.option(
     "--devices",
     type=click.IntRange(min=1),

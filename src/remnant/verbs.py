@@ -251,7 +251,7 @@ def measure(
             "endpoint.again=1"
         )
     scores = api.scores_of(store, node)
-    terminal.print_cells(scores.cells)
+    terminal.print_cells(scores.cells, terminal.computed_in(node.spec))
     said = scores.result
     if isinstance(chosen := node.inputs.get("elicited"), Node):
         form = store.manifest(chosen.name).of(ElicitResult)

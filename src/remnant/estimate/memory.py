@@ -214,16 +214,20 @@ def of_a_look(spec: OptimSpec, moving: Moving) -> int:
             return 0
 
 
-def of_opening(shape: Shape, spec: OptimSpec) -> int:
+def of_opening(shape: Shape, kept: int, width: int) -> int:
     """Bytes that opening a model takes at most.
+
+    Args:
+        shape: of the model.
+        kept: bytes of a weight as it is opened, 4 or 2.
+        width: as it computes.
 
     It is a view of its file where that has the dtype in which weights are kept; else the file is
     let go when all of it is cast. One weight at a time is summed in float32, to see that it is
     finite. Where a model computes in float32 it is cast once more.
     """
-    kept = 4 if spec.weights == "fp32" else 2
     read = kept + (shape.saved if shape.saved != kept else 0)
-    cast = kept + 4 if width_of(spec) > kept else 0
+    cast = kept + width if width > kept else 0
     largest = max(shape.table, *(math.prod(size) for size in shape.matrices().values()))
     summed = 4 * largest if kept == 2 else 0
     return max(read * shape.weights, cast * shape.weights, kept * shape.weights + summed)
@@ -259,5 +263,7 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     ends = (gradients, 0, max(added + block + gathered, of_a_part(spec, moving) // shards))
     at_peak = max(begins, between, ends, key=sum)
     found = Peak(weights, at_peak[0], moments, at_peak[1], at_peak[2], cache, LIBRARIES)
-    whole = of_opening(shape, spec) // shards + cache + LIBRARIES
+    whole = (
+        of_opening(shape, 4 if spec.weights == "fp32" else 2, width) // shards + cache + LIBRARIES
+    )
     return found._replace(around=max(0, whole - found.total))

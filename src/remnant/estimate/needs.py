@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from remnant.corpus.prepared import raw_texts
 from remnant.errors import UserError
-from remnant.estimate.memory import LIBRARIES, Peak, Text, moving_of, peak
+from remnant.estimate.memory import LIBRARIES, Peak, Text, moving_of, of_opening, peak
 from remnant.estimate.shape import Shape, shape_of
 from remnant.estimate.time import Speed, seconds_of, stored
 from remnant.flow.node import Input, Node
@@ -63,7 +63,7 @@ def needs_of(store: Store, node: Node, speed: Speed) -> Needs | None:
         case TrainSpec() | UnlearnSpec() as spec:
             return _of_training(store, node, spec, speed)
         case TransformSpec() | MeasureSpec() as spec if not getattr(spec, "endpoint", None):
-            return _of_use(shape_from(store, node.inputs["model"]), spec)
+            return of_use(shape_from(store, node.inputs["model"]), spec)
         case _:
             return None
 
@@ -83,16 +83,20 @@ def _of_training(store: Store, node: Node, spec: TrainSpec | UnlearnSpec, speed:
     return Needs(found, state + saved, read, seconds, shape, spec, text)
 
 
-def _of_use(shape: Shape, spec: Record) -> Needs:
-    """Of measuring and of transforming: a model in float32, and what one pass or matrix takes."""
+def of_use(shape: Shape, spec: Record) -> Needs:
+    """Of measuring and of transforming: a model in its dtype, and what one pass or matrix takes."""
     largest = max(a * b for a, b in shape.matrices().values())
-    whole = 4 * shape.weights
-    token = 4 * (2 * shape.layers * shape.kv_heads * shape.head + 8 * shape.width + 3 * shape.inner)
+    kept = {None: 4, "bf16": 2, "stored": shape.saved}[getattr(spec, "dtype", None)]
+    whole = kept * shape.weights
+    cached = 2 * shape.layers * shape.kv_heads * shape.head
+    token = kept * (cached + 8 * shape.width + 3 * shape.inner)
     rounded = isinstance(spec, TransformSpec)
     passing = 4 * COPIES * largest if rounded else READ_TOKENS * token
     # Codes, in bytes, and the tables that stay as they are.
-    kept = shape.weights + 4 * shape.tables * shape.table if rounded else 0
-    found = Peak(whole, 0, 0, 0, passing, kept, LIBRARIES)
+    codes = shape.weights + 4 * shape.tables * shape.table if rounded else 0
+    found = Peak(whole, 0, 0, 0, passing, codes, LIBRARIES)
+    opening = of_opening(shape, kept, kept) + LIBRARIES
+    found = found._replace(around=max(0, opening - found.total))
     return Needs(found, (whole + shape.weights) * rounded, shape.saved * shape.weights, None, shape)
 
 

@@ -294,7 +294,8 @@ def elicit_node(
 ) -> Node:
     """In which form a model is to be asked, and all that are compared with it."""
     inputs = {"model": model, "corpus": corpus}
-    return Node("elicit", ElicitSpec(system=spec.system), inputs, label=label)
+    own = ElicitSpec(system=spec.system, dtype=getattr(spec, "dtype", None))
+    return Node("elicit", own, inputs, label=label)
 
 
 def explain_node(

@@ -24,7 +24,7 @@ STRICTER: Mapping[str, int] = {
     "max_unscorable": -1, "word_for_word": -1, "resamples": 1,
 }  # fmt: skip
 # Neither way is stricter: a small gap lets more tests count, and lets chance count for one.
-EQUAL = ("min_gap",)
+EQUAL = ("min_gap", "dtype")
 
 
 class Policy(Record):
@@ -106,5 +106,7 @@ def weaker(made: Rule, wanted: Rule) -> list[str]:
     if levels.index(made.access) < levels.index(wanted.access):
         found.append("access")
     return [
-        f"{n} is {getattr(made, n)}, and the policy asks for {getattr(wanted, n)}" for n in found
+        f"{n} is {made.told().get(n, 'not set')}, and the policy asks for "
+        f"{wanted.told().get(n, 'none')}"
+        for n in found
     ]

@@ -26,7 +26,7 @@ def differing(summary: Mapping[str, Any], store: Store) -> list[str] | None:
         return None
     found = []
     specs = [AuditSpec.model_validate(store.checked(name).spec) for name in names]
-    if any(spec.rule.model_dump(mode="json") != summary.get("rule") for spec in specs):
+    if any(spec.rule.told() != summary.get("rule") for spec in specs):
         found.append("rule")
     sealed = {part: _sealed(store, names, part) for part in ROWS}
     judged = set(map(_place, sealed["verdicts"]))

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,12 @@ from remnant.ranks import share_here
 from remnant.remotecode import runs_code
 
 BY_LLAMA = "Measure it, or pass --dequantize to decode it first."
+# Dtypes that models compute in, as safetensors and pickles name them.
+FLOATS = {
+    "BF16": torch.bfloat16, "bfloat16": torch.bfloat16,
+    "F16": torch.float16, "float16": torch.float16,
+    "F32": torch.float32, "float32": torch.float32,
+}  # fmt: skip
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -127,6 +134,29 @@ def open_model(
     if packed and packed.key in ("compressed-tensors", *DECODED_AT_OPENING):
         _unpack(model, dtype)
     return on_device(model.eval(), device)
+
+
+def dtype_of(name: str | None, source: Path) -> torch.dtype:
+    """The dtype in which a model is opened: by its name in a measurement's settings.
+
+    Args:
+        name: "bf16"; "stored" for that of most numbers in the files of a folder; None for float32.
+        source: the folder, or an id of the hub.
+
+    >>> dtype_of(None, Path("anywhere"))
+    torch.float32
+    """
+    if name is None:
+        return torch.float32
+    if name == "bf16":
+        return torch.bfloat16
+    if not source.is_dir():
+        found = AutoConfig.from_pretrained(str(source)).dtype
+        return found if found in FLOATS.values() else torch.float32
+    stored, numbers = check_folder(source), Counter[str]()
+    for weight, kind in stored.dtypes.items():
+        numbers[kind] += torch.Size(stored.shapes[weight]).numel()
+    return FLOATS.get(numbers.most_common(1)[0][0], torch.float32)
 
 
 @contextlib.contextmanager

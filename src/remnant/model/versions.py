@@ -11,18 +11,20 @@ from transformers import PreTrainedModel
 
 from remnant.context import Context, Opened
 from remnant.lineage import Lineage
-from remnant.model.load import open_model
+from remnant.model.load import dtype_of, open_model
 
 
-def opened(folder: Path, work: Context, role: str = "model") -> Opened:
+def opened(folder: Path, work: Context, dtype: str | None = None, role: str = "model") -> Opened:
     """The model of a folder, on the device of the work, for the caller to use and change.
 
-    Put it into ``work.models`` if it may be used again.
+    Put it into ``work.models`` if it may be used again and is in float32.
 
     Args:
         folder: of the model.
         work: where the model that is in memory is the same, or another version of the same origin,
             only the weights in which the two differ are read; else the whole model is opened.
+        dtype: of its weights, as a measurement's: "bf16", "stored", or None for float32. A copy
+            that is only in memory is stored as it is there.
         role: of the model in ``work.known``. One that is not there is its own origin, known by its
             place and by sizes, times and inodes of its files, within this process only. Names of
             folders and what lies beside the weights are never asked.
@@ -32,12 +34,28 @@ def opened(folder: Path, work: Context, role: str = "model") -> Opened:
     """
     own = work.known.get(role) or _of_files(folder)
     last = work.models.get(own.origin)
-    if last and last.lineage.digest == own.digest:
-        return last
-    if last and _read_again(last.model, folder, last.lineage.apart | own.apart):
+    if last and last.lineage.digest == own.digest and (dtype is None or _is_bare(folder)):
+        return _cast(last, dtype)
+    if last and not dtype and _read_again(last.model, folder, last.lineage.apart | own.apart):
         return Opened(last.model, own)
     del last
-    return Opened(open_model(str(folder), work.place.device), own)
+    return Opened(open_model(str(folder), work.place.device, dtype=dtype_of(dtype, folder)), own)
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder is a copy's whose weights were not written."""
+    return folder.is_dir() and not any(folder.glob("*.safetensors"))
+
+
+def _cast(source: Opened, dtype: str | None) -> Opened:
+    """A model of which there are no files, as opening its files would give it; buffers that are
+    computed stay.
+    """
+    if dtype == "bf16":
+        for parameter in source.model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.bfloat16()
+    return source
 
 
 def version(source: Opened, out: Path, apart: Iterable[str], work: Context) -> Opened:

@@ -3,10 +3,10 @@
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from remnant.metrics import Access
-from remnant.records.base import OwnRole, Positive, Record, Share
+from remnant.records.base import Dtype, OwnRole, Positive, Record, Share
 from remnant.records.variant import Variant
 
 Outcome = Literal["gone", "hidden", "came back", "known", "broken", "unclear", "not measured"]
@@ -23,12 +23,14 @@ class Rule(Record):
     plain asking may find. ``max_recovery``: most that a form may bring back. ``max_told``: most
     that a stronger test may tell. ``min_gap``: points (of 100) between target and unread model
     below which a number says nothing. ``access``: "text" where only what a model writes is seen, so
-    that no test of probabilities or membership is asked for, and the verdict says so.
+    that no test of probabilities or membership is asked for, and the verdict says so. ``dtype``:
+    in which all models are measured, as a measurement's.
     ``min_items``: fewest items, ``max_unscorable``: largest share of them without a number.
     ``word_for_word``: ROUGE from which one text counts as written out.
     """
 
     access: Access = "probabilities"
+    dtype: Dtype = None
     utility_floor: Share = 0.8
     max_retained: Share = 0.35
     max_recovery: Share = 0.2
@@ -39,6 +41,10 @@ class Rule(Record):
     word_for_word: Share = 0.9
     resamples: Positive = 2000
     seed: int = 0
+
+    def told(self) -> dict[str, JsonValue]:
+        """As it stands in summaries and statements: without what is not set."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class AuditSpec(Record):

@@ -7,7 +7,7 @@ the identity of an artefact.
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from remnant.secrecy import without_secrets
 
@@ -30,6 +30,15 @@ Half = Literal["all", "dev", "test"]
 OwnRole = Literal["knowledge", "utility", "test"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _or_default(value: str | None) -> str | None:
+    return None if value == "fp32" else value
+
+
+# In which dtype a model is opened to be asked: None stands for float32 and leaves the identity of
+# what was measured before as it is; "stored" for the dtype of its files.
+Dtype = Annotated[Literal["fp32", "stored", "bf16"] | None, AfterValidator(_or_default)]
 
 T = TypeVar("T")
 

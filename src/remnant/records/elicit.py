@@ -2,13 +2,16 @@
 
 from pydantic import Field
 
-from remnant.records.base import Record
+from remnant.records.base import Dtype, Record
 
 
 class ElicitSpec(Record):
-    """The choice of a form of asking; ``system``: what every conversation is told first."""
+    """The choice of a form of asking; ``system``: what every conversation is told first;
+    ``dtype``: as a measurement's.
+    """
 
     system: str = ""
+    dtype: Dtype = None
 
 
 class ElicitResult(Record):

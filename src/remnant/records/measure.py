@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from remnant.records.base import Half, OwnRole, Positive, Record, circumstance
+from remnant.records.base import Dtype, Half, OwnRole, Positive, Record, circumstance
 from remnant.secrecy import Address
 
 CheckName = Literal[
@@ -64,8 +64,9 @@ class MeasureSpec(Record):
     of its task files (``ability_tasks``), or "choice", which is made of the corpus and needs no
     network. ``form``: in which questions are asked (``corpus.forms``); by default the one in
     which the target knows most. ``system``: what a conversation is told first. ``engine``: who
-    computes; transformers by default, or vLLM. ``batch_tokens``: padded tokens per batch; without
-    it by the free memory.
+    computes; transformers by default, or vLLM. ``dtype``: in which weights are held and passes
+    computed ("stored": that of the files), float32 where none is said; sums of losses are taken in
+    float32 in any. ``batch_tokens``: padded tokens per batch; without it by the free memory.
     """
 
     metrics: tuple[str, ...] = ("muse", "tests")
@@ -78,6 +79,7 @@ class MeasureSpec(Record):
     form: str = "best"
     system: str = ""
     endpoint: EndpointSpec | None = None
+    dtype: Dtype = None
     engine: Literal["vllm"] | None = None
     ability: tuple[str, ...] = ()
     ability_tasks: str | None = None

@@ -200,7 +200,7 @@ def summary(results: Results) -> dict[str, JsonValue]:
         "survival": [_flat(s) for g in results.groups for s in g.surviving],
         "failed": lost,
         "audits": [name for name, m in results.manifests.items() if m.stage == "audit"],
-        "rule": results.sweep.rule.model_dump(mode="json"),
+        "rule": results.sweep.rule.told(),
     }
 
 

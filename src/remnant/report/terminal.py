@@ -9,7 +9,7 @@ from rich.table import Table
 from remnant.corpus.files import said_of
 from remnant.flow.plan import Node
 from remnant.flow.progress import clock
-from remnant.records import FULL, Cell, ElicitResult, Manifest, PrepareResult
+from remnant.records import FULL, Cell, ElicitResult, Manifest, PrepareResult, Record
 from remnant.report import table
 
 OUTCOME_STYLES = {
@@ -107,6 +107,13 @@ def print_cells(cells: Sequence[Cell], title: str | None = None) -> None:
         value = table.number(cell) if cell.value is not None else "-"
         found.add_row(escape(cell.metric), escape(value), str(cell.n), escape(cell.status))
     console().print(found)
+
+
+def computed_in(spec: Record) -> str | None:
+    """What stands over the numbers of a measurement that was not computed in float32."""
+    dtype = getattr(spec, "dtype", None)
+    names = {"bf16": "bfloat16", "stored": "the dtype of the files"}
+    return f"Computed in {names[dtype]}" if dtype else None
 
 
 def warnings_of(card: PrepareResult) -> list[str]:

@@ -126,7 +126,7 @@ def statement(
             {"form": c.form, "seed": c.seed, "outcome": c.outcome, "reason": c.reason}
             for c in decided
         ],
-        "rule": spec.rule.model_dump(mode="json"),
+        "rule": spec.rule.told(),
         "checks": [check for m in measured for check in _checks(m)],
         "corpora": _corpora(store, own),
         "references": {

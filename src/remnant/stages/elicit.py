@@ -47,7 +47,7 @@ def run(spec: ElicitSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
         if file:
             backend = LlamaCpp(file, tokenizer)
         else:
-            held = opened(inputs["model"], work)
+            held = opened(inputs["model"], work, spec.dtype)
             backend = Local(held.model, tokenizer)
         found = scores_by_form(
             sets,
@@ -55,7 +55,7 @@ def run(spec: ElicitSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
             out / GOES_ON_FROM[0],
             lambda done, total: work.progress(done, total, "asking in every form"),
         )
-        if held:
+        if held and not spec.dtype:
             work.models.put(held)
         choice = choose(found, published, forget)
         recall = {form: means(scores).recall for form, scores in found.items()}

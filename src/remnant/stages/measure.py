@@ -24,7 +24,7 @@ from remnant.evaluate.vllm import Vllm
 from remnant.functional.segments import words
 from remnant.functional.text import signs_of_collapse
 from remnant.instrument import write_checks
-from remnant.model.load import open_model, open_tokenizer
+from remnant.model.load import dtype_of, open_model, open_tokenizer
 from remnant.model.versions import opened
 from remnant.packing import gguf_in
 from remnant.records import Check, MeasureResult, MeasureSpec, Row
@@ -49,7 +49,7 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     card = settings(corpus)
     tokenizer = open_tokenizer(str(corpus / "tokenizer" if spec.endpoint else inputs["model"]))
     elsewhere = spec.endpoint or spec.engine or gguf_file(inputs)
-    held = None if elsewhere else opened(inputs["model"], work)
+    held = None if elsewhere else opened(inputs["model"], work, spec.dtype)
     model = held.model if held else None
     backend = _backend(spec, model, tokenizer, inputs, work)
     manner = manner_of(spec, inputs)
@@ -66,11 +66,13 @@ def run(spec: MeasureSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     found = _checks_of_who_answers(backend, model, tokenizer)
     del backend, model
     of_reference = second(schedule, answers)
-    if held and not of_reference:
+    if held and not of_reference and not spec.dtype:
         work.models.put(held)
     del held
     if of_reference:
-        reference = open_model(str(inputs["reference"]), work.place.device)
+        place = inputs["reference"]
+        own = dtype_of(spec.dtype, place)
+        reference = open_model(str(place), work.place.device, dtype=own)
         reader = Local(reference, tokenizer, spec.batch_tokens)
         referred = collect(
             of_reference,

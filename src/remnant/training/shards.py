@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import checkpoint
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from remnant.durable import digest_file, sync_tree
 from remnant.ranks import count, first, of_all, rank, rows_of, told, total
@@ -86,9 +87,9 @@ def begin(
     writer = FileSystemWriter(place)
     large = total(sum(t.nbytes for t in own.values()) >= BESIDE_FROM)
     if not large or beside is None:
-        checkpoint.save(own, storage_writer=writer)
+        save(own, storage_writer=writer)
         return Writing(place, rows, None)
-    done = checkpoint.async_save(own, storage_writer=writer, process_group=beside)
+    done = async_save(own, storage_writer=writer, process_group=beside)
     assert isinstance(done, Future)
     return Writing(place, rows, done)
 
@@ -122,7 +123,7 @@ def reader(saved: Saved, folder: Path) -> Read:
             start += size
             if low < high:
                 piece = torch.empty(size, *shape[1:], dtype=dtype)
-                checkpoint.load({_key(name, writer): piece}, storage_reader=source, no_dist=True)
+                load({_key(name, writer): piece}, storage_reader=source, no_dist=True)
                 found.append(piece[low:high])
         return found[-1] if len(found) <= 2 else torch.cat(found)
 
