@@ -12,8 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from remnant import ranks
+from remnant.flow.run import _tidied
 from remnant.model.spread import open_spread
 from remnant.records import OptimSpec
+from remnant.stages import unlearn
 from remnant.stages.unlearn import prints, sampled
 from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
@@ -175,3 +177,15 @@ def test_no_rank_ever_holds_the_whole_model(folder_of: Save, tmp_path: Path) -> 
     for name, peak in peaks.items():
         # A tenth for what belongs to no weight.
         assert peak < 1 / int(name[0]) + 0.1, peaks
+
+
+def test_a_piece_that_is_made_again_finds_its_folders_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("resume-0.shards", "best-1.shards", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__0_0.distcp").write_text("x")
+    for name in ("resume.pt", "steps.jsonl", "model.safetensors"):
+        (tmp_path / name).write_text("x")
+    _tidied(tmp_path, unlearn.GOES_ON_FROM)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    folders = {"resume-0.shards", "best-1.shards"}
+    assert left == {"resume.pt", "steps.jsonl", *folders, *(f"{f}/__0_0.distcp" for f in folders)}

@@ -214,6 +214,11 @@ def of_a_look(spec: OptimSpec, moving: Moving) -> int:
             return 0
 
 
+def room_of(spec: OptimSpec) -> float:
+    """Bytes of reference values that are kept in memory; the rest lies on the disk."""
+    return 1e9 * getattr(spec, "reference_gb", math.inf)
+
+
 def of_opening(shape: Shape, kept: int, width: int) -> int:
     """Bytes that opening a model takes at most.
 
@@ -250,7 +255,8 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     moments = 2 * stepped * moving.numbers // shards
     if isinstance(spec.update, SignSpec | ZerothSpec):
         moments = 0
-    cache = text.cached * shape.width * width + (width * shape.table if text.cached else 0)
+    rows = min(text.cached * shape.width * width, int(room_of(spec)))
+    cache = rows + (width * shape.table if text.cached else 0)
     side = kept_by_a_pass(shape, text, width, spec, moving.adapters)
     block = kept_by_a_block(shape, text, width, moving.adapters)
     head = of_the_head(shape, text, width, moving)
@@ -263,7 +269,6 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     ends = (gradients, 0, max(added + block + gathered, of_a_part(spec, moving) // shards))
     at_peak = max(begins, between, ends, key=sum)
     found = Peak(weights, at_peak[0], moments, at_peak[1], at_peak[2], cache, LIBRARIES)
-    whole = (
-        of_opening(shape, 4 if spec.weights == "fp32" else 2, width) // shards + cache + LIBRARIES
-    )
+    kept = 4 if spec.weights == "fp32" else 2
+    whole = of_opening(shape, kept, width) // shards + cache + LIBRARIES
     return found._replace(around=max(0, whole - found.total))

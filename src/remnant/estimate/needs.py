@@ -11,7 +11,16 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from remnant.corpus.prepared import raw_texts
 from remnant.errors import UserError
-from remnant.estimate.memory import LIBRARIES, Peak, Text, moving_of, of_opening, peak
+from remnant.estimate.memory import (
+    LIBRARIES,
+    Peak,
+    Text,
+    moving_of,
+    of_opening,
+    peak,
+    room_of,
+    width_of,
+)
 from remnant.estimate.shape import Shape, shape_of
 from remnant.estimate.time import Speed, seconds_of, stored
 from remnant.flow.node import Input, Node
@@ -80,7 +89,9 @@ def _of_training(store: Store, node: Node, spec: TrainSpec | UnlearnSpec, speed:
     read = 0 if isinstance(spec, TrainSpec) and not spec.base else shape.saved * shape.weights
     seconds = seconds_of(shape, spec, text, speed)
     found = peak(shape, spec, text)
-    return Needs(found, state + saved, read, seconds, shape, spec, text)
+    rows = text.cached * shape.width * width_of(spec)
+    shelved = rows if rows > room_of(spec) else 0
+    return Needs(found, state + saved + shelved, read, seconds, shape, spec, text)
 
 
 def of_use(shape: Shape, spec: Record) -> Needs:

@@ -16,6 +16,7 @@ from remnant.model.blocks import forward
 from remnant.model.data import Batch
 from remnant.model.examples import Example, batch_of
 from remnant.model.head import head_of, output_layer, trained_head
+from remnant.model.shelf import Shelf
 from remnant.readings import Reading
 
 # Examples of one forward pass. The values that a pass gives depend on it in their last bits.
@@ -59,7 +60,7 @@ class Reference:
         return Hidden(states, batch.labels != IGNORED, batch.weights)
 
     def nbytes(self) -> int:
-        """Memory held by the cache."""
+        """Bytes of the cache, in memory and on the disk."""
         states = [row for rows in self.states.values() for row in rows]
         return sum(t.nbytes for t in (self.seq_logp, *self.finals, *states))
 
@@ -75,6 +76,7 @@ def build(
     pad: int,
     wanted: Collection[Reading],
     batch_size: int = BATCH_SIZE,
+    shelf: Shelf | None = None,
 ) -> Reference:
     """Run the target over all examples once.
 
@@ -84,10 +86,14 @@ def build(
         pad: id of the padding token.
         wanted: what will be asked for, all of this side and of the reference.
         batch_size: examples per forward pass.
+        shelf: keeps last states and hidden ones; in memory by default.
     """
+    shelf, tokens = shelf or Shelf(), sum(len(example.ids) for example in examples)
     found = Reference(torch.zeros(len(examples)))
     kinds = {reading.what for reading in wanted}
-    kept = {r.layer for r in wanted if r.what == "hidden" and r.layer is not None}
+    layers = {r.layer for r in wanted if r.what == "hidden" and r.layer is not None}
+    kept = {layer: shelf.block(tokens) for layer in sorted(layers)}
+    last_kept = shelf.block(tokens)
     summed = {r.layer: 0.0 for r in wanted if r.what == "norm" and r.layer is not None}
     count = 0
     finals: list[Tensor] = []
@@ -100,7 +106,7 @@ def build(
             chunk = examples[start : start + batch_size]
             batch = batch_of(chunk, pad, model.device)
             given, states = forward(
-                model, batch, kept | set(summed), logits=bool(kinds & {"logp", "view"}), head=head
+                model, batch, layers | set(summed), logits=bool(kinds & {"logp", "view"}), head=head
             )
             if given is not None:
                 own = View(given, batch.labels, batch.weights).seq_logp().cpu()
@@ -111,9 +117,10 @@ def build(
                     found.head = exact and exact.frozen()
                     head = head if exact else None
                 last = finals[-1] if isinstance(given, Unmade) or found.head else given
-                found.finals += _rows(last, chunk)
-            for layer in kept:
-                found.states.setdefault(layer, []).extend(_rows(states[layer], chunk))
+                found.finals += map(last_kept, _rows(last, chunk))
+            for layer, keep in kept.items():
+                rows = found.states.setdefault(layer, [])
+                rows += map(keep, _rows(states[layer], chunk))
             counts = batch.labels != IGNORED
             count += int(counts.sum())
             for layer in summed:
@@ -132,5 +139,5 @@ def _head(model: PreTrainedModel, hidden: Tensor, given: Tensor | Unmade) -> Hea
 
 
 def _rows(values: Tensor, chunk: Sequence[Example]) -> list[Tensor]:
-    """Each example's own part of [B, T, ...], on the CPU."""
-    return [row[: len(e.ids)].cpu() for row, e in zip(values, chunk, strict=True)]
+    """Each example's own part of [B, T, ...]."""
+    return [row[: len(e.ids)] for row, e in zip(values, chunk, strict=True)]

@@ -20,6 +20,7 @@ from remnant.model.data import Batch, turns
 from remnant.model.examples import Pool, batch_of
 from remnant.model.head import trained_head
 from remnant.model.reference import Reference, build
+from remnant.model.shelf import Shelf
 from remnant.ranks import gathered, own
 from remnant.readings import SIDES, Reading, Who, leader
 from remnant.records import UnlearnSpec
@@ -81,17 +82,28 @@ class Group(NamedTuple):
     streams: dict[str, Stream]
 
 
+class Beside(NamedTuple):
+    """What is there while reference values are made: the reinforced model, where a term reads it,
+    and where the values are kept (in memory by default).
+    """
+
+    reinforced: PreTrainedModel | None = None
+    shelf: Shelf | None = None
+
+
 def make_streams(
     model: PreTrainedModel,
     terms: list[Term],
     pools: Mapping[str, Pool],
     pad: int,
     seed: int,
-    reinforced: PreTrainedModel | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, Group]:
     """The sides that the terms read, grouped by the side that leads them, each with the reference
     values that they read, computed on the untouched model, and those of the reinforced one.
     """
+    reinforced, shelf = beside or Beside()
+    shelf = shelf or Shelf()
     still = {"reference": model} | ({"reinforced": reinforced} if reinforced else {})
     wanted = {reading for term in terms for reading in term.reads}
     groups: dict[str, Group] = {}
@@ -107,7 +119,7 @@ def make_streams(
         kept: dict[Who, Reference] = {}
         for who in sorted({r.model for r in own} - {"policy"}):
             ours = [r for r in own if r.model == who]
-            kept[who] = build(still[who], pools[side].examples, pad, ours)
+            kept[who] = build(still[who], pools[side].examples, pad, ours, shelf=shelf)
         group = groups.setdefault(leader(side), _group(leader(side), pools, seed))
         group.streams[side] = Stream(pools[side], own, kept)
     return groups

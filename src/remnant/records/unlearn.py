@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from remnant.records.base import Positive, Record, Share
+from remnant.records.base import Positive, Record, Share, circumstance
 from remnant.records.lasting import Certificate, Grids, Promise, fault_of_lasting
 from remnant.records.train import OptimSpec
 from remnant.records.trainable import ByLoraSpec, Chosen, saves_apart
@@ -75,6 +75,8 @@ class UnlearnSpec(OptimSpec):
     ``grids``: every step takes the mean of its loss at the weights and at their rounding to one of
     these, retain terms too. ``promise``: at the end the update is moved into few weights, whose
     codes then differ from the target's under all of these, with a certificate (docs/lasting.md).
+    ``reference_gb``: what the target says of the texts is kept in memory up to so many GB, the rest
+    in files that are mapped.
     """
 
     method: str | None = None
@@ -102,6 +104,7 @@ class UnlearnSpec(OptimSpec):
     robust: Annotated[float, Field(gt=0)] | None = None
     grids: Grids | None = None
     promise: Promise | None = None
+    reference_gb: Annotated[float, Field(ge=0)] = circumstance(8.0)
 
     @model_validator(mode="before")
     @classmethod

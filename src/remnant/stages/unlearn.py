@@ -29,8 +29,9 @@ from remnant.model.examples import Pool, batch_of, joined
 from remnant.model.head import trained_head
 from remnant.model.load import context_length, in_dtype, open_model, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
+from remnant.model.shelf import Shelf
 from remnant.model.spread import open_spread
-from remnant.model.terms import forget_losses, make_loss, make_streams, terms_of
+from remnant.model.terms import Beside, forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.ranks import counts, in_shards, local, offset, rows_of, told
 from remnant.records import Probed, SamSpec, UnlearnResult, UnlearnSpec, ZerothSpec
@@ -99,8 +100,9 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
             "Lower unlearn's max_tokens, so that texts are cut.",
         )
     other = reinforced(inputs.get("reinforced"), model, spec)
-    streams = make_streams(model, terms, pools, pad, spec.seed, other)
-    del other
+    beside = Beside(other, Shelf(out, spec.reference_gb * 1e9))
+    streams = make_streams(model, terms, pools, pad, spec.seed, beside)
+    del other, beside
     probe = make_probe(model, tokenizer, corpus, manner)
     moving = trained_on_grids(
         attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)),
