@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 from remnant.context import ModelCache
 from remnant.estimate.memory import Text, peak
 from remnant.estimate.shape import KNOWN
-from remnant.model import shelf
 from remnant.model.reference import build
 from remnant.model.shelf import Shelf
 from remnant.readings import Reading
@@ -61,7 +60,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     def full(file: int, begin: int, size: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shelf.os, "posix_fallocate", full)
+    monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(OSError, match="No space"):
         Shelf(tmp_path, 0).block(2)(torch.ones(2, 3))
     assert not list(tmp_path.iterdir())

@@ -226,12 +226,8 @@ def _tidied(scratch: Path, goes_on_from: Sequence[str]) -> Path:
     """The scratch folder with nothing in it but what the stage can go on from."""
     scratch.mkdir(parents=True, exist_ok=True)
     for path in scratch.iterdir():
-        if any(fnmatchcase(path.name, pattern) for pattern in goes_on_from):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if not any(fnmatchcase(path.name, pattern) for pattern in goes_on_from):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return scratch
 
 

@@ -21,7 +21,6 @@ from remnant.model.examples import Example, batch_of, pool_of
 from remnant.model.head import trained_head
 from remnant.model.load import context_length, in_dtype, on_device, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
-from remnant.model.spread import open_spread
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.ranks import gathered, own, spread
 from remnant.records import TrainResult, TrainSpec
@@ -29,7 +28,7 @@ from remnant.stages.examples import questions_of
 from remnant.trainable.attach import attach
 from remnant.training.checkpoints import LEFT
 from remnant.training.loop import fit, last_of
-from remnant.training.stepper import in_regime, storage_dtype
+from remnant.training.stepper import in_regime, opened, storage_dtype
 
 LEAVES = (*LEFT_BY_MODELS, "steps.jsonl")
 GOES_ON_FROM = (*LEFT, "steps.jsonl")
@@ -44,12 +43,12 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
         check_plain(base, "packed weights cannot be trained")
     tokenizer = open_tokenizer(base or str(corpus / "tokenizer"))
     if base:
-        model, collect = open_spread(base, work.place.device, storage_dtype(spec.weights))
+        model, collect = opened(base, work.place.device, spec)
     else:
-        model = on_device(fresh_model(spec, tokenizer), work.place.device)
-        collect = spread(model, blocks)
+        fresh = on_device(fresh_model(spec, tokenizer), work.place.device)
+        collect = spread(fresh, blocks)
+        model = in_regime(fresh, spec).eval()
     check_saving(model, tokenizer)
-    model = in_regime(model, spec).eval()
     check_ids(model, tokenizer)
     make = epochs_of_documents if spec.examples == "documents" else epochs_of_questions
     epochs = make(spec, tokenizer, corpus, context_length(model))

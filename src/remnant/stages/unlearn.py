@@ -27,10 +27,9 @@ from remnant.model.data import Batch
 from remnant.model.door import check_plain
 from remnant.model.examples import Pool, batch_of, joined
 from remnant.model.head import trained_head
-from remnant.model.load import context_length, in_dtype, open_model, open_tokenizer
+from remnant.model.load import context_length, in_dtype, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.shelf import Shelf
-from remnant.model.spread import open_spread
 from remnant.model.terms import Beside, forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.ranks import counts, in_shards, local, offset, rows_of, told
@@ -51,7 +50,7 @@ from remnant.training.promise import (
     keep,
     write_certificate,
 )
-from remnant.training.stepper import in_regime, movable_share, storage_dtype, warning_of_rate
+from remnant.training.stepper import movable_share, opened, storage_dtype, warning_of_rate
 
 PROBE_ITEMS = 48
 LEAVES = (*LEFT_BY_MODELS, CONFIG, WEIGHTS, "steps.jsonl", CERTIFICATE)
@@ -79,8 +78,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     target, corpus = inputs["target"], inputs["corpus"]
     check_plain(str(target), "packed weights cannot be trained")
     tokenizer = open_tokenizer(str(target))
-    model, collect = open_spread(str(target), work.place.device, storage_dtype(spec.weights))
-    in_regime(model, spec)
+    model, collect = opened(str(target), work.place.device, spec)
     check_saving(model, tokenizer)
     pad = tokenizer.pad_token_id
     check_ids(model, tokenizer)
@@ -136,10 +134,9 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     chosen = memory.get("chosen") if spec.select == "best" else (probes or [None])[-1]
     certified = None
     if spec.promise:
-        dtype = storage_dtype(spec.weights)
-        origin = in_regime(open_model(str(target), work.place.device, dtype=dtype), spec)
+        origin, _ = opened(str(target), work.place.device, spec)
         given = Given(model, origin, tokenizer, forget_loss)
-        certified = keep(spec.promise, given, dtype, work.progress)
+        certified = keep(spec.promise, given, storage_dtype(spec.weights), work.progress)
         chosen = {"step": chosen["step"] if chosen else steps, **probe()._asdict()}
         write_certificate(certified, out)
     in_dtype(model, storage_dtype(spec.weights))

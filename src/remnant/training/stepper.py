@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from remnant.functional.survival import FEW
 from remnant.functional.weights import movable, stochastic_round
 from remnant.model.load import in_dtype
+from remnant.model.spread import open_spread
 from remnant.ranks import Rows, average, count, local, rows_of, told, total
 from remnant.records import OptimSpec, SignSpec, Weights, ZerothSpec
 from remnant.trainable.parts import Part
@@ -177,7 +178,7 @@ class Stepper:
         """The gradients of all parts that have one."""
         return (g for p in self.parts if (g := p.gradient()) is not None)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Everything but the weights that the next step depends on, of shards this rank's rows."""
         return {
             "optimizer": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -230,6 +231,19 @@ def moment(place: int, name: str) -> str:
     'moments.3.exp_avg'
     """
     return f"moments.{place}.{name}"
+
+
+def opened(source: str, device: str, spec: OptimSpec) -> tuple[PreTrainedModel, Callable[[], None]]:
+    """A model to be trained, divided among the ranks, in the regime of the spec.
+
+    Returns:
+        The model, and what makes it a plain one on the first rank (``ranks.spread``).
+
+    Raises:
+        UserError: as ``open_spread``.
+    """
+    model, collect = open_spread(source, device, storage_dtype(spec.weights))
+    return in_regime(model, spec), collect
 
 
 def in_regime(model: PreTrainedModel, spec: OptimSpec) -> PreTrainedModel:
