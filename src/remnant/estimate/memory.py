@@ -17,6 +17,7 @@ from remnant.records import (
     RectifiedSpec,
     SamSpec,
     SignSpec,
+    UnlearnSpec,
     ZerothSpec,
 )
 
@@ -214,9 +215,11 @@ def of_a_look(spec: OptimSpec, moving: Moving) -> int:
             return 0
 
 
-def room_of(spec: OptimSpec) -> float:
-    """Bytes of reference values that are kept in memory; the rest lies on the disk."""
-    return 1e9 * getattr(spec, "reference_gb", math.inf)
+def room_of(spec: OptimSpec) -> int:
+    """Bytes of reference values that are kept in memory; the rest lies on the disk. Training has no
+    reference.
+    """
+    return int(1e9 * spec.reference_gb) if isinstance(spec, UnlearnSpec) else 0
 
 
 def of_opening(shape: Shape, kept: int, width: int) -> int:
@@ -255,7 +258,7 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     moments = 2 * stepped * moving.numbers // shards
     if isinstance(spec.update, SignSpec | ZerothSpec):
         moments = 0
-    rows = min(text.cached * shape.width * width, int(room_of(spec)))
+    rows = min(text.cached * shape.width * width, room_of(spec))
     cache = rows + (width * shape.table if text.cached else 0)
     side = kept_by_a_pass(shape, text, width, spec, moving.adapters)
     block = kept_by_a_block(shape, text, width, moving.adapters)

@@ -173,7 +173,9 @@ class Checkpoints:
             saved = told(state.get("shards"))
             if saved and not shards.is_whole(shards.Saved(**saved), path.parent):
                 if first():
-                    tell(f"{saved['folder']} is damaged; {path.name} is not gone on from.")
+                    # As of any damaged file, so that it never takes the place of a whole one.
+                    tell(f"{saved['folder']} is damaged; {path} was thrown away.")
+                    path.unlink()
                 state = {}
             if told(bool(state)):
                 return state, lines
@@ -198,13 +200,15 @@ def save_best(moving: Trainable, step: int, path: Path) -> None:
     """Keep what may move as it is now, as the best so far."""
     state: dict[str, Any] = {"step": step}
     if not in_shards(moving.state().values()):
-        kept.save(state | {"weights": dict(moving.state())}, path) if first() else None
+        if first():
+            kept.save(state | {"weights": dict(moving.state())}, path)
         return
     before = told(_named(kept.load(path)) if first() else "")
     saved = shards.begin(_weights(moving), _other(path, before)).end()
     if first():
         kept.save(state | {"shards": saved._asdict()}, path)
-        shutil.rmtree(path.with_name(before) if before else path / "none", ignore_errors=True)
+        if before:
+            shutil.rmtree(path.with_name(before), ignore_errors=True)
 
 
 def load_best(moving: Trainable, step: int, path: Path) -> bool:

@@ -7,6 +7,7 @@ in parts of any size, which no DTensor describes.
 """
 
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -123,7 +124,10 @@ def reader(saved: Saved, folder: Path) -> Read:
             start += size
             if low < high:
                 piece = torch.empty(size, *shape[1:], dtype=dtype)
-                load({_key(name, writer): piece}, storage_reader=source, no_dist=True)
+                with warnings.catch_warnings():
+                    # That one process loads is what is meant.
+                    warnings.simplefilter("ignore")
+                    load({_key(name, writer): piece}, storage_reader=source, no_dist=True)
                 found.append(piece[low:high])
         return found[-1] if len(found) <= 2 else torch.cat(found)
 
