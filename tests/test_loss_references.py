@@ -16,7 +16,7 @@ from remnant.functional.hidden import Hidden
 from remnant.functional.view import View
 from remnant.methods import LOSS_READS
 from remnant.model.examples import Example, Pool
-from remnant.model.terms import make_loss, make_streams, terms_of
+from remnant.model.terms import Beside, make_loss, make_streams, terms_of
 from remnant.readings import SIDES
 from remnant.records import UnlearnSpec
 from remnant.resolve import Method, resolve
@@ -386,7 +386,7 @@ def gradients(name: str, size: int) -> tuple[dict[str, Tensor], list[Any]]:
     layers = {"layer": 1} if "layer" in method(name).params else {}
     spec = UnlearnSpec.model_validate({"terms": [{"use": name, **layers}], "batch_size": size})
     model, terms = tiny_model(), terms_of(spec)
-    groups = make_streams(model, terms, pools(), 0, 1, tiny_model(seed=5))
+    groups = make_streams(model, terms, pools(), 0, 1, Beside(tiny_model(seed=5)))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.sin(torch.arange(parameter.numel())).view_as(parameter))

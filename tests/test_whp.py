@@ -13,7 +13,7 @@ from remnant.flow.plan import unlearn_node
 from remnant.functional.distributions import whp
 from remnant.functional.view import View
 from remnant.model.load import open_model
-from remnant.model.terms import make_loss, make_streams, terms_of
+from remnant.model.terms import Beside, make_loss, make_streams, terms_of
 from remnant.readings import Reading, reading_of
 from remnant.records import UnlearnSpec
 from remnant.stages import unlearn
@@ -47,7 +47,7 @@ def test_a_label_is_what_the_text_itself_did_not_raise() -> None:
 def test_the_labels_have_no_gradient_and_stay_while_the_model_moves() -> None:
     spec = UnlearnSpec(method="whp", batch_size=4)
     model, terms = tiny_model(), terms_of(spec)
-    groups = make_streams(model, terms, pools(), 0, 0, tiny_model(seed=5))
+    groups = make_streams(model, terms, pools(), 0, 0, Beside(tiny_model(seed=5)))
     kept = groups["forget"].streams["forget"].kept
     assert set(kept) == {"reference", "reinforced"}
     assert not torch.equal(kept["reference"].finals[0], kept["reinforced"].finals[0])

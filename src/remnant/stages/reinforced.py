@@ -5,10 +5,9 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from remnant.errors import UserError
-from remnant.model.load import open_model
 from remnant.ranks import count
 from remnant.records import UnlearnSpec
-from remnant.training.stepper import in_regime
+from remnant.training.stepper import opened
 
 
 def reinforced(
@@ -23,7 +22,7 @@ def reinforced(
         return None
     if count() > 1:
         raise UserError("A reinforced model is read on one device.", "Leave devices out.")
-    found = in_regime(open_model(str(source), str(model.device)), spec)
+    found, _ = opened(str(source), str(model.device), spec)
     sizes = [m.config.get_text_config().vocab_size for m in (model, found)]
     if sizes[0] != sizes[1]:
         raise UserError(
