@@ -21,7 +21,7 @@ from remnant.lineage import Lineage
 from remnant.model import versions
 from remnant.model.load import dtype_of
 from remnant.parsing import parse
-from remnant.records import MeasureSpec, Rule
+from remnant.records import MeasureSpec, Rule, SweepSpec
 from remnant.stages import measure
 from tests.conftest import silent
 
@@ -45,6 +45,10 @@ def test_float32_by_any_name_leaves_what_was_measured_as_it_is() -> None:
     with pytest.raises(UserError, match=r"dtype.*fp32"):
         parse(MeasureSpec, {"dtype": "fp8"}, "measure")
     assert "dtype" not in Rule().told()
+    own = {"name": "s", "corpus": [], "unlearn": [], "measure": {"dtype": "bf16"}}
+    with pytest.raises(UserError, match=r"rule\.dtype and measure\.dtype differ"):
+        parse(SweepSpec, own, "sweep")
+    assert parse(SweepSpec, own | {"rule": {"dtype": "bf16"}}, "sweep").rule.dtype == "bf16"
     assert weaker(Rule(dtype="bf16"), Rule()) == ["dtype is bf16, and the policy asks for none"]
     assert weaker(Rule(dtype="bf16"), Rule(dtype="bf16")) == []
 

@@ -457,9 +457,11 @@ def audited(
     nodes = planning.ordered([planning.audit_node(rule, measured)])
     done(store, nodes, progress)
     title = "Did it stay forgotten?"
+    asked = MeasureSpec(dtype=rule.dtype)
     sweep = SweepSpec(
-        name="audit", title=title, corpus=(), unlearn=(), quantizers=tuple(forms), rule=rule
-    )
+        name="audit", title=title, corpus=(), unlearn=(), quantizers=tuple(forms), measure=asked,
+        rule=rule,
+    )  # fmt: skip
     return Audit(table.collect(store, sweep, [n.piece for n in nodes], {}), store)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from remnant.names import Name
 from remnant.records.audit import Rule
@@ -50,3 +50,9 @@ class SweepSpec(Record):
     measure: MeasureSpec = MeasureSpec()
     rule: Rule = Rule()
     study: bool = False
+
+    @model_validator(mode="after")
+    def _one_dtype(self) -> "SweepSpec":
+        if self.rule.dtype != self.measure.dtype:
+            raise ValueError("rule.dtype and measure.dtype differ; give both the same")
+        return self

@@ -12,7 +12,7 @@ from remnant.flow.failures import failures
 from remnant.flow.progress import State, clock, describe, in_hand, left_of_each
 from remnant.flow.store import PROGRESS, Store
 from remnant.parsing import parse
-from remnant.records import AuditSpec, Piece, SweepSpec
+from remnant.records import AuditSpec, MeasureSpec, Piece, SweepSpec
 from remnant.report import table
 from remnant.report.front import headline
 from remnant.report.league import Standing, league
@@ -94,7 +94,10 @@ def _audit(store: Store, name: str) -> Kept:
             of_target = label.model_copy(update={"model": "target", "steps": ()})
             found.setdefault(form, Piece(name=form, stage="elicit", label=of_target))
         found[measured] = Piece(name=measured, stage="measure", label=label)
-    sweep = SweepSpec(name=name, title=TITLE, corpus=(), unlearn=(), quantizers=(), rule=spec.rule)
+    asked = MeasureSpec(dtype=spec.rule.dtype)
+    sweep = SweepSpec(
+        name=name, title=TITLE, corpus=(), unlearn=(), quantizers=(), measure=asked, rule=spec.rule
+    )
     return Kept(sweep, [*found.values(), Piece(name=name, stage="audit")])
 
 
