@@ -702,9 +702,9 @@ def test_a_copy_of_a_model_from_outside_is_known_as_its_version_in_a_later_proce
         running.make(store, copy, unheard)
     opened: list[str] = []
 
-    def counted(source: str, device: str) -> PreTrainedModel:
+    def counted(source: str, device: str, *, dtype: torch.dtype) -> PreTrainedModel:
         opened.append(source)
-        return open_model(source, device)
+        return open_model(source, device, dtype=dtype)
 
     monkeypatch.setattr(versions, "open_model", counted)
     spec, models = MeasureSpec(metrics=("verbmem",)), ModelCache()

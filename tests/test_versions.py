@@ -28,9 +28,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The folders that were opened whole."""
     seen: list[str] = []
 
-    def counted(source: str, device: str) -> PreTrainedModel:
+    def counted(source: str, device: str, *, dtype: torch.dtype) -> PreTrainedModel:
         seen.append(Path(source).name)
-        return open_model(source, device)
+        return open_model(source, device, dtype=dtype)
 
     silent.models.clear()
     monkeypatch.setattr(versions, "open_model", counted)
