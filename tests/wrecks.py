@@ -109,7 +109,7 @@ def in_this_process(sweep: Path) -> Iterator[None]:
         patch.setattr(verbs, "local_hands", lambda *given: None)
         patch.setattr(verbs, "_work", work)
         patch.setattr("remnant.verbs.planning.plan", lambda given: nodes_of(sweep))
-        patch.setattr(page, "_render", lambda *a: "")
+        patch.setattr(page, "rendered", lambda *a: "")
         yield
 
 
