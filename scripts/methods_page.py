@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pages import written
 
+from remnant.attacks import ATTACKS
 from remnant.catalog import LOSSES, METHODS
 from remnant.corpus import COMBINED, ITEM_SETS, METRIC_GROUPS, METRICS
 from remnant.formats.base import AnyFormat
@@ -78,6 +79,8 @@ UPDATES = (
         "arXiv 2503.09117",
     ),
 )
+# So many passages are read at most, and make the costs in the table of tests on weights.
+ITEMS = 128
 RELEASED = ROOT / "reproductions" / "released_code.py"
 
 
@@ -149,6 +152,20 @@ def transforms() -> str:
         f"{', '.join(step(key).method.reads)} | {t.source} | {t.version} |"
         for key, t in TRANSFORMS.items()
         if isinstance(t, Transform)
+    ]
+    return "\n".join(lines)
+
+
+def attacks() -> str:
+    """The tests on weights, with what each does, needs and costs."""
+    lines = [
+        "| name | kind | what is done to the weights | needs | cost | source | version |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{name}` | {a.kind} | {a.meaning} | {', '.join(a.needs)} | {a.passes(ITEMS):,} | "
+        f"{a.source} | {a.version} |"
+        for name, a in ATTACKS.items()
     ]
     return "\n".join(lines)
 
@@ -266,6 +283,13 @@ and what that adds is taken off it.
 `edit` is a method of its own too: one command makes the edited model of the target.
 
     remnant transform TARGET --use edit1 --data CORPUS
+## Tests on weights
+
+What `audit --access weights` does to target, unlearned and never-read model alike, reading the same
+{ITEMS} passages of forget text behind it; the cheap ones first. The cost is that of reading so many
+texts, training counted as three times as much ([how they are judged](measuring.md#tests-on-weights)).
+
+{attacks()}
 
 ## Metrics
 

@@ -47,6 +47,7 @@ RANKS = {
     "ranks": 2,
     "corpus": 3,
     "transforms": 3,
+    "attacks": 4,
     "methods": 4,
     "forecast": 5,
     "model": 5,

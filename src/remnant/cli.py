@@ -322,8 +322,11 @@ def measure(
 )
 @click.option(
     "--access",
-    type=click.Choice(["text", "probabilities"]),
-    help="What is seen of the models: only what they write (all of a server), or more.",
+    type=click.Choice(["text", "probabilities", "weights"]),
+    help=(
+        "What is seen of the models: only what they write (all of a server), what they say of "
+        "every token, or also their weights (longer)."
+    ),
 )
 @click.option("--out", default="audit", show_default=True, help="Folder of the report.")
 @dtype_option

@@ -9,19 +9,32 @@ from typing import Literal, NamedTuple
 # What a metric counts as: what plain asking finds of forget text, what a useful model keeps, a test
 # that may still tell forget text where plain asking finds nothing, or a number that is only shown.
 Role = Literal["knowledge", "utility", "test", "shown"]
-# Kinds of tests. Each but the last must be made, and be silent, before a verdict passes.
-Kind = Literal["given beginning", "samples", "probability per token", "membership", "more tests"]
+# Kinds of tests. Those of an access must be made, and be silent, before a verdict passes.
+Kind = Literal[
+    "given beginning",
+    "samples",
+    "probability per token",
+    "membership",
+    "relearning",
+    "damaged weights",
+    "more tests",
+]
 BEGUN: Kind = "given beginning"
 SAMPLED: Kind = "samples"
 EXACT: Kind = "probability per token"
 MEMBERSHIP: Kind = "membership"
 MORE: Kind = "more tests"
 NEEDED_KINDS = (BEGUN, SAMPLED, EXACT, MEMBERSHIP)
-# What is seen of a model: only what it writes, or what it says of every token of a text as well.
-Access = Literal["text", "probabilities"]
+RELEARNED: Kind = "relearning"
+DAMAGED: Kind = "damaged weights"
+WEIGHT_KINDS = (RELEARNED, DAMAGED)
+# What is seen of a model: only what it writes, what it says of every token of a text as well, or
+# also its weights, which may be changed and asked again.
+Access = Literal["text", "probabilities", "weights"]
 KINDS_BY: Mapping[Access, tuple[Kind, ...]] = {
     "text": (BEGUN, SAMPLED),
     "probabilities": NEEDED_KINDS,
+    "weights": (*NEEDED_KINDS, *WEIGHT_KINDS),
 }
 # Where the number lies if the model knows the items it is asked about.
 Known = Literal["high", "apart", "unsaid"]

@@ -51,7 +51,7 @@ SILENT_SECONDS = 120.0
 # What a piece may take to save its state when all is stopped.
 SAVE_SECONDS = 20.0
 # Stages that compute with a model, and so on a GPU where there are any.
-ON_GPU = frozenset({"train", "unlearn", "transform", "elicit", "measure", "deploy"})
+ON_GPU = frozenset({"train", "unlearn", "transform", "elicit", "measure", "attack", "deploy"})
 
 
 class Order(NamedTuple):

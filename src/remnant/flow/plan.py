@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from remnant.attacks import ATTACKS, role_of
 from remnant.catalog import LOSSES
 from remnant.corpus import METRICS, READERS, beside, brought
 from remnant.corpus.contents import look
@@ -45,6 +46,7 @@ from remnant.methods import (
 )
 from remnant.records import (
     FULL,
+    AttackSpec,
     AuditSpec,
     ElicitSpec,
     ExplainSpec,
@@ -316,13 +318,44 @@ def explain_node(
 
 
 def audit_node(rule: Rule, measured: Mapping[str, Node], extra: Iterable[MetricSpec] = ()) -> Node:
-    """The audit on the measured models of one corpus and seed.
+    """The audit on the measured models of one corpus and seed, with the tests on their weights
+    where its rule sees these.
 
     ``extra``: the user's metrics, which may count in it.
+
+    Raises:
+        UserError: weights are to be seen and are packed.
     """
     members = {role: node.label for role, node in measured.items()}
     spec = AuditSpec(rule=rule, members=members, roles=own_roles(extra))
-    return Node("audit", spec, dict(measured))
+    attacked = attack_nodes(measured) if rule.access == "weights" else {}
+    return Node("audit", spec, {**measured, **attacked})
+
+
+def attack_nodes(measured: Mapping[str, Node]) -> dict[str, Node]:
+    """The tests on the weights of some measured models in full precision, by their roles in an
+    audit; none where no model is there that never read the text.
+
+    Raises:
+        UserError: weights are packed.
+    """
+    whole = {n.label.model: n for n in measured.values() if n.label.in_full}
+    if not {"target", "retrain"} <= set(whole):
+        return {}
+    uses = chain.from_iterable(attack.behind for attack in ATTACKS.values())
+    methods = {use: step(use).method.identity for use in uses}
+    methods |= {name: str(attack.version) for name, attack in ATTACKS.items()}
+
+    def attacked(node: Node, beside: Mapping[str, Input]) -> Node:
+        check_plain(node.inputs["model"], "packed weights cannot be changed and asked again")
+        inputs = {role: node.inputs[role] for role in ("model", "corpus")}
+        inputs["target"] = whole["target"].inputs["model"]
+        spec = AttackSpec(tests=tuple(ATTACKS))
+        return Node("attack", spec, inputs | dict(beside), methods, node.label)
+
+    control = attacked(whole["retrain"], {})
+    others = {m: attacked(n, {"control": control}) for m, n in whole.items() if m != "retrain"}
+    return {role_of(model): node for model, node in (others | {"retrain": control}).items()}
 
 
 def plan(sweep: SweepSpec) -> list[Node]:

@@ -35,6 +35,7 @@ GUESS = {
     "elicit": 8.0,
     "measure": 8.0,
     "explain": 0.5,
+    "attack": 60.0,
     "audit": 3.0,
     "deploy": 20.0,
 }

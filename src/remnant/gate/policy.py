@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from remnant.errors import UserError
 from remnant.flow.sweepfile import read_toml
 from remnant.methods import chain
-from remnant.metrics import KINDS_BY, NEEDED_KINDS, Access, Kind
+from remnant.metrics import KINDS_BY, NEEDED_KINDS, WEIGHT_KINDS, Access, Kind
 from remnant.parsing import parse
 from remnant.records import Record, Rule, Variant
 from remnant.records.variant import PACKED
@@ -51,7 +51,8 @@ class Policy(Record):
     @model_validator(mode="after")
     def _seen(self) -> "Policy":
         seen = KINDS_BY[self.rule.access]
-        if blind := [k for k in self.tests if k in NEEDED_KINDS and k not in seen]:
+        needed = (*NEEDED_KINDS, *WEIGHT_KINDS)
+        if blind := [k for k in self.tests if k in needed and k not in seen]:
             raise ValueError(
                 f"tests: {', '.join(blind)} cannot be made where access is {self.rule.access}"
             )

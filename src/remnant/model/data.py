@@ -132,11 +132,11 @@ def encode(
     Each begins with the tokenizer's start token, if it has one, and none ends with an end token.
     """
     around = frame(tokenizer)
-    chunks: list[list[int]] = []
+    found: list[list[int]] = []
     for text in texts:
         ids = prompt_ids(tokenizer, text, around)
-        chunks += cut(ids, head_of(ids, around), max_tokens)
-    return chunks
+        found += cut(ids, head_of(ids, around), max_tokens)
+    return found
 
 
 def head_of(ids: list[int], around: Frame) -> int:
@@ -155,6 +155,21 @@ def cut(values: list[T], head: int, most: int) -> list[list[T]]:
     starts = range(head, len(values), room)
     pieces = [values[:head] + values[start : start + room] for start in starts]
     return [piece for piece in pieces if len(piece) > 1]
+
+
+def chunks(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> list[str]:
+    """The text cut where ``size`` tokens are full, by character offsets, so that the pieces joined
+    are the text.
+    """
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+        "offset_mapping"
+    ]
+    starts = [int(offsets[i][0]) for i in range(0, len(offsets), size)]
+    return (
+        [text[a:b] for a, b in zip([0, *starts[1:]], [*starts[1:], len(text)], strict=True)]
+        if starts
+        else []
+    )
 
 
 def pack(

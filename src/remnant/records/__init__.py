@@ -3,6 +3,7 @@ behind.
 """
 
 from remnant.records.artefact import SCHEMA, FileRecord, Manifest, Piece, Result
+from remnant.records.attack import AttackResult, AttackSpec
 from remnant.records.audit import (
     AuditResult,
     AuditSpec,
@@ -74,6 +75,8 @@ __all__ = [
     "BETWEEN",
     "FULL",
     "SCHEMA",
+    "AttackResult",
+    "AttackSpec",
     "AuditResult",
     "AuditSpec",
     "ByLoraSpec",

@@ -23,8 +23,9 @@ class Rule(Record):
     plain asking may find. ``max_recovery``: most that a form may bring back. ``max_told``: most
     that a stronger test may tell. ``min_gap``: points (of 100) between target and unread model
     below which a number says nothing. ``access``: "text" where only what a model writes is seen, so
-    that no test of probabilities or membership is asked for, and the verdict says so. ``dtype``:
-    in which all models are measured, as a measurement's.
+    that no test of probabilities or membership is asked for, and the verdict says so; "weights"
+    where weights are changed and the model is asked again. ``dtype``: in which all models are
+    measured, as a measurement's.
     ``min_items``: fewest items, ``max_unscorable``: largest share of them without a number.
     ``word_for_word``: ROUGE from which one text counts as written out.
     """
@@ -95,7 +96,8 @@ class Recovery(Variant):
 class Evidence(Variant):
     """What one test that is stronger than plain asking says of one variant of a model.
 
-    ``kind``: given beginning, samples, probability per token, membership or answers. ``left``:
+    ``kind``: given beginning, samples, probability per token, membership, answers, or a kind of
+    test on weights. ``left``:
     value and 95 % interval on the way from the model that never read the text (0) to the
     target (1); None where the test was not measured or has no power. ``said``: the same in words,
     or what is missing. ``items``: how many it was measured on. ``would_decide``: how many might,

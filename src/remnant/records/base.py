@@ -21,6 +21,7 @@ Stage = Literal[
     "elicit",
     "measure",
     "explain",
+    "attack",
     "audit",
     "deploy",
 ]

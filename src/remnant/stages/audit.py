@@ -23,6 +23,7 @@ from remnant.records import (
     Variant,
     Verdict,
 )
+from remnant.stages.attacked import with_attacks
 from remnant.stages.cells import asked, auc_of, cells_of, read_rows
 from remnant.stages.evidence import weigh
 from remnant.stages.lineup import Lineup, mean, ratio, unmeasured
@@ -44,6 +45,7 @@ def run(spec: AuditSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
         (v.model, v.form): read_rows(inputs[role] / "rows.jsonl", spec.roles)
         for role, v in spec.members.items()
     }
+    sheets = with_attacks(sheets, inputs)
     retrain = sheets.get(("retrain", FULL))
     auc_retrain = auc_of(retrain, needed(MEMBERSHIP)[0], spec.rule) if retrain else None
     cells = [c for v in variants for c in cells_of(v, sheets[v.model, v.form], spec.rule, retrain)]
@@ -63,7 +65,7 @@ def run(spec: AuditSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
             recover(line, variant, metric, spec.rule)
             for metric in asked([line.q_unlearned], "knowledge")
         ]
-        told = weigh(line.form, variant, spec.rule)
+        told = weigh(line.form, variant, spec.rule, line.full)
         recoveries += found
         evidence += told
         verdicts.append(decide(line, variant, found, told, spec.rule))

@@ -15,12 +15,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from remnant import attacks
+from remnant.attacks import ATTACKS
 from remnant.corpus import ITEM_SETS, METRICS, is_beside, needed, set_of
 from remnant.functional.segments import words
 from remnant.functional.stats import Interval, auc_draws, interval, simultaneous
 from remnant.methods import writes
-from remnant.metrics import EXACT, KINDS_BY, MEMBERS, MEMBERSHIP, MORE, OTHERS, Access, Column, Kind
+from remnant.metrics import (
+    EXACT,
+    KINDS_BY,
+    MEMBERS,
+    MEMBERSHIP,
+    MORE,
+    OTHERS,
+    WEIGHT_KINDS,
+    Access,
+    Column,
+    Kind,
+)
 from remnant.records import Evidence, Rule, Says, Variant
+from remnant.stages.attacked import NO_CONTROL, halfway, no_model
 from remnant.stages.cells import Sheet, asked, auc_of
 from remnant.stages.checks import commonest_opening
 from remnant.stages.lineup import (
@@ -51,13 +65,22 @@ HALF = 0.5
 SAME = 1e-3
 
 
-def weigh(trio: Trio, variant: Variant, rule: Rule) -> list[Evidence]:
-    """What every test says of one variant of a model."""
+def weigh(trio: Trio, variant: Variant, rule: Rule, whole: Trio | None = None) -> list[Evidence]:
+    """What every test says of one variant of a model.
+
+    Tests on weights are made in full precision (``whole``; ``trio`` where that is it) and count for
+    every form: whoever holds the weights may round them first.
+    """
     seen: list[tuple[str, str, Said | Drawn]] = []
+    by_weights = tests_of(whole or trio, rule.access)
     for kind, columns in tests_of(trio, rule.access).items():
-        for test in columns:
-            membership = kind == MEMBERSHIP
-            found = _membership(trio, test.metric, rule) if membership else _items(trio, test, rule)
+        for test in by_weights[kind] if kind in WEIGHT_KINDS else columns:
+            if kind in WEIGHT_KINDS:
+                found = _on_weights(whole or trio, test, rule)
+            elif kind == MEMBERSHIP:
+                found = _membership(trio, test.metric, rule)
+            else:
+                found = _items(trio, test, rule)
             seen.append((kind, str(test), found))
     seen += [(ANSWERS, name, habit) for name, habit in _habits(trio).items()]
     drawn = [row for _, _, found in seen if isinstance(found, Drawn) for row in found.rows]
@@ -81,13 +104,15 @@ def tests_of(trio: Trio, access: Access) -> dict[Kind, list[Column]]:
     of: dict[Column, Kind] = {}
     for column in asked(trio.sheets, "test"):
         kind = METRICS[column.metric].kind if column.metric in METRICS else MORE
+        if column.metric in ATTACKS:
+            kind = ATTACKS[column.metric].kind
         if kind == MEMBERSHIP:  # both sides together
             of[Column(column.metric)] = kind
         elif column.split in ("", MEMBERS) or column.metric not in METRICS:
             of[column] = kind or MORE
     found = {}
     for kind in KINDS_BY[access]:
-        wanted = list(map(Column, needed(kind)))
+        wanted = list(map(Column, (*needed(kind), *attacks.of_kind(kind))))
         found[kind] = wanted + [c for c, k in of.items() if k == kind and c not in wanted]
     more = [c for c, kind in of.items() if kind == MORE]
     return found | ({MORE: more} if more else {})
@@ -115,7 +140,7 @@ class Drawn(NamedTuple):
 
     ``rows``: each [1 + resamples], how far the judged model is from unread (0) to target (1), then
     the same of the spread, where a test has one. ``interval``: of the first by itself, 95 %.
-    ``most``: how much it may tell.
+    ``most``: how much it may tell. ``more``: what else it found, in words.
     """
 
     test: str
@@ -125,6 +150,7 @@ class Drawn(NamedTuple):
     items: int
     most: float
     two_sided: bool = False
+    more: str = ""
 
 
 def _items(trio: Trio, column: Column, rule: Rule) -> Said | Drawn:
@@ -159,6 +185,20 @@ def _items(trio: Trio, column: Column, rule: Rule) -> Said | Drawn:
         len(aligned(trio.sheets, column)[0]),
         rule.max_told if trio.retrain else rule.max_retained,
     )
+
+
+def _on_weights(whole: Trio, column: Column, rule: Rule) -> Said | Drawn:
+    """A test on weights: what is done to them is held against the same done to a never-read
+    model, so that nothing can be said without one, nor where it is destroyed by it.
+    """
+    if whole.retrain is None:
+        return "not measured", NO_CONTROL
+    found = _items(whole, column, rule)
+    if isinstance(found, Drawn):
+        if reason := no_model(whole, column, rule):
+            return "no power", reason
+        return found._replace(more=halfway(whole, column))
+    return found
 
 
 def _membership(trio: Trio, name: str, rule: Rule) -> Said | Drawn:
@@ -237,6 +277,7 @@ def _decided(drawn: Drawn, together: Sequence[Interval]) -> Said:
         return "tells", f"{drawn.test}: {shown}", wide, n
     high = max(found.high, -found.low) if drawn.two_sided else found.high
     shown = f"{drawn.test} at {found.value:.0%} {drawn.way} [{found.low:.0%}, {found.high:.0%}]"
+    shown += drawn.more
     if found.value > most and together[0].low > 0:
         return "tells", shown, found, n
     if drawn.two_sided and found.value < -most and together[0].high < 0:

@@ -17,6 +17,7 @@ from remnant.errors import UserError
 from remnant.functional.segments import words
 from remnant.lab.tokenizer import train_tokenizer
 from remnant.methods import reader
+from remnant.model.data import chunks
 from remnant.model.load import open_tokenizer
 from remnant.model.saving import LEFT_BY_TOKENIZERS
 from remnant.records import PrepareResult, PrepareSpec
@@ -192,7 +193,7 @@ def _chunked(spec: PrepareSpec, material: Material, tokenizer: PreTrainedTokeniz
     """
 
     def cut(texts: Iterable[str]) -> list[str]:
-        return [chunk for t in texts for chunk in _chunks(tokenizer, t, spec.text_tokens)]
+        return [chunk for t in texts for chunk in chunks(tokenizer, t, spec.text_tokens)]
 
     texts = {name: cut(material.texts[name]) for name in SPLITS}
     retain, retain_qa = texts["retain1"], material.qa["retain"]
@@ -215,21 +216,6 @@ def _chunked(spec: PrepareSpec, material: Material, tokenizer: PreTrainedTokeniz
     texts["retain2"] = [retain[i] for i in second]
     texts["retain1"] = [t for i, t in enumerate(retain) if i not in second] or retain
     return material._replace(texts=texts, qa={**material.qa, "retain": retain_qa})
-
-
-def _chunks(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> list[str]:
-    """The text cut where ``size`` tokens are full, by character offsets, so that the pieces joined
-    are the text.
-    """
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
-    starts = [int(offsets[i][0]) for i in range(0, len(offsets), size)]
-    return (
-        [text[a:b] for a, b in zip([0, *starts[1:]], [*starts[1:], len(text)], strict=True)]
-        if starts
-        else []
-    )
 
 
 def _cut(

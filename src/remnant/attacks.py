@@ -1,0 +1,107 @@
+"""The tests on weights that an audit makes where it may see them, as data. No torch.
+
+What is done to the weights is a transform, by its short name; the same forget texts are read before
+it and behind it. To add a test of that kind, add its entry.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from remnant.metrics import DAMAGED, RELEARNED, Kind
+from remnant.transforms.relearning import Relearning
+from remnant.transforms.table import by_name
+
+# Steps at which a curve of relearning is read: arXiv 2502.05209 finds every defence undone within
+# 16, Unlearn-Smooth (arXiv 2502.05374) relearns for 50 to 150.
+STEPS = (4, 16, 64)
+# Texts of a step of relearning; a step passes each three times, once forward and twice, as long as
+# two passes, backward.
+TEXTS_A_STEP, PASSES = 4, 3
+UNCHANGED = "unchanged"
+
+
+class Attack(NamedTuple):
+    """One test on weights.
+
+    ``behind``: the transforms, each of the model as it is, behind which forget text is read; where
+    there are several they are the points of a curve, the test's number its mean height.
+    ``needs``: beside the model and its corpus. ``source``: of the protocol.
+    """
+
+    kind: Kind
+    meaning: str
+    source: str
+    behind: tuple[str, ...]
+    version: int = 1
+    needs: tuple[str, ...] = ()
+
+    def passes(self, items: int) -> int:
+        """What it costs: as much as reading so many texts, where so many are read."""
+        return sum(items + learned(use) for use in self.behind)
+
+
+def learned(use: str) -> int:
+    """What the training of a transform costs, as much as reading so many texts.
+
+    >>> learned("prune20"), learned("relearn16-forget10")
+    (0, 192)
+    """
+    named = by_name(use)
+    params = named.params if named else None
+    return PASSES * TEXTS_A_STEP * params.steps if isinstance(params, Relearning) else 0
+
+
+def _curve(text: str, way: str = "") -> tuple[str, ...]:
+    return tuple(f"relearn{steps}-{text}{way}" for steps in STEPS)
+
+
+_SMOOTH, _LUCKI = "arXiv 2502.05374, 2410.08827", "arXiv 2409.18025"
+_TOLD = "forget text that was not among it"
+# The cheap ones first.
+ATTACKS: Mapping[str, Attack] = {
+    "prune20": Attack(
+        DAMAGED, "a fifth of the weights of every row made zero", "arXiv 1506.02626", ("prune20",)
+    ),
+    "prune30": Attack(
+        DAMAGED, "three tenths of the weights made zero", "arXiv 1506.02626", ("prune30",)
+    ),
+    "noise0.02": Attack(
+        DAMAGED, "noise, 2 % of every weight's size", "arXiv 2412.01784", ("noise0.02",)
+    ),
+    "mix0.25": Attack(
+        DAMAGED,
+        "a quarter of the way towards the target",
+        "arXiv 2109.01903",
+        ("mix0.25",),
+        needs=("target",),
+    ),
+    "relearn-retain10": Attack(
+        RELEARNED, "other text is learned in all weights", _SMOOTH, _curve("retain10")
+    ),
+    "relearn-forget10": Attack(
+        RELEARNED, f"a tenth is learned again in all weights; {_TOLD}", _SMOOTH, _curve("forget10")
+    ),
+    "relearn-retain10-lora": Attack(
+        RELEARNED, "other text is learned by adapters", _LUCKI, _curve("retain10", "-lora")
+    ),
+    "relearn-forget10-lora": Attack(
+        RELEARNED,
+        f"a tenth is learned again by adapters; {_TOLD}",
+        _LUCKI,
+        _curve("forget10", "-lora"),
+    ),
+}
+
+
+def of_kind(kind: Kind) -> tuple[str, ...]:
+    """The tests of a kind, in the order of the table.
+
+    >>> of_kind("damaged weights")[:2]
+    ('prune20', 'prune30')
+    """
+    return tuple(name for name, attack in ATTACKS.items() if attack.kind == kind)
+
+
+def role_of(model: str) -> str:
+    """The role of the tests on a model's weights among the inputs of an audit."""
+    return f"weights of {model}"

@@ -1,0 +1,86 @@
+"""What an audit makes of the tests on weights: their rows beside the others, when they say nothing,
+and how soon a curve of relearning is half-way. No torch.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from remnant.attacks import ATTACKS, STEPS, UNCHANGED, role_of
+from remnant.functional.curves import steps_until
+from remnant.metrics import RELEARNED, Column
+from remnant.records import FULL, Rule
+from remnant.stages.cells import Sheet, read_rows
+from remnant.stages.lineup import Trio, aligned, mean
+
+NO_CONTROL = (
+    "a test on weights is held against a model that never read the text, and none was given"
+)
+
+
+def with_attacks(
+    sheets: Mapping[tuple[str, str], Sheet], inputs: Mapping[str, Path]
+) -> dict[tuple[str, str], Sheet]:
+    """The sheets of measured models, those in full precision with the rows of tests on their
+    weights, where these were made.
+    """
+    found = dict(sheets)
+    for model, form in sheets:
+        folder = inputs.get(role_of(model))
+        if folder and form == FULL:
+            own = sheets[model, form]
+            made = read_rows(folder / "rows.jsonl", dict.fromkeys(ATTACKS, "test"))
+            found[model, form] = own._replace(
+                values=own.values | made.values,
+                unscorable=own.unscorable | made.unscorable,
+                roles={**own.roles, **made.roles},
+            )
+    return found
+
+
+def no_model(whole: Trio, column: Column, rule: Rule) -> str:
+    """Why a test says nothing: the never-read model does not bear what is done to weights; empty
+    where it does, and of relearning, which must bear much.
+    """
+    assert whole.retrain is not None
+    before = Column(UNCHANGED)
+    if ATTACKS[column.metric].kind == RELEARNED or not whole.retrain.values.get(before):
+        return ""
+    kept = mean(whole.retrain, column) / max(mean(whole.retrain, before), 1e-9)
+    if kept >= rule.utility_floor:
+        return ""
+    return (
+        f"{column} leaves a never-read model {kept:.0%} of the tokens that it had right, so it is "
+        "no measure of not knowing"
+    )
+
+
+def halfway(whole: Trio, column: Column) -> str:
+    """After how many steps half of what the target knows beyond a never-read model is back, beside
+    how many that one needs; empty of what is no curve.
+    """
+    behind = ATTACKS[column.metric].behind
+    points = [Column(name) for name in (UNCHANGED, *behind)]
+    sheets = whole.sheets
+    if len(behind) < 2 or not all(s.values.get(p) for s in sheets for p in points):
+        return ""
+    curves = np.array([_means(sheets, p) for p in points])
+    target, own, unread = curves.T
+    level = (target[0] + unread[0]) / 2
+    steps = (0, *STEPS)
+    needed, usual = steps_until(steps, list(own), level), steps_until(steps, list(unread), level)
+    if not needed:
+        return "; half of what the target knows is there before any step"
+    if math.isinf(needed):
+        return f"; half of what the target knows is not back within {STEPS[-1]} steps"
+    if math.isinf(usual):
+        beside = f"a never-read model does not get there in {STEPS[-1]}"
+    else:
+        beside = f"{needed / max(usual, 1):.2f} of what a never-read model needs"
+    return f"; half of what the target knows is there after {needed:.0f} steps ({beside})"
+
+
+def _means(sheets: Sequence[Sheet], column: Column) -> list[float]:
+    return [float(values.mean()) for values in aligned(sheets, column)]
