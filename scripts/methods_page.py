@@ -287,7 +287,7 @@ and what that adds is taken off it.
 
 What `audit --access weights` does to target, unlearned and never-read model alike, reading the same
 {ITEMS} passages of forget text behind it; the cheap ones first. The cost is that of reading so many
-texts, training counted as three times as much ([how they are judged](measuring.md#tests-on-weights)).
+texts, training counted three times ([how they are judged](measuring.md#tests-on-weights)).
 
 {attacks()}
 

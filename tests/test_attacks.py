@@ -4,6 +4,7 @@ was cut off, and what a verdict makes of them."""
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remnant.attacks import ATTACKS, STEPS, UNCHANGED, learned, of_kind
+from remnant.attacks import (
+    ATTACKS,
+    PROBE,
+    SOFT_PROMPT,
+    STEPS,
+    UNCHANGED,
+    is_transform,
+    learned,
+    of_kind,
+)
 from remnant.context import Context, ModelCache
 from remnant.corpus.prepared import raw_texts
 from remnant.errors import Interrupted, UserError
@@ -21,9 +31,10 @@ from remnant.flow.node import Node
 from remnant.flow.place import Outside
 from remnant.flow.plan import audit_node, measure_node
 from remnant.functional.curves import height
+from remnant.functional.probing import told_apart
 from remnant.gate.policy import Policy
 from remnant.methods import step
-from remnant.metrics import DAMAGED, RELEARNED, WEIGHT_KINDS, Column
+from remnant.metrics import DAMAGED, MORE, RELEARNED, WEIGHT_KINDS, Column
 from remnant.model.data import prompt_ids
 from remnant.model.load import open_model
 from remnant.records import AttackSpec, Evidence, MeasureSpec, Row, Rule, Variant, Verdict
@@ -80,15 +91,17 @@ def greedy_share(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     return float((said > chosen).sum(-1).eq(0).double().mean())
 
 
-def test_every_test_names_transforms_that_are_there_and_what_they_need() -> None:
+def test_every_test_names_what_is_there_and_what_it_needs() -> None:
     for name, entry in ATTACKS.items():
-        specs = [step(use).spec for use in entry.behind]
+        specs = [step(use).spec for use in entry.behind if is_transform(use)]
         assert ("target" in entry.needs) == ("mix" in {spec.use for spec in specs}), name
-        assert entry.kind in WEIGHT_KINDS
+        assert entry.kind in (*WEIGHT_KINDS, MORE)
+        assert specs or {*entry.behind} <= {*bench.OTHERWISE}
         if entry.kind == RELEARNED:
             assert [spec.params["steps"] for spec in specs] == list(STEPS)
             assert len({str({**spec.params, "steps": 0}) for spec in specs}) == 1
-        assert entry.passes(10) == sum(10 + learned(use) for use in entry.behind)
+    assert [ATTACKS[name].passes(10) for name in ("prune20", PROBE, CURVE)] == [10, 20, 1038]
+    assert ATTACKS[SOFT_PROMPT].passes(10) == 5 + 3 * 4 * 64
     costs = [entry.passes(100) for entry in ATTACKS.values()]
     assert costs == sorted(costs)
 
@@ -146,6 +159,54 @@ def test_rows_are_what_the_transforms_leave_read_one_by_one(
     assert not (out / attack.GOES_ON_FROM[0]).exists()
     costs = [ATTACKS[name].passes(len(items)) for name in names]
     assert said.passes == len(items) + sum(costs)
+
+
+def test_the_inside_and_a_soft_prompt_are_read_of_the_model_as_it_is(
+    inputs: dict[str, Path], tokenizer: PreTrainedTokenizerBase, corpus: Path, tmp_path: Path
+) -> None:
+    attack.run(AttackSpec(tests=("lens50", PROBE, SOFT_PROMPT)), inputs, tmp_path, silent)
+    rows = rows_of(tmp_path)
+    lessons = set(texts_of(corpus, "forget", attack.PERCENT, 0))
+    items = attack.passages(tokenizer, raw_texts(corpus, "forget"), lessons)
+    unread = attack.passages(tokenizer, raw_texts(corpus, "holdout"), set(), "holdout")
+    model: Any = open_model(str(inputs["model"]))
+    states = []
+    for item in (*items, *unread):
+        ids = torch.tensor([prompt_ids(tokenizer, item.truth)])
+        with torch.no_grad():
+            states.append(model(input_ids=ids, output_hidden_states=True).hidden_states[1][0])
+    vectors = np.array([s.double().mean(0).numpy() for s in states])
+    labels = np.array([1.0] * len(items) + [0.0] * len(unread))
+    told = told_apart(vectors, labels, bench.FOLDS, 0)
+    control = told_apart(vectors, np.random.default_rng(0).permutation(labels), bench.FOLDS, 0)
+    wanted = {i.id: v for i, v in zip((*items, *unread), (1 + told - control) / 2, strict=True)}
+    assert rows[PROBE] == pytest.approx(wanted, abs=1e-4)
+    for item, state in zip(items, states, strict=False):
+        ids = torch.tensor(prompt_ids(tokenizer, item.truth)[1:])
+        with torch.no_grad():
+            said = model.lm_head(model.model.norm(state[:-1]))
+        assert rows["lens50"][item.id] == pytest.approx(
+            float((said.argmax(-1) == ids).double().mean())
+        )
+    assert set(rows[SOFT_PROMPT]) == {item.id for item in items if item.half == "test"}
+    assert set(rows["lens50"]) == {item.id for item in items}
+
+
+def test_what_a_corpus_or_a_model_lacks_is_said(
+    inputs: dict[str, Path],
+    tokenizer: PreTrainedTokenizerBase,
+    folder_of: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(inputs["corpus"], tmp_path / "corpus")
+    (tmp_path / "corpus" / "raw" / "holdout.json").unlink()
+    single = tiny_model(vocab=len(tokenizer), num_hidden_layers=1)
+    own = {**inputs, "corpus": tmp_path / "corpus", "model": folder_of(single, "single")}
+    said = attack.run(AttackSpec(tests=("lens50", PROBE)), own, tmp_path, silent)
+    assert "holdout text" in said.absent[PROBE]
+    assert PROBE not in rows_of(tmp_path)
+    assert set(rows_of(tmp_path)["lens50"].values()) == {None}
+    assert "single block" in (tmp_path / "rows.jsonl").read_text()
 
 
 def test_a_run_that_was_cut_off_reads_nothing_twice_and_ends_alike(
@@ -273,7 +334,8 @@ def test_a_curve_says_when_half_is_back_beside_the_never_read_model() -> None:
 
 def test_without_a_never_read_model_nothing_is_measured_and_that_is_said() -> None:
     found, evidence = judged(attacked(made(0.1, seed=3), 0.3, other=1), retrain=None)
-    own = [e for e in evidence if e.kind in WEIGHT_KINDS]
+    own = [e for e in evidence if e.test in ATTACKS]
+    assert len(own) == len(ATTACKS)
     assert {e.says for e in own} == {"not measured"}
     assert all("a model that never read the text, and none was given" in e.said for e in own)
     assert found.outcome != "gone"

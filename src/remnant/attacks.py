@@ -7,7 +7,7 @@ it and behind it. To add a test of that kind, add its entry.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from remnant.metrics import DAMAGED, RELEARNED, Kind
+from remnant.metrics import DAMAGED, MORE, PROMPTED, RELEARNED, Kind
 from remnant.transforms.relearning import Relearning
 from remnant.transforms.table import by_name
 
@@ -18,14 +18,18 @@ STEPS = (4, 16, 64)
 # two passes, backward.
 TEXTS_A_STEP, PASSES = 4, 3
 UNCHANGED = "unchanged"
+# Of the blocks so many percent are passed through before it is read what the model would say.
+LENSES: Mapping[str, float] = {"lens25": 0.25, "lens50": 0.5, "lens75": 0.75}
+PROBE, PROBED_AT = "probe50", 0.5
+SOFT_PROMPT, PROMPT_STEPS = "soft-prompt", 64
 
 
 class Attack(NamedTuple):
     """One test on weights.
 
-    ``behind``: the transforms, each of the model as it is, behind which forget text is read; where
-    there are several they are the points of a curve, the test's number its mean height.
-    ``needs``: beside the model and its corpus. ``source``: of the protocol.
+    ``behind``: what is done before forget text is read, each to the model as it is: transforms, or
+    a name of this file. Where there are several they are the points of a curve, the test's number
+    its mean height. ``needs``: beside the model and its corpus. ``source``: of the protocol.
     """
 
     kind: Kind
@@ -37,18 +41,33 @@ class Attack(NamedTuple):
 
     def passes(self, items: int) -> int:
         """What it costs: as much as reading so many texts, where so many are read."""
-        return sum(items + learned(use) for use in self.behind)
+        return sum(_read(use, items) + learned(use) for use in self.behind)
+
+
+def _read(use: str, items: int) -> int:
+    """How many texts are read: as many more of holdout text, or only those not learned from."""
+    return {PROBE: 2 * items, SOFT_PROMPT: items // 2}.get(use, items)
+
+
+def is_transform(use: str) -> bool:
+    """Whether what is done is a transform.
+
+    >>> is_transform("prune20"), is_transform("lens25")
+    (True, False)
+    """
+    return use not in (*LENSES, PROBE, SOFT_PROMPT)
 
 
 def learned(use: str) -> int:
-    """What the training of a transform costs, as much as reading so many texts.
+    """What training costs, as much as reading so many texts.
 
     >>> learned("prune20"), learned("relearn16-forget10")
     (0, 192)
     """
-    named = by_name(use)
+    named = by_name(use) if is_transform(use) else None
     params = named.params if named else None
-    return PASSES * TEXTS_A_STEP * params.steps if isinstance(params, Relearning) else 0
+    steps = params.steps if isinstance(params, Relearning) else 0
+    return PASSES * TEXTS_A_STEP * (PROMPT_STEPS if use == SOFT_PROMPT else steps)
 
 
 def _curve(text: str, way: str = "") -> tuple[str, ...]:
@@ -74,6 +93,29 @@ ATTACKS: Mapping[str, Attack] = {
         "arXiv 2109.01903",
         ("mix0.25",),
         needs=("target",),
+    ),
+    **{
+        name: Attack(
+            MORE,
+            f"what the model would say behind {depth:.0%} of its blocks (logit lens)",
+            "nostalgebraist 2020",
+            (name,),
+        )
+        for name, depth in LENSES.items()
+    },
+    PROBE: Attack(
+        MORE,
+        "whether a plane in the middle block tells it from text that was never read, beyond what "
+        "it tells of labels drawn at random (linear probe with a control task)",
+        "arXiv 1909.03368",
+        (PROBE,),
+        needs=("holdout text",),
+    ),
+    SOFT_PROMPT: Attack(
+        PROMPTED,
+        "vectors put before it, learned on one half of it; the other half is read",
+        "arXiv 2402.09063, 2104.08691",
+        (SOFT_PROMPT,),
     ),
     "relearn-retain10": Attack(
         RELEARNED, "other text is learned in all weights", _SMOOTH, _curve("retain10")

@@ -17,6 +17,7 @@ Kind = Literal[
     "membership",
     "relearning",
     "damaged weights",
+    "soft prompt",
     "more tests",
 ]
 BEGUN: Kind = "given beginning"
@@ -27,7 +28,8 @@ MORE: Kind = "more tests"
 NEEDED_KINDS = (BEGUN, SAMPLED, EXACT, MEMBERSHIP)
 RELEARNED: Kind = "relearning"
 DAMAGED: Kind = "damaged weights"
-WEIGHT_KINDS = (RELEARNED, DAMAGED)
+PROMPTED: Kind = "soft prompt"
+WEIGHT_KINDS = (RELEARNED, DAMAGED, PROMPTED)
 # What is seen of a model: only what it writes, what it says of every token of a text as well, or
 # also its weights, which may be changed and asked again.
 Access = Literal["text", "probabilities", "weights"]

@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from remnant.attacks import ATTACKS, role_of
+from remnant.attacks import ATTACKS, is_transform, role_of
 from remnant.catalog import LOSSES
 from remnant.corpus import METRICS, READERS, beside, brought
 from remnant.corpus.contents import look
@@ -343,7 +343,7 @@ def attack_nodes(measured: Mapping[str, Node]) -> dict[str, Node]:
     if not {"target", "retrain"} <= set(whole):
         return {}
     uses = chain.from_iterable(attack.behind for attack in ATTACKS.values())
-    methods = {use: step(use).method.identity for use in uses}
+    methods = {use: step(use).method.identity for use in uses if is_transform(use)}
     methods |= {name: str(attack.version) for name, attack in ATTACKS.items()}
 
     def attacked(node: Node, beside: Mapping[str, Input]) -> Node:

@@ -1,5 +1,6 @@
 """One pass of a model that keeps what some of its blocks give, and makes logits only if asked."""
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -64,6 +65,44 @@ def recomputed(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         for block in found:
+            del block.__dict__["forward"]
+
+
+@contextmanager
+def up_to(model: PreTrainedModel, depth: float) -> Iterator[None]:
+    """Passes in here end behind a part of the blocks: what it gives goes through the final norm and
+    the head as if it came from the last one, so that a pass reads what the model would say there.
+
+    Args:
+        model: any causal model.
+        depth: the part, 0 to 1, rounded up to whole blocks; at least one, and the last is never in.
+
+    Raises:
+        UserError: as ``blocks``, or the model has a single one.
+
+    Source: logit lens (nostalgebraist 2020). Differs from code that applies the head without the
+    final norm.
+    """
+    found = list(blocks(model))
+    if len(found) < 2:
+        raise UserError("The model has a single block, so nothing lies before its last.")
+    kept = min(max(1, math.ceil(depth * len(found))), len(found) - 1)
+    tuples: list[bool] = []
+    hook = found[kept - 1].register_forward_hook(
+        lambda module, args, output: tuples.append(isinstance(output, tuple))
+    )
+
+    def passing(*args: Any, **given: Any) -> Any:
+        states = args[0] if args else given["hidden_states"]
+        return (states,) if tuples[-1] else states
+
+    for block in found[kept:]:
+        block.__dict__["forward"] = passing
+    try:
+        yield
+    finally:
+        hook.remove()
+        for block in found[kept:]:
             del block.__dict__["forward"]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from remnant.attacks import ATTACKS, STEPS, UNCHANGED
+from remnant.attacks import ATTACKS, PROBE, STEPS, UNCHANGED
 from remnant.context import Context, ModelCache
 from remnant.corpus.base import Item, half_of
 from remnant.corpus.prepared import raw_texts
@@ -21,7 +21,7 @@ from remnant.functional.curves import height
 from remnant.model.data import chunks
 from remnant.model.load import open_tokenizer
 from remnant.records import AttackResult, AttackSpec, Row
-from remnant.stages.bench import Bench, Read, read, way_of
+from remnant.stages.bench import FOLDS, Bench, Read, read, way_of
 from remnant.training.relearning import texts_of
 
 LEAVES = ("rows.jsonl", "rates.json")
@@ -59,11 +59,15 @@ def run(spec: AttackSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
     tokenizer = open_tokenizer(str(inputs["model"]))
     lessons = texts_of(corpus, "forget", PERCENT, spec.seed)
     items = passages(tokenizer, raw_texts(corpus, "forget"), set(lessons))
-    total = len(items) + sum(ATTACKS[name].passes(len(items)) for name in spec.tests)
+    unread, absent = _unread(corpus, tokenizer), {}
+    if min(len(items), len(unread)) < FOLDS:
+        absent[PROBE] = f"{FOLDS} passages of forget and of holdout text are needed"
+    tests = [name for name in spec.tests if name not in absent]
+    total = len(items) + sum(ATTACKS[name].passes(len(items)) for name in tests)
     told = 0
     if "control" not in inputs:
         tell(
-            f"the {len(spec.tests)} tests on weights take as long, in each model, as reading "
+            f"the {len(tests)} tests on weights take as long, in each model, as reading "
             f"{total:,} texts; all is kept, and a call that is cut off goes on"
         )
 
@@ -72,12 +76,11 @@ def run(spec: AttackSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
         told += passes
         work.progress(min(told, total), total, note)
 
-    bench = Bench(
-        inputs, tokenizer, items, lessons, work.place, ModelCache(), out / GOES_ON_FROM[0], done
-    )
-    rates = _rates(bench, spec)
-    rows = _rows(UNCHANGED, items, read(bench, UNCHANGED, None))
-    for name in spec.tests:
+    spool = out / GOES_ON_FROM[0]
+    bench = Bench(inputs, tokenizer, items, unread, lessons, work.place, ModelCache(), spool, done)
+    rates = _rates(bench, tests)
+    rows = _rows(UNCHANGED, bench, read(bench, UNCHANGED, None))
+    for name in tests:
         rows += _test(bench, name, rates)
     (out / "rows.jsonl").write_text(
         "".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8"
@@ -85,11 +88,23 @@ def run(spec: AttackSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
     (out / "rates.json").write_text(json.dumps(rates) + "\n", encoding="utf-8")
     if not work.known:  # nobody will seal the folder and leave it out
         bench.spool.unlink(missing_ok=True)
-    return AttackResult(items=len(items), lessons=len(lessons), passes=total, rates=rates)
+    return AttackResult(
+        items=len(items), lessons=len(lessons), passes=total, rates=rates, absent=absent
+    )
+
+
+def _unread(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> list[Item]:
+    """Passages of text that was never read, none where the corpus has none."""
+    there = (corpus / "raw" / "holdout.json").is_file()
+    texts = raw_texts(corpus, "holdout") if there else []
+    return passages(tokenizer, texts, set(), "holdout")
 
 
 def passages(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], taken: set[str]
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    taken: set[str],
+    side: str = "forget",
 ) -> list[Item]:
     """Pieces of the texts that are not taken, evenly spread where there are too many."""
     found: list[tuple[str, str]] = []
@@ -99,17 +114,17 @@ def passages(
             found += [(f"{i}-{j}", piece) for j, piece in enumerate(pieces)]
     count = min(len(found), MOST_PASSAGES)
     chosen = [found[i * len(found) // count] for i in range(count)]
-    return [Item(f"forget-{name}", half_of(i), "", text) for i, (name, text) in enumerate(chosen)]
+    return [Item(f"{side}-{name}", half_of(i), "", text) for i, (name, text) in enumerate(chosen)]
 
 
-def _rates(bench: Bench, spec: AttackSpec) -> dict[str, float]:
+def _rates(bench: Bench, tests: Sequence[str]) -> dict[str, float]:
     """The learning rate of each way: the control's, or on the control itself the least with which
     the lessons are learned in the longest run; the last one where none is enough.
     """
     if "control" in bench.inputs:
         text = (bench.inputs["control"] / "rates.json").read_text(encoding="utf-8")
         return {str(way): float(rate) for way, rate in json.loads(text).items()}
-    asked = {way_of(use) for name in spec.tests for use in ATTACKS[name].behind}
+    asked = {way_of(use) for name in tests for use in ATTACKS[name].behind}
     return {way: _rate(bench, way, RATES[way]) for way in RATES if way in asked}
 
 
@@ -132,11 +147,11 @@ def _test(bench: Bench, name: str, rates: Mapping[str, float]) -> list[Row]:
     uses = ATTACKS[name].behind
     found = [read(bench, use, rates.get(way_of(use))) for use in uses]
     if len(uses) == 1:
-        return _rows(name, bench.items, found[0])
+        return _rows(name, bench, found[0])
     rows: list[Row] = []
     for use, point in zip(uses, found, strict=True):
-        rows += _rows(use, bench.items, point)
-    return rows + _rows(name, bench.items, _curve([read(bench, UNCHANGED, None), *found]))
+        rows += _rows(use, bench, point)
+    return rows + _rows(name, bench, _curve([read(bench, UNCHANGED, None), *found]))
 
 
 def _curve(points: Sequence[Read]) -> Read:
@@ -148,10 +163,12 @@ def _curve(points: Sequence[Read]) -> Read:
     return Read(values, math.nan, next((point.why for point in points if point.why), ""))
 
 
-def _rows(name: str, items: Sequence[Item], found: Read) -> list[Row]:
+def _rows(name: str, bench: Bench, found: Read) -> list[Row]:
+    """A row for every passage that a test is about."""
     lost = found.why or "fewer than two tokens"
-    values = [found.values.get(item.id) for item in items]
+    about = [item for item in (*bench.items, *bench.unread) if item.id in found.values]
+    values = [found.values[item.id] for item in about]
     return [
         Row(metric=name, id=i.id, half=i.half, value=v, status="ok" if v is not None else lost)
-        for i, v in zip(items, values, strict=True)
+        for i, v in zip(about, values, strict=True)
     ]

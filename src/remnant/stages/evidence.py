@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from remnant import attacks
 from remnant.attacks import ATTACKS
 from remnant.corpus import ITEM_SETS, METRICS, is_beside, needed, set_of
 from remnant.functional.segments import words
@@ -28,7 +27,6 @@ from remnant.metrics import (
     MEMBERSHIP,
     MORE,
     OTHERS,
-    WEIGHT_KINDS,
     Access,
     Column,
     Kind,
@@ -72,16 +70,14 @@ def weigh(trio: Trio, variant: Variant, rule: Rule, whole: Trio | None = None) -
     every form: whoever holds the weights may round them first.
     """
     seen: list[tuple[str, str, Said | Drawn]] = []
-    by_weights = tests_of(whole or trio, rule.access)
     for kind, columns in tests_of(trio, rule.access).items():
-        for test in by_weights[kind] if kind in WEIGHT_KINDS else columns:
-            if kind in WEIGHT_KINDS:
-                found = _on_weights(whole or trio, test, rule)
-            elif kind == MEMBERSHIP:
-                found = _membership(trio, test.metric, rule)
-            else:
-                found = _items(trio, test, rule)
+        for test in columns:
+            membership = kind == MEMBERSHIP
+            found = _membership(trio, test.metric, rule) if membership else _items(trio, test, rule)
             seen.append((kind, str(test), found))
+    if rule.access == "weights":
+        for name, attack in ATTACKS.items():
+            seen.append((attack.kind, name, _on_weights(whole or trio, Column(name), rule)))
     seen += [(ANSWERS, name, habit) for name, habit in _habits(trio).items()]
     drawn = [row for _, _, found in seen if isinstance(found, Drawn) for row in found.rows]
     together = iter(simultaneous(np.array(drawn)))
@@ -98,21 +94,19 @@ def weigh(trio: Trio, variant: Variant, rule: Rule, whole: Trio | None = None) -
 
 
 def tests_of(trio: Trio, access: Access) -> dict[Kind, list[Column]]:
-    """All tests by kind: those that every verdict needs, and whatever else was measured of forget
-    text that is high where it is known, or is an attack.
+    """All tests by kind but those on weights: those that every verdict needs, and whatever else was
+    measured of forget text that is high where it is known, or is an attack.
     """
     of: dict[Column, Kind] = {}
-    for column in asked(trio.sheets, "test"):
+    for column in (c for c in asked(trio.sheets, "test") if c.metric not in ATTACKS):
         kind = METRICS[column.metric].kind if column.metric in METRICS else MORE
-        if column.metric in ATTACKS:
-            kind = ATTACKS[column.metric].kind
         if kind == MEMBERSHIP:  # both sides together
             of[Column(column.metric)] = kind
         elif column.split in ("", MEMBERS) or column.metric not in METRICS:
             of[column] = kind or MORE
     found = {}
     for kind in KINDS_BY[access]:
-        wanted = list(map(Column, (*needed(kind), *attacks.of_kind(kind))))
+        wanted = list(map(Column, needed(kind)))
         found[kind] = wanted + [c for c, k in of.items() if k == kind and c not in wanted]
     more = [c for c, kind in of.items() if kind == MORE]
     return found | ({MORE: more} if more else {})
