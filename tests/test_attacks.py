@@ -5,7 +5,10 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+import remnant
 from remnant.attacks import (
     ATTACKS,
     PROBE,
@@ -433,3 +437,37 @@ def test_a_policy_may_ask_for_them_only_where_weights_are_seen() -> None:
         Policy(forms=("full",), tests=("relearning",))
     assert Policy(forms=("full",), tests=("relearning",), rule=RULE).tests == ("relearning",)
     assert of_kind(DAMAGED) == ("prune20", "prune30", "noise0.02", "mix0.25")
+
+
+@pytest.mark.slow
+def test_an_audit_finds_what_knows_by_its_weights_and_no_second_never_read_model(
+    tmp_path: Path,
+) -> None:
+    store, small = tmp_path / "runs", {"forget_docs": 12, "retain_docs": 8, "holdout_docs": 8}
+    lab: dict[str, Any] = {**small, "max_items": 12, "vocab_size": 400, "text_tokens": 200}
+    corpus = remnant.prepare(lab="news", store=store, prompt_tokens=40, answer_tokens=20, **lab)
+    shape: dict[str, Any] = {
+        "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128, "layers": 2,
+        "block_tokens": 128, "context": 640, "steps": 200,
+    }  # fmt: skip
+    target = remnant.train(corpus, store=store, **shape)
+    unread, other = (
+        remnant.train(corpus, retrain=True, store=store, seed=seed, **shape) for seed in (0, 1)
+    )
+    asked: dict[str, Any] = {"store": store, "access": "weights", "min_items": 5}
+    found = remnant.audit(target, other, corpus, retrain=unread, forms=["int4"], **asked)
+    own = [e for e in found.evidence if e.test in ATTACKS]
+    assert {(e.form, e.test) for e in own} == set(product(("full", "int4"), ATTACKS))
+    assert not [e.said for e in own if e.says == "tells"]
+    again = remnant.audit(target, target, corpus, retrain=unread, forms=[], **asked)
+    assert {e.test for e in again.evidence if e.says == "tells"} >= {CURVE, "prune20", SOFT_PROMPT}
+    cells = {(c.model, c.metric) for c in found.group.cells if c.form == "full"}
+    assert {("retrain", "relearn16-forget10"), ("unlearned", UNCHANGED)} <= cells
+    summary = again.report(tmp_path / "report").with_name("summary.json")
+    script = Path(__file__).parent.parent / "scripts" / "relearning.py"
+    told = subprocess.run(
+        [sys.executable, str(script), str(summary)], capture_output=True, text=True, check=True
+    )
+    areas = json.loads(told.stdout.splitlines()[-1])
+    assert len(areas) == len(of_kind(RELEARNED))
+    assert all(value == pytest.approx(1) for value in areas.values())
