@@ -71,7 +71,9 @@ def table(found: Sequence[Told]) -> Iterator[str]:
 
 
 def span(found: Sequence[Told], test: str) -> str:
-    """The least and the most of the way to the target; nothing where there is no power."""
+    """The least and the most of the way to the target, where there is power; of no model "-"."""
+    if not found:
+        return "-"
     ways = [t.evidence[test].left for t in found]
     values = [left[0] for left in ways if left]
     return f"{min(values):.2f} to {max(values):.2f}" if values else "no power"

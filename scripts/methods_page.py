@@ -283,6 +283,7 @@ and what that adds is taken off it.
 `edit` is a method of its own too: one command makes the edited model of the target.
 
     remnant transform TARGET --use edit1 --data CORPUS
+
 ## Tests on weights
 
 What `audit --access weights` does to target, unlearned and never-read model alike, reading the same
