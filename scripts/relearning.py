@@ -79,12 +79,14 @@ def main(paths: Sequence[str]) -> None:
             if not {TARGET, UNREAD} <= set(found):
                 raise SystemExit(f"{path} has no curves of a target and a never-read model.")
             for test in found[TARGET]:
-                print(f"\n{group[0]}, seed {group[1]}, {test}: {ATTACKS[test].meaning}\n")
+                print(f"\n{path}, {group[0]}, seed {group[1]}, {test}: {ATTACKS[test].meaning}\n")
                 print("\n".join(table(found, test)))
                 target, unread = found[TARGET][test], found[UNREAD][test]
                 judged = (m for m in found if m not in (TARGET, UNREAD))
                 areas |= {
-                    f"{group[0]}/{group[1]}/{m}/{test}": area(found[m][test], target, unread)
+                    f"{path}: {group[0]}, {group[1]}, {m}, {test}": area(
+                        found[m][test], target, unread
+                    )
                     for m in judged
                 }
     print(json.dumps({name: round(value, 3) for name, value in areas.items()}))
