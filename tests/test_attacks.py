@@ -370,6 +370,15 @@ def test_what_destroys_the_never_read_model_tells_nothing() -> None:
     assert one.says == "silent" or one.left
 
 
+def test_a_block_that_shows_little_of_what_is_told_at_the_end_tells_nothing() -> None:
+    early = attacked(made(0.1, seed=3), 0.3, lens25=0.42)
+    shallow = attacked(TARGET, 0.9, lens25=0.45)
+    by_test = {e.test: e for e in judged(early, target=shallow)[1]}
+    assert by_test["lens25"].says == "no power"
+    assert re.match(r"lens25 shows only 2[3-7]% of what is told at", by_test["lens25"].said)
+    assert by_test["lens50"].says == "silent"
+
+
 def test_rows_of_the_tests_stand_beside_those_in_full_precision_only(tmp_path: Path) -> None:
     row = Row(metric="prune20", id="forget-0", half="dev", value=0.5)
     bad = Row(metric="prune30", id="forget-0", half="dev", value=1.5)

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from remnant.attacks import ATTACKS, STEPS, UNCHANGED, role_of
+from remnant.attacks import ATTACKS, LENSES, STEPS, UNCHANGED, role_of
 from remnant.functional.curves import steps_until
 from remnant.metrics import RELEARNED, Column
 from remnant.records import FULL, Rule
 from remnant.stages.cells import Sheet, read_rows
 from remnant.stages.lineup import Trio, aligned, mean
 
+# A block counts that shows half of what is told at the end. The lab's models of two blocks show
+# about a fifth; with that, never-read models lay at -0.28 to 0.14, and one of 20 was called unclear.
+SEEN = 0.5
 NO_CONTROL = (
     "a test on weights is held against a model that never read the text, and none was given"
 )
@@ -41,13 +44,19 @@ def with_attacks(
 
 
 def no_model(whole: Trio, column: Column, rule: Rule) -> str:
-    """Why a test says nothing: the never-read model does not bear what is done to weights; empty
-    where it does, and of relearning, which must bear much.
+    """Why a test says nothing; empty where it may say something.
+
+    The never-read model does not bear what is done to weights (relearning must bear much), or a
+    block shows little of what target and never-read model differ by: then two never-read models
+    differ by as much.
     """
     assert whole.retrain is not None
     before = Column(UNCHANGED)
     if ATTACKS[column.metric].kind == RELEARNED or not whole.retrain.values.get(before):
         return ""
+    if column.metric in LENSES:
+        seen = _apart(whole, column) / max(_apart(whole, before), 1e-9)
+        return f"{column} shows only {seen:.0%} of what is told at the end" if seen < SEEN else ""
     kept = mean(whole.retrain, column) / max(mean(whole.retrain, before), 1e-9)
     if kept >= rule.utility_floor:
         return ""
@@ -55,6 +64,13 @@ def no_model(whole: Trio, column: Column, rule: Rule) -> str:
         f"{column} leaves a never-read model {kept:.0%} of the tokens that it had right, so it is "
         "no measure of not knowing"
     )
+
+
+def _apart(whole: Trio, column: Column) -> float:
+    """By how much the target is above the never-read model, where both have the column."""
+    sheets = [whole.target, whole.retrain]
+    target, unread = (mean(s, column) if s and s.values.get(column) else 0.0 for s in sheets)
+    return target - unread
 
 
 def halfway(whole: Trio, column: Column) -> str:
