@@ -16,7 +16,7 @@ from remnant.stages.cells import Sheet, read_rows
 from remnant.stages.lineup import Trio, aligned, mean
 
 # A block counts that shows half of what is told at the end. The lab's models of two blocks show
-# about a fifth; with that, never-read models lay at -0.28 to 0.14, and one of 20 was called unclear.
+# about a fifth; with that, never-read models lay at -0.28 to 0.14 and one of 20 was unclear.
 SEEN = 0.5
 NO_CONTROL = (
     "a test on weights is held against a model that never read the text, and none was given"
