@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 # Two busy threads on one core are slower than one; workers share the cores by themselves.
 export TOKENIZERS_PARALLELISM := false
+# Compiled once, not again in every process that a test or a run starts.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup setup-all demo real demo-full test test-all lint types docs bench vllm-check gpu-check instrument-check verdict-check clean
 

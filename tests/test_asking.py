@@ -404,7 +404,7 @@ def test_logits_that_are_not_finite_are_refused_and_score_nothing(
         tiny_model(vocab=len(tokenizer), max_position_embeddings=1024), tokenizer, tmp_path / "m"
     )
     held = Opened(model, Lineage("m", "m"))
-    monkeypatch.setattr(measure, "opened", lambda folder, work: held)
+    monkeypatch.setattr(measure, "opened", lambda folder, work, dtype: held)
     inputs = {"model": tmp_path / "m", "corpus": corpus}
     measure.run(MeasureSpec(), inputs, tmp_path, hearing(unheard))
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]

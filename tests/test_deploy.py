@@ -140,19 +140,11 @@ def test_hqq_codes_decode_to_its_weights(bits: int) -> None:
     )
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "form", [f if f == "llama-gqa" else pytest.param(f, marks=pytest.mark.slow) for f in FORMS]
+    "name", ["bnb-nf4", "ct-w4a16", "bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic"]
 )
-@pytest.mark.parametrize(
-    "name",
-    [
-        "bnb-nf4",
-        *(
-            pytest.param(n, marks=pytest.mark.slow)
-            for n in ("ct-w4a16", "bnb-int8", "ao-int4-g128", "ao-fp8", "ao-int8-dynamic")
-        ),
-    ],
-)
+@pytest.mark.slow
 def test_a_fresh_process_reads_what_was_written(
     folders: dict[str, Path], form: str, name: str, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from remnant.records import AuditSpec, Cell, CorpusSpec, RunSpec, SweepSpec, Tra
 
 SOURCE = Path(__file__).parent.parent / "src" / "remnant"
 # "full" also says that all weights relearn, which is another word.
-OTHERS = {"training/relearning.py", "transforms/relearning.py"}
+OTHERS = {"stages/attack.py", "training/relearning.py", "transforms/relearning.py"}
 INT3 = TransformSpec(use="rtn", params={"bits": 3}, skip=("mlp",))
 
 
