@@ -42,7 +42,8 @@ class Text(NamedTuple):
 
     ``batch`` x ``length`` tokens a side, in ``passes`` sides whose graphs live together.
     ``cached``: tokens of all texts whose last states the reference keeps. ``divergence``: a term
-    compares whole distributions. ``padded``: texts differ in length, so that attention gets a mask.
+    compares whole distributions; ``early``: one of a side whose pass is not the last one.
+    ``padded``: texts differ in length, so that attention gets a mask.
     """
 
     batch: int
@@ -51,6 +52,7 @@ class Text(NamedTuple):
     cached: int = 0
     divergence: bool = False
     padded: bool = True
+    early: bool = False
 
     @property
     def tokens(self) -> int:
@@ -177,12 +179,12 @@ def kept_by_a_pass(shape: Shape, text: Text, width: int, spec: OptimSpec, adapte
     return shape.layers * block + last + (logits if logits <= KEPT_BYTES else 0)
 
 
-def of_the_head(shape: Shape, text: Text, width: int, moving: Moving) -> int:
-    """Bytes that exist while losses are taken from the last states: some pieces of logits, and the
-    gradient of the head's weights in float32.
+def of_the_head(shape: Shape, text: Text, width: int, moving: Moving, *, divergence: bool) -> int:
+    """Bytes that exist while losses are taken from the last states of a side: some pieces of
+    logits, and the gradient of the head's weights in float32.
     """
     piece = min(PIECE_BYTES, 4 * text.tokens * shape.vocabulary)
-    count = PIECES_OF_A_DIVERGENCE if text.divergence else PIECES_OF_A_LOSS
+    count = PIECES_OF_A_DIVERGENCE if divergence else PIECES_OF_A_LOSS
     gradient = (4 + (2 if width == 2 else 0)) * shape.table if moving.head else 0
     return count * piece + gradient
 
@@ -262,13 +264,16 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     cache = rows + (width * shape.table if text.cached else 0)
     side = kept_by_a_pass(shape, text, width, spec, moving.adapters)
     block = kept_by_a_block(shape, text, width, moving.adapters)
-    head = of_the_head(shape, text, width, moving)
+    head = of_the_head(shape, text, width, moving, divergence=text.divergence)
+    # The last side goes backward first, so that what is left behind it are the others.
+    rest = text.early if text.passes > 1 else text.divergence
+    other = of_the_head(shape, text, width, moving, divergence=rest)
     added = width * shape.table if moving.table and (text.passes > 1 or shape.tied) else 0
     alone = moving.adapters and not spec.checkpointing
     gaps = int(GAPS * text.passes * shape.layers * block) if alone else 0
     gathered = 2 * width * max(shape.block, shape.table) if shards > 1 else 0
     begins = (0, text.passes * side, max(head, block) + gathered + gaps)
-    between = (gradients, (text.passes - 1) * side, max(head, block, added) + gathered)
+    between = (gradients, (text.passes - 1) * side, max(other, block, added) + gathered)
     ends = (gradients, 0, max(added + block + gathered, of_a_part(spec, moving) // shards))
     at_peak = max(begins, between, ends, key=sum)
     found = Peak(weights, at_peak[0], moments, at_peak[1], at_peak[2], cache, LIBRARIES)

@@ -169,8 +169,9 @@ def text_of(store: Store, node: Node, spec: TrainSpec | UnlearnSpec) -> Text:
         split = "forget" if side in ("forget", "alternative") else "retain"
         cached += number * (sum(lengths[split]) if lengths else seen)
     passes = len({r.side for r in readings if r.model == "policy"})
-    divergence = any(r.what == "view" and r.model == "reference" for r in readings)
-    return Text(spec.batch_size, longest, passes, cached, divergence)
+    compared = {r.side for r in readings if r.what == "view" and r.model != "policy"}
+    early = bool(compared - {"retain"})
+    return Text(spec.batch_size, longest, passes, cached, bool(compared), early=early)
 
 
 def _lengths(store: Store, corpus: Input, spec: UnlearnSpec) -> dict[str, list[int]]:
