@@ -73,7 +73,7 @@ def audited(store: Store) -> Results:
     made here and one from outside, measured in full precision and one form."""
     base = results()
     corpus = sealed(
-        store, "prepare", {"forget-0": "/home/me/letters.txt (0123456789abcdef)"},
+        store, "prepare", {"forget-0": "/mine/letters.txt (0123456789abcdef)"},
         {"raw/forget.json": json.dumps([MARKER])},
         sources={"forget-0": "ab" * 32, "retain-0": "cd" * 32}, summary={"counts": COUNTS},
     )  # fmt: skip
@@ -84,7 +84,7 @@ def audited(store: Store) -> Results:
     unlearned = sealed(store, "unlearn", given, weights, spec={"method": "npo"})
     models = {
         "target": target, "retrain": unread, "ga_gdr": unlearned,
-        "npo_klr with a long name": "/home/me/theirs (fedcba9876543210)",
+        "npo_klr with a long name": "/mine/theirs (fedcba9876543210)",
     }  # fmt: skip
     manifests, labels = {}, {}
     for model, source in models.items():
@@ -249,6 +249,6 @@ def test_no_forget_text_is_on_the_page_unless_it_is_asked_for(store: Store, tmp_
     assert MARKER not in (tmp_path / "plain" / "summary.json").read_text()
     for told in ('id="account"', 'id="engineer"', "What is not claimed", "letters.txt", "ab" * 32):
         assert told in plain
-    assert "/home/me" not in plain.replace("npo_klr", "")
+    assert "/mine" not in plain.replace("npo_klr", "")
     asked = page.write(found, store, tmp_path / "asked", examples=True).read_text()
     assert MARKER in asked

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 M = TypeVar("M", bound=nn.Module)
 # Ranks wait for the first while it decodes a model or saves one, which takes its time. One that
 # has died is noticed at once.
@@ -66,12 +67,7 @@ def told(value: T) -> T:
 
 def totals(values: Sequence[float]) -> list[float]:
     """Numbers summed over all ranks."""
-    if count() == 1:
-        return list(values)
-    summed = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(summed)
-    found: list[float] = summed.tolist()
-    return found
+    return _summed(values, torch.float64)
 
 
 def second_group() -> dist.ProcessGroup | None:
@@ -86,11 +82,15 @@ def total(value: float) -> float:
 
 def counts(values: Sequence[int]) -> list[int]:
     """Whole numbers of 64 bits summed over all ranks, what flows over being cut off."""
+    return _summed(values, torch.int64)
+
+
+def _summed(values: Sequence[N], dtype: torch.dtype) -> list[N]:
     if count() == 1:
         return list(values)
-    summed = torch.tensor(values, dtype=torch.int64)
+    summed = torch.tensor(values, dtype=dtype)
     dist.all_reduce(summed)
-    found: list[int] = summed.tolist()
+    found: list[N] = summed.tolist()
     return found
 
 

@@ -135,7 +135,7 @@ def outside(given: str) -> tuple[str, str]:
     """Name and digest of something from outside, as a manifest writes it; where a file lies on
     this machine is nobody's business.
 
-    >>> outside("/home/me/letters.txt (0123456789abcdef)")
+    >>> outside("/mine/letters.txt (0123456789abcdef)")
     ('letters.txt', '0123456789abcdef')
     >>> outside("owner/model (0123456789abcdef)")
     ('owner/model', '0123456789abcdef')
