@@ -13,7 +13,8 @@ worse of both methods; below 1 is faster), memory_ratio (peak bytes above an idl
 below 1 is less), bytes_written_per_step (in a long run, the most of both: what the steps here
 wrote, and a checkpoint as often as the run's own rule allows one that is written as fast as the
 last file was), written_of_model_per_minute (the same as a share of the weights, a minute), and by
-method what they come of. What a run writes once, behind its last step, is no part of a step. Bytes
+method what they come of. No checkpoint is due within the steps that are timed, so that none is
+counted twice; what a run writes once, behind its last step, is no part of a step. Bytes
 are those that the process handed to the system (wchar of /proc/self/io, so Linux only): blocks that
 the system counts for a process say nothing of files in memory or of pages that are written twice.
 """
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 from shape import SHAPE
 
@@ -108,13 +110,13 @@ def handed() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
 
 
-def in_a_long_run(checkpoint: int, pace: float, second: float) -> float:
-    """Bytes of checkpoints a step: of so many bytes, written at so many bytes a second, steps of so
-    many seconds.
+def in_a_long_run(checkpoint: int, model: int, pace: float, second: float) -> float:
+    """Bytes of checkpoints a step: of so many bytes, of a model of so many, written at so many
+    bytes a second, steps of so many seconds.
     """
-    from remnant.training.checkpoints import LEAST_SECONDS, SHARE
+    from remnant.training.checkpoints import SHARE, apart
 
-    between = max(LEAST_SECONDS, checkpoint / pace / SHARE)
+    between = max(apart(checkpoint, model), checkpoint / pace / SHARE)
     return checkpoint * second / between
 
 
@@ -126,7 +128,7 @@ def ours(method: str, folder: str, steps: int) -> dict[str, Any]:
     from remnant.model.terms import make_loss, make_streams, terms_of
     from remnant.records import UnlearnSpec
     from remnant.trainable.attach import attach
-    from remnant.training.checkpoints import size_of
+    from remnant.training.checkpoints import Pace, size_of
     from remnant.training.loop import fit
 
     spec = UnlearnSpec(method=method, steps=steps, batch_size=BATCH, lr=RATE)
@@ -150,15 +152,17 @@ def ours(method: str, folder: str, steps: int) -> dict[str, Any]:
 
     work = Context(lambda done, total, note: None, ModelCache())
     loss_at = make_loss(policy, terms, streams, BATCH, 0)
-    with tempfile.TemporaryDirectory() as out:
+    never = patch.object(Pace, "due", lambda pace: False)
+    with tempfile.TemporaryDirectory() as out, never:
         last = time.process_time()
         fit(moving, spec, loss_at, Path(out), work, after_step)
         ended = (time.monotonic(), handed())
     (first, before), (done, after) = ends[0], ends[-1]
     pace = (ended[1] - after) / (ended[0] - done)
     second, number = (done - first) / (steps - 1), steps - 1
-    written = (after - before) / number + in_a_long_run(size_of(moving), pace, second)
-    share = written * 60 / second / sum(p.nbytes for p in policy.parameters())
+    size = sum(p.nbytes for p in policy.parameters())
+    written = (after - before) / number + in_a_long_run(size_of(moving), size, pace, second)
+    share = written * 60 / second / size
     told = {"a step": written, "share a minute": share, "bytes a second": pace}
     return {"seconds": seconds, "losses": losses, "written": told}
 

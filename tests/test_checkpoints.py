@@ -47,7 +47,7 @@ def unheard(done: int, total: int, note: str) -> None:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint behind every step."""
-    monkeypatch.setattr(checkpoints, "LEAST_SECONDS", -1.0)
+    monkeypatch.setattr(checkpoints, "apart", lambda size, model: -1.0)
     monkeypatch.setattr(checkpoints, "SHARE", 1e9)
 
 
@@ -146,7 +146,7 @@ def test_checkpoints_take_at_most_their_share_of_the_time(cost: float, guess: fl
         at.append(now)
 
     at: list[float] = []
-    pace = Pace(int(guess * checkpoints.SPEED), lambda: now)
+    pace = Pace(int(guess * checkpoints.SPEED), int(1e15), lambda: now)
     while now < 5000.0:
         now += 1.0
         if pace.due():
@@ -155,6 +155,15 @@ def test_checkpoints_take_at_most_their_share_of_the_time(cost: float, guess: fl
     # They are not rarer than need be either.
     most = min(now / checkpoints.LEAST_SECONDS, checkpoints.SHARE * now / cost)
     assert len(at) >= 0.8 * most - 1
+
+
+def test_checkpoints_spare_the_disk_but_not_at_the_cost_of_much_work() -> None:
+    # An adapter of a thousandth of the model may be written often, a whole state every ten minutes.
+    assert checkpoints.apart(10**6, 10**9) == checkpoints.LEAST_SECONDS
+    assert checkpoints.apart(3 * 10**9, 10**9) == checkpoints.AT_STAKE
+    # In between at most so much of the model is written a minute.
+    seconds = checkpoints.apart(10**8, 10**9)
+    assert 10**8 * 60 / seconds == pytest.approx(checkpoints.WRITTEN * 10**9)
 
 
 def test_a_run_is_known_by_the_same_sums_in_pieces_as_at_once(

@@ -96,7 +96,7 @@ def test_checkpoints_hold_the_adapter_alone_and_a_killed_run_ends_with_the_same_
 ) -> None:
     spec = spec_of(steps=6, rank=4, dropout=0.3, targets=["self_attn"])
 
-    monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "apart", lambda size, model: 0.0)
     monkeypatch.setattr(checkpoints, "SHARE", float("inf"))
     seen: list[int] = []
 

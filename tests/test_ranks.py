@@ -36,6 +36,9 @@ from tests.conftest import silent
 Save = Callable[[PreTrainedModel, str], Path]
 # Seconds; a rank that waits for another for good is a failure.
 MOST_SECONDS = 240
+# When a checkpoint is due: behind every step, and as it is by default.
+OFTEN = ((lambda size, model: -1.0), 1e9)
+SELDOM = (checkpoints.apart, checkpoints.SHARE)
 COMMON: dict[str, Any] = {
     "steps": 3, "batch_size": 3, "lr": 1e-3, "max_tokens": 48, "select": "last",
     "stop_forget": 0.0, "stop_utility": 0.0, "probe_every": 100,
@@ -104,7 +107,7 @@ def unlearned(
         if cut is not None and done > cut:
             raise SystemExit(0)
 
-    checkpoints.LEAST_SECONDS, checkpoints.SHARE = (-1.0, 1e9) if cut is not None else (30.0, 0.05)
+    checkpoints.apart, checkpoints.SHARE = OFTEN if cut is not None else SELDOM
     with tempfile.TemporaryDirectory() as other:
         folder = out if ranks.first() else Path(other)
         folder.mkdir(exist_ok=True)

@@ -90,7 +90,7 @@ def test_rows_of_any_sizes_are_written_and_read(tmp_path: Path) -> None:
 
 def trained(folder: Path, cut: int | None = None) -> None:
     """Some steps of a model in shards, a checkpoint behind each; its weights are saved by name."""
-    checkpoints.LEAST_SECONDS, checkpoints.SHARE = -1.0, 1e9
+    checkpoints.apart, checkpoints.SHARE = (lambda size, model: -1.0), 1e9
     model, collect = open_spread(str(folder / "model"), "cpu", torch.float32)
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:

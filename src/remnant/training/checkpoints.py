@@ -30,6 +30,10 @@ LEFT = (*GENERATIONS, "*.shards*")
 # Checkpoints take at most this share of a run's time, and are so many seconds apart at least.
 SHARE = 0.05
 LEAST_SECONDS = 30.0
+# They write at most this share of the model a minute, which spares the disk, unless more than so
+# many seconds of work were at stake: with two moments that is all ten minutes.
+WRITTEN = 0.05
+AT_STAKE = 600.0
 # What is expected of the disk and the checksum before the first one was timed: bytes a second.
 SPEED = 200e6
 # Bytes of a weight that are summed at a time.
@@ -49,11 +53,12 @@ class Pace:
 
     Args:
         size: of a checkpoint, in bytes, about.
+        model: bytes of the model.
         clock: seconds; real time.
     """
 
-    def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, size: int, model: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._apart = clock, apart(size, model)
         self._begun = self._last = clock()
         self._spent, self._cost = 0.0, size / SPEED
 
@@ -61,7 +66,7 @@ class Pace:
         """Whether one more keeps all of them together within their share of the time."""
         now = self._clock()
         affordable = self._spent + self._cost <= SHARE * (now - self._begun)
-        return affordable and now - self._last > LEAST_SECONDS
+        return affordable and now - self._last > self._apart
 
     def timed(self, save: Callable[[], None]) -> None:
         """Save, and remember what it took."""
@@ -270,6 +275,11 @@ def _taken_out(moving: Trainable, state: dict[str, Any]) -> Mapping[str, Tensor]
                 named[moment(place, name)] = value
         own["state"] = {0: {n: None if v.ndim else v for n, v in values.items()}} if values else {}
     return named
+
+
+def apart(size: int, model: int) -> float:
+    """Seconds from one checkpoint of so many bytes to the next, of a model of so many."""
+    return max(LEAST_SECONDS, min(AT_STAKE, 60 * size / (WRITTEN * model)))
 
 
 def size_of(moving: Trainable) -> int:

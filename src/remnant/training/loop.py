@@ -79,7 +79,7 @@ def fit(
     step, memory, stopped = kept.load(moving, stepper)
     begun = step
     renewal = moving.renewal
-    pace = Pace(size_of(moving))
+    pace = Pace(size_of(moving), sum(p.nbytes for p in moving.model.parameters()))
 
     def keep(stepper: Stepper | None) -> None:
         pace.timed(lambda: kept.save(moving, stepper, Done(step, memory, stopped)))
