@@ -274,3 +274,47 @@ def pareto_plane(found: Study) -> str:
         if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
             axes.legend(frameon=False, fontsize=8)
         return _svg(figure, "Knowledge against utility")
+
+
+def recovery_map(groups: Sequence[Group], metric: str) -> str:
+    """How much is back of what every model (a row) had forgotten, in every form (a column), a panel
+    for each group: 0 white, 1 dark; a dash where there is no share.
+    """
+    with matplotlib.rc_context(STYLE):
+        rows = sum(len(group.unlearned) + 2 for group in groups)
+        figure = Figure(figsize=(9.0, 0.8 + 0.3 * rows))
+        FigureCanvasSVG(figure)
+        heights = [len(group.unlearned) for group in groups]
+        panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)
+        for group, axes in zip(groups, panels[:, 0], strict=True):
+            _recovered(axes, group, metric)
+        figure.tight_layout()
+        return _svg(figure, f"What is back of {METRICS[metric].title}")
+
+
+def _recovered(axes: Axes, group: Group, metric: str) -> None:
+    """One panel of the map, full precision left out."""
+    forms = [form for form in group.forms if form != FULL]
+    found = {
+        (r.model, r.form): r.recovery
+        for r in group.recoveries
+        if r.metric == metric and r.recovery is not None
+    }
+    models = group.unlearned
+    shares = [[found[m, f][0] if (m, f) in found else math.nan for f in forms] for m in models]
+    tones = matplotlib.colormaps["Oranges"].with_extremes(bad="#eeeeee")
+    axes.imshow(shares, vmin=0, vmax=1.4, cmap=tones, aspect="auto", interpolation="nearest")
+    axes.set_xticks(range(len(forms)), forms, rotation=30, ha="right")
+    axes.set_yticks(range(len(models)), models)
+    axes.set_title(group.title, loc="left")
+    axes.spines[:].set_visible(False)
+    for row, model in enumerate(models):
+        for column, form in enumerate(forms):
+            share = found.get((model, form))
+            text = "-" if share is None else f"{share[0]:.2f}"
+            said = "no share" if share is None else "{:.2f} [{:.2f}, {:.2f}]".format(*share)
+            shade = "white" if share is not None and share[0] > 0.8 else "black"
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=8, color=shade,
+                gid=f"{SAID}{model}, {form}: {said}",
+            )  # fmt: skip
