@@ -21,7 +21,7 @@ from remnant.errors import UserError
 from remnant.gate.card import BEGIN, TASK, card
 from remnant.gate.decide import Case, audited, cases, read_summary
 from remnant.gate.junit import junit
-from remnant.gate.policy import EQUAL, STRICTER, Policy, read_policy, weaker
+from remnant.gate.policy import EQUAL, NEITHER, STRICTER, Policy, read_policy, weaker
 from remnant.gate.sarif import sarif
 from remnant.metrics import NEEDED_KINDS
 from remnant.parsing import parse
@@ -143,7 +143,7 @@ def test_of_several_models_one_must_be_named() -> None:
 
 
 def test_every_limit_of_the_rule_has_a_direction_and_a_weaker_one_is_refused() -> None:
-    assert {*STRICTER, *EQUAL, "access", "seed"} == set(Rule.model_fields)
+    assert {*STRICTER, *EQUAL, *NEITHER} == set(Rule.model_fields)
     usual = Rule().model_dump()
     for name, way in STRICTER.items():
         step = 1 if isinstance(usual[name], int) else 0.01

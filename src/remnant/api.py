@@ -20,6 +20,7 @@ from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
 from remnant.flow import sources
+from remnant.flow.audits import is_settled
 from remnant.flow.copies import Copy, let_go, readers_of, wanted
 from remnant.flow.digests import digest_path
 from remnant.flow.finite import check_sources
@@ -454,8 +455,10 @@ def audited(
         progress: show on stderr how far it is.
     """
     measured = measurements(models, corpus, forms, rule)
-    nodes = planning.ordered([planning.audit_node(rule, measured)])
-    done(store, nodes, progress)
+    for node in planning.looks(rule, measured):
+        done(store, nodes := planning.ordered([node]), progress)
+        if is_settled(node, store.path(node.name)):
+            break
     title = "Did it stay forgotten?"
     asked = MeasureSpec(dtype=rule.dtype)
     sweep = SweepSpec(

@@ -5,6 +5,7 @@ it and behind it. To add a test of that kind, add its entry.
 """
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import NamedTuple
 
 from remnant.metrics import DAMAGED, MORE, PROMPTED, RELEARNED, Kind
@@ -142,6 +143,13 @@ def of_kind(kind: Kind) -> tuple[str, ...]:
     ('prune20', 'prune30')
     """
     return tuple(name for name, attack in ATTACKS.items() if attack.kind == kind)
+
+
+# Where an audit stops as soon as its verdicts are decided, it looks after each of these, the cheap
+# ones first; before the first of them at all that was asked.
+LOOKS: tuple[tuple[str, ...], ...] = tuple(
+    tuple(names) for _, names in groupby(ATTACKS, key=lambda name: ATTACKS[name].kind)
+)
 
 
 def role_of(model: str) -> str:

@@ -328,6 +328,13 @@ def measure(
         "every token, or also their weights (longer)."
     ),
 )
+@click.option(
+    "--stop/--all",
+    help=(
+        "With --access weights: stop as soon as every verdict is decided, the cheap tests first; "
+        "gone needs all. By default all tests are made, and the strongest is named."
+    ),
+)
 @click.option("--out", default="audit", show_default=True, help="Folder of the report.")
 @dtype_option
 @dequantize_option
@@ -350,7 +357,7 @@ def audit(
     4: unclear, or not measured. UNLEARNED may be the address of a server
     (http://127.0.0.1:8000/v1), which is audited by what it writes.
     """
-    rule = tuple(f"{n}={rest[n]}" for n in ("access", "dtype") if rest[n])
+    rule = tuple(f"{n}={rest[n]}".lower() for n in ("access", "dtype", "stop") if rest[n])
     return _done(
         "audit",
         _store(rest["store_path"]),

@@ -9,7 +9,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from remnant.attacks import ATTACKS, is_transform, role_of
 from remnant.catalog import LOSSES
 from remnant.corpus import METRICS, READERS, beside, brought
 from remnant.corpus.contents import look
@@ -18,6 +17,8 @@ from remnant.corpus.hub import PREFIX
 from remnant.corpus.own_text import ROLES
 from remnant.errors import UserError
 from remnant.flow.alternatives import check_alternatives, read_alternatives
+from remnant.flow.audits import audit_node as audit_node
+from remnant.flow.audits import looks as looks
 from remnant.flow.node import UNNAMED
 from remnant.flow.node import Input as Input
 from remnant.flow.node import Node as Node
@@ -37,7 +38,6 @@ from remnant.methods import (
     loss,
     metric,
     metric_names,
-    own_roles,
     reader,
     shown,
     step,
@@ -46,14 +46,11 @@ from remnant.methods import (
 )
 from remnant.records import (
     FULL,
-    AttackSpec,
-    AuditSpec,
     ElicitSpec,
     ExplainSpec,
     MeasureSpec,
     MetricSpec,
     PrepareSpec,
-    Rule,
     SweepSpec,
     TrainSpec,
     UnlearnSpec,
@@ -317,47 +314,6 @@ def explain_node(
     return Node("explain", ExplainSpec(), inputs, label=label)
 
 
-def audit_node(rule: Rule, measured: Mapping[str, Node], extra: Iterable[MetricSpec] = ()) -> Node:
-    """The audit on the measured models of one corpus and seed, with the tests on their weights
-    where its rule sees these.
-
-    ``extra``: the user's metrics, which may count in it.
-
-    Raises:
-        UserError: weights are to be seen and are packed.
-    """
-    members = {role: node.label for role, node in measured.items()}
-    spec = AuditSpec(rule=rule, members=members, roles=own_roles(extra))
-    attacked = attack_nodes(measured) if rule.access == "weights" else {}
-    return Node("audit", spec, {**measured, **attacked})
-
-
-def attack_nodes(measured: Mapping[str, Node]) -> dict[str, Node]:
-    """The tests on the weights of some measured models in full precision, by their roles in an
-    audit; none where no model is there that never read the text.
-
-    Raises:
-        UserError: weights are packed.
-    """
-    whole = {n.label.model: n for n in measured.values() if n.label.in_full}
-    if not {"target", "retrain"} <= set(whole):
-        return {}
-    uses = chain.from_iterable(attack.behind for attack in ATTACKS.values())
-    methods = {use: step(use).method.identity for use in uses if is_transform(use)}
-    methods |= {name: str(attack.version) for name, attack in ATTACKS.items()}
-
-    def attacked(node: Node, beside: Mapping[str, Input]) -> Node:
-        check_plain(node.inputs["model"], "packed weights cannot be changed and asked again")
-        inputs = {role: node.inputs[role] for role in ("model", "corpus")}
-        inputs["target"] = whole["target"].inputs["model"]
-        spec = AttackSpec(tests=tuple(ATTACKS))
-        return Node("attack", spec, inputs | dict(beside), methods, node.label)
-
-    control = attacked(whole["retrain"], {})
-    others = {m: attacked(n, {"control": control}) for m, n in whole.items() if m != "retrain"}
-    return {role_of(model): node for model, node in (others | {"retrain": control}).items()}
-
-
 def plan(sweep: SweepSpec) -> list[Node]:
     """All pieces of work of a sweep, each after what it needs, none twice.
 
@@ -365,6 +321,11 @@ def plan(sweep: SweepSpec) -> list[Node]:
         UserError: with all unknown methods, transforms and metrics in one message.
     """
     _check_size(sweep)
+    if sweep.rule.stop:
+        raise UserError(
+            "A sweep plans all tests before the first is made, so it stops at none.",
+            "Leave stop out of its rule; `remnant audit --stop` is for single models.",
+        )
     forms = _forms(sweep)
     wanted: list[Input] = []
     for corpus_spec in sweep.corpus:

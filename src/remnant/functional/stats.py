@@ -202,6 +202,24 @@ def ratio_draws(
     return np.concatenate([value, draws])
 
 
+def level_of_part(part: int, whole: int, level: float = 0.95) -> float:
+    """The level of intervals that hold together in one part of all tests, so that those of all
+    parts, whatever their order and however they hang together, hold with ``level``.
+
+    The rate of errors is shared out by the number of tests (Bonferroni's inequality over parts). So
+    one may look at a part before the next one is made, and stop there, and errs no more often.
+
+    Args:
+        part: tests of this part.
+        whole: of all parts together, made or not.
+        level: of all, 0 to 1.
+
+    >>> round(level_of_part(5, 20), 4), level_of_part(20, 20)
+    (0.9875, 0.95)
+    """
+    return 1 - (1 - level) * part / max(whole, 1)
+
+
 def simultaneous(draws: Array, level: float = 0.95) -> list[Interval]:
     """Intervals of several numbers that all hold together with ``level``.
 

@@ -5,6 +5,7 @@ behind.
 from remnant.records.artefact import SCHEMA, FileRecord, Manifest, Piece, Result
 from remnant.records.attack import AttackResult, AttackSpec
 from remnant.records.audit import (
+    NOT_RUN,
     AuditResult,
     AuditSpec,
     Cell,
@@ -74,6 +75,7 @@ __all__ = [
     "AS_GIVEN",
     "BETWEEN",
     "FULL",
+    "NOT_RUN",
     "SCHEMA",
     "AttackResult",
     "AttackSpec",

@@ -3,14 +3,16 @@
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from remnant.metrics import Access
 from remnant.records.base import Dtype, OwnRole, Positive, Record, Share
 from remnant.records.variant import Variant
 
 Outcome = Literal["gone", "hidden", "came back", "known", "broken", "unclear", "not measured"]
-Says = Literal["silent", "tells", "undecided", "no power", "not measured", "lost"]
+Says = Literal["silent", "tells", "undecided", "no power", "not measured", "lost", "not run"]
+# What is said of a test that was left out because the verdict was decided before it.
+NOT_RUN: Says = "not run"
 Shares = tuple[float, float, float]
 
 
@@ -27,7 +29,9 @@ class Rule(Record):
     where weights are changed and the model is asked again. ``dtype``: in which all models are
     measured, as a measurement's.
     ``min_items``: fewest items, ``max_unscorable``: largest share of them without a number.
-    ``word_for_word``: ROUGE from which one text counts as written out.
+    ``word_for_word``: ROUGE from which one text counts as written out. ``stop``: tests on weights
+    are made kind by kind, the cheap ones first, until every verdict is decided; only *gone* needs
+    all of them.
     """
 
     access: Access = "probabilities"
@@ -42,6 +46,16 @@ class Rule(Record):
     word_for_word: Share = 0.9
     resamples: Positive = 2000
     seed: int = 0
+    stop: Annotated[bool | None, AfterValidator(lambda stop: stop or None)] = None
+
+    @model_validator(mode="after")
+    def _something_to_stop(self) -> "Rule":
+        if self.stop and self.access != "weights":
+            raise ValueError(
+                "stop is about the tests on weights, all else is asked at once; "
+                "leave it out, or set access to weights"
+            )
+        return self
 
     def told(self) -> dict[str, JsonValue]:
         """As it stands in summaries and statements: without what is not set."""
@@ -49,11 +63,15 @@ class Rule(Record):
 
 
 class AuditSpec(Record):
-    """The rule, who is who among the measured models, and what the user's metrics count as."""
+    """The rule, who is who among the measured models, and what the user's metrics count as.
+
+    ``not_run``: under a rule that stops, the tests on weights that were not made.
+    """
 
     rule: Rule = Rule()
     members: dict[str, Variant]
     roles: dict[str, OwnRole] = Field(default_factory=dict)
+    not_run: tuple[str, ...] | None = None
 
 
 class Cell(Variant):
@@ -102,7 +120,7 @@ class Evidence(Variant):
     target (1); None where the test was not measured or has no power. ``said``: the same in words,
     or what is missing. ``items``: how many it was measured on. ``would_decide``: how many might,
     where it is undecided. "lost": it was measured, but not rightly in all models; "not measured":
-    in none.
+    in none; "not run": left out, as the verdict was decided before.
     """
 
     kind: str

@@ -31,9 +31,11 @@ def with_attacks(
     """
     found = dict(sheets)
     for model, form in sheets:
-        folder = inputs.get(role_of(model))
-        if folder and form == FULL:
-            own = sheets[model, form]
+        # One folder for all tests, or one for each look.
+        named = role_of(model)
+        own_folders = [f for role, f in inputs.items() if role.split(", look ")[0] == named]
+        for folder in own_folders if form == FULL else ():
+            own = found[model, form]
             made = read_rows(folder / "rows.jsonl", dict.fromkeys(ATTACKS, "test"))
             found[model, form] = own._replace(
                 values=own.values | made.values,

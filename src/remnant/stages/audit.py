@@ -14,6 +14,7 @@ from remnant.functional.stats import Interval
 from remnant.metrics import MEMBERSHIP, Column
 from remnant.records import (
     FULL,
+    NOT_RUN,
     AuditResult,
     AuditSpec,
     Evidence,
@@ -25,9 +26,9 @@ from remnant.records import (
 )
 from remnant.stages.attacked import with_attacks
 from remnant.stages.cells import asked, auc_of, cells_of, read_rows
-from remnant.stages.evidence import weigh
+from remnant.stages.evidence import NOT_YET, weigh
 from remnant.stages.lineup import Lineup, mean, ratio, unmeasured
-from remnant.stages.verdict import decide
+from remnant.stages.verdict import DECIDED, decide
 
 LEAVES = ("cells.json", "recovery.json", "evidence.json", "verdicts.json")
 
@@ -65,10 +66,11 @@ def run(spec: AuditSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
             recover(line, variant, metric, spec.rule)
             for metric in asked([line.q_unlearned], "knowledge")
         ]
-        told = weigh(line.form, variant, spec.rule, line.full)
+        told = weigh(line.form, variant, spec.rule, line.full, spec.not_run or ())
+        verdict = decide(line, variant, found, told, spec.rule)
         recoveries += found
-        evidence += told
-        verdicts.append(decide(line, variant, found, told, spec.rule))
+        evidence += [_left_out(e) for e in told] if verdict.outcome in DECIDED else told
+        verdicts.append(verdict)
     for name, records in (
         ("cells", cells),
         ("recovery", recoveries),
@@ -85,6 +87,14 @@ def run(spec: AuditSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
         auc_retrain=auc_retrain.value if auc_retrain else None,
         outcomes={o: outcomes.count(o) for o in sorted(set(outcomes))},
     )
+
+
+def _left_out(told: Evidence) -> Evidence:
+    """A test that was not made is not wanted any more where the verdict is decided."""
+    if told.said != NOT_YET:
+        return told
+    said = "the verdict was decided without it"
+    return told.model_copy(update={"says": NOT_RUN, "said": said})
 
 
 def recover(line: Lineup, variant: Variant, metric: Column, rule: Rule) -> Recovery:

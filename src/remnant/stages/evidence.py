@@ -8,17 +8,21 @@ power). It is silent where its 95 % interval lies within the limit: as every tes
 a pass, no correction is needed for that. It tells where an interval that is simultaneous over all
 tests (the bootstrap of the maximum) excludes the never-read model: as one telling test is enough,
 that one is corrected.
+
+Where a rule stops, intervals are simultaneous within each look, at a level that shares the rate of
+errors out over all tests that are planned, so that stopping tells no more often by chance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from remnant.attacks import ATTACKS
+from remnant.attacks import ATTACKS, LOOKS
 from remnant.corpus import ITEM_SETS, METRICS, is_beside, needed, set_of
 from remnant.functional.segments import words
-from remnant.functional.stats import Interval, auc_draws, interval, simultaneous
+from remnant.functional.stats import Interval, auc_draws, interval, level_of_part, simultaneous
 from remnant.methods import writes
 from remnant.metrics import (
     EXACT,
@@ -61,13 +65,21 @@ ANSWERS = "answers"
 HALF = 0.5
 # Numbers of one model differ by less between two runs; those of two trainings by more somewhere.
 SAME = 1e-3
+NOT_YET = "not made yet"
 
 
-def weigh(trio: Trio, variant: Variant, rule: Rule, whole: Trio | None = None) -> list[Evidence]:
+def weigh(
+    trio: Trio,
+    variant: Variant,
+    rule: Rule,
+    whole: Trio | None = None,
+    not_yet: Collection[str] = (),
+) -> list[Evidence]:
     """What every test says of one variant of a model.
 
     Tests on weights are made in full precision (``whole``; ``trio`` where that is it) and count for
-    every form: whoever holds the weights may round them first.
+    every form: whoever holds the weights may round them first. ``not_yet``: those of them that were
+    not made.
     """
     seen: list[tuple[str, str, Said | Drawn]] = []
     for kind, columns in tests_of(trio, rule.access).items():
@@ -77,10 +89,12 @@ def weigh(trio: Trio, variant: Variant, rule: Rule, whole: Trio | None = None) -
             seen.append((kind, str(test), found))
     if rule.access == "weights":
         for name, attack in ATTACKS.items():
-            seen.append((attack.kind, name, _on_weights(whole or trio, Column(name), rule)))
+            on_weights = partial(_on_weights, whole or trio, Column(name), rule)
+            unmade: Said = "not measured", NOT_YET
+            seen.append((attack.kind, name, unmade if name in not_yet else on_weights()))
     seen += [(ANSWERS, name, habit) for name, habit in _habits(trio).items()]
-    drawn = [row for _, _, found in seen if isinstance(found, Drawn) for row in found.rows]
-    together = iter(simultaneous(np.array(drawn)))
+    drawn = [(test, row) for _, test, f in seen if isinstance(f, Drawn) for row in f.rows]
+    together = iter(_together(drawn, stops=bool(rule.stop)))
 
     def say(found: Said | Drawn) -> Said:
         if not isinstance(found, Drawn):
@@ -90,6 +104,25 @@ def weigh(trio: Trio, variant: Variant, rule: Rule, whole: Trio | None = None) -
     return [
         _evidence({**dict(variant), "kind": kind, "test": test}, *say(found))
         for kind, test, found in seen
+    ]
+
+
+def _together(drawn: Sequence[tuple[str, Array]], *, stops: bool) -> list[Interval]:
+    """Intervals that hold together, in the order of the tests: over all of them, or, where looks
+    are taken between, over those of each look, at its share of the rate of errors.
+
+    Of looks at the weights all planned tests are counted, made or not, with power or without.
+    """
+    if not stops:
+        return simultaneous(np.array([row for _, row in drawn]))
+    asked = [row for test, row in drawn if test not in ATTACKS]
+    families = [(len(asked), asked)]
+    families += [(len(look), [row for test, row in drawn if test in look]) for look in LOOKS]
+    whole = sum(size for size, _ in families)
+    return [
+        one
+        for size, rows in families
+        for one in simultaneous(np.array(rows), level_of_part(size, whole))
     ]
 
 

@@ -23,7 +23,7 @@ from remnant.methods import writes
 from remnant.metrics import BEGUN, SAMPLED, Column
 from remnant.records import Evidence, Outcome, Recovery, Rule, Variant, Verdict
 from remnant.stages.cells import Sheet, asked, table_of
-from remnant.stages.evidence import ANSWERS, contaminated, missing_kinds
+from remnant.stages.evidence import ANSWERS, NOT_YET, contaminated, missing_kinds
 from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio, way
 from remnant.transforms.table import teaches
 
@@ -47,6 +47,10 @@ FEW = 0.05
 FEWEST_DRAWS = 200
 # Right answers beyond those of the never-read model are no chance below this probability.
 NO_CHANCE = 0.01
+
+
+# What no further test changes: only of these is one proof enough.
+DECIDED: tuple[Outcome, ...] = ("broken", "came back", "known", "hidden")
 
 
 class Finding(NamedTuple):
@@ -468,7 +472,9 @@ def _stronger(line: Lineup, evidence: Sequence[Evidence], rule: Rule) -> Iterato
     for kind, reason in missing_kinds(evidence, rule.access).items():
         yield Finding(UNTESTED, f"no test of {kind} could be made: {reason}")
     for e in evidence:
-        if e.says == "undecided":
+        if e.said == NOT_YET:
+            yield Finding(UNTESTED, f"{e.kind}: {e.test} was {NOT_YET}")
+        elif e.says == "undecided":
             more = (
                 f"; about {e.would_decide} items would decide"
                 if e.would_decide
