@@ -7,9 +7,9 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from remnant.flow.store import Store
-from remnant.records import FULL, Manifest, Outcome, Variant
+from remnant.records import FULL, NOT_RUN, Manifest, Outcome, Variant
 from remnant.report.front import PLAIN
-from remnant.report.table import Group, Results, checks
+from remnant.report.table import Group, Results, checks, not_run
 from remnant.stages.evidence import ANSWERS
 
 # What is counted of a corpus, by the names of its files.
@@ -22,6 +22,8 @@ COUNTED: Mapping[str, tuple[str, ...]] = {
     "texts of the same kind that were never read": ("raw/holdout",),
 }
 FORGET = "raw/forget.json"
+# What says of a test that it did not come to a number.
+NOT_MADE = ("not measured", "lost", NOT_RUN)
 # The roles of a corpus's sources that hold forget text: files of the user's, or a benchmark.
 SOURCES = ("forget-", "folder")
 WEIGHTS = (".safetensors", ".gguf")
@@ -181,7 +183,7 @@ def kinds(groups: Sequence[Group]) -> list[Kind]:
     plain = Kind(PLAIN, KINDS[PLAIN], 0, 0)
     rest = []
     for name in dict.fromkeys(e.kind for e in found):
-        own = [e.says for e in found if e.kind == name and e.says not in ("not measured", "lost")]
+        own = [e.says for e in found if e.kind == name and e.says not in NOT_MADE]
         rest.append(Kind(name, KINDS.get(name, ""), len(own), own.count("tells")))
     return [plain, *rest]
 
@@ -203,7 +205,7 @@ def checked(results: Results) -> list[str]:
         said.insert(0, _forms(forms))
     if results.sweep.rule.access == "text":
         said.append("Only what the models write was seen, not what they hold likely.")
-    return [*said, *_instrument(results)]
+    return [*said, *not_run(groups), *_instrument(results)]
 
 
 def _forms(forms: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from remnant.forecast.forecast import Forecast, calibration, forecast, verdict
 from remnant.functional.survival import Survival
 from remnant.records import (
     FULL,
+    NOT_RUN,
     AuditResult,
     Cell,
     ElicitResult,
@@ -325,8 +326,16 @@ def story(results: Results) -> list[str]:
         *asking(results),
         *_code_run(results),
         *told,
+        *not_run(results.groups),
         *([f"Signs of collapse in what is written: {'; '.join(flagged)}."] if flagged else []),
     ]
+
+
+def not_run(groups: Iterable[Group]) -> list[str]:
+    """The tests that an audit left out, in a sentence; none where all were made."""
+    left = [e.test for group in groups for e in group.evidence if e.says == NOT_RUN]
+    names = ", ".join(dict.fromkeys(left))
+    return [f"Not run, as the verdict was decided without them: {names}."] if left else []
 
 
 def _code_run(results: Results) -> list[str]:
