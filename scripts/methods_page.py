@@ -2,7 +2,7 @@
 
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pages import written
@@ -84,52 +84,55 @@ ITEMS = 128
 RELEASED = ROOT / "reproductions" / "released_code.py"
 
 
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (heads, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(heads)}", *lines[1:]])
+
+
+def code(names: Iterable[str]) -> str:
+    """Names as they are written."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def losses() -> str:
     """The loss terms, with their formulas and the settings under which they were published."""
-    lines = [
-        "| name | what it is | formula | published setting | source | version |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| `{name}` | {e.meaning} | `{e.formula.replace('|', chr(92) + '|')}` | {e.published} | "
-        f"{e.source} | {e.version} |"
-        for name, e in LOSSES.items()
-    ]
-    return "\n".join(lines)
+    heads = ("name", "what it is", "formula", "published setting", "source", "version")
+    rows = (
+        (code([n]), e.meaning, code([escaped(e.formula)]), e.published, e.source, e.version)
+        for n, e in LOSSES.items()
+    )
+    return table(heads, rows)
+
+
+def escaped(formula: str) -> str:
+    """A formula within a table."""
+    return formula.replace("|", chr(92) + "|")
 
 
 def released() -> str:
     """What released code does otherwise, each entry with numbers that are computed here."""
-    lines = [
-        "| code | what it does | law that it breaks | a number | formula | released |",
-        "|---|---|---|---|---|---|",
-    ]
-    for bug in runpy.run_path(str(RELEASED))["BUGS"]:
-        numbers = " | ".join(f"{number + 0.0:.3g}" for number in bug.measured())
-        lines.append(f"| {bug.where} | {bug.what} | {bug.law} | {bug.of} | {numbers} |")
-    return "\n".join(lines)
+    heads = ("code", "what it does", "law that it breaks", "a number", "formula", "released")
+    rows = (
+        (bug.where, bug.what, bug.law, bug.of, *(f"{n + 0.0:.3g}" for n in bug.measured()))
+        for bug in runpy.run_path(str(RELEASED))["BUGS"]
+    )
+    return table(heads, rows)
 
 
 def formats() -> str:
     """The formats, with names to try, what writes their files, and what must be installed."""
-    lines = [
-        "| name | short names | what it is | deployed | promised | needs | source | version |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
+    heads = (
+        "name", "short names", "what it is", "deployed", "promised", "needs", "source", "version",
+    )  # fmt: skip
+    rows = (
         (
-            f"| `{key}` | {', '.join(f'`{n}`' for n in f.names)} | {f.meaning} | "
-            f"{'yes' if f.saver else ''} | {promised(f)} | {f.extra} | {f.source} | {f.version} |"
+            code([key]), code(f.names), f.meaning, "yes" if f.saver else "", promised(f), f.extra,
+            f.source, f.version,
         )
         for key, f in FORMATS.items()
-    ]
-    return "\n".join(lines)
-
-
-def options(rows: Sequence[tuple[str, str, str]]) -> str:
-    """What may be added to any loss."""
-    lines = ["| option | what it is | source |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    )  # fmt: skip
+    return table(heads, rows)
 
 
 def promised(of: AnyFormat) -> str:
@@ -143,48 +146,46 @@ def promised(of: AnyFormat) -> str:
 
 def transforms() -> str:
     """What else makes a model of a model, with names to try and what it reads."""
-    lines = [
-        "| name | short names | what it is | reads | source | version |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| `{key}` | {', '.join(f'`{n}`' for n in t.names)} | {t.meaning} | "
-        f"{', '.join(step(key).method.reads)} | {t.source} | {t.version} |"
+    heads = ("name", "short names", "what it is", "reads", "source", "version")
+    rows = (
+        (
+            code([key]), code(t.names), t.meaning, ", ".join(step(key).method.reads), t.source,
+            t.version,
+        )
         for key, t in TRANSFORMS.items()
         if isinstance(t, Transform)
-    ]
-    return "\n".join(lines)
+    )  # fmt: skip
+    return table(heads, rows)
 
 
 def attacks() -> str:
     """The tests on weights, with what each does, needs and costs."""
-    lines = [
-        "| name | kind | what is done to the weights | needs | cost | source | version |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| `{name}` | {a.kind} | {a.meaning} | {', '.join(a.needs)} | {a.passes(ITEMS):,} | "
-        f"{a.source} | {a.version} |"
+    heads = ("name", "kind", "what is done to the weights", "needs", "cost", "source", "version")
+    rows = (
+        (
+            code([name]), a.kind, a.meaning, ", ".join(a.needs), f"{a.passes(ITEMS):,}", a.source,
+            a.version,
+        )
         for name, a in ATTACKS.items()
-    ]
-    return "\n".join(lines)
+    )  # fmt: skip
+    return table(heads, rows)
 
 
 def metrics() -> str:
     """The metrics, with what they are measured on and the range of the number that is shown."""
-    lines = [
-        "| name | what it is | on | range | if the text is known | counts as | source | version |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    heads = (
+        "name", "what it is", "on", "range", "if the text is known", "counts as", "source",
+        "version",
+    )  # fmt: skip
     known = {"high": "high", "apart": "away from 0", "unsaid": ""}
-    lines += [
+    rows = (
         (
-            f"| `{n}` | {m.meaning} | {', '.join(f'`{s}`' for s in m.on)} | {m.span} | "
-            f"{known[m.known]} | {counts_as(m)} | {m.source} | {m.version} |"
+            code([n]), m.meaning, code(m.on), m.span, known[m.known], counts_as(m), m.source,
+            m.version,
         )
         for n, m in METRICS.items()
-    ]
-    return "\n".join(lines)
+    )  # fmt: skip
+    return table(heads, rows)
 
 
 def counts_as(metric: Metric) -> str:
@@ -196,10 +197,11 @@ def counts_as(metric: Metric) -> str:
 
 def page() -> str:
     """The whole page."""
-    methods = "\n".join(
-        f"| `{name}` | {' + '.join(f'`{t}`' for t in (*recipe.forget, *recipe.retain))} |"
-        for name, recipe in METHODS.items()
-    )
+    recipes = {n: (*recipe.forget, *recipe.retain) for n, recipe in METHODS.items()}
+    terms = ((code([n]), " + ".join(map("`{}`".format, own))) for n, own in recipes.items())
+    methods = table(("name", "terms"), terms)
+    option = ("option", "what it is", "source")
+    sets = table(("name", "what it is"), ((code([n]), s.meaning) for n, s in ITEM_SETS.items()))
     groups = "; ".join(f"`{g}`: {len(m)}" for g, m in METRIC_GROUPS.items())
     combined = ", ".join(f"`{number.name}`" for number in COMBINED)
     return f"""# Methods
@@ -215,8 +217,6 @@ computes otherwise than its paper is a user's file, for comparison only:
 Terms on forget text come first; terms on retain text are weighted by `alpha`. A setting (`beta`,
 or any of `params`) goes to every term that has a keyword of its name.
 
-| name | terms |
-|---|---|
 {methods}
 
 ## Loss terms
@@ -234,7 +234,7 @@ by its weight: TPO's unwanted words (arXiv 2506.03142), for one, weigh 1 and all
 
 What they do to forgetting is measured in [lasting.md](lasting.md).
 
-{options(OPTIONS)}
+{table(option, OPTIONS)}
 
 ## Options of the optimiser
 
@@ -243,7 +243,7 @@ micro-batches of a step before it decides anything, looks at what may move alone
 on as it would have after a cut. `sam` and `zeroth` do not go with `grids`, and none goes with
 several devices.
 
-{options(UPDATES)}
+{table(option, UPDATES)}
 
 ## What released code does otherwise
 
@@ -302,9 +302,7 @@ are made: {combined}.
 
 ## Sets of items
 
-| name | what it is |
-|---|---|
-{chr(10).join(f"| `{n}` | {s.meaning} |" for n, s in ITEM_SETS.items())}
+{sets}
 """
 
 

@@ -447,3 +447,17 @@ def test_a_cast_before_another_format_is_a_step_of_its_own(
     assert torch.equal(found["bf16"], plain.bfloat16().float())
     assert torch.equal(found["bf16+int8"], rtn(plain.bfloat16().float(), bits=8).weight)
     assert not torch.equal(found["bf16+int8"], found["int8"])
+
+
+def test_that_a_library_is_missing_is_said_before_anything_is_made(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("remnant.flow.libraries.find_spec", looked.append)
+    store = Store(tmp_path / "store").open()
+    for name in ("gguf-q8_0", "gguf-q4_k_m"):
+        with pytest.raises(UserError, match="needs llama.cpp, which is not installed"):
+            remnant.deploy(model_folder, name, tmp_path / "out", store=store)
+    assert looked == ["llama_cpp"] * 2
+    assert not store.manifests()
+    assert not (tmp_path / "out").exists()

@@ -187,6 +187,40 @@ def test_options_of_the_optimiser_have_their_own_passes_and_copies() -> None:
     assert [p.moments for p in found] == [0, 0, moments, moments]
 
 
+def test_looking_at_rounded_weights_takes_two_passes_and_their_memory() -> None:
+    plain, on_grids, bf16 = (
+        UnlearnSpec.model_validate({"method": "ga"} | more)
+        for more in ({}, {"grids": "int4,nf4"}, {"grids": "int4", "weights": "bf16"})
+    )
+    rounded = sum(a * b for a, b in SHAPE.matrices().values())
+    one, two = (step_of(SHAPE, spec, TEXT, Fast()) for spec in (plain, on_grids))
+    assert two.products == pytest.approx(2 * one.products)
+    assert two.between > 2 * one.between
+    assert two.optimiser == one.optimiser
+    held = peak(SHAPE, on_grids, TEXT).weights - peak(SHAPE, plain, TEXT).weights
+    assert held == 5 * rounded
+    assert peak(SHAPE, bf16, TEXT).weights == 2 * SHAPE.weights + 7 * rounded
+
+
+def test_a_promise_takes_longer_the_more_grids_and_text_it_reads() -> None:
+    def made(*grids: str) -> UnlearnSpec:
+        return UnlearnSpec.model_validate({"method": "ga", "promise": grids or None})
+
+    text = TEXT._replace(forget=1000)
+
+    def seconds(spec: UnlearnSpec, of: Text = text) -> float:
+        return seconds_of(SHAPE, spec, of, Fast()) - seconds_of(SHAPE, made(), of, Fast())
+
+    assert seconds(made()) == 0
+    assert 0 < seconds(made("int4")) < seconds(made("int4", "nf4"))
+    longer = seconds(made("int4"), text._replace(forget=2000)) - seconds(made("int4"))
+    assert longer == pytest.approx(12 * 2 * 2 * SHAPE.weights * 1000 / Fast().matmul)
+    # What it holds lies behind the last step; on a long text a step holds more.
+    short, long = (Text(1, 1), Text(64, 512))
+    assert peak(SHAPE, made("int4"), short).around > peak(SHAPE, made(), short).around
+    assert peak(SHAPE, made("int4"), long).total == peak(SHAPE, made(), long).total
+
+
 def test_time_grows_with_steps_and_falls_with_speed() -> None:
     text = Text(2, 64, 2)
     one = sum(step_of(SHAPE, OptimSpec(), text, Fast()))

@@ -14,6 +14,7 @@ from remnant import api
 from remnant.attacks import ATTACKS, LOOKS
 from remnant.cli import main
 from remnant.errors import UserError
+from remnant.flow import plan as planning
 from remnant.flow.audits import audit_node, is_settled, looks
 from remnant.flow.node import Node
 from remnant.flow.place import Outside
@@ -132,12 +133,15 @@ def test_what_was_left_out_is_told_as_not_run_and_never_as_passed(
     assert not is_settled(node, out)
 
 
+def pieces_of(one: Node) -> set[str]:
+    return {n.name for n in one.inputs.values() if isinstance(n, Node)}
+
+
 def test_every_look_goes_on_from_the_one_before(inputs: dict[str, Path], corpus: Path) -> None:
     nodes = measured(corpus, *dict.fromkeys(("target", "m", "retrain"), inputs["model"]).items())
     found = list(looks(STOP, nodes))
     assert len(found) == len(LOOKS) + 1
-    made_by = [{n.name for n in one.inputs.values() if isinstance(n, Node)} for one in found]
-    assert all(before < after for before, after in pairwise(made_by))
+    assert all(pieces_of(before) < pieces_of(after) for before, after in pairwise(found))
     assert isinstance(found[0].spec, AuditSpec)
     assert found[0].spec.not_run == ON_WEIGHTS
     assert dict(found[0].inputs) == nodes
@@ -172,7 +176,7 @@ def test_an_audit_makes_no_test_after_it_is_settled(
         return len(made_) > settled_at
 
     monkeypatch.setattr(api, "done", done)
-    monkeypatch.setattr(api, "is_settled", settled)
+    monkeypatch.setattr(planning, "is_settled", settled)
     store = Store(tmp_path / "store").open()
     models = {n: Outside(str(inputs["model"])) for n in ("target", "unlearned", "retrain")}
     api.audited(store, models, (Outside(str(corpus)), "c"), (), STOP, progress=False)

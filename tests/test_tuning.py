@@ -217,6 +217,27 @@ def test_trials_that_were_made_are_found_again(
     assert {m.spec["half"] for m in store.manifests().values() if m.stage == "measure"} == {"dev"}
 
 
+def test_in_python_the_same_trials_are_asked_for_and_nothing_is_said(
+    store: Store, corpus: Path, target: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    question = Question(("simnpo_gdr",), 2, settings=QUICK, spans=SPACE)
+    bench = search.benched(store, *inputs(store, corpus, target), question)
+    space = search.spaces(store, bench.target, question)
+    expected = search.searched_all(bench, space, lambda name, every: None)
+    capfd.readouterr()
+    spans = {"lr": (1e-5, 1e-2), "steps": (1, 4)}
+    found = remnant.tune(
+        target, corpus, "simnpo_gdr", budget=2, spans=spans, store=store, out=tmp_path, **QUICK
+    )
+    assert found.searched == expected
+    assert found.settings == {"simnpo_gdr": dict(expected[0].best.drawn)}
+    assert {v.model for v in found.audit.verdicts} == {"simnpo_gdr"}
+    assert json.loads((tmp_path / "tune.json").read_text())["budget"] == 2
+    assert "".join(capfd.readouterr()) == ""
+    with pytest.raises(UserError, match="no setting"):
+        remnant.tune(target, corpus, "simnpo_gdr", spans={"nothing": (1, 2)}, store=store)
+
+
 @pytest.mark.slow
 def test_a_killed_search_goes_on_and_reports_on_the_other_half(
     corpus: Path, target: str, tmp_path: Path

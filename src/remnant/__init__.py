@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from remnant.flow.digests import verifying_models
     from remnant.handles import Audit, Corpus, Model, Scores
     from remnant.remotecode import trusting_remote_code
+    from remnant.tuning.python import Tuned, tune
 
 _HOMES = {
     "remnant.api": (
@@ -31,14 +32,15 @@ _HOMES = {
         "unlearn",
     ),
     "remnant.handles": ("Audit", "Corpus", "Model", "Scores"),
+    "remnant.tuning.python": ("Tuned", "tune"),
     "remnant.errors": ("UserError",),
     "remnant.remotecode": ("trusting_remote_code",),
     "remnant.flow.digests": ("verifying_models",),
 }  # fmt: skip
 __all__ = [
-    "Audit", "Corpus", "Model", "Scores", "UserError", "audit", "deploy", "measure", "predict",
-    "prepare", "repeats", "train", "transform", "trusting_remote_code", "unlearn",
-    "verifying_models",
+    "Audit", "Corpus", "Model", "Scores", "Tuned", "UserError", "audit", "deploy", "measure",
+    "predict", "prepare", "repeats", "train", "transform", "trusting_remote_code", "tune",
+    "unlearn", "verifying_models",
 ]  # fmt: skip
 
 

@@ -20,10 +20,10 @@ from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
 from remnant.flow import sources
-from remnant.flow.audits import is_settled
 from remnant.flow.copies import Copy, let_go, readers_of, wanted
 from remnant.flow.digests import digest_path
 from remnant.flow.finite import check_sources
+from remnant.flow.libraries import check_libraries
 from remnant.flow.place import Outside, given
 from remnant.flow.plan import Input, Node
 from remnant.flow.progress import one_by_one
@@ -348,7 +348,8 @@ def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
     nodes = planning.ordered(nodes)
     copies, readers = wanted(nodes), readers_of(nodes)
     screen, models = terminal.console(stderr=True), ModelCache()
-    check_sources(lacking := missing(store, nodes))
+    check_libraries(lacking := missing(store, nodes))
+    check_sources(lacking)
     if progress:
         terminal.tell_code(terminal.code_of(lacking), screen)
     shown = one_by_one(screen) if progress else nullcontext(lambda node: _silent)
@@ -457,7 +458,7 @@ def audited(
     measured = measurements(models, corpus, forms, rule)
     for node in planning.looks(rule, measured):
         done(store, nodes := planning.ordered([node]), progress)
-        if is_settled(node, store.path(node.name)):
+        if planning.is_settled(node, store.path(node.name)):
             break
     title = "Did it stay forgotten?"
     asked = MeasureSpec(dtype=rule.dtype)

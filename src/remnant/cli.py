@@ -461,7 +461,11 @@ def predict(
 @store_option
 @_guarded
 def run(sweep: str, settings: tuple[str, ...], store_path: str, **options: Any) -> int | None:
-    """Run a sweep (a TOML file, or the name of one that comes with Remnant)."""
+    """Run a sweep (a TOML file, or the name of one that comes with Remnant).
+
+    Exit code 0: all of it was made, whatever the verdicts; `remnant gate` on its summary judges
+    them.
+    """
     return _done("run", _store(store_path), sweep, settings, **options)
 
 

@@ -3,14 +3,16 @@
 Nothing is opened that is not a plain file of a known kind.
 """
 
+import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from remnant.corpus.documents import EXTRACTORS, INSTALL, lacking
 from remnant.errors import UserError
+from remnant.parsing import lines_of
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -279,3 +281,32 @@ def check_readable(path: Path) -> None:
         raise UserError(
             f"{path} cannot be read: {error.strerror}.", "Check its permissions."
         ) from error
+
+
+def read_given(name: str, what: str, form: str, *, lines: bool = False) -> Any:
+    """What a small file holds that a user gives beside the texts.
+
+    Args:
+        name: of the file.
+        what: it holds, for messages.
+        form: of such a file, in a sentence.
+        lines: one that does not end in .json is text, of which the lines that are not empty are
+            taken.
+
+    Raises:
+        UserError: missing, not readable, not UTF-8, or no JSON.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(
+            f"The file of {what} {name} does not exist.",
+            "Check the path; it is relative to the current folder.",
+        )
+    check_readable(path)
+    plain = lines and path.suffix != ".json"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return list(filter(str.strip, lines_of(text))) if plain else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        kind = "text" if plain else "JSON"
+        raise UserError(f"{name} is no {kind} in UTF-8: {error}.", form) from error

@@ -43,7 +43,8 @@ class Text(NamedTuple):
     ``batch`` x ``length`` tokens a side, in ``passes`` sides whose graphs live together.
     ``cached``: tokens of all texts whose last states the reference keeps. ``divergence``: a term
     compares whole distributions; ``early``: one of a side whose pass is not the last one.
-    ``padded``: texts differ in length, so that attention gets a mask.
+    ``padded``: texts differ in length, so that attention gets a mask. ``forget``: tokens of all
+    forget texts, which a promise reads.
     """
 
     batch: int
@@ -53,6 +54,7 @@ class Text(NamedTuple):
     divergence: bool = False
     padded: bool = True
     early: bool = False
+    forget: int = 0
 
     @property
     def tokens(self) -> int:
@@ -77,7 +79,8 @@ class Moving(NamedTuple):
 class Peak(NamedTuple):
     """Bytes, by what they are for. ``activations``: kept for the backward pass. ``passing``: what
     exists for a moment at the peak of a step (pieces of logits, copies of a part). ``cache``: of
-    reference values. ``around``: what opening or saving the model needs beyond a step, mostly 0.
+    reference values. ``around``: what opening or saving the model, or keeping a promise, needs
+    beyond a step, mostly 0.
     """
 
     weights: int
@@ -217,6 +220,36 @@ def of_a_look(spec: OptimSpec, moving: Moving) -> int:
             return 0
 
 
+def on_grids(spec: OptimSpec) -> bool:
+    """Whether a run looks at rounded weights too."""
+    return isinstance(spec, UnlearnSpec) and spec.grids is not None
+
+
+def rounded_of(shape: Shape) -> int:
+    """How many numbers a grid rounds: the matrices of all blocks."""
+    return sum(map(math.prod, shape.matrices().values()))
+
+
+def of_rounding(shape: Shape, spec: OptimSpec) -> int:
+    """Bytes that rounded weights take beside the weights while a step looks at them: values in
+    float32 with their codes, and in bfloat16 the values as the model computes with them.
+    """
+    if not on_grids(spec):
+        return 0
+    cast = width_of(spec) if width_of(spec) == 2 else 0
+    return (4 + 1 + cast) * rounded_of(shape)
+
+
+def of_a_promise(shape: Shape, spec: OptimSpec) -> int:
+    """Bytes that keeping a promise takes behind the last step: the model and its target; of every
+    weight that a grid rounds target, target as read, crossed value, score twice and what is tried,
+    in float32, its place in the order of scores, and its rounding with the code.
+    """
+    if not isinstance(spec, UnlearnSpec) or not spec.promise:
+        return 0
+    return 2 * width_of(spec) * shape.weights + (6 * 4 + 8 + 4 + 1) * rounded_of(shape)
+
+
 def room_of(spec: OptimSpec) -> int:
     """Bytes of reference values that are kept in memory; the rest lies on the disk. Training has no
     reference.
@@ -255,7 +288,8 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     stepped = 2 if spec.weights == "bf16" and not moving.adapters else 4
     graded = 4 if moving.adapters else width
     own = 4 * moving.numbers if moving.adapters else 0
-    weights = (width * shape.weights + own + of_a_look(spec, moving)) // shards
+    held = of_a_look(spec, moving) + of_rounding(shape, spec)
+    weights = (width * shape.weights + own + held) // shards
     gradients = graded * moving.graded // shards
     moments = 2 * stepped * moving.numbers // shards
     if isinstance(spec.update, SignSpec | ZerothSpec):
@@ -278,5 +312,6 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     at_peak = max(begins, between, ends, key=sum)
     found = Peak(weights, at_peak[0], moments, at_peak[1], at_peak[2], cache, LIBRARIES)
     kept = 4 if spec.weights == "fp32" else 2
-    whole = of_opening(shape, kept, width) // shards + cache + LIBRARIES
+    opening = of_opening(shape, kept, width) // shards
+    whole = max(opening, of_a_promise(shape, spec)) + cache + LIBRARIES
     return found._replace(around=max(0, whole - found.total))

@@ -171,7 +171,9 @@ def text_of(store: Store, node: Node, spec: TrainSpec | UnlearnSpec) -> Text:
     passes = len({r.side for r in readings if r.model == "policy"})
     compared = {r.side for r in readings if r.what == "view" and r.model != "policy"}
     early = bool(compared - {"retain"})
-    return Text(spec.batch_size, longest, passes, cached, bool(compared), early=early)
+    forget = sum(lengths["forget"]) if lengths else seen
+    found = Text(spec.batch_size, longest, passes, cached, bool(compared), early=early)
+    return found._replace(forget=forget)
 
 
 def _lengths(store: Store, corpus: Input, spec: UnlearnSpec) -> dict[str, list[int]]:

@@ -2,12 +2,25 @@
 
 from typing import NamedTuple, Protocol
 
-from remnant.estimate.memory import Text, kept_by_a_pass, moving_of, width_of
+from remnant.estimate.memory import (
+    Text,
+    kept_by_a_pass,
+    moving_of,
+    on_grids,
+    rounded_of,
+    width_of,
+)
 from remnant.estimate.shape import Shape
-from remnant.records import OptimSpec, SamSpec, ZerothSpec
+from remnant.records import OptimSpec, SamSpec, UnlearnSpec, ZerothSpec
 
 # What is expected of a disk before it was timed, bytes a second, as training/checkpoints.py does.
 DISK = 200e6
+# Rounding a weight takes as long as copying its float32 values so often (docs/benchmarks.md,
+# `quantize.py`: 9 times by rows, 21 times NF4, over memory that is there).
+COPIES_OF_A_ROUNDING = 15
+# Numbers of weights that a promise tries: doublings from 0.05 % to 5 %, halvings, and the
+# certificate (training/promise.py); a look that fails ends early, which is not counted on.
+LOOKS_OF_A_PROMISE = 12
 
 
 class Speed(Protocol):
@@ -58,21 +71,43 @@ def step_of(shape: Shape, spec: OptimSpec, text: Text, speed: Speed) -> Step:
     """
     width, moving = width_of(spec), moving_of(shape, spec)
     rate = speed.matmul if width == 4 else speed.half
-    products = spec.accumulate * operations(shape, spec, text) / rate
+    # Where grids are trained on, at the weights and at their rounding.
+    looks = 2 if on_grids(spec) else 1
+    products = looks * spec.accumulate * operations(shape, spec, text) / rate
     whole = spec.model_copy(update={"checkpointing": False})
     kept = text.passes * kept_by_a_pass(shape, text, width, whole, moving.adapters)
-    between = spec.accumulate * (4 + 2 * spec.checkpointing) * kept / speed.copy
+    between = looks * spec.accumulate * (4 + 2 * spec.checkpointing) * kept / speed.copy
+    between += rounding_of(shape, speed) if on_grids(spec) else 0.0
     return Step(products, between, 7 * 4 * moving.numbers / speed.copy)
 
 
+def rounding_of(shape: Shape, speed: Speed) -> float:
+    """Seconds of rounding all matrices to one grid."""
+    return COPIES_OF_A_ROUNDING * 4 * rounded_of(shape) / speed.copy
+
+
+def promised_of(shape: Shape, spec: OptimSpec, text: Text, speed: Speed) -> float:
+    """Seconds of keeping a promise: at every look the forget text is read by the model as it is and
+    rounded to every grid.
+    """
+    if not isinstance(spec, UnlearnSpec) or not spec.promise:
+        return 0.0
+    rate = speed.matmul if width_of(spec) == 4 else speed.half
+    reading = 2 * shape.weights * text.forget / rate
+    grids = len(spec.promise.use)
+    return LOOKS_OF_A_PROMISE * ((grids + 1) * reading + grids * rounding_of(shape, speed))
+
+
 def seconds_of(shape: Shape, spec: OptimSpec, text: Text, speed: Speed) -> float:
-    """Seconds of a whole run: opening, the reference's pass, all steps, saving. Probes, whose text
-    an estimate does not read, are left out.
+    """Seconds of a whole run: opening, the reference's pass, all steps, a promise, saving.
+
+    Probes, whose text an estimate does not read, are left out.
     """
     rate = speed.matmul if width_of(spec) == 4 else speed.half
     files = 2 * stored(shape, spec) / DISK
     reference = 2 * shape.weights * text.cached / rate
-    return files + reference + spec.steps * sum(step_of(shape, spec, text, speed))
+    promised = promised_of(shape, spec, text, speed)
+    return files + reference + spec.steps * sum(step_of(shape, spec, text, speed)) + promised
 
 
 def stored(shape: Shape, spec: OptimSpec) -> int:

@@ -1,14 +1,11 @@
 """Alternative answers that a user gives: refusals for all questions, or some for each."""
 
-import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from remnant.catalog import METHODS
-from remnant.corpus.files import check_readable
+from remnant.corpus.files import read_given
 from remnant.errors import UserError
 from remnant.methods import sides_read
-from remnant.parsing import lines_of
 from remnant.readings import SIDES
 from remnant.records import UnlearnSpec
 
@@ -33,23 +30,9 @@ def read_alternatives(name: str) -> Alternatives:
     Raises:
         UserError: missing, not UTF-8, not JSON where its name says so, empty, or of another form.
     """
-    path = Path(name)
-    if not path.is_file():
-        raise UserError(
-            f"The file of alternatives {name} does not exist.",
-            "Check the path; it is relative to the current folder.",
-        )
-    check_readable(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        data: Any = json.loads(text) if path.suffix == ".json" else lines_of(text)
-    except (ValueError, RecursionError) as error:
-        what = "JSON" if path.suffix == ".json" else "text"
-        raise UserError(f"{name} is no {what} in UTF-8: {error}.", _FORM) from error
+    data = read_given(name, "alternatives", _FORM, lines=True)
     if not isinstance(data, list):
         raise UserError(f"{name} holds no list of answers.", _FORM)
-    if path.suffix != ".json":
-        data = [line for line in data if line.strip()]
     if not data:
         raise UserError(f"The file of alternatives {name} is empty.", _FORM)
     if all(isinstance(entry, list) for entry in data):

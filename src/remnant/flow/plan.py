@@ -18,6 +18,7 @@ from remnant.corpus.own_text import ROLES
 from remnant.errors import UserError
 from remnant.flow.alternatives import check_alternatives, read_alternatives
 from remnant.flow.audits import audit_node as audit_node
+from remnant.flow.audits import is_settled as is_settled
 from remnant.flow.audits import looks as looks
 from remnant.flow.node import UNNAMED
 from remnant.flow.node import Input as Input

@@ -1,13 +1,11 @@
 """How much each token of the forget text counts, as a user gives it in a file. No torch."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from remnant.corpus.files import check_readable
+from remnant.corpus.files import read_given
 from remnant.errors import UserError
 
 
@@ -52,17 +50,7 @@ def read_token_weights(name: str) -> TokenWeights:
         UserError: missing, not UTF-8 or JSON, of another form, or a weight that is below 0, not
             finite or 0 in all of it.
     """
-    path = Path(name)
-    if not path.is_file():
-        raise UserError(
-            f"The file of token weights {name} does not exist.",
-            "Check the path; it is relative to the current folder.",
-        )
-    check_readable(path)
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is no JSON in UTF-8: {error}.", _FORM) from error
+    data = read_given(name, "token weights", _FORM)
     if not data or not isinstance(data, dict | list):
         raise UserError(f"{name} holds no weights.", _FORM)
     if isinstance(data, dict):

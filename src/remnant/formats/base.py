@@ -99,6 +99,8 @@ class Format(NamedTuple, Generic[P]):
         opener: "module:function" that gives the logits of such files by that runtime.
         unopened: why no runtime opens the files with some parameters, None where one does.
         extra: the optional part of the installation that it needs.
+        library: the module without which nothing of it can be made; empty where its function sees
+            to that before long work.
         grid: what a forecast must know; None where only quantizing tells.
     """
 
@@ -116,6 +118,7 @@ class Format(NamedTuple, Generic[P]):
     opener: str = "remnant.runtimes.order:answers"
     unopened: Callable[[P], str | None] = lambda params: None
     extra: str = ""
+    library: str = ""
     grid: Callable[[P], Grid] | None = None
 
     @property

@@ -29,4 +29,5 @@ GGUF = Format(
     saver="remnant.runtimes.llamacpp:save",
     opener="remnant.runtimes.llamacpp:answers",
     extra="llamacpp",
+    library="llama_cpp",
 )

@@ -5,9 +5,11 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -301,20 +303,21 @@ def _recovered(axes: Axes, group: Group, metric: str) -> None:
         if r.metric == metric and r.recovery is not None
     }
     models = group.unlearned
-    shares = [[found[m, f][0] if (m, f) in found else math.nan for f in forms] for m in models]
+    shares = np.full((len(models), len(forms)), math.nan)
+    for model, form in found.keys() & set(product(models, forms)):
+        shares[models.index(model), forms.index(form)] = found[model, form][0]
     tones = matplotlib.colormaps["Oranges"].with_extremes(bad="#eeeeee")
     axes.imshow(shares, vmin=0, vmax=1.4, cmap=tones, aspect="auto", interpolation="nearest")
     axes.set_xticks(range(len(forms)), forms, rotation=30, ha="right")
     axes.set_yticks(range(len(models)), models)
     axes.set_title(group.title, loc="left")
     axes.spines[:].set_visible(False)
-    for row, model in enumerate(models):
-        for column, form in enumerate(forms):
-            share = found.get((model, form))
-            text = "-" if share is None else f"{share[0]:.2f}"
-            said = "no share" if share is None else "{:.2f} [{:.2f}, {:.2f}]".format(*share)
-            shade = "white" if share is not None and share[0] > 0.8 else "black"
-            axes.text(
-                column, row, text, ha="center", va="center", fontsize=8, color=shade,
-                gid=f"{SAID}{model}, {form}: {said}",
-            )  # fmt: skip
+    for (row, model), (column, form) in product(enumerate(models), enumerate(forms)):
+        share = found.get((model, form))
+        text = "-" if share is None else f"{share[0]:.2f}"
+        said = "no share" if share is None else "{:.2f} [{:.2f}, {:.2f}]".format(*share)
+        shade = "white" if share is not None and share[0] > 0.8 else "black"
+        axes.text(
+            column, row, text, ha="center", va="center", fontsize=8, color=shade,
+            gid=f"{SAID}{model}, {form}: {said}",
+        )  # fmt: skip

@@ -116,14 +116,12 @@ def _together(drawn: Sequence[tuple[str, Array]], *, stops: bool) -> list[Interv
     if not stops:
         return simultaneous(np.array([row for _, row in drawn]))
     asked = [row for test, row in drawn if test not in ATTACKS]
-    families = [(len(asked), asked)]
-    families += [(len(look), [row for test, row in drawn if test in look]) for look in LOOKS]
-    whole = sum(size for size, _ in families)
-    return [
-        one
-        for size, rows in families
-        for one in simultaneous(np.array(rows), level_of_part(size, whole))
-    ]
+    whole = len(asked) + len(ATTACKS)
+    found = simultaneous(np.array(asked), level_of_part(len(asked), whole))
+    for look in LOOKS:
+        rows = [row for test, row in drawn if test in look]
+        found += simultaneous(np.array(rows), level_of_part(len(look), whole))
+    return found
 
 
 def tests_of(trio: Trio, access: Access) -> dict[Kind, list[Column]]:

@@ -64,13 +64,16 @@ class Question(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """What all trials share. ``known``: what the target knows on the development half."""
+    """What all trials share. ``known``: what the target knows on the development half.
+    ``progress``: how far each piece of work is, is shown on stderr.
+    """
 
     store: Store
     target: Input
     corpus: Input
     question: Question
     known: Means
+    progress: bool = True
 
 
 class Trial(NamedTuple):
@@ -255,13 +258,15 @@ def asked(bench: Bench, model: Input, label: Variant, by: MeasureSpec = DEV) -> 
     return planning.measure_node(by, model, bench.corpus, label, bench.target, elicited)
 
 
-def benched(store: Store, target: Input, corpus: Input, question: Question) -> Bench:
+def benched(
+    store: Store, target: Input, corpus: Input, question: Question, *, progress: bool = True
+) -> Bench:
     """What all trials share; the target is measured.
 
     Raises:
         UserError: it knows nothing of the forget text, or of the retain text.
     """
-    bare = Bench(store, target, corpus, question, {})
+    bare = Bench(store, target, corpus, question, {}, progress)
     known = measured(bare, target, Variant(corpus="corpus", model="target"))[0]
     sides: Mapping[Role, str] = {"knowledge": "forget", "utility": "retain"}
     for role, side in sides.items():
@@ -281,7 +286,7 @@ def measured(bench: Bench, model: Input, label: Variant) -> tuple[Means, float]:
         Diverged: the model came to nothing.
     """
     node = asked(bench, model, label)
-    api.done(bench.store, [node], progress=True)
+    api.done(bench.store, [node], progress=bench.progress)
     made = [one.name for one in (model, node) if isinstance(one, Node)]
     seconds = sum(bench.store.manifest(name).seconds for name in made)
     return means_on(bench.store.path(node.name) / "rows.jsonl", "dev", {}), seconds

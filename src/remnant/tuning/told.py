@@ -174,7 +174,7 @@ def judged(bench: Bench, done: Sequence[Searched], unread: Input | None) -> Resu
     }
     rule = Rule(utility_floor=bench.question.floor)
     nodes = planning.ordered([planning.audit_node(rule, measured)])
-    api.done(bench.store, nodes, progress=True)
+    api.done(bench.store, nodes, progress=bench.progress)
     sweep = SweepSpec(
         name="tune", title=TITLE, corpus=(), unlearn=(), quantizers=(), rule=rule, measure=TEST
     )
