@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
+import remnant
 from remnant import cli
 from remnant.errors import UserError
 from remnant.flow import plan as planning
@@ -450,14 +451,14 @@ def test_a_cast_before_another_format_is_a_step_of_its_own(
 
 
 def test_that_a_library_is_missing_is_said_before_anything_is_made(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
     monkeypatch.setattr("remnant.flow.libraries.find_spec", looked.append)
     store = Store(tmp_path / "store").open()
     for name in ("gguf-q8_0", "gguf-q4_k_m"):
-        with pytest.raises(UserError, match="needs llama.cpp, which is not installed"):
-            remnant.deploy(model_folder, name, tmp_path / "out", store=store)
+        with pytest.raises(UserError, match=r"needs llama\.cpp, which is not installed"):
+            remnant.deploy(folders["llama-gqa"], name, tmp_path / "out", store=store)
     assert looked == ["llama_cpp"] * 2
     assert not store.manifests()
     assert not (tmp_path / "out").exists()

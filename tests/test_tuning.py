@@ -226,15 +226,16 @@ def test_in_python_the_same_trials_are_asked_for_and_nothing_is_said(
     expected = search.searched_all(bench, space, lambda name, every: None)
     capfd.readouterr()
     spans = {"lr": (1e-5, 1e-2), "steps": (1, 4)}
+    settings: dict[str, Any] = QUICK
     found = remnant.tune(
-        target, corpus, "simnpo_gdr", budget=2, spans=spans, store=store, out=tmp_path, **QUICK
+        target, corpus, "simnpo_gdr", budget=2, spans=spans, store=store, out=tmp_path, **settings
     )
     assert found.searched == expected
     assert found.settings == {"simnpo_gdr": dict(expected[0].best.drawn)}
     assert {v.model for v in found.audit.verdicts} == {"simnpo_gdr"}
     assert json.loads((tmp_path / "tune.json").read_text())["budget"] == 2
     assert "".join(capfd.readouterr()) == ""
-    with pytest.raises(UserError, match="no setting"):
+    with pytest.raises(UserError, match="Unknown setting 'nothing'"):
         remnant.tune(target, corpus, "simnpo_gdr", spans={"nothing": (1, 2)}, store=store)
 
 

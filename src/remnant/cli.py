@@ -24,6 +24,7 @@ from remnant.options import (
     dtype_option,
     estimate_option,
     set_option,
+    stop_option,
     store_option,
     trust_option,
     verify_option,
@@ -328,13 +329,7 @@ def measure(
         "every token, or also their weights (longer)."
     ),
 )
-@click.option(
-    "--stop/--all",
-    help=(
-        "With --access weights: stop as soon as every verdict is decided, the cheap tests first; "
-        "gone needs all. By default all tests are made, and the strongest is named."
-    ),
-)
+@stop_option
 @click.option("--out", default="audit", show_default=True, help="Folder of the report.")
 @dtype_option
 @dequantize_option

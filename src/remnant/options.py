@@ -70,3 +70,10 @@ estimate_option = click.option(
     is_flag=True,
     help="Say what it would need (memory, disk, time) and which setting fits; run nothing.",
 )
+stop_option = click.option(
+    "--stop/--all",
+    help=(
+        "With --access weights: stop as soon as every verdict is decided, the cheap tests first; "
+        "gone needs all. By default all tests are made, and the strongest is named."
+    ),
+)

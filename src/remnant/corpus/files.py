@@ -8,7 +8,9 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pydantic import JsonValue
 
 from remnant.corpus.documents import EXTRACTORS, INSTALL, lacking
 from remnant.errors import UserError
@@ -283,7 +285,7 @@ def check_readable(path: Path) -> None:
         ) from error
 
 
-def read_given(name: str, what: str, form: str, *, lines: bool = False) -> Any:
+def read_given(name: str, what: str, form: str, *, lines: bool = False) -> JsonValue:
     """What a small file holds that a user gives beside the texts.
 
     Args:
@@ -306,7 +308,10 @@ def read_given(name: str, what: str, form: str, *, lines: bool = False) -> Any:
     plain = lines and path.suffix != ".json"
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return list(filter(str.strip, lines_of(text))) if plain else json.loads(text)
+        if plain:
+            return list(filter(str.strip, lines_of(text)))
+        found: JsonValue = json.loads(text)
+        return found
     except (ValueError, RecursionError) as error:
         kind = "text" if plain else "JSON"
         raise UserError(f"{name} is no {kind} in UTF-8: {error}.", form) from error
