@@ -309,7 +309,7 @@ def read_given(name: str, what: str, form: str, *, lines: bool = False) -> JsonV
     try:
         text = path.read_text(encoding="utf-8-sig")
         if plain:
-            return list(filter(str.strip, lines_of(text)))
+            return [line for line in lines_of(text) if line.strip()]
         found: JsonValue = json.loads(text)
         return found
     except (ValueError, RecursionError) as error:

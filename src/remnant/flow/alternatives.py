@@ -36,8 +36,9 @@ def read_alternatives(name: str) -> Alternatives:
     if not data:
         raise UserError(f"The file of alternatives {name} is empty.", _FORM)
     if all(isinstance(entry, list) for entry in data):
+        lists = (entry for entry in data if isinstance(entry, list))
         return Alternatives(
-            each=tuple(_answers(name, f"list {i + 1}", e) for i, e in enumerate(data))
+            each=tuple(_answers(name, f"list {i}", own) for i, own in enumerate(lists, 1))
         )
     return Alternatives(shared=_answers(name, "the list", data))
 
