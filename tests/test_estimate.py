@@ -2,9 +2,13 @@
 slow search."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -15,10 +19,14 @@ from remnant.cli import main
 from remnant.errors import UserError
 from remnant.estimate.fitting import cheapest, choices, largest_batch
 from remnant.estimate.memory import Text, kept_by_a_block, moving_of, peak
+from remnant.estimate.needs import shape_from, steps_of
 from remnant.estimate.shape import KNOWN, Shape, shape_of
 from remnant.estimate.time import operations, seconds_of, step_of
+from remnant.flow.node import Node
+from remnant.flow.place import Made, Outside
+from remnant.flow.store import Store
 from remnant.model.blocks import blocks
-from remnant.records import OptimSpec, UnlearnSpec
+from remnant.records import OptimSpec, TrainSpec, UnlearnSpec
 from remnant.testing import tiny_model
 from remnant.trainable.attach import attach
 
@@ -266,3 +274,40 @@ def test_a_sweep_is_estimated_before_any_of_its_models_is_there(tmp_path: Path) 
     rows = [line.split()[0] for line in said.splitlines()]
     assert {"train", "unlearn", "transform", "measure"} <= set(rows)
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
+def test_passes_are_as_many_steps_as_the_training_takes(tmp_path: Path, corpus: Path) -> None:
+    settings: dict[str, Any] = {"base": "m", "passes": 3, "batch_size": 3, "accumulate": 2}
+    store, place = Store(tmp_path / "runs"), Made("prepare-0", "0")
+    shutil.copytree(corpus, store.path(place.name))
+
+    def told_of(**more: Any) -> int | None:
+        spec = TrainSpec(**settings, **more)
+        return steps_of(store, Node("train", spec, {"corpus": place}), spec)
+
+    # Texts of 400 and 80 letters on each of two sides: of 101 and 21 tokens, about.
+    assert told_of(examples="questions") == math.ceil(3 * math.ceil(4 / 3) / 2)
+    assert told_of(block_tokens=10) == math.ceil(3 * ((2 * 101 + 2 * 21) // 10 // 3) / 2)
+    shutil.rmtree(store.path(place.name))
+    assert told_of(examples="questions") is None
+
+
+def test_a_gguf_file_tells_the_shape_that_its_configuration_does(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    config = tiny_model().config
+    shape = shape_of(config.to_dict())
+    writer.add_token_list([str(i) for i in range(shape.vocabulary)])
+    writer.add_embedding_length(shape.width)
+    writer.add_feed_forward_length(shape.inner)
+    writer.add_block_count(shape.layers)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head)
+    if not shape.tied:
+        writer.add_tensor("output.weight", np.zeros((shape.vocabulary, shape.width), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = shape_from(Store(tmp_path / "runs"), Outside(str(tmp_path / "m.gguf")))
+    assert found == shape._replace(saved=found.saved)

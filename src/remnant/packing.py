@@ -5,6 +5,7 @@ decodes them. No torch.
 import importlib.util
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,6 +14,16 @@ from remnant.errors import UserError
 
 BEFORE = "Give the model from before it was packed."
 SUFFIX = ".gguf"
+# Sizes of a model in config.json and in a GGUF file, there behind the name of the architecture.
+_GGUF_SIZES = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "vocab_size": "vocab_size",
+}
 _BY_TRANSFORMERS = "remnant.runtimes.decoding:opened"
 
 
@@ -150,6 +161,26 @@ def gguf_in(path: Path) -> Path | None:
         names = ", ".join(f.name for f in found[:5])
         raise UserError(f"{path} holds {len(found)} GGUF files ({names}).", "Name one of them.")
     return found[0] if found else None
+
+
+@cache
+def gguf_config(file: Path) -> Mapping[str, Any]:
+    """What a GGUF file says of its model's sizes, by the names of a config.json; weights are not
+    read.
+
+    Raises:
+        UserError: the package gguf is missing.
+    """
+    reader = gguf_library().GGUFReader(file)
+    kind = str(reader.fields["general.architecture"].contents())
+    found: dict[str, Any] = {
+        name: reader.fields[f"{kind}.{own}"].contents()
+        for name, own in _GGUF_SIZES.items()
+        if f"{kind}.{own}" in reader.fields
+    }
+    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
+    rows = len(reader.fields["tokenizer.ggml.tokens"].data)
+    return {"model_type": kind, "vocab_size": rows, "tie_word_embeddings": tied} | found
 
 
 def check_measured(packing: Packing, shown: str) -> None:

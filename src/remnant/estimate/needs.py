@@ -3,6 +3,7 @@ configuration and the lengths of its texts; no weight is read. No torch.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from remnant.flow.node import Input, Node
 from remnant.flow.place import Outside
 from remnant.flow.store import Store
 from remnant.methods import loss_reads, term_specs
+from remnant.packing import gguf_config, gguf_in
 from remnant.records import (
     MeasureSpec,
     OptimSpec,
@@ -79,7 +81,7 @@ def needs_of(store: Store, node: Node, speed: Speed) -> Needs | None:
 
 def _of_training(store: Store, node: Node, spec: TrainSpec | UnlearnSpec, speed: Speed) -> Needs:
     shape = shape_from(store, node)
-    text = text_of(store, node, spec)
+    text, steps = text_of(store, node, spec), steps_of(store, node, spec)
     moving = moving_of(shape, spec)
     stepped = 2 if spec.weights == "bf16" and not moving.adapters else 4
     # Two generations of what moves and its moments, and the best weights so far.
@@ -87,7 +89,8 @@ def _of_training(store: Store, node: Node, spec: TrainSpec | UnlearnSpec, speed:
     state = (2 * (weight + 2 * stepped) + weight) * moving.numbers
     saved = 4 * moving.numbers if saves_apart(spec.train) else stored(shape, spec)
     read = 0 if isinstance(spec, TrainSpec) and not spec.base else shape.saved * shape.weights
-    seconds = seconds_of(shape, spec, text, speed)
+    timed = None if steps is None else spec.model_copy(update={"steps": steps})
+    seconds = seconds_of(shape, timed, text, speed) if timed else None
     found = peak(shape, spec, text)
     rows = text.cached * shape.width * width_of(spec)
     shelved = rows if rows > room_of(spec) else 0
@@ -139,7 +142,11 @@ def _fresh(spec: TrainSpec, corpus: Input) -> Shape:
 
 
 def _config(source: str) -> dict[str, object]:
-    """The configuration of a folder, or of a model of the hub, of which nothing else is fetched."""
+    """The configuration of a folder or a GGUF file, or of a model of the hub, of which nothing else
+    is fetched.
+    """
+    if file := gguf_in(Path(source)):
+        return dict(gguf_config(file))
     if Path(source).is_dir():
         return dict(config_of(Path(source)))
     try:
@@ -156,7 +163,9 @@ def text_of(store: Store, node: Node, spec: TrainSpec | UnlearnSpec) -> Text:
     may be; questions as the longest document, which they are shorter than.
     """
     if isinstance(spec, TrainSpec):
-        return Text(spec.batch_size, spec.block_tokens, padded=spec.examples == "questions")
+        padded = spec.examples == "questions"
+        own = _trained_on(store, node.inputs["corpus"], spec) if padded else []
+        return Text(spec.batch_size, max(own, default=spec.block_tokens), padded=padded)
     readings = {r for term in term_specs(spec) for r in loss_reads(term)}
     lengths = _lengths(store, node.inputs["corpus"], spec)
     longest = max([n for own in lengths.values() for n in own], default=spec.max_tokens)
@@ -176,17 +185,48 @@ def text_of(store: Store, node: Node, spec: TrainSpec | UnlearnSpec) -> Text:
     return found._replace(forget=forget)
 
 
+def steps_of(store: Store, node: Node, spec: TrainSpec | UnlearnSpec) -> int | None:
+    """Optimiser steps: as many as are asked for, or as passes over the corpus are, about; None
+    where that is not there yet. A text is taken for one question.
+    """
+    if isinstance(spec, UnlearnSpec) or spec.passes is None:
+        return spec.steps
+    own = _trained_on(store, node.inputs["corpus"], spec)
+    if not own:
+        return None
+    packed = spec.examples == "documents"
+    batches = (
+        max(1, sum(own) // spec.block_tokens // spec.batch_size)
+        if packed
+        else -(-len(own) // spec.batch_size)
+    )
+    return -(-spec.passes * batches // spec.accumulate)
+
+
+def _trained_on(store: Store, corpus: Input, spec: TrainSpec) -> list[int]:
+    """Tokens of every text that a training reads, about; none where the corpus is not there yet."""
+    folder = _folder(store, corpus)
+    return [*_tokens(folder, spec.splits)] if (folder / "raw").is_dir() else []
+
+
+def _folder(store: Store, corpus: Input) -> Path:
+    return Path(corpus.source) if isinstance(corpus, Outside) else store.path(corpus.name)
+
+
 def _lengths(store: Store, corpus: Input, spec: UnlearnSpec) -> dict[str, list[int]]:
     """Tokens of every text of each side, about; nothing where the corpus is not there yet."""
-    folder = Path(corpus.source) if isinstance(corpus, Outside) else store.path(corpus.name)
+    folder = _folder(store, corpus)
     if not (folder / "raw").is_dir():
         return {}
     splits = {"forget": ("forget",), "retain": spec.retain or ("retain1",)}
-    return {side: list(_tokens(folder, own, spec)) for side, own in splits.items()}
+    return {
+        side: [*map(partial(min, spec.max_tokens), _tokens(folder, own))]
+        for side, own in splits.items()
+    }
 
 
-def _tokens(folder: Path, splits: Iterable[str], spec: UnlearnSpec) -> Iterable[int]:
+def _tokens(folder: Path, splits: Iterable[str]) -> Iterable[int]:
     for split in splits:
         if (folder / "raw" / f"{split}.json").is_file():
             for text in raw_texts(folder, split):
-                yield min(spec.max_tokens, -(-len(text) // LETTERS) + 1)
+                yield -(-len(text) // LETTERS) + 1
