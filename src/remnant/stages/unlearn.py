@@ -385,7 +385,8 @@ def _watch(
         )
         if _better(found, memory.get("chosen"), spec.utility_floor * origin.retain):
             memory["chosen"] = {"step": step, **found._asdict()}
-            save_best(moving, step, best)
+            if spec.select == "best":  # the last step is kept as it is
+                save_best(moving, step, best)
         if "stopped" not in memory and found.forget <= spec.stop_forget * origin.forget:
             memory["stopped"] = (
                 f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"
