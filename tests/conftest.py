@@ -1,6 +1,7 @@
 """Fixtures: a tiny corpus, a tokenizer and models of a few thousand weights, all made here."""
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -18,6 +19,8 @@ from remnant.stages import prepare
 from remnant.testing import tiny_model
 
 torch.set_num_threads(1)
+# What models, training and preparing bring along; the tests' own imports come later.
+BROUGHT = frozenset(sys.modules)
 
 
 def unheard(done: int, total: int, note: str) -> None:

@@ -188,6 +188,7 @@ done = remnant.unlearn(model, corpus, store=sys.argv[1], method="ga", steps=1)
 remnant.audit(model, done, corpus, forms=("int4",), store=sys.argv[1]).report(sys.argv[1] + "/out")
 changed = [i for i, (a, b) in enumerate(zip(before, state())) if a != b]
 assert not changed, changed
+assert not [f for f in sys.meta_path if type(f).__module__.startswith("remnant")]
 """
 
 

@@ -28,6 +28,7 @@ RANKS = {
     "secrecy": 0,
     "durable": 1,
     "lineage": 1,
+    "lean": 0,
     "quiet": 1,
     "context": 2,
     "catalog": 1,

@@ -26,6 +26,8 @@ KILLED = 124
 
 def main() -> None:
     """Answer orders until the input ends."""
+    with contextlib.suppress(ImportError):  # older trees import everything
+        importlib.import_module("remnant.lean").import_leanly()
     for name in PRELOADED:
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)

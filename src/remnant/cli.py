@@ -18,6 +18,7 @@ from remnant.guard import done as _done
 from remnant.guard import guarded as _guarded
 from remnant.guard import known_store as _known_store
 from remnant.guard import store_at as _store
+from remnant.lean import import_leanly
 from remnant.options import (
     dequantize_option,
     devices_option,
@@ -35,6 +36,7 @@ from remnant.options import (
 @click.version_option(__version__, prog_name="remnant")
 def main() -> None:
     """Make a language model forget, and prove that it stays forgotten after quantization."""
+    import_leanly()
 
 
 @main.command()

@@ -43,6 +43,7 @@ from remnant.flow.failures import failed_of, note_failure
 from remnant.flow.place import Made, Outside, check_hub
 from remnant.flow.plan import Input, Node, plan
 from remnant.flow.store import Store, disk_errors, has_weights, write_progress
+from remnant.lean import import_leanly
 from remnant.lineage import Lineage
 from remnant.quiet import hush, unchanged
 from remnant.records import Manifest, Record, SweepSpec, TransformResult
@@ -50,15 +51,9 @@ from remnant.remotecode import runs_code
 from remnant.secrecy import for_workers, redacted, scrubbed, scrubbed_command
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "rouge-score",
-    "llmcompressor",
+    "torch", "transformers", "tokenizers", "safetensors", "numpy", "rouge-score", "llmcompressor",
     "compressed-tensors",
-)
+)  # fmt: skip
 # A worker's own command line says nothing; this variable hands it the user's.
 COMMAND = "REMNANT_COMMAND"
 POLL_SECONDS = 0.25
@@ -580,6 +575,7 @@ def speaking(
 
 def _worker(root: str) -> None:
     """The body of a worker process."""
+    import_leanly()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     parent = os.getppid()
