@@ -1,5 +1,6 @@
 """Fixtures: a tiny corpus, a tokenizer and models of a few thousand weights, all made here."""
 
+import gc
 import os
 import sys
 
@@ -21,6 +22,12 @@ from remnant.testing import tiny_model
 torch.set_num_threads(1)
 # What models, training and preparing bring along; the tests' own imports come later.
 BROUGHT = frozenset(sys.modules)
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage looks through what the imports made again: half a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 def unheard(done: int, total: int, note: str) -> None:
