@@ -72,10 +72,12 @@ def cases(summary: dict[str, Any]) -> list[Case]:
     found = []
     for s in summary["survival"]:
         place, grid = (s["corpus"], s["seed"], s["model"]), s["form"]
-        left, now = retained.get((*place, "full")), retained.get((*place, grid))
-        if not left or not now or (*place, grid) not in reopened or decided_by_text(s["steps"]):
+        left, now = (retained.get((*place, form), {}) for form in ("full", grid))
+        # A coarse grid may leave the target too little of one kind for it to say anything.
+        both = [metric for metric in left if metric in now]
+        if not both or (*place, grid) not in reopened or decided_by_text(s["steps"]):
             continue
-        before, behind = (sum(r[m] for m in left) / len(left) for r in (left, now))
+        before, behind = (sum(r[m] for m in both) / len(both) for r in (left, now))
         if 1 - before >= MIN_FORGOTTEN:
             name = f"{s['corpus']} {s['model']}"
             gains = (
