@@ -3,13 +3,22 @@ and times from this call only."""
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from remnant.flow.plan import prepare_node
-from remnant.flow.progress import LINE_SECONDS, Pace, Teller, _state, one_by_one, seconds_left
+from remnant.flow.progress import (
+    LINE_SECONDS,
+    Pace,
+    Paces,
+    Teller,
+    _state,
+    one_by_one,
+    seconds_left,
+)
 from remnant.flow.store import Store
 from remnant.records import PrepareSpec
 
@@ -101,8 +110,28 @@ def test_progress_that_makes_no_sense_is_no_progress(text: str, tmp_path: Path) 
     store.scratch(node.name).mkdir()
     (store.scratch(node.name) / "progress.json").write_text(text)
     assert _state(store.scratch(node.name)) is None
-    whole = seconds_left(store, [node], [node], 1)
+    whole = seconds_left(store, [node], [node], 1, Paces().left)
     (store.scratch(node.name) / "progress.json").write_text(
         json.dumps({"done": 1, "total": 2, "note": "", "time": 0.0})
     )
-    assert seconds_left(store, [node], [node], 1) == whole / 2
+    assert seconds_left(store, [node], [node], 1, Paces().left) == whole / 2
+
+
+def test_time_left_of_a_run_is_told_by_the_piece_that_is_made_where_none_of_its_kind_is(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path).open()
+    first, second = (prepare_node(PrepareSpec(lab="news", seed=seed)) for seed in (0, 1))
+    store.scratch(first.name).mkdir()
+    said = {"done": 1, "total": 4, "note": "", "time": time.time()}
+    (store.scratch(first.name) / "progress.json").write_text(json.dumps(said))
+
+    def paced(name: str, done: int, total: int) -> float:
+        return 100.0 * (total - done)
+
+    # Three quarters of the first take 300 seconds, so the second takes 400.
+    assert seconds_left(store, [first, second], [first, second], 1, paced) == 700
+    # What nobody has heard of for long has no pace.
+    said["time"] = 0.0
+    (store.scratch(first.name) / "progress.json").write_text(json.dumps(said))
+    assert seconds_left(store, [first, second], [first, second], 1, paced) < 10

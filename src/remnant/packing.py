@@ -164,7 +164,7 @@ def gguf_in(path: Path) -> Path | None:
 
 
 @cache
-def gguf_config(file: Path) -> Mapping[str, Any]:
+def gguf_config(file: Path) -> Mapping[str, object]:
     """What a GGUF file says of its model's sizes, by the names of a config.json; weights are not
     read.
 

@@ -40,6 +40,9 @@ GUESS = {
     "deploy": 20.0,
 }
 STALE_SECONDS = 60.0
+# Seconds that a piece still takes at the pace that it has, by name, done and total; None where that
+# cannot be said yet.
+Left = Callable[[str, int, int], float | None]
 # Looking at so many pieces takes about a tenth of a second; a larger run is looked at less often.
 MANY = 2000
 # Where nobody sees a moving bar (a log), a line this often.
@@ -75,6 +78,17 @@ class Pace:
             self._start = (now, done, total)
         since, before, _ = self._start
         return (now - since) / (done - before) * (total - done) if done > before else None
+
+
+class Paces:
+    """The paces of the pieces that somebody watches, by their names."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Pace] = {}
+
+    def left(self, name: str, done: int, total: int) -> float | None:
+        """Seconds, as ``Pace.left``; None of what does not say how much it is."""
+        return self._of.setdefault(name, Pace()).left(done, total) if total else None
 
 
 class Teller:
@@ -165,13 +179,14 @@ def clock(seconds: float) -> str:
     )
 
 
-def seconds_left(store: Store, nodes: Sequence[Node], todo: Sequence[Node], workers: int) -> float:
-    """Expected time for the rest, from the mean times of the finished pieces of each stage and how
-    far the running ones are.
+def seconds_left(
+    store: Store, nodes: Sequence[Node], todo: Sequence[Node], workers: int, paced: Left
+) -> float:
+    """Expected time for the rest, as ``left_of_each``.
 
     Never less than the longest remaining chain needs.
     """
-    left = left_of_each(store, nodes, todo)
+    left = left_of_each(store, nodes, todo, paced)
     longest: dict[str, float] = {}
     for node in nodes:
         before = [longest.get(s.name, 0.0) for s in node.inputs.values() if isinstance(s, Node)]
@@ -180,20 +195,31 @@ def seconds_left(store: Store, nodes: Sequence[Node], todo: Sequence[Node], work
 
 
 def left_of_each(
-    store: Store, pieces: Sequence[Node | Piece], todo: Sequence[Node | Piece]
+    store: Store, pieces: Sequence[Node | Piece], todo: Sequence[Node | Piece], paced: Left
 ) -> dict[str, float]:
-    """Seconds that each piece of the rest will still take, from the mean times of the finished ones
-    of its stage and how far it is; by name.
+    """Seconds that each piece of the rest will still take, by name: at the pace that it has; of one
+    that has not begun the mean of the finished ones of its stage, or else of those in hand.
     """
     times: dict[str, list[float]] = {}
     for piece in pieces:
         if store.has(piece.name):
             times.setdefault(piece.stage, []).append(_seconds(store, piece.name))
+    states = in_hand(store, [piece.name for piece in todo])
+    going = {
+        name: rest
+        for name, state in states.items()
+        if (rest := paced(name, state.done, state.total)) is not None
+    }
+    wholes: dict[str, list[float]] = {}
+    for piece in todo:
+        share = _share(store.scratch(piece.name))
+        if piece.name in going and share < 1:
+            wholes.setdefault(piece.stage, []).append(going[piece.name] / (1 - share))
     left = {}
     for piece in todo:
-        known = times.get(piece.stage)
-        expected = sum(known) / len(known) if known else GUESS[piece.stage]
-        left[piece.name] = expected * (1 - _share(store.scratch(piece.name)))
+        known = times.get(piece.stage) or wholes.get(piece.stage) or [GUESS[piece.stage]]
+        rest = sum(known) / len(known) * (1 - _share(store.scratch(piece.name)))
+        left[piece.name] = going.get(piece.name, rest)
     return left
 
 
@@ -245,13 +271,14 @@ def watch(
 ) -> None:
     """Show the progress until nothing is made any more."""
     total, seen = len(nodes), {n.name for n in nodes if store.has(n.name)}
+    paces = Paces()
     last_line = time.monotonic()
     with _bars(console) as bars:
         overall = bars.add_task("all", total=total, completed=len(seen), left="")
         running: dict[str, TaskID] = {}
         while hands.busy():
             todo = missing(store, nodes)
-            left = clock(seconds_left(store, nodes, todo, hands.places))
+            left = clock(seconds_left(store, nodes, todo, hands.places, paces.left))
             bars.update(
                 overall,
                 completed=total - len(todo),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from remnant.errors import UserError, first_line
-from remnant.flow.progress import Pace
+from remnant.flow.progress import Paces
 from remnant.flow.store import Store
 from remnant.report import runs, terminal
 from remnant.report.notebook import environment
@@ -65,7 +65,7 @@ class Watched:
         self.store = store
         self._looking, self._writing = threading.Lock(), threading.Lock()
         self._last, self._again = "", 0.0
-        self._paces: dict[str, Pace] = {}
+        self._paces = Paces()
         self._found: dict[str, tuple[frozenset[str], Found]] = {}
         self._reports: dict[str, tuple[frozenset[str], str]] = {}
 
@@ -87,7 +87,7 @@ class Watched:
     def _look(self) -> str:
         names, known = runs.every(self.store)
         found = [self._run(name) for name in names]
-        alone = runs.single(self.store, known, self._left)
+        alone = runs.single(self.store, known, self._paces.left)
         # What goes on first; then by name, as they come.
         found.sort(key=lambda run: not run.going)
         return self._shown("runs.html.j2", runs=found, alone=alone, place=REPORT)
@@ -108,7 +108,7 @@ class Watched:
             return before[1]
 
     def _run(self, name: str) -> Run:
-        return runs.look(self.store, name, lambda run: self._of(name, run), self._left)
+        return runs.look(self.store, name, lambda run: self._of(name, run), self._paces.left)
 
     def _of(self, name: str, run: Kept) -> Found:
         done = runs.judged(self.store, run)
@@ -116,9 +116,6 @@ class Watched:
         if before is None or before[0] != done:
             self._found[name] = before = (done, runs.found_of(self.store, run))
         return before[1]
-
-    def _left(self, name: str, done: int, total: int) -> float | None:
-        return self._paces.setdefault(name, Pace()).left(done, total) if total else None
 
     @staticmethod
     def _shown(template: str, **values: object) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import UserError, first_line
 from remnant.flow.failures import failures
-from remnant.flow.progress import State, clock, describe, in_hand, left_of_each
+from remnant.flow.progress import Left, State, clock, describe, in_hand, left_of_each
 from remnant.flow.store import PROGRESS, Store
 from remnant.parsing import parse
 from remnant.records import AuditSpec, MeasureSpec, Piece, SweepSpec
@@ -20,8 +20,6 @@ from remnant.report.table import Results
 
 # Of an audit that was ordered by itself, and not as a part of a run.
 TITLE = "Did it stay forgotten?"
-# How long a piece that is being made still takes, where that can be told: (name, done, total).
-Left = Callable[[str, int, int], float | None]
 
 
 class Kept(NamedTuple):
@@ -142,7 +140,7 @@ def _run(store: Store, name: str, run: Kept, found: Found, left: Left) -> Run:
     states = in_hand(store, [p.name for p in todo])
     going = [_going(describe(p), p.name, states[p.name], left) for p in todo if p.name in states]
     lost = failures(store, todo)
-    whole = left_of_each(store, run.pieces, [p for p in todo if p.name not in lost])
+    whole = left_of_each(store, run.pieces, [p for p in todo if p.name not in lost], left)
     failed = [(describe(p), lost[p.name]["message"]) for p in todo if p.name in lost]
     told = f"about {clock(sum(whole.values()) / len(going))} left" if going else ""
     return Run(
