@@ -115,7 +115,7 @@ def kill(whole: Whole, times: int, root: Path, seed: int) -> str:
 def test_a_kill_at_any_moment_costs_no_byte(
     whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = kill(whole, 3, tmp_path, 0)
+    said = kill(whole, 2, tmp_path, 0)
     with capsys.disabled():
         print(f"\n{said}")
 

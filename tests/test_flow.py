@@ -53,6 +53,7 @@ holdout_docs = 6
 prompt_tokens = 40
 answer_tokens = 20
 vocab_size = 400
+max_items = 4
 [train]
 steps = 30
 hidden = 64

@@ -9,6 +9,8 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
+from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -128,6 +130,19 @@ REMEMBERED = {
 }
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file; nobody changes one."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of the tree, in the order of ``ast.walk``."""
+    return tuple(ast.walk(parsed(path)))
+
+
+@cache
 def modules() -> list[Path]:
     return [p for p in SOURCE.rglob("*.py") if p.name != "__init__.py"]
 
@@ -139,7 +154,7 @@ def part_of(path: Path) -> str:
 def imports(path: Path) -> list[str]:
     """Names of remnant's own modules that a file imports at its top."""
     found = []
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(path).body:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("remnant"):
             found += [f"{node.module}.{a.name}" for a in node.names]
     return found
@@ -176,7 +191,7 @@ def test_there_is_no_import_cycle() -> None:
 def test_functions_import_nothing_but_through_the_known_doors(path: Path) -> None:
     late = [
         node
-        for function in ast.walk(ast.parse(path.read_text()))
+        for function in nodes_of(path)
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)
@@ -211,7 +226,7 @@ def test_pure_arithmetic_imports_torch_and_nothing_heavier() -> None:
 def public_functions(path: Path) -> list[ast.FunctionDef]:
     return [
         n
-        for n in ast.parse(path.read_text()).body
+        for n in parsed(path).body
         if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")
     ]
 
@@ -230,7 +245,7 @@ def test_every_loss_quantizer_and_metric_names_its_source(path: Path) -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_files_and_functions_stay_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MOST_LINES
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < MOST_OF_A_FUNCTION, node.name
 
@@ -245,23 +260,24 @@ def test_the_pages_that_are_made_are_up_to_date(name: str, monkeypatch: pytest.M
     assert ended.value.code == 0, f"run: python scripts/{name}.py"
 
 
-def comprehensions(tree: ast.AST) -> list[ast.expr]:
-    return [n for n in ast.walk(tree) if isinstance(n, COMPREHENSIONS)]
+def comprehensions(nodes: Iterable[ast.AST]) -> list[ast.expr]:
+    return [n for n in nodes if isinstance(n, COMPREHENSIONS)]
 
 
 @pytest.mark.parametrize("path", [*modules(), *TESTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_comprehension_stands_inside_another(path: Path) -> None:
     nested = [
         outer.lineno
-        for outer in comprehensions(ast.parse(path.read_text()))
-        if len(comprehensions(outer)) > 1
+        for outer in comprehensions(nodes_of(path))
+        if len(comprehensions(ast.walk(outer))) > 1
     ]
     assert not nested
 
 
+@cache
 def lines_of_nodes(path: Path) -> list[int]:
     """The line of every statement and expression of a file, docstrings left out."""
-    nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.stmt | ast.expr)]
+    nodes = [n for n in nodes_of(path) if isinstance(n, ast.stmt | ast.expr)]
     texts = [
         n
         for n in nodes
@@ -322,7 +338,7 @@ def changed_in(tree: ast.AST) -> set[str]:
 def test_no_module_remembers_anything() -> None:
     """What pieces of work share is handed from one to the next (``remnant.context``), and what is
     only read again is a cache of a pure function."""
-    trees = {path: ast.parse(path.read_text()) for path in modules()}
+    trees = {path: parsed(path) for path in modules()}
     tops = {path: containers(tree) for path, tree in trees.items()}
     changed = {path: changed_in(tree) for path, tree in trees.items()}
     own = [(name, path) for path, names in tops.items() for name in names]
@@ -348,7 +364,7 @@ def calls(node: ast.AST) -> list[str]:
 
 def trip(path: Path) -> list[str]:
     """The rooms (modules) that a stage goes to from its own file, in order, each stay once."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     sources = [n for n in tree.body if isinstance(n, ast.ImportFrom)]
     room = {a.name: str(n.module) for n in sources for a in n.names if a.name[0].islower()}
     own = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
@@ -374,7 +390,7 @@ def test_a_stage_goes_to_no_room_again_and_again(path: Path) -> None:
 
 def returns_of(path: Path) -> list[str]:
     """The public functions and methods of a file whose return type has ``Any`` in it."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef)]
     bodies = chain(tree.body, *(c.body for c in classes))
     public = [n for n in bodies if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
