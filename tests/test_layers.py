@@ -28,6 +28,7 @@ RANKS = {
     "levels": 0,
     "names": 0,
     "secrecy": 0,
+    "uninterrupted": 0,
     "durable": 1,
     "lineage": 1,
     "lean": 0,

@@ -2,7 +2,9 @@
 being finite."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from remnant.records import OptimSpec, UnlearnSpec
 from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
 from remnant.training.loop import fit
-from remnant.training.stepper import in_regime, storage_dtype
+from remnant.training.stepper import Stepper, in_regime, storage_dtype
 from tests.conftest import hearing, silent
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
@@ -99,6 +101,54 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     )
     assert seen == []  # what was not sealed yet is there without a step
     assert all(torch.equal(a, b) for a, b in zip(whole, weights_of(again), strict=True))
+
+
+@pytest.mark.parametrize("where", ["in a step", "in what follows a step", "in the last one"])
+def test_ctrl_c_in_the_middle_of_a_step_cuts_nothing_in_two(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pressed: list[int] = []
+    own = Stepper._step
+
+    def press(now: bool) -> None:
+        if now and not pressed:
+            pressed.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def run(folder: Path, at: str) -> tuple[list[Tensor], list[str], dict[str, Any]]:
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        model = tiny_model()
+        steps: list[int] = []
+
+        def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
+            steps.append(micro)
+            loss = torch.stack([p.float().square().mean() for p in model.parameters()]).sum()
+            return loss, {"loss": loss.item()}
+
+        def stepped(self: Stepper, *given: Any) -> Tensor:
+            found = own(self, *given)
+            # Behind the first weight of the third step.
+            press(at == "in a step" and steps[-1] == 2)
+            return found
+
+        def after(step: int, parts: dict[str, float], memory: dict[str, Any]) -> bool:
+            memory["begun"] = step
+            press(step == {"in what follows a step": 2, "in the last one": 4}.get(at))
+            memory["seen"] = [*memory.get("seen", []), parts["loss"]]
+            return False
+
+        monkeypatch.setattr(Stepper, "_step", stepped)
+        _, memory = fit(everything(model), OptimSpec(steps=4), loss_at, folder, silent, after)
+        return weights_of(model), (folder / "steps.jsonl").read_text().splitlines(), memory
+
+    whole, log, memory = run(tmp_path / "whole", "")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", where)
+    found, other, again = run(tmp_path / "cut", where)
+    assert all(torch.equal(a, b) for a, b in zip(whole, found, strict=True))
+    assert (log, memory) == (other, again)
+    assert len(memory["seen"]) == 4
 
 
 @pytest.mark.parametrize(

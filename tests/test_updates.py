@@ -21,6 +21,7 @@ from remnant.records import OptimSpec, SamSpec, TrainSpec, UnlearnResult, Unlear
 from remnant.stages import unlearn
 from remnant.testing import tiny_model
 from remnant.trainable.attach import attach
+from remnant.trainable.layers import everything
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Trainable, as_they_are
 from remnant.training import gradients
@@ -177,6 +178,31 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(
     plain, _ = run(tmp_path / "plain", **(given | {"update": None}))
     pairs = zip(weights_of(whole).values(), weights_of(plain).values(), strict=True)
     assert not all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_look_that_is_cut_off_leaves_the_weights_as_they_were(
+    cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = everything(tiny_model()).parts
+    before = [part.read().clone() for part in parts]
+    writes: list[int] = []
+    own = Part.write
+
+    def write(self: Part, value: Tensor) -> None:
+        own(self, value)
+        writes.append(1)
+        if len(writes) == cut:
+            raise KeyboardInterrupt
+
+    def look() -> None:
+        with moved_by(parts, (torch.ones_like(one) for one in before)):
+            pass
+
+    monkeypatch.setattr(Part, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        look()
+    assert all(torch.equal(p.read(), b) for p, b in zip(parts, before, strict=True))
 
 
 @pytest.mark.parametrize("update", UPDATES)

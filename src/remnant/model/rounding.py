@@ -12,6 +12,7 @@ from remnant.functional.quantized import Indivisible, Quantized
 from remnant.methods import Step
 from remnant.model.load import Matrix, matrices
 from remnant.resolve import Method
+from remnant.uninterrupted import uninterrupted
 
 
 def changed_by(
@@ -93,14 +94,15 @@ def replaced(values: Sequence[tuple[Matrix, Tensor]]) -> Iterator[None]:
     with these values, and are gathered for the parameters.
     """
     kept = [(matrix.parameter, matrix.parameter.data) for matrix, _ in values]
-    for matrix, value in values:
-        own = value.view(matrix.read().shape).to(matrix.parameter.dtype)
-        matrix.parameter.data = own.T.contiguous() if matrix.transposed else own
     try:
+        for matrix, value in values:
+            own = value.view(matrix.read().shape).to(matrix.parameter.dtype)
+            matrix.parameter.data = own.T.contiguous() if matrix.transposed else own
         yield
     finally:
-        for parameter, data in kept:
-            parameter.data = data
+        with uninterrupted():
+            for parameter, data in kept:
+                parameter.data = data
 
 
 @contextmanager

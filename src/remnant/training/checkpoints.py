@@ -41,11 +41,14 @@ PIECE = 1 << 24
 
 
 class Done(NamedTuple):
-    """How far a run is: steps, what ``after_step`` remembers, and whether it stopped."""
+    """How far a run is: steps, what ``after_step`` remembers, and whether it stopped; where it did
+    not come to an end behind the last step, ``due`` holds what that step gave it.
+    """
 
     step: int
     memory: dict[str, Any]
     stopped: bool
+    due: dict[str, float] | None = None
 
 
 class Pace:
@@ -150,8 +153,8 @@ class Checkpoints:
         """
         state, lines = self._found()
         lines = told(lines)
-        named = ("step", "memory", "stopped")
-        done = told(Done(*(state[n] for n in named)) if state else Done(0, {}, False))
+        known = {name: state[name] for name in Done._fields if name in state}
+        done = told(Done(**known) if state else Done(0, {}, False))
         if told("shards" in state):
             self._read(moving, stepper, told(state))
         elif told(bool(state)):

@@ -20,6 +20,7 @@ from remnant.ranks import count
 from remnant.records import OptimSpec, RectifiedSpec, SamSpec, ZerothSpec
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Trainable
+from remnant.uninterrupted import uninterrupted
 
 # From a micro-step to its scalar loss and the parts of that for the log.
 LossAt = Callable[[int], tuple[Tensor, dict[str, float]]]
@@ -133,16 +134,16 @@ def moved_by(parts: Sequence[Part], steps: Iterable[Tensor]) -> Iterator[float]:
     """
     kept = [part.read().clone() for part in parts]
     wanted = stayed = 0
-    with torch.no_grad():
-        for part, before, step in zip(parts, kept, steps, strict=True):
-            part.write(before.to(step.dtype) + step)
-            moved = step != 0
-            wanted += int(moved.sum())
-            stayed += int((moved & (part.read() == before)).sum())
     try:
+        with torch.no_grad():
+            for part, before, step in zip(parts, kept, steps, strict=True):
+                part.write(before.to(step.dtype) + step)
+                moved = step != 0
+                wanted += int(moved.sum())
+                stayed += int((moved & (part.read() == before)).sum())
         yield stayed / wanted if wanted else 0.0
     finally:
-        with torch.no_grad():
+        with torch.no_grad(), uninterrupted():
             for part, before in zip(parts, kept, strict=True):
                 part.write(before)
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from remnant.training.checkpoints import Checkpoints, Done, Pace, fingerprint, s
 from remnant.training.gradients import Halves, LossAt, check_steps, gather
 from remnant.training.heap import give_back
 from remnant.training.stepper import Stepper
+from remnant.uninterrupted import uninterrupted
 
 AfterStep = Callable[[int, dict[str, float], dict[str, Any]], bool]
 
@@ -76,37 +78,38 @@ def fit(
     stepper = Stepper(moving.parts, spec, moving.weights)
     log = folder / "steps.jsonl"
     kept = Checkpoints(folder, log, fingerprint(moving.model, spec))
-    step, memory, stopped = kept.load(moving, stepper)
-    begun = step
+    done = kept.load(moving, stepper)
+    begun = done.step
     renewal = moving.renewal
     pace = Pace(size_of(moving), sum(p.nbytes for p in moving.model.parameters()))
 
     def keep(stepper: Stepper | None) -> None:
-        pace.timed(lambda: kept.save(moving, stepper, Done(step, memory, stopped)))
+        pace.timed(lambda: kept.save(moving, stepper, done))
 
     try:
-        while step < spec.steps and not stopped:
-            if renewal is not None and step and step % renewal.every == 0:
+        done = _followed(after_step, done)
+        while done.step < spec.steps and not done.stopped:
+            if renewal is not None and done.step and done.step % renewal.every == 0:
                 keep(None)
                 stepper = Stepper(renewal.choose(), spec, moving.weights)
             with recomputed(moving.model) if spec.checkpointing else nullcontext():
-                parts = gather(moving, stepper.parts, spec, loss_at, step)
+                parts = gather(moving, stepper.parts, spec, loss_at, done.step)
             give_back()
             stepper.gather()
             if not _finite(parts, stepper):
                 if renewal is None:
                     keep(stepper)
                     kept.settle()
-                raise _not_finite(parts, step)
-            stepper.step(rate(spec, step))
-            step += 1
-            _append(
-                log,
-                {"step": step, "lr": rate(spec, step - 1), **parts}
-                | ({"lost": stepper.lost} if spec.count_lost else {}),
-            )
-            stopped = after_step(step, parts, memory)
-            work.progress(step, spec.steps, " ".join(f"{k} {v:.3f}" for k, v in parts.items()))
+                raise _not_finite(parts, done.step)
+            now = rate(spec, done.step)
+            with uninterrupted():
+                stepper.step(now)
+                done = done._replace(step=done.step + 1, due=parts)
+                lost = {"lost": stepper.lost} if spec.count_lost else {}
+                _append(log, {"step": done.step, "lr": now, **parts, **lost})
+            done = _followed(after_step, done)
+            note = " ".join(f"{k} {v:.3f}" for k, v in parts.items())
+            work.progress(done.step, spec.steps, note)
             if renewal is None and told(pace.due()):
                 keep(stepper)
             kept.settle_if_done()
@@ -115,12 +118,22 @@ def fit(
         if renewal is None and count() == 1:
             keep(stepper)
         raise Interrupted(
-            f"Interrupted at step {step} of {spec.steps}.", "The same command goes on from there."
+            f"Interrupted at step {done.step} of {spec.steps}.",
+            "The same command goes on from there.",
         ) from error
-    if step > begun or told(not kept.newest.is_file()):
+    if done.step > begun or told(not kept.newest.is_file()):
         keep(None)
     kept.settle()
-    return step, memory
+    return done.step, done.memory
+
+
+def _followed(after_step: AfterStep, done: Done) -> Done:
+    """What follows a step, whole or not at all: a call that goes on begins with it again."""
+    if done.due is None:
+        return done
+    memory = deepcopy(done.memory)
+    stopped = after_step(done.step, done.due, memory)
+    return Done(done.step, memory, stopped)
 
 
 def _finite(parts: dict[str, float], stepper: Stepper) -> bool:
