@@ -50,6 +50,7 @@ from remnant.stages.lineup import Lineup
 from remnant.stages.verdict import decide
 from remnant.testing import tiny_model
 from remnant.training.relearning import texts_of
+from remnant.training.softprompt import VECTORS
 from tests.conftest import hearing, silent
 from tests.test_verdict import TARGET, UNREAD, made
 
@@ -65,6 +66,8 @@ def inputs(
     (tmp_path / "control").mkdir()
     rates = json.dumps({"full": 1e-3, "lora": 1e-2})
     (tmp_path / "control" / "rates.json").write_text(rates)
+    learned = json.dumps({"full": (9.0, 8.9), "lora": (9.0, 8.9), SOFT_PROMPT: (9.0, 8.9)})
+    (tmp_path / "control" / "learned.json").write_text(learned)
 
     def saved(name: str) -> Path:
         return folder_of(tiny_model(vocab=len(tokenizer), max_position_embeddings=512), name)
@@ -105,7 +108,7 @@ def test_every_test_names_what_is_there_and_what_it_needs() -> None:
             assert [spec.params["steps"] for spec in specs] == list(STEPS)
             assert len({str({**spec.params, "steps": 0}) for spec in specs}) == 1
     assert [ATTACKS[name].passes(10) for name in ("prune20", PROBE, CURVE)] == [10, 20, 1038]
-    assert ATTACKS[SOFT_PROMPT].passes(10) == 5 + 3 * 4 * 64
+    assert ATTACKS[SOFT_PROMPT].passes(10) == 15 + 3 * 4 * 64
     costs = [entry.passes(100) for entry in ATTACKS.values()]
     assert costs == sorted(costs)
 
@@ -276,6 +279,53 @@ def test_what_diverges_has_no_number_and_says_why(inputs: dict[str, Path], tmp_p
     assert all(row.value is None and "not finite" in row.status for row in rows)
 
 
+@pytest.mark.parametrize("test", [SOFT_PROMPT, "prune20"])
+def test_what_was_not_even_learned_brings_nothing_out_and_is_no_silence(
+    test: str, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    # The control learned what this random model cannot learn in so few steps.
+    (inputs["control"] / "learned.json").write_text(json.dumps({SOFT_PROMPT: (9.0, 0.1)}))
+    attack.run(AttackSpec(tests=(test,)), inputs, tmp_path, silent)
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    rows = [row for row in map(Row.model_validate_json, lines) if row.metric == test]
+    assert rows
+    if test == SOFT_PROMPT:
+        assert all(r.value is None and "lessons were not learned" in r.status for r in rows)
+    else:
+        assert all(r.value is not None for r in rows)
+
+
+def test_what_cannot_be_done_to_a_model_is_told_and_the_other_tests_are_made(
+    inputs: dict[str, Path],
+    tokenizer: PreTrainedTokenizerBase,
+    folder_of: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    shorter = tiny_model(vocab=len(tokenizer), hidden_size=16, max_position_embeddings=512)
+    own = {**inputs, "model": folder_of(shorter, "shorter")}
+    attack.run(AttackSpec(tests=("mix0.25", "prune20")), own, tmp_path, silent)
+    rows = rows_of(tmp_path)
+    assert set(rows["mix0.25"].values()) == {None}
+    assert "The target has no weight" in (tmp_path / "rows.jsonl").read_text()
+    assert None not in rows["prune20"].values()
+    own["model"] = tmp_path / "none"
+    with pytest.raises(UserError):
+        attack.run(AttackSpec(tests=("prune20",)), own, tmp_path, silent)
+
+
+def test_a_context_without_room_for_a_soft_prompt_leaves_it_out(
+    inputs: dict[str, Path],
+    tokenizer: PreTrainedTokenizerBase,
+    folder_of: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    for context in (8, VECTORS + 1):
+        narrow = tiny_model(vocab=len(tokenizer), max_position_embeddings=context)
+        own = {**inputs, "model": folder_of(narrow, f"narrow {context}")}
+        attack.run(AttackSpec(tests=(SOFT_PROMPT,)), own, tmp_path, silent)
+        assert SOFT_PROMPT not in rows_of(tmp_path)
+
+
 # The verdict, by sheets that are made by hand.
 
 
@@ -368,6 +418,49 @@ def test_what_destroys_the_never_read_model_tells_nothing() -> None:
     taught = attacked(UNREAD, 0.3, relearn_forget10=0.1)
     (one,) = [e for e in judged(own, retrain=taught)[1] if e.test == CURVE]
     assert one.says == "silent" or one.left
+
+
+@pytest.mark.parametrize("test", ["noise0.02", "mix0.25", SOFT_PROMPT, CURVE])
+def test_a_test_that_breaks_the_judged_model_alone_is_no_silence(test: str) -> None:
+    name = test.replace("-", "_").replace(".", "_")
+    # The same function in weights that bear nothing: as good as unread, and wrecked by the test.
+    found, evidence = judged(attacked(made(0.1, seed=3), 0.3, **{name: 0.02}))
+    (one,) = [e for e in evidence if e.test == test]
+    assert one.says == "lost"
+    assert f"{test} leaves this model" in one.said
+    assert found.outcome == "not measured"
+    assert "breaks this one" in found.reason
+    # Pushed away from the start, and no farther by the test: that is its silence.
+    own = attacked(made(0.1, seed=3), 0.05, other=1)
+    assert {e.says for e in judged(own)[1] if e.test == test} == {"silent"}
+    # What still tells is believed, however much was lost.
+    loud = attacked(made(0.1, seed=3), 0.3, unchanged=0.9, **{name: 0.6})
+    assert {e.says for e in judged(loud)[1] if e.test == test} == {"tells"}
+
+
+def test_a_point_of_a_curve_that_breaks_the_judged_model_alone_is_no_silence() -> None:
+    own = attacked(made(0.1, seed=3), 0.3, relearn64_forget10=0.02)
+    (one,) = [e for e in judged(own)[1] if e.test == CURVE]
+    assert one.says == "lost"
+    assert "relearn64-forget10 leaves this model" in one.said
+
+
+def test_what_cannot_be_made_of_the_never_read_model_says_nothing() -> None:
+    lost = {f"forget-{i}": "no weight of that shape" for i in range(60)}
+    column = Column("mix0.25")
+    values = {c: v for c, v in R.values.items() if c != column}
+    other = R._replace(values=values, unscorable={column: lost})
+    found, evidence = judged(attacked(made(0.1, seed=3), 0.3, other=1), retrain=other)
+    (one,) = [e for e in evidence if e.test == "mix0.25"]
+    assert one.says == "not measured"
+    assert "no weight of that shape" in one.said
+    assert found.outcome == "gone", found.reason
+    # Of the judged model alone it is missing.
+    own = attacked(made(0.1, seed=3), 0.3, other=1)
+    values = {c: v for c, v in own.values.items() if c != column}
+    found, _ = judged(own._replace(values=values, unscorable={column: lost}))
+    assert found.outcome == "not measured"
+    assert "no weight of that shape" in found.reason
 
 
 def test_a_block_that_shows_little_of_what_is_told_at_the_end_tells_nothing() -> None:

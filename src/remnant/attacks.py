@@ -46,8 +46,10 @@ class Attack(NamedTuple):
 
 
 def _read(use: str, items: int) -> int:
-    """How many texts are read: as many more of holdout text, or only those not learned from."""
-    return {PROBE: 2 * items, SOFT_PROMPT: items // 2}.get(use, items)
+    """How many texts are read: as many more of holdout text, or those learned from before and
+    behind it, and the others once.
+    """
+    return {PROBE: 2 * items, SOFT_PROMPT: items + items // 2}.get(use, items)
 
 
 def is_transform(use: str) -> bool:

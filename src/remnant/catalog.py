@@ -20,7 +20,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "elicit": 1,
     "measure": 4,
     "explain": 6,
-    "attack": 1,
+    "attack": 2,
     "audit": 5,
     "deploy": 3,
 }

@@ -8,11 +8,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from remnant.attacks import ATTACKS, PROBE, STEPS, UNCHANGED
+from remnant.attacks import ATTACKS, PROBE, SOFT_PROMPT, STEPS, UNCHANGED
 from remnant.context import Context, ModelCache
 from remnant.corpus.base import Item, half_of
 from remnant.corpus.prepared import raw_texts
@@ -24,7 +25,7 @@ from remnant.records import AttackResult, AttackSpec, Row
 from remnant.stages.bench import FOLDS, Bench, Read, read, way_of
 from remnant.training.relearning import texts_of
 
-LEAVES = ("rows.jsonl", "rates.json")
+LEAVES = ("rows.jsonl", "rates.json", "learned.json")
 GOES_ON_FROM = ("read.json",)
 # A passage is long enough to be known by heart, and many of them make narrow intervals.
 PASSAGE_TOKENS, MOST_PASSAGES = 256, 128
@@ -37,8 +38,16 @@ RATES: Mapping[str, tuple[float, ...]] = {
     "full": (1e-5, 1e-4, 1e-3),
     "lora": (2e-4, 2e-3, 2e-2),
 }
-# Lessons count as learned where their loss is at most so much of what it was.
-LEARNED = 0.5
+# Lessons count as learned where their loss is at most so much of what it was; by another model
+# where it fell by at least so much of what it fell by on the control, or is as low as there.
+LEARNED, AS_MUCH = 0.5, 0.5
+
+
+class Lessons(NamedTuple):
+    """The loss of what a test teaches, nats per token, before and after."""
+
+    before: float
+    after: float
 
 
 def run(spec: AttackSpec, inputs: Mapping[str, Path], out: Path, work: Context) -> AttackResult:
@@ -48,8 +57,8 @@ def run(spec: AttackSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
         spec: which tests.
         inputs: "model", "corpus", "target"; "control", the folder of these tests on a model that
             never read the text, whose learning rates are taken; without it they are chosen here.
-        out: receives rows.jsonl and rates.json. What a call that was cut off has read stays in
-            read.json, so that the next one goes on.
+        out: receives rows.jsonl, rates.json and learned.json. What a call that was cut off has
+            read stays in read.json, so that the next one goes on.
         work: is told how much of the work is done, in texts.
 
     Raises:
@@ -80,12 +89,19 @@ def run(spec: AttackSpec, inputs: Mapping[str, Path], out: Path, work: Context) 
     bench = Bench(inputs, tokenizer, items, unread, lessons, work.place, ModelCache(), spool, done)
     rates = _rates(bench, tests)
     rows = _rows(UNCHANGED, bench, read(bench, UNCHANGED, None))
+    wanted = _learned_by_control(inputs)
+    taught: dict[str, Lessons] = {}
     for name in tests:
-        rows += _test(bench, name, rates)
+        own = _teaching(name)
+        if own and own not in taught:
+            taught[own] = _lessons(bench, own, rates)
+        fault = untaught(taught[own], wanted[own]) if own in wanted else ""
+        rows += _test(bench, name, rates, fault)
     (out / "rows.jsonl").write_text(
         "".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8"
     )
-    (out / "rates.json").write_text(json.dumps(rates) + "\n", encoding="utf-8")
+    for name, told_of in (("rates", rates), ("learned", taught)):
+        (out / f"{name}.json").write_text(json.dumps(told_of) + "\n", encoding="utf-8")
     if not work.known:  # nobody will seal the folder and leave it out
         bench.spool.unlink(missing_ok=True)
     return AttackResult(
@@ -130,10 +146,9 @@ def _rates(bench: Bench, tests: Sequence[str]) -> dict[str, float]:
 
 def _rate(bench: Bench, way: str, ladder: Sequence[float]) -> float:
     before = read(bench, UNCHANGED, None).loss
-    longest = f"relearn{STEPS[-1]}-forget{PERCENT}{'-lora' if way == 'lora' else ''}"
     chosen = ladder[0]
     for rate in ladder:
-        loss = read(bench, longest, rate).loss
+        loss = read(bench, _longest(way), rate).loss
         if not math.isfinite(loss):
             break
         chosen = rate
@@ -142,16 +157,68 @@ def _rate(bench: Bench, way: str, ladder: Sequence[float]) -> float:
     return chosen
 
 
-def _test(bench: Bench, name: str, rates: Mapping[str, float]) -> list[Row]:
-    """The rows of one test, those of the points of its curve before them."""
+def _longest(way: str) -> str:
+    """The run of a way that learns forget text for the most steps."""
+    return f"relearn{STEPS[-1]}-forget{PERCENT}{'-lora' if way == 'lora' else ''}"
+
+
+def _teaching(name: str) -> str:
+    """What a test trains: a way of relearning, or a soft prompt; empty where nothing."""
+    return name if name == SOFT_PROMPT else way_of(ATTACKS[name].behind[-1])
+
+
+def _lessons(bench: Bench, own: str, rates: Mapping[str, float]) -> Lessons:
+    """What a way of relearning teaches, by its longest run, or a soft prompt."""
+    if own == SOFT_PROMPT:
+        found = read(bench, SOFT_PROMPT, None)
+        return Lessons(found.before, found.loss)
+    return Lessons(
+        read(bench, UNCHANGED, None).loss, read(bench, _longest(own), rates.get(own)).loss
+    )
+
+
+def _learned_by_control(inputs: Mapping[str, Path]) -> dict[str, Lessons]:
+    """What the control learned; nothing where this is the control."""
+    if "control" not in inputs:
+        return {}
+    text = (inputs["control"] / "learned.json").read_text(encoding="utf-8")
+    return {own: Lessons(*losses) for own, losses in json.loads(text).items()}
+
+
+def untaught(own: Lessons, control: Lessons) -> str:
+    """Why a test that trains a model says nothing of it; empty where it learned its lessons.
+
+    Weights may be of such sizes that the control's rate moves them by nothing, or that it tears
+    them apart: what was not even learned cannot have brought anything else back.
+
+    >>> control = Lessons(4.0, 2.0)
+    >>> untaught(Lessons(4.0, 2.5), control), untaught(Lessons(0.1, 0.1), control)
+    ('', '')
+    >>> untaught(Lessons(4.0, 3.9), control).partition(" (of")[0]
+    'its own lessons were not learned: loss 4.00, then 3.90'
+    """
+    fell = own.before - own.after >= AS_MUCH * (control.before - control.after)
+    if fell or own.after <= control.after:
+        return ""
+    return (
+        f"its own lessons were not learned: loss {own.before:.2f}, then {own.after:.2f} "
+        f"(of a never-read model {control.before:.2f}, then {control.after:.2f})"
+    )
+
+
+def _test(bench: Bench, name: str, rates: Mapping[str, float], fault: str) -> list[Row]:
+    """The rows of one test, those of the points of its curve before them; with a fault the test
+    itself has no numbers.
+    """
     uses = ATTACKS[name].behind
     found = [read(bench, use, rates.get(way_of(use))) for use in uses]
-    if len(uses) == 1:
-        return _rows(name, bench, found[0])
     rows: list[Row] = []
     for use, point in zip(uses, found, strict=True):
-        rows += _rows(use, bench, point)
-    return rows + _rows(name, bench, _curve([read(bench, UNCHANGED, None), *found]))
+        rows += _rows(use, bench, point) if use != name else []
+    whole = _curve([read(bench, UNCHANGED, None), *found]) if len(uses) > 1 else found[0]
+    if fault and not whole.why:
+        whole = Read(dict.fromkeys(whole.values), why=fault)
+    return rows + _rows(name, bench, whole)
 
 
 def _curve(points: Sequence[Read]) -> Read:

@@ -10,7 +10,7 @@ import numpy as np
 
 from remnant.attacks import ATTACKS, LENSES, STEPS, UNCHANGED, role_of
 from remnant.functional.curves import steps_until
-from remnant.metrics import RELEARNED, Column
+from remnant.metrics import RELEARNED, WEIGHT_KINDS, Column
 from remnant.records import FULL, Rule
 from remnant.stages.cells import Sheet, read_rows
 from remnant.stages.lineup import Trio, aligned, mean
@@ -66,6 +66,40 @@ def no_model(whole: Trio, column: Column, rule: Rule) -> str:
         f"{column} leaves a never-read model {kept:.0%} of the tokens that it had right, so it is "
         "no measure of not knowing"
     )
+
+
+def broken(whole: Trio, column: Column, rule: Rule) -> str:
+    """Why a test says nothing of the judged model: it breaks that one, and not the never-read one.
+    Empty where it does not.
+
+    The same function can be written in weights that bear nothing, and a broken model tells no text.
+    Broken is what lies as far below the never-read model as it may not lie above it, and has lost
+    more than usefulness allows of what it had right; an unlearned model may be below before.
+    """
+    assert whole.retrain is not None
+    if ATTACKS[column.metric].kind not in WEIGHT_KINDS:
+        return ""
+    for point in dict.fromkeys((*map(Column, ATTACKS[column.metric].behind), column)):
+        if not all(sheet.values.get(point) for sheet in whole.sheets):
+            continue
+        target, own, unread = (float(v.mean()) for v in aligned(whole.sheets, point))
+        kept, usual = (_kept(sheet, point) for sheet in (whole.unlearned, whole.retrain))
+        low = own < unread - rule.max_told * max(target - unread, 0.0)
+        if low and kept < rule.utility_floor * min(1.0, usual):
+            return (
+                f"{point} leaves this model {kept:.0%} of the tokens that it had right and a "
+                f"never-read model {usual:.0%}: it breaks this one, which says nothing of what it "
+                "knew"
+            )
+    return ""
+
+
+def _kept(sheet: Sheet, column: Column) -> float:
+    """The share of what a model had right of some passages that it has right behind a test."""
+    before, now = sheet.values.get(Column(UNCHANGED), {}), sheet.values[column]
+    shared = before.keys() & now.keys()
+    had = sum(before[item] for item in shared)
+    return sum(now[item] for item in shared) / had if had else 1.0
 
 
 def _apart(whole: Trio, column: Column) -> float:

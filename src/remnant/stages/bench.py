@@ -27,9 +27,10 @@ from remnant.attacks import (
 from remnant.context import Context, ModelCache, Place
 from remnant.corpus.base import Item
 from remnant.durable import read_json, write_json
-from remnant.errors import Diverged, UserError
+from remnant.errors import Interrupted, UserError
 from remnant.evaluate.local import Local
 from remnant.evaluate.requests import Reading
+from remnant.functional.losses import gdr
 from remnant.functional.memory import exact_memorization
 from remnant.functional.probing import told_apart
 from remnant.functional.tokens import Tokens
@@ -53,12 +54,14 @@ class Read(NamedTuple):
     """What a model says of the passages, and the mean loss of the lessons, nats per token.
 
     ``values``: passage -> share of its tokens that are the greedy choice, or what else a test
-    finds, 0 to 1; None where it has none, for which ``why`` is the reason.
+    finds, 0 to 1; None where it has none, for which ``why`` is the reason. ``before``: the loss
+    before, where a test has lessons of its own.
     """
 
     values: Values
     loss: float = math.nan
     why: str = ""
+    before: float = math.nan
 
 
 class Bench(NamedTuple):
@@ -87,23 +90,32 @@ def way_of(use: str) -> str:
 
 def read(bench: Bench, use: str, rate: float | None) -> Read:
     """The passages behind something that is done to the model, or as it is; what was read before is
-    not read again.
+    not read again. What cannot be done to this model leaves no numbers, and why.
 
     Args:
         bench: the model, and what is read.
         use: what is done (``Attack.behind``).
         rate: the learning rate of a transform that trains.
+
+    Raises:
+        UserError: the model as it is cannot be opened or read.
     """
     key = use if rate is None else f"{use} at {rate:g}"
     kept: Any = read_json(bench.spool) or {}
     if key not in kept:
         try:
             found = OTHERWISE.get(use, _behind_transform)(bench, use, rate)
-        except Diverged as error:
-            found = Read({item.id: None for item in bench.items}, math.inf, error.message)
+        except UserError as error:
+            if use == UNCHANGED or isinstance(error, Interrupted):
+                raise
+            found = _nothing(bench, error.message, math.inf)
         kept[key] = found._asdict()
         write_json(bench.spool, kept)
     return Read(**kept[key])
+
+
+def _nothing(bench: Bench, why: str, loss: float = math.nan) -> Read:
+    return Read({item.id: None for item in bench.items}, loss, why)
 
 
 def _behind_transform(bench: Bench, use: str, rate: float | None) -> Read:
@@ -113,11 +125,8 @@ def _behind_transform(bench: Bench, use: str, rate: float | None) -> Read:
 def _behind_lens(bench: Bench, use: str, rate: float | None) -> Read:
     """The passages, each pass ending behind a part of the blocks."""
     model = _behind(bench, UNCHANGED, None)
-    try:
-        with up_to(model, LENSES[use]):
-            return _said(bench, model)
-    except UserError as error:
-        return Read({item.id: None for item in bench.items}, why=error.message)
+    with up_to(model, LENSES[use]):
+        return _said(bench, model)
 
 
 def _probed(bench: Bench, use: str, rate: float | None) -> Read:
@@ -128,6 +137,8 @@ def _probed(bench: Bench, use: str, rate: float | None) -> Read:
     texts = [*bench.items, *bench.unread]
     layer = max(0, math.ceil(PROBED_AT * len(blocks(model))) - 1)
     vectors = np.array([_middle(bench, model, layer, item.truth) for item in texts])
+    if not np.isfinite(vectors).all():
+        return _nothing(bench, "what the middle block gives is not finite")
     labels = np.array([1.0] * len(bench.items) + [0.0] * len(bench.unread))
     drawn = np.random.default_rng(CONTROL_SEED).permutation(labels)
     task, control = (told_apart(vectors, y, FOLDS, CONTROL_SEED) for y in (labels, drawn))
@@ -148,24 +159,39 @@ def _middle(bench: Bench, model: PreTrainedModel, layer: int, text: str) -> Arra
 def _prompted(bench: Bench, use: str, rate: float | None) -> Read:
     """The passages at odd places behind a soft prompt that was learned on those at even ones."""
     model = _behind(bench, UNCHANGED, None)
-    room = context_length(model) - VECTORS
+    room = max(0, context_length(model) - VECTORS)
     ids = {i.id: prompt_ids(bench.tokenizer, i.truth)[:room] for i in bench.items}
     whole = [item for item in bench.items if len(ids[item.id]) > 1]
+    own = [ids[item.id] for item in whole if item.half == "dev"]
+    if not own:
+        return Read({})
     prompt = SoftPrompt(model, CONTROL_SEED)
 
     def step_done(loss: float) -> None:
         bench.done(learned(use) // PROMPT_STEPS, f"{use}: loss {loss:.3f}")
 
-    lessons = [ids[item.id] for item in whole if item.half == "dev"]
-    learn(prompt, lessons, PROMPT_STEPS, TEXTS_A_STEP, step_done)
+    before = _loss_of(bench, prompt, own)
+    learn(prompt, own, PROMPT_STEPS, TEXTS_A_STEP, step_done)
     values: dict[str, float | None] = {}
     for item in (item for item in whole if item.half == "test"):
         with torch.no_grad():
             view = prompt.said([ids[item.id]], 0)
         right = view.logits[:, :-1].argmax(-1) == view.targets()
-        values[item.id] = float(right.double().mean())
+        finite = bool(view.logits.isfinite().all())
+        values[item.id] = float(right.double().mean()) if finite else None
         bench.done(1, "reading")
-    return Read(values)
+    why = "" if None not in values.values() else "what the model says is not finite"
+    return Read(values, _loss_of(bench, prompt, own), why, before)
+
+
+def _loss_of(bench: Bench, prompt: SoftPrompt, texts: Sequence[Sequence[int]]) -> float:
+    """Mean loss of texts behind a soft prompt, nats per token, each text counting alike."""
+    found: list[float] = []
+    for text in texts:
+        with torch.no_grad():
+            found.append(float(gdr(prompt.said([text], 0)).mean()))
+        bench.done(1, "reading")
+    return sum(found) / len(found)
 
 
 # What is no transform, and how it is done.

@@ -36,7 +36,7 @@ from remnant.metrics import (
     Kind,
 )
 from remnant.records import Evidence, Rule, Says, Variant
-from remnant.stages.attacked import NO_CONTROL, halfway, no_model
+from remnant.stages.attacked import NO_CONTROL, broken, halfway, no_model
 from remnant.stages.cells import Sheet, asked, auc_of
 from remnant.stages.checks import commonest_opening
 from remnant.stages.lineup import (
@@ -166,6 +166,7 @@ class Drawn(NamedTuple):
     ``rows``: each [1 + resamples], how far the judged model is from unread (0) to target (1), then
     the same of the spread, where a test has one. ``interval``: of the first by itself, 95 %.
     ``most``: how much it may tell. ``more``: what else it found, in words.
+    ``lost``: why its silence is none.
     """
 
     test: str
@@ -176,6 +177,7 @@ class Drawn(NamedTuple):
     most: float
     two_sided: bool = False
     more: str = ""
+    lost: str = ""
 
 
 def _items(trio: Trio, column: Column, rule: Rule) -> Said | Drawn:
@@ -214,15 +216,19 @@ def _items(trio: Trio, column: Column, rule: Rule) -> Said | Drawn:
 
 def _on_weights(whole: Trio, column: Column, rule: Rule) -> Said | Drawn:
     """A test on weights: what is done to them is held against the same done to a never-read
-    model, so that nothing can be said without one, nor where it is destroyed by it.
+    model, so that nothing can be said without one, nor where it is destroyed by it. One that
+    destroys the judged model alone is lost, unless it tells.
     """
     if whole.retrain is None:
         return "not measured", NO_CONTROL
+    if not whole.retrain.values.get(column) and (why := whole.retrain.reasons(column)):
+        return "not measured", f"{column} cannot be made of a never-read model: {min(why)}"
     found = _items(whole, column, rule)
     if isinstance(found, Drawn):
         if reason := no_model(whole, column, rule):
             return "no power", reason
-        return found._replace(more=halfway(whole, column))
+        more, broke = halfway(whole, column), broken(whole, column, rule)
+        return found._replace(more=more, lost=broke)
     return found
 
 
@@ -312,6 +318,8 @@ def _decided(drawn: Drawn, together: Sequence[Interval]) -> Said:
             found,
             n,
         )
+    if drawn.lost:
+        return "lost", drawn.lost
     if high <= most:
         return "silent", shown, found, n
     room = most - abs(found.value)
