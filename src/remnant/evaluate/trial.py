@@ -59,7 +59,7 @@ def logits_check(model: PreTrainedModel) -> Check:
         return Check(
             name="logits",
             ok=False,
-            said="The model's logits are not finite.",
+            said="the model's logits are not finite",
             count=LENGTH,
             total=LENGTH,
         )

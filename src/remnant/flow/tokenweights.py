@@ -1,12 +1,11 @@
 """How much each token of the forget text counts, as a user gives it in a file. No torch."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from remnant.corpus.files import read_given
-from remnant.errors import UserError
+from remnant.errors import MOST_SAID, UserError
 
 
 class Span(NamedTuple):
@@ -37,6 +36,8 @@ class TokenWeights(NamedTuple):
         return OfText(spans=tuple(_found(self.words, text))) if self.words else self.each[place]
 
 
+# A loss sums and divides by weights in float32; of these no sum over a text overflows or vanishes.
+LEAST, MOST = 1e-6, 1e6
 _FORM = (
     "It is JSON: an object of words and their weights, or a list with one entry for each forget "
     "text: a list of numbers, one a token, or of [start, end, weight], in characters."
@@ -47,8 +48,8 @@ def read_token_weights(name: str) -> TokenWeights:
     """The weights in a file.
 
     Raises:
-        UserError: missing, not UTF-8 or JSON, of another form, or a weight that is below 0, not
-            finite or 0 in all of it.
+        UserError: missing, not UTF-8 or JSON, of another form, or a weight that is out of range, or
+            0 in all of it.
     """
     data = read_given(name, "token weights", _FORM)
     if not data or not isinstance(data, dict | list):
@@ -83,8 +84,13 @@ def _span(name: str, where: str, entry: list[Any]) -> Span:
 
 def _weight(name: str, where: str, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
-        raise UserError(f"{name}: '{where}' holds {value!r}, which is no weight from 0.", _FORM)
+    # Of NaN neither is true.
+    if not number or not (value == 0 or LEAST <= value <= MOST):
+        shown = repr(value) if isinstance(value, float) else str(value)[:MOST_SAID]
+        raise UserError(
+            f"{name}: '{where}' holds {shown}, which is no weight: 0, or {LEAST:g} to {MOST:g}.",
+            _FORM,
+        )
     return float(value)
 
 
