@@ -4,6 +4,7 @@ import errno
 import http.client
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -193,6 +194,27 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(full: Store) -> None
     assert "spoilt cannot be shown" in shown
     assert "strange cannot be shown" in shown
     assert "1 of 2 pieces are done" in shown
+
+
+def test_what_is_no_text_does_not_take_the_page_down(server: Server) -> None:
+    root = server.watched.store.root
+    odd = Path(os.fsdecode(os.fsencode(root / "names") + b"/no\xff text.json"))
+    odd.write_text("{")
+    alone = server.watched.store.scratch("unlearn-" + "1" * 16)
+    alone.mkdir()
+    write_progress(alone, 1, 9, "loss \ud800")
+    try:
+        for path in ("/", "/now"):
+            status, shown = asked(server, path)
+            assert status == 200
+            assert "no? text cannot be shown" in shown
+            assert "loss ?" in shown
+            assert "1 of 2 pieces are done" in shown
+        assert asked(server, "/report/no%ff%20text")[0] == 404
+        assert asked(server, "/report/no%ed%b3%bf%20text")[0] == 404
+    finally:
+        odd.unlink()
+        shutil.rmtree(alone)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number in held:
             signal.signal(number, before[number])
-        for number, frame in came[:1]:
-            handler = before[number]
+        for first, frame in came[:1]:
+            handler = before[signal.Signals(first)]
             assert callable(handler)
-            handler(number, frame)
+            handler(first, frame)

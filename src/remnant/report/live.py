@@ -108,7 +108,9 @@ class Watched:
             return before[1]
 
     def _run(self, name: str) -> Run:
-        return runs.look(self.store, name, lambda run: self._of(name, run), self._paces.left)
+        found = runs.look(self.store, name, lambda run: self._of(name, run), self._paces.left)
+        # A file's name may be no text; such a run is shown, and has no address.
+        return found._replace(name=_encoded(name).decode())
 
     def _of(self, name: str, run: Kept) -> Found:
         done = runs.judged(self.store, run)
@@ -120,6 +122,15 @@ class Watched:
     @staticmethod
     def _shown(template: str, **values: object) -> str:
         return environment().get_template(template).render(**values)
+
+
+def _encoded(text: str) -> bytes:
+    r"""A text as it is sent; of halves of a character, from names of files or from JSON, a "?".
+
+    >>> _encoded("\udcff")
+    b'?'
+    """
+    return text.encode(errors="replace")
 
 
 def answer(watched: Watched, path: str) -> Answer:
@@ -196,7 +207,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _send(self, found: Answer) -> None:
-        body = found.body.encode()
+        body = _encoded(found.body)
         self.send_response(found.status)
         self.send_header("Content-Type", f"{found.kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
