@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,7 +102,7 @@ def fit(
                     kept.settle()
                 raise _not_finite(parts, done.step)
             now = rate(spec, done.step)
-            with uninterrupted():
+            with _whole():
                 stepper.step(now)
                 done = done._replace(step=done.step + 1, due=parts)
                 lost = {"lost": stepper.lost} if spec.count_lost else {}
@@ -125,6 +125,11 @@ def fit(
         keep(None)
     kept.settle()
     return done.step, done.memory
+
+
+def _whole() -> AbstractContextManager[None]:
+    """Of several ranks, which save nothing when they are interrupted, none waits for another."""
+    return uninterrupted() if count() == 1 else nullcontext()
 
 
 def _followed(after_step: AfterStep, done: Done) -> Done:
