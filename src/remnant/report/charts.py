@@ -280,7 +280,7 @@ def pareto_plane(found: Study) -> str:
 
 def recovery_map(groups: Sequence[Group], metric: str) -> str:
     """How much is back of what every model (a row) had forgotten, in every form (a column), a panel
-    for each group: 0 white, 1 dark; a dash where there is no share.
+    for each group: 0 light, 1 dark; a dash where there is no share.
     """
     with matplotlib.rc_context(STYLE):
         rows = sum(len(group.unlearned) + 2 for group in groups)
