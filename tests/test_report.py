@@ -18,6 +18,7 @@ from remnant.functional.survival import Survival
 from remnant.records import (
     Cell,
     CorpusSpec,
+    Evidence,
     Manifest,
     Outcome,
     Recovery,
@@ -132,6 +133,30 @@ def test_whoever_points_at_a_mark_is_told_its_value() -> None:
         assert charts.SAID not in drawn
     shown = charts.knowledge_by_form(group, "verbmem")
     assert "<title>ga_gdr, int8: 12.0 [8.0, 16.0]</title>" in shown
+
+
+def test_the_map_of_what_is_back_has_a_field_for_every_model_and_form() -> None:
+    (group,) = results().groups
+    own = [r for r in group.recoveries if r.form != "int8"]
+    drawn = charts.recovery_map([dataclasses.replace(group, recoveries=own)], "verbmem")
+    root = ElementTree.fromstring(drawn)
+    told = {str(e.text) for e in root.iter("{http://www.w3.org/2000/svg}title")}
+    fields = {f"{m}, {f}" for m in group.unlearned for f in group.forms if f != "full"}
+    assert {title.partition(": ")[0] for title in told} == fields
+    assert {f"{m}, int4: 0.90 [0.80, 1.00]" for m in group.unlearned} <= told
+    assert {f"{m}, int8: no share" for m in group.unlearned} <= told
+
+
+def test_tests_that_were_left_out_are_named_once() -> None:
+    (group,) = results().groups
+    about = {"model": "ga_gdr", "kind": "relearning", "left": None, "said": "x"}
+    left = [
+        Evidence.model_validate(about | {"test": test, "says": says})
+        for test, says in (("a", "not run"), ("b", "not run"), ("a", "not run"), ("c", "silent"))
+    ]
+    told = table.not_run([dataclasses.replace(group, evidence=left)])
+    assert told == ["Not run, as the verdict was decided without them: a, b."]
+    assert table.not_run([group]) == []
 
 
 def test_the_story_says_what_came_back() -> None:
