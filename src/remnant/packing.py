@@ -173,7 +173,7 @@ def gguf_config(file: Path) -> Mapping[str, object]:
     """
     reader = gguf_library().GGUFReader(file)
     kind = str(reader.fields["general.architecture"].contents())
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         name: reader.fields[f"{kind}.{own}"].contents()
         for name, own in _GGUF_SIZES.items()
         if f"{kind}.{own}" in reader.fields
