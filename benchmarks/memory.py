@@ -1,7 +1,7 @@
 """Peak memory of unlearning against the forecast of it: random Llamas, npo_klr, every regime of
 weights with and without checkpointing, each case in a process of its own.
 
-    python benchmarks/memory.py [10M 50M 150M 400M]
+    python benchmarks/memory.py [10M 50M 150M 400M] [a part of a regime's name]
 
 A case opens the model, takes two steps (two sides of 2 x 256 tokens, padded) and saves the model,
 on the CPU; measured is the most that the process held in memory (VmHWM, so Linux only).
@@ -36,6 +36,9 @@ REGIMES: Mapping[str, Mapping[str, Any]] = {
     "bf16": {"weights": "bf16"},
     "bf16 in float32": {"weights": "bf16", "compute": "fp32"},
     "bf16 stochastic": {"weights": "bf16-stochastic-rounding"},
+    "bf16 moments": {"moments": "bf16"},
+    "8-bit moments": {"moments": "8bit"},
+    "stochastic, 8-bit": {"weights": "bf16-stochastic-rounding", "moments": "8bit"},
     "LoRA": {"train": LORA},
     "LoRA on bf16": {"train": LORA, "weights": "bf16"},
 }
@@ -120,12 +123,12 @@ def measured(folder: str, regime: str, checkpointing: bool) -> dict[str, int]:
     return found
 
 
-def errors(size: str) -> list[float]:
+def errors(size: str, regimes: list[str]) -> list[float]:
     """The error of the forecast in every case of one size."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         save_random(SIZES[size], folder)
-        for regime in REGIMES:
+        for regime in regimes:
             for checkpointing in (False, True):
                 peaks = measured(folder, regime, checkpointing)
                 assert peaks.pop("weights") == SIZES[size].weights
@@ -133,7 +136,7 @@ def errors(size: str) -> list[float]:
                 told = forecast(SIZES[size], settings_of(regime, checkpointing)).total
                 found.append(told / most - 1)
                 print(
-                    f"{size:5} {regime:16} {'checkpointing' if checkpointing else '':13} "
+                    f"{size:5} {regime:17} {'checkpointing' if checkpointing else '':13} "
                     f"forecast {told / 1e6:5.0f} MB, measured {most / 1e6:5.0f} "
                     f"({found[-1]:+.1%}): "
                     + ", ".join(f"{name} {value / 1e6:.0f}" for name, value in peaks.items()),
@@ -148,8 +151,10 @@ def main() -> None:
         folder, regime, checkpointing = sys.argv[2:]
         print(json.dumps(run_case(folder, settings_of(regime, checkpointing == "1"))))
         return
-    sizes = sys.argv[1:] or ["10M", "50M", "150M"]
-    worst = {size: max(map(abs, errors(size))) for size in sizes}
+    sizes = [name for name in sys.argv[1:] if name in SIZES] or ["10M", "50M", "150M"]
+    asked = [name for name in sys.argv[1:] if name not in SIZES] or [""]
+    regimes = [regime for regime in REGIMES if any(part in regime for part in asked)]
+    worst = {size: max(map(abs, errors(size, regimes))) for size in sizes}
     large = [worst[size] for size in sizes if SIZES[size].weights > LARGE]
     print(
         json.dumps(

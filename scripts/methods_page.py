@@ -29,6 +29,13 @@ OPTIONS = (
         "arXiv 2010.06192",
     ),
     (
+        "`moments`",
+        "in what AdamW's moments are kept between steps: `fp32`, `bf16` (rounded without bias, "
+        "since the nearest number would keep a second moment from shrinking), or `8bit` by "
+        "bitsandbytes",
+        "arXiv 2010.06192, 2110.02861",
+    ),
+    (
         "`train = {sure = ...}`",
         "only the units most salient for the forget text move, at a large rate",
         "arXiv 2410.16454",

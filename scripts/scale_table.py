@@ -21,6 +21,10 @@ USABLE = 0.9
 REGIMES = {
     "float32": {},
     "bfloat16, stochastic rounding": {"weights": "bf16-stochastic-rounding"},
+    "bfloat16, stochastic rounding, moments of 8 bits": {
+        "weights": "bf16-stochastic-rounding",
+        "moments": "8bit",
+    },
     "bfloat16, plain": {"weights": "bf16"},
     "LoRA of rank 16 on bfloat16": {"weights": "bf16", "train": {"lora": {"rank": 16}}},
 }

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from remnant.cli import main
 from remnant.errors import UserError
 from remnant.estimate.fitting import cheapest, choices, largest_batch
-from remnant.estimate.memory import Text, kept_by_a_block, moving_of, peak
+from remnant.estimate.memory import Text, kept_by_a_block, moving_of, of_moments, peak
 from remnant.estimate.needs import shape_from, steps_of
 from remnant.estimate.shape import KNOWN, Shape, shape_of
 from remnant.estimate.time import operations, seconds_of, step_of
@@ -29,6 +29,7 @@ from remnant.model.blocks import blocks
 from remnant.records import OptimSpec, TrainSpec, UnlearnSpec
 from remnant.testing import tiny_model
 from remnant.trainable.attach import attach
+from remnant.training.stepper import Stepper
 
 SHAPE = Shape(64, 64, 128, 2, 4, 2, 16)
 TEXT = Text(batch=2, length=32)
@@ -99,6 +100,37 @@ def test_as_many_numbers_move_as_in_the_model_itself(train: Any) -> None:
     told = moving_of(SHAPE, spec)
     assert told.numbers == sum(part.size() for part in parts)
     assert told.largest == max(part.size() for part in parts)
+
+
+def held(model: PreTrainedModel, spec: OptimSpec) -> int:
+    """Bytes of the moments behind a step, maps of codes left out, which all blocks share."""
+    moving = Stepper(attach(model, spec).parts, spec, None)
+    for part in moving.parts:
+        part.parameter.grad = torch.ones_like(part.parameter)
+    moving.step(1e-3)
+    states = [state for own in moving.optimizers for state in own.state.values()]
+    named = {name for state in states for name in state} - {"step", "qmap1", "qmap2"}
+    return sum(state[name].nbytes for state in states for name in named & set(state))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"weights": "bf16"},
+        {"moments": "bf16"},
+        {"moments": "8bit", "train": ["mlp"]},  # parts of less than 4096 numbers keep float32
+        {"update": "sign"},
+    ],
+    ids=str,
+)
+def test_moments_are_as_large_as_is_told(settings: dict[str, Any]) -> None:
+    if settings.get("moments") == "8bit":
+        pytest.importorskip("bitsandbytes")
+    spec = OptimSpec.model_validate(settings)
+    told = of_moments(spec, moving_of(SHAPE, spec))
+    # Of every part also how many steps it took.
+    assert told == pytest.approx(held(model_in(spec), spec), rel=0.001)
 
 
 def test_a_shape_has_the_weights_of_the_model_with_its_configuration() -> None:

@@ -97,6 +97,7 @@ ALLOWED_LATE = {
     "evaluate/harness.py": None,
     "evaluate/vllm.py": {"vllm"},
     "model/adapter.py": {"peft"},
+    "training/moments.py": {"bitsandbytes.optim"},
     "corpus/muse.py": {"datasets"},
     "corpus/hub.py": {"datasets"},
     "corpus/packed.py": {"pyarrow"},

@@ -55,16 +55,28 @@ def weights_of(model: PreTrainedModel) -> list[Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("regime", ["fp32", "bf16", "bf16-stochastic-rounding"])
+@pytest.mark.parametrize(
+    ("regime", "moments"),
+    [
+        ("fp32", None),
+        ("bf16", None),
+        ("bf16-stochastic-rounding", None),
+        ("bf16-stochastic-rounding", "bf16"),
+        ("fp32", "8bit"),
+    ],
+)
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
-    regime: Any, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    regime: Any, moments: Any, corpus: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
+    if moments == "8bit":
+        pytest.importorskip("bitsandbytes")
     spec = UnlearnSpec(
         method="npo_klr",
         lr=1e-3,
         steps=6,
         batch_size=3,
         weights=regime,
+        moments=moments,
         accumulate=2,
         clip=1.0,
         weight_decay=0.01,

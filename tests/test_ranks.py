@@ -54,6 +54,7 @@ WAYS: dict[str, dict[str, Any]] = {
         "method": "ga_gdr", "weights": "bf16-stochastic-rounding", "compute": "fp32",
         "count_lost": True, "dual": {},
     },
+    "moments": {"method": "ga_gdr", "moments": "bf16"},
 }  # fmt: skip
 # NPO reads the difference of two log-likelihoods of some 280 nats each, of which one place more or
 # less in float32 is 3e-5, or 2.2e-6 of a loss of 13.9. Sums in float64 were 1.7e-7 apart, but would
@@ -183,7 +184,9 @@ def test_twenty_steps_of_more_processes_are_those_of_one(
         pytest.param(1, 2, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("way", ["npo_klr", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way", ["npo_klr", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lora", "moments"))]
+)
 def test_another_number_of_processes_goes_on(
     way: str, before: int, after: int, inputs: dict[str, Path], tmp_path: Path
 ) -> None:

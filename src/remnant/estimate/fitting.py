@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from remnant.estimate.memory import Peak, Text, peak
 from remnant.estimate.shape import Shape
-from remnant.records import ByLoraSpec, LoraSpec, OptimSpec
+from remnant.records import ByLoraSpec, LoraSpec, OptimSpec, SignSpec, ZerothSpec
 
 
 class Choice(NamedTuple):
@@ -40,10 +40,13 @@ def _changes(spec: OptimSpec) -> Iterator[tuple[tuple[str, ...], str, dict[str, 
     if isinstance(spec.train, ByLoraSpec):
         yield (*told, "weights=bf16"), "the frozen weights are rounded", again | {"weights": "bf16"}
         return
+    rounded = again | {"weights": "bf16-stochastic-rounding", "compute": None}
+    said = (*told, "weights=bf16-stochastic-rounding")
     if spec.weights != "bf16-stochastic-rounding":
-        rounded = {"weights": "bf16-stochastic-rounding", "compute": None}
-        why = "weights are kept in bfloat16; no update is lost on average"
-        yield (*told, "weights=bf16-stochastic-rounding"), why, again | rounded
+        yield said, "weights are kept in bfloat16; no update is lost on average", rounded
+    if not isinstance(spec.update, SignSpec | ZerothSpec):
+        why = "moments of 8 bits by bitsandbytes, too: other steps, to be measured"
+        yield (*said, "moments=8bit"), why, rounded | {"moments": "8bit"}
     adapters = {"train": ByLoraSpec(lora=LoraSpec()), "weights": "bf16", "compute": None}
     why = "adapters beside frozen bfloat16 weights: another method, which is to be measured"
     yield (*told, "train.lora.rank=16", "weights=bf16"), why, again | adapters

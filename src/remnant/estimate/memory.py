@@ -197,13 +197,26 @@ def of_a_part(spec: OptimSpec, moving: Moving) -> int:
 
     Stochastic rounding: gradient and values in float32, four tensors of bits, the mask and the
     result. Plain bfloat16: two tensors within AdamW; where it computes in float32, also gradient
-    and values in bfloat16. float32: nothing, torch's fused kernel works in place.
+    and values in bfloat16. float32: nothing, torch's fused kernel works in place; with narrow
+    moments both of them in float32, and what rounds one of them (bfloat16) or what bitsandbytes
+    makes on the processor (a gradient, and two tensors of the denominator).
     """
+    within = {None: 0, "bf16": 4 + 4 + 15, "8bit": 4 + 4 + 4 + 4 + 4}[spec.moments]
     if moving.adapters or spec.weights == "fp32":
-        return 0
+        return within * moving.largest
     if spec.weights == "bf16-stochastic-rounding":
-        return (4 + 4 + 15) * moving.largest
+        return (4 + 4 + max(15, within)) * moving.largest
     return (2 * 2 + (2 + 2 if spec.compute == "fp32" else 0)) * moving.largest
+
+
+def of_moments(spec: OptimSpec, moving: Moving) -> int:
+    """Bytes of both moments between steps; of 8 bits with a scale of 4 bytes for every 256."""
+    if isinstance(spec.update, SignSpec | ZerothSpec):
+        return 0
+    if spec.moments == "8bit":
+        return 2 * (moving.numbers + 4 * moving.numbers // 256)
+    plain = spec.weights == "bf16" and not moving.adapters
+    return 2 * (2 if plain or spec.moments == "bf16" else 4) * moving.numbers
 
 
 def of_a_look(spec: OptimSpec, moving: Moving) -> int:
@@ -285,15 +298,12 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     largest part is stepped.
     """
     width, moving = width_of(spec), moving_of(shape, spec)
-    stepped = 2 if spec.weights == "bf16" and not moving.adapters else 4
     graded = 4 if moving.adapters else width
     own = 4 * moving.numbers if moving.adapters else 0
     held = of_a_look(spec, moving) + of_rounding(shape, spec)
     weights = (width * shape.weights + own + held) // shards
     gradients = graded * moving.graded // shards
-    moments = 2 * stepped * moving.numbers // shards
-    if isinstance(spec.update, SignSpec | ZerothSpec):
-        moments = 0
+    moments = of_moments(spec, moving) // shards
     rows = min(text.cached * shape.width * width, room_of(spec))
     cache = rows + (width * shape.table if text.cached else 0)
     side = kept_by_a_pass(shape, text, width, spec, moving.adapters)

@@ -17,6 +17,7 @@ from remnant.estimate.memory import (
     Peak,
     Text,
     moving_of,
+    of_moments,
     of_opening,
     peak,
     room_of,
@@ -83,10 +84,9 @@ def _of_training(store: Store, node: Node, spec: TrainSpec | UnlearnSpec, speed:
     shape = shape_from(store, node)
     text, steps = text_of(store, node, spec), steps_of(store, node, spec)
     moving = moving_of(shape, spec)
-    stepped = 2 if spec.weights == "bf16" and not moving.adapters else 4
     # Two generations of what moves and its moments, and the best weights so far.
     weight = 4 if moving.adapters else (2 if spec.weights != "fp32" and not spec.compute else 4)
-    state = (2 * (weight + 2 * stepped) + weight) * moving.numbers
+    state = 3 * weight * moving.numbers + 2 * of_moments(spec, moving)
     saved = 4 * moving.numbers if saves_apart(spec.train) else stored(shape, spec)
     read = 0 if isinstance(spec, TrainSpec) and not spec.base else shape.saved * shape.weights
     timed = None if steps is None else spec.model_copy(update={"steps": steps})

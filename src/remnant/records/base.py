@@ -33,13 +33,14 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def _or_default(value: str | None) -> str | None:
+def none_for_fp32(value: str | None) -> str | None:
+    """The default as None, so that who writes it out gets the same artefact."""
     return None if value == "fp32" else value
 
 
 # In which dtype a model is opened to be asked: None stands for float32 and leaves the identity of
 # what was measured before as it is; "stored" for the dtype of its files.
-Dtype = Annotated[Literal["fp32", "stored", "bf16"] | None, AfterValidator(_or_default)]
+Dtype = Annotated[Literal["fp32", "stored", "bf16"] | None, AfterValidator(none_for_fp32)]
 
 T = TypeVar("T")
 

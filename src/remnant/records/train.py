@@ -2,13 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from remnant.records.base import Positive, Record, circumstance
+from remnant.records.base import Positive, Record, circumstance, none_for_fp32
 from remnant.records.trainable import ByLoraSpec, Trains, fault_of_training, fault_of_weights
-from remnant.records.update import RectifiedSpec, Update, fault_of_update
+from remnant.records.update import RectifiedSpec, SignSpec, Update, ZerothSpec, fault_of_update
 
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
+# None stands for what the regime of weights has, float32 in all but plain bfloat16.
+Moments = Annotated[Literal["fp32", "bf16", "8bit"] | None, AfterValidator(none_for_fp32)]
 
 
 class OptimSpec(Record):
@@ -17,6 +19,8 @@ class OptimSpec(Record):
     ``accumulate``: so many batches make a step. ``checkpointing``: the inside of every block is
     computed again in the backward pass, in the place of being kept; the same bits in less memory.
     ``update``: how a step is made of the loss, where it is not AdamW along its gradient.
+    ``moments``: in what AdamW's are kept between steps: float32, bfloat16 rounded stochastically,
+    or 8 bits by bitsandbytes.
     """
 
     steps: Positive = 100
@@ -30,6 +34,7 @@ class OptimSpec(Record):
     clip: Annotated[float, Field(gt=0)] | None = None
     weights: Weights = "fp32"
     compute: Literal["fp32"] | None = None
+    moments: Moments = None
     count_lost: bool = False
     train: Trains = "all"
     update: Update | None = None
@@ -49,10 +54,21 @@ class OptimSpec(Record):
     def _way_and_weights(self) -> "OptimSpec":
         if fault := fault_of_weights(self.train, self.weights):
             raise ValueError(fault)
+        if fault := fault_of_moments(self):
+            raise ValueError(fault)
         other = self.beta2 != type(self).model_fields["beta2"].default
         if fault := fault_of_update(self.update, self.clip, beta2=other):
             raise ValueError(fault)
         return self
+
+
+def fault_of_moments(spec: OptimSpec) -> str | None:
+    """Why moments cannot be kept as a spec says; None where they can."""
+    if spec.moments and spec.weights == "bf16" and not isinstance(spec.train, ByLoraSpec):
+        return "plain bf16 weights have their moments in bf16 already; leave moments out"
+    if spec.moments and isinstance(spec.update, SignSpec | ZerothSpec):
+        return f"update = {spec.update.use} keeps no moments; leave moments out"
+    return None
 
 
 # What a model that was trained before wants, where nothing else is said: a rate in the range of its

@@ -17,7 +17,7 @@ from remnant.durable import digest_of
 from remnant.errors import UserError
 from remnant.model.terms import Term, reads_forget_only
 from remnant.ranks import count
-from remnant.records import OptimSpec, RectifiedSpec, SamSpec, ZerothSpec
+from remnant.records import ByLoraSpec, OptimSpec, RectifiedSpec, SamSpec, ZerothSpec
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Trainable
 from remnant.uninterrupted import uninterrupted
@@ -57,11 +57,16 @@ def check_steps(spec: OptimSpec) -> None:
 
     Raises:
         UserError: several devices, whose result would not be that of one: an option looks at all
-            gradients or weights, and rounding turns the signs of small ones.
+            gradients or weights, and rounding turns the signs of small ones; blocks of moments.
     """
     if spec.update and count() > 1:
         raise UserError(
             f"update = {spec.update.use} is made on one device.", "Leave it out, or devices."
+        )
+    if spec.moments == "8bit" and count() > 1 and not isinstance(spec.train, ByLoraSpec):
+        raise UserError(
+            "Moments of 8 bits have a scale for every 256 numbers, and shards end within them.",
+            "Use moments = bf16, or one device.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from remnant.ranks import Rows, average, count, local, rows_of, told, total
 from remnant.records import OptimSpec, SignSpec, Weights, ZerothSpec
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Trainable
+from remnant.training.moments import adamw, narrow, widen
 
 # From so many numbers on float32 is stepped by torch's fused kernel: a fifth of the time, but
 # other last bits. Results of smaller models, the laboratory's, were made by the plain one and stay.
@@ -42,6 +44,7 @@ class Stepper:
     spec's.
 
     Of parameters in shards every rank moves what it holds; the state is that of one process.
+    Moments may be kept in less than float32 (``training.moments``).
     """
 
     parts: list[Part]
@@ -68,13 +71,7 @@ class Stepper:
         if isinstance(self.spec.update, SignSpec | ZerothSpec):
             # Without momentum its weight decay is AdamW's: w - lr (g + decay w).
             return torch.optim.SGD([moved], lr=self.spec.lr, weight_decay=self.spec.weight_decay)
-        return torch.optim.AdamW(
-            [moved],
-            lr=self.spec.lr,
-            weight_decay=self.spec.weight_decay,
-            betas=(0.9, self.spec.beta2),
-            fused=fused,
-        )
+        return adamw(moved, self.spec, fused)
 
     @property
     def _sharded(self) -> bool:
@@ -116,7 +113,11 @@ class Stepper:
                 gradient.mul_(shrink)
             if isinstance(self.spec.update, SignSpec):
                 gradient = gradient.sign()
+            if self.spec.moments == "bf16":
+                widen(optimizer)
             own = self._step(part, optimizer, lr, gradient)
+            if self.spec.moments == "bf16":
+                narrow(optimizer, partial(self._rounded, place=place))
             if not self._copied(part):
                 continue
             stepped = self._rounded(own, place) if self._stochastic else own
@@ -189,7 +190,7 @@ class Stepper:
         """The inverse of ``state``: whole, and the first rank's where there are several."""
         given = state.get("optimizer") or [None] * len(self.parts)
         for place, (optimizer, whole) in enumerate(zip(self.optimizers, given, strict=True)):
-            optimizer.load_state_dict(self._here(told(whole), place))
+            self._load(optimizer, self._here(told(whole), place))
         self.noise.set_state(told(state.get("noise", self.noise.get_state())))
 
     def take(self, state: dict[str, Any], read: Callable[[str, slice], Tensor]) -> None:
@@ -207,8 +208,14 @@ class Stepper:
                 name: read(moment(place, name), self._here_of(place)) if value is None else value
                 for name, value in known.items()
             }
-            optimizer.load_state_dict(given | {"state": {0: values} if values else {}})
+            self._load(optimizer, given | {"state": {0: values} if values else {}})
         self.noise.set_state(state["noise"])
+
+    def _load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        optimizer.load_state_dict(state)
+        if self.spec.moments == "bf16":
+            # torch makes them as wide as the weights; they are numbers of bfloat16 still.
+            narrow(optimizer, Tensor.bfloat16)
 
     def _here_of(self, place: int) -> slice:
         """Which rows of a part this rank moves, among those of all ranks."""
