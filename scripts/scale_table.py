@@ -11,7 +11,7 @@ from pages import written
 from remnant.estimate.fitting import largest_batch
 from remnant.estimate.memory import Text, peak
 from remnant.estimate.shape import KNOWN, Shape
-from remnant.records import UnlearnSpec
+from remnant.records import UnlearnSpec, packs
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN, END = "<!-- what fits -->", "<!-- end of what fits -->"
@@ -27,6 +27,10 @@ REGIMES = {
     },
     "bfloat16, plain": {"weights": "bf16"},
     "LoRA of rank 16 on bfloat16": {"weights": "bf16", "train": {"lora": {"rank": 16}}},
+    "LoRA of rank 16 on NF4, saved alone": {
+        "weights": "bf16",
+        "train": {"lora": {"rank": 16, "base": "nf4", "save": "adapter"}},
+    },
 }
 # Two sides, a text of 512 tokens each; the reference keeps the last states of 100 texts.
 TEXT = Text(1, 512, 2, 100 * 512, divergence=True)
@@ -38,6 +42,9 @@ def row(name: str, shape: Shape, regime: str) -> str:
     spec = UnlearnSpec.model_validate(own)
     cells = []
     for count, size in DEVICES.values():
+        if count > 1 and packs(spec.train):
+            cells.append("")
+            continue
         batch = largest_batch(shape, spec, TEXT, int(USABLE * size * 1e9), count)
         cells.append(str(batch) if batch else "-")
     total = peak(shape, spec, TEXT).total

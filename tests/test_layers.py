@@ -97,7 +97,7 @@ ALLOWED_LATE = {
     "evaluate/harness.py": None,
     "evaluate/vllm.py": {"vllm"},
     "model/adapter.py": {"peft"},
-    "training/moments.py": {"bitsandbytes.optim"},
+    "model/nf4.py": {"bitsandbytes"},
     "corpus/muse.py": {"datasets"},
     "corpus/hub.py": {"datasets"},
     "corpus/packed.py": {"pyarrow"},

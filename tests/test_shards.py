@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from remnant import ranks
 from remnant.flow.run import _tidied
+from remnant.model.changes import prints, sampled
 from remnant.model.spread import open_spread
 from remnant.records import OptimSpec
 from remnant.stages import unlearn
-from remnant.stages.unlearn import prints, sampled
 from remnant.testing import tiny_model
 from remnant.trainable.layers import everything
 from remnant.training import checkpoints, shards

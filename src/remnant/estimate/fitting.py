@@ -7,6 +7,8 @@ from remnant.estimate.memory import Peak, Text, peak
 from remnant.estimate.shape import Shape
 from remnant.records import ByLoraSpec, LoraSpec, OptimSpec, SignSpec, ZerothSpec
 
+PACKED = "adapters beside weights in NF4, into which they are merged: another method"
+
 
 class Choice(NamedTuple):
     """A setting, what it is called on the command line, what it costs, and its peak memory."""
@@ -38,7 +40,11 @@ def _changes(spec: OptimSpec) -> Iterator[tuple[tuple[str, ...], str, dict[str, 
         told = (*told, "batch_size=1", f"accumulate={size}")
         yield told, "the same steps up to rounding, a text at a time", again
     if isinstance(spec.train, ByLoraSpec):
-        yield (*told, "weights=bf16"), "the frozen weights are rounded", again | {"weights": "bf16"}
+        again, told = again | {"weights": "bf16", "compute": None}, (*told, "weights=bf16")
+        yield told, "the frozen weights are rounded", again
+        packed = spec.train.lora.model_copy(update={"base": "nf4"})
+        again = again | {"train": ByLoraSpec(lora=packed)}
+        yield (*told, "train.lora.base=nf4"), PACKED, again
         return
     rounded = again | {"weights": "bf16-stochastic-rounding", "compute": None}
     said = (*told, "weights=bf16-stochastic-rounding")
@@ -49,7 +55,10 @@ def _changes(spec: OptimSpec) -> Iterator[tuple[tuple[str, ...], str, dict[str, 
         yield (*said, "moments=8bit"), why, rounded | {"moments": "8bit"}
     adapters = {"train": ByLoraSpec(lora=LoraSpec()), "weights": "bf16", "compute": None}
     why = "adapters beside frozen bfloat16 weights: another method, which is to be measured"
-    yield (*told, "train.lora.rank=16", "weights=bf16"), why, again | adapters
+    told = (*told, "train.lora.rank=16", "weights=bf16")
+    yield told, why, again | adapters
+    adapters |= {"train": ByLoraSpec(lora=LoraSpec(base="nf4"))}
+    yield (*told, "train.lora.base=nf4"), PACKED, again | adapters
 
 
 def cheapest(shape: Shape, spec: OptimSpec, text: Text, free: int) -> Choice | None:

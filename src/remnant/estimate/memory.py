@@ -19,6 +19,8 @@ from remnant.records import (
     SignSpec,
     UnlearnSpec,
     ZerothSpec,
+    packs,
+    saves_apart,
 )
 
 # As functional/pieces.py, which needs torch: logits of more bytes are made in pieces of so many,
@@ -137,6 +139,17 @@ def width_of(spec: OptimSpec) -> int:
     (2, 4)
     """
     return 4 if spec.weights == "fp32" or spec.compute == "fp32" else 2
+
+
+def of_weights(shape: Shape, spec: OptimSpec) -> int:
+    """Bytes of a model's own weights while it is trained: linear layers that are packed take half a
+    byte and a scale of 4 bytes for every 64.
+    """
+    width = width_of(spec)
+    if not packs(spec.train):
+        return width * shape.weights
+    linear = shape.layers * shape.block
+    return linear // 2 + 4 * linear // 64 + width * (shape.weights - linear)
 
 
 def kept_by_a_block(shape: Shape, text: Text, width: int, adapters: int = 0) -> int:
@@ -301,7 +314,7 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     graded = 4 if moving.adapters else width
     own = 4 * moving.numbers if moving.adapters else 0
     held = of_a_look(spec, moving) + of_rounding(shape, spec)
-    weights = (width * shape.weights + own + held) // shards
+    weights = (of_weights(shape, spec) + own + held) // shards
     gradients = graded * moving.graded // shards
     moments = of_moments(spec, moving) // shards
     rows = min(text.cached * shape.width * width, room_of(spec))
@@ -316,12 +329,19 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     alone = moving.adapters and not spec.checkpointing
     gaps = int(GAPS * text.passes * shape.layers * block) if alone else 0
     gathered = 2 * width * max(shape.block, shape.table) if shards > 1 else 0
+    # A packed layer is decoded for a moment, forward and backward.
+    largest = max(math.prod(size) for size in shape.matrices().values())
+    block += width * largest if packs(spec.train) else 0
     begins = (0, text.passes * side, max(head, block) + gathered + gaps)
     between = (gradients, (text.passes - 1) * side, max(other, block, added) + gathered)
     ends = (gradients, 0, max(added + block + gathered, of_a_part(spec, moving) // shards))
     at_peak = max(begins, between, ends, key=sum)
     found = Peak(weights, at_peak[0], moments, at_peak[1], at_peak[2], cache, LIBRARIES)
     kept = 4 if spec.weights == "fp32" else 2
-    opening = of_opening(shape, kept, width) // shards
-    whole = max(opening, of_a_promise(shape, spec)) + cache + LIBRARIES
+    opened = of_opening(shape, kept, width) // shards
+    opened = max(opened, of_a_promise(shape, spec)) + cache
+    if packs(spec.train):
+        # Pages of the file are the system's, which takes them back; merged, all is decoded.
+        opened = 0 if saves_apart(spec.train) else kept * shape.weights
+    whole = opened + LIBRARIES
     return found._replace(around=max(0, whole - found.total))

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from remnant.errors import UserError
 from remnant.functional.touched import KINDS, LEFT_ALONE, kind_of
+from remnant.model import nf4
 from remnant.model.door import check_codes, check_folder, check_size, packing_at
 from remnant.model.sizes import longest_text
 from remnant.model.whole import check_finite, check_whole
@@ -46,7 +47,11 @@ def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
 
 
 def in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with all of its floats cast to a dtype, in place."""
+    """The model with all of its floats cast to a dtype, in place; one with packed layers as it is,
+    since it was opened in the dtype in which they compute.
+    """
+    if nf4.packed(model):
+        return model
     cast: PreTrainedModel = _moved(model, dtype)
     return cast
 
@@ -76,6 +81,7 @@ def open_model(
     *,
     dtype: torch.dtype = torch.float32,
     divide: Callable[[PreTrainedModel], None] | None = None,
+    pack: bool = False,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode, from a folder or a hub id, all of it and finite.
 
@@ -86,6 +92,7 @@ def open_model(
         divide: called with the model before its weights are read; of parameters that it puts into
             shards only this rank's rows are read. Versions of transformers that cannot do this do
             not call it.
+        pack: its linear layers into NF4, one after the other as they are read.
 
     Raises:
         UserError: no such folder, an adapter, no configuration or one that cannot be built, no
@@ -109,9 +116,9 @@ def open_model(
         config = AutoConfig.from_pretrained(source, trust_remote_code=own_code)
         _refuse_encoder_decoder(config, source)
         if stored and not packed:
-            width = dtype.itemsize * (share_here() if divide else 1)
+            width = nf4.BYTES if pack else dtype.itemsize * (share_here() if divide else 1)
             check_size(config, stored, source, own_code, width)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = nf4.settings(device, dtype) if pack else {}
         if packed:
             # Packed weights are unpacked where they are to stay.
             more["device_map"] = device
@@ -131,6 +138,8 @@ def open_model(
     model, info = opened
     check_whole(info, source)
     check_finite(model, source)
+    if pack:
+        nf4.check_packed(model, source)
     if packed and packed.key in ("compressed-tensors", *DECODED_AT_OPENING):
         _unpack(model, dtype)
     return on_device(model.eval(), device)

@@ -54,6 +54,7 @@ from remnant.records.trainable import (
     SureResult,
     SureSpec,
     Trains,
+    packs,
     patterns_in,
     saves_apart,
 )
@@ -154,6 +155,7 @@ __all__ = [
     "Weights",
     "ZerothSpec",
     "circumstance",
+    "packs",
     "patterns_in",
     "saves_apart",
     "status_of",

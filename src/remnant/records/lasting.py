@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from remnant.records.base import Record, Share
+from remnant.records.trainable import ByLoraSpec, packs, saves_apart
 
 
 def _by_names(value: Any) -> Any:
@@ -43,12 +44,16 @@ Grids = Annotated[GridsSpec, BeforeValidator(_by_names)]
 Promise = Annotated[PromiseSpec, BeforeValidator(_by_names)]
 
 
-def fault_of_lasting(train_apart: bool, adapters: bool, grids: Any, promise: Any) -> str | None:
+def fault_of_lasting(train: Any, grids: Any, promise: Any) -> str | None:
     """Why a way of training does not go with grids or a promise; None where it does."""
-    if grids and adapters:
+    if grids and isinstance(train, ByLoraSpec):
         return "grids round the model's own weights, which adapters do not move; leave one out"
-    if promise and train_apart:
+    if promise and saves_apart(train):
         return 'a promise is about the weights of a model; merge the adapter (save = "merged")'
+    if promise and packs(train):
+        return (
+            "a promise moves the target's own weights, and packed ones are others; leave base out"
+        )
     return None
 
 

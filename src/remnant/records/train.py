@@ -5,7 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from remnant.records.base import Positive, Record, circumstance, none_for_fp32
-from remnant.records.trainable import ByLoraSpec, Trains, fault_of_training, fault_of_weights
+from remnant.records.trainable import (
+    ByLoraSpec,
+    Trains,
+    fault_of_base,
+    fault_of_training,
+    fault_of_weights,
+)
 from remnant.records.update import RectifiedSpec, SignSpec, Update, ZerothSpec, fault_of_update
 
 Weights = Literal["fp32", "bf16", "bf16-stochastic-rounding"]
@@ -53,6 +59,8 @@ class OptimSpec(Record):
     @model_validator(mode="after")
     def _way_and_weights(self) -> "OptimSpec":
         if fault := fault_of_weights(self.train, self.weights):
+            raise ValueError(fault)
+        if fault := fault_of_base(self.train, self.compute):
             raise ValueError(fault)
         if fault := fault_of_moments(self):
             raise ValueError(fault)

@@ -62,7 +62,9 @@ class LoraSpec(Record):
 
     Source: arXiv 2106.09685, section 4.1: W + alpha / rank * B A. ``targets``: patterns of linear
     layers; all of them (but for the output head) where none is given. ``dropout``: of the adapters'
-    inputs.
+    inputs. ``base``: the model's linear layers but for the output head are packed while they stand
+    still, so that they take an eighth of float32; what is merged is merged into decoded weights.
+    Source of that: QLoRA (arXiv 2305.14314), without its second quantization.
     """
 
     rank: Positive = 16
@@ -70,6 +72,7 @@ class LoraSpec(Record):
     targets: tuple[Pattern, ...] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     save: Literal["merged", "adapter"] = "merged"
+    base: Literal["nf4"] | None = None
 
 
 class ByLoraSpec(Record):
@@ -133,6 +136,13 @@ def fault_of_weights(train: Any, weights: str) -> str | None:
     return None
 
 
+def fault_of_base(train: Any, compute: str | None) -> str | None:
+    """Why packed layers do not go with a run; None where they do."""
+    if packs(train) and compute:
+        return "packed layers compute in the dtype of weights; leave compute out"
+    return None
+
+
 def fault_of_training(train: Any, base: str | None) -> str | None:
     """Why a model cannot be trained so where nothing is forgotten; None where it can."""
     if isinstance(train, BySureSpec):
@@ -147,6 +157,11 @@ def patterns_in(train: Any) -> tuple[str, ...]:
     if isinstance(train, ByLoraSpec):
         return train.lora.targets
     return train if isinstance(train, tuple) else ()
+
+
+def packs(train: Any) -> bool:
+    """Whether the model's linear layers are packed while adapters are trained."""
+    return isinstance(train, ByLoraSpec) and train.lora.base is not None
 
 
 def saves_apart(train: Any) -> bool:
@@ -176,10 +191,13 @@ class LayersResult(Record):
 
 
 class LoraResult(Record):
-    """How many layers have adapters, and how many numbers these hold together."""
+    """How many layers have adapters, how many numbers these hold together, and how the model's own
+    linear layers were packed meanwhile, if they were.
+    """
 
     layers: int
     parameters: int
+    base: str | None = None
 
 
 # What was chosen to move, where there was a choice.

@@ -7,11 +7,15 @@ from pydantic import Field, model_validator
 from remnant.records.base import Positive, Record, Share, circumstance
 from remnant.records.lasting import Certificate, Grids, Promise, fault_of_lasting
 from remnant.records.train import OptimSpec
-from remnant.records.trainable import ByLoraSpec, Chosen, saves_apart
+from remnant.records.trainable import Chosen, LoraResult
 from remnant.records.update import fault_of_grids
 
 # Of a look beside the weights: what less than this share of it loses in rounding is as asked for.
 LOST_LITTLE = 0.05
+BESIDE_PACKED = (
+    " Adapters were trained beside the target in {base}: merged ones stand in decoded weights, and "
+    "beside the target's own they were not tried."
+)
 LOST_LOOK = (
     "Of what weights were moved by to look beside them {lost:.0%} was lost in rounding; compute in "
     "float32 (compute = fp32) to look where it was asked for."
@@ -124,9 +128,7 @@ class UnlearnSpec(OptimSpec):
 
     @model_validator(mode="after")
     def _lasting(self) -> "UnlearnSpec":
-        adapters = isinstance(self.train, ByLoraSpec)
-        apart = saves_apart(self.train)
-        if fault := fault_of_lasting(apart, adapters, self.grids, self.promise):
+        if fault := fault_of_lasting(self.train, self.grids, self.promise):
             raise ValueError(fault)
         if fault := fault_of_grids(self.update, self.grids):
             raise ValueError(fault)
@@ -170,8 +172,8 @@ class UnlearnResult(Record):
     """What unlearning came to.
 
     ``kept_step``: the step whose weights are kept. ``chosen``: its probe; None where nothing was
-    probed. ``share_changed``: of the
-    numbers in the weights, by a sample, 0 to 1. ``ended``: how it went, in a sentence.
+    probed. ``share_changed``: of the numbers in the weights, by a sample, 0 to 1; of an adapter
+    beside packed weights that of its own. ``ended``: how it went, in a sentence.
     ``lost_updates``: share of the updates that rounding lost; None where they were not counted.
     ``movable``: share of what may move that a step of about the rate moves in its dtype, 0 to 1.
     ``rule``: how the checkpoint was chosen. ``moving``: which weights were chosen to move, where
@@ -202,7 +204,9 @@ class UnlearnResult(Record):
         certified = f" {self.certificate.claim}" if self.certificate else ""
         lost = self.lost_perturbation
         unseen = f" {LOST_LOOK.format(lost=lost)}" if lost and lost > LOST_LITTLE else ""
+        base = self.moving.base if isinstance(self.moving, LoraResult) else None
+        packed = BESIDE_PACKED.format(base=base.upper()) if base else ""
         return (
             f"Stopped after step {self.steps}: {self.stopped}. Kept step {self.kept_step}. "
-            f"{self.ended}{'' if self.form == 'published' else asked}{certified}{unseen}"
+            f"{self.ended}{'' if self.form == 'published' else asked}{certified}{unseen}{packed}"
         )

@@ -9,9 +9,10 @@ from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from remnant.errors import UserError
-from remnant.formats.bitsandbytes import FOUR_BIT, OPENED_BLOCK
+from remnant.formats.bitsandbytes import OPENED_BLOCK
 from remnant.functional.quantized import Indivisible, Quantized
 from remnant.model.load import open_model
+from remnant.model.nf4 import bitsandbytes
 from remnant.runtimes.decoding import Decoded, plain
 from remnant.runtimes.order import Order, Saved, check_linear, check_rows, repack
 
@@ -133,10 +134,5 @@ def save(order: Order, out: Path) -> Saved:
 
 
 def _library() -> Any:
-    try:
-        import bitsandbytes.functional as library
-    except ImportError as error:
-        raise UserError(
-            "This format needs bitsandbytes, which is not installed.", FOUR_BIT.install
-        ) from error
-    return library
+    library: Any = bitsandbytes()
+    return library.functional

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.adapterfiles import CONFIG, WEIGHTS
@@ -23,6 +22,7 @@ from remnant.errors import UserError
 from remnant.evaluate.items import AS_PUBLISHED, Manner, alone_of, chat_of, manner_of
 from remnant.metrics import Role
 from remnant.model.blocks import said
+from remnant.model.changes import prints, sampled, share_changed
 from remnant.model.data import Batch
 from remnant.model.door import check_plain
 from remnant.model.examples import Pool, batch_of, joined
@@ -32,11 +32,12 @@ from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
 from remnant.model.shelf import Shelf
 from remnant.model.terms import Beside, forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
-from remnant.ranks import counts, in_shards, local, offset, rows_of, told
+from remnant.ranks import told
 from remnant.records import Probed, SamSpec, UnlearnResult, UnlearnSpec, ZerothSpec
 from remnant.stages.examples import read_examples
 from remnant.stages.reinforced import reinforced
 from remnant.trainable.attach import attach
+from remnant.trainable.lora import adapters_apart
 from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import BEST, LEFT, load_best, save_best
 from remnant.training.dual import make_dual
@@ -55,7 +56,6 @@ from remnant.training.stepper import movable_share, opened, storage_dtype, warni
 PROBE_ITEMS = 48
 LEAVES = (*LEFT_BY_MODELS, CONFIG, WEIGHTS, "steps.jsonl", CERTIFICATE)
 GOES_ON_FROM = (*LEFT, BEST, "steps.jsonl")
-SAMPLED = 4096
 # A step that is not lost changes nearly all numbers, also in bfloat16 at the usual rates a tenth
 # and more; of chosen layers or units it may be few of all.
 HARDLY = 0.01
@@ -106,6 +106,9 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
         attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)),
         spec,
     )
+    apart = adapters_apart(moving)
+    if apart is not None:
+        before, numbers = prints(apart), sampled(apart)
     reach = movable_share(moving, spec, spec.lr)
     if warning := warning_of_rate(moving, spec, reach):
         tell(warning)
@@ -128,7 +131,8 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     if moving.apart is not None:
         moving.apart(out)
     model = moving.settle()
-    changed = share_changed(numbers, sampled(model)) if prints(model) != before else None
+    looked_at = model if apart is None else apart
+    changed = share_changed(numbers, sampled(looked_at)) if prints(looked_at) != before else None
     check_finite(model, "the unlearned model", DIVERGED)
     probes = memory.get("probes", [])
     chosen = memory.get("chosen") if spec.select == "best" else (probes or [None])[-1]
@@ -158,43 +162,6 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
         form=manner.form,
         certificate=certified,
         lost_perturbation=_mean_of(log, LOST) if looked else None,
-    )
-
-
-def prints(model: PreTrainedModel) -> list[int]:
-    """Two numbers per weight that tell whether it is the same to the bit: the sums of all its bit
-    patterns and of every second one; of weights in shards those of all ranks together.
-    """
-    kinds = {4: torch.int32, 2: torch.int16}
-    found = []
-    for parameter in model.parameters():
-        bits = local(parameter.data).flatten().view(kinds[parameter.element_size()])
-        second = bits[offset(parameter.data) % 2 :: 2]
-        found += [int(b.sum(dtype=torch.int64)) for b in (bits, second)]
-    return counts(found) if in_shards(model.parameters()) else found
-
-
-def sampled(model: PreTrainedModel) -> list[Tensor]:
-    """Some numbers of every weight, spread evenly: at most about ``SAMPLED`` of each; of weights in
-    shards all ranks' on the first one.
-    """
-    found = []
-    for parameter in model.parameters():
-        every = max(1, parameter.numel() // SAMPLED)
-        first_of_all = -offset(parameter.data) % every
-        found.append(local(parameter.data).flatten()[first_of_all::every].clone())
-    if not in_shards(model.parameters()):
-        return found
-    rows = rows_of(found)
-    return [own.joined(values) for own, values in zip(rows, found, strict=True)]
-
-
-def share_changed(before: list[Tensor], after: list[Tensor]) -> float:
-    """The share of sampled numbers that are others than before, every weight counting by its
-    sample, 0 to 1.
-    """
-    return sum(int((a != b).sum()) for a, b in zip(before, after, strict=True)) / sum(
-        a.numel() for a in before
     )
 
 

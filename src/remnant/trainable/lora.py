@@ -14,9 +14,10 @@ from transformers.pytorch_utils import Conv1D
 from remnant.adapterfiles import WEIGHTS
 from remnant.errors import UserError
 from remnant.functional.patterns import chosen
-from remnant.functional.touched import LEFT_ALONE
+from remnant.functional.touched import LEFT_ALONE, kind_of
 from remnant.model.adapter import peft_library
 from remnant.model.load import matrices
+from remnant.model.nf4 import dense, is_packed, packed, unpack
 from remnant.ranks import count, fill, told
 from remnant.records import LoraResult, LoraSpec
 from remnant.trainable.parts import Part
@@ -62,6 +63,7 @@ def adapted(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Trainable:
     factors = {name: p for name, p in model.named_parameters() if ".lora_" in name}
     parts = [Part(parameter) for parameter in factors.values()]
     release(model, parts)
+    base = "nf4" if packed(model) else None
 
     def state() -> State:
         return {name: p.detach() for name, p in factors.items()} | {DROPOUT: noise.get_state()}
@@ -75,12 +77,16 @@ def adapted(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Trainable:
             fill(parameter, state.get(name))
 
     def settle() -> PreTrainedModel:
+        if base and spec.save == "adapter":
+            return model
         for layer in layers:
             _merge(layer)
         merged: PreTrainedModel = wrapped.unload()
+        unpack(merged)
         return merged
 
-    found = LoraResult(layers=len(layers), parameters=sum(p.numel() for p in factors.values()))
+    size = sum(p.numel() for p in factors.values())
+    found = LoraResult(layers=len(layers), parameters=size, base=base)
     apart = (lambda out: write(wrapped, out)) if spec.save == "adapter" else None
     return Trainable(model, parts, state, restore, settle, None, found, "fp32", apart)
 
@@ -93,7 +99,9 @@ def linear_layers(model: PreTrainedModel, patterns: Iterable[str] = ()) -> list[
     """
     named = list(patterns)
     skip = tuple({*LEFT_ALONE} - {"lm_head"}) if named else LEFT_ALONE
-    names = [
+    sizes = {name: (m.out_features, m.in_features) for name, m in packed(model).items()}
+    names = [name for name, size in sizes.items() if kind_of(f"{name}.weight", size) not in skip]
+    names += [
         matrix.name.removesuffix(".weight")
         for matrix in matrices(model, skip)
         if matrix.name.endswith(".weight") and matrix.parameter.ndim == 2
@@ -118,13 +126,29 @@ def _begin(
 
 
 def _merge(layer: Any) -> None:
-    """Add an adapter to the weight under it: in float32, rounded once, one layer at a time."""
+    """Add an adapter to the weight under it: in float32, rounded once, one layer at a time; where
+    that is packed to what it is decoded to.
+    """
+    if is_packed(layer.get_base_layer().weight):
+        layer.base_layer = dense(layer.get_base_layer())
+        plain, update = layer.base_layer.weight, layer.get_delta_weight(NAME)
+        plain.data = (plain.data.float() + update).to(plain.dtype)
+        return
     weight = layer.get_base_layer().weight
     dtype = weight.dtype
     weight.data = weight.data.float()
     layer.merge()
     weight = layer.get_base_layer().weight
     weight.data = weight.data.to(dtype)
+
+
+def adapters_apart(moving: Trainable) -> nn.Module | None:
+    """The adapters of a run that saves them alone beside packed layers, which are never merged;
+    None for any other.
+    """
+    if moving.apart is None or not packed(moving.model):
+        return None
+    return nn.ParameterList(part.parameter for part in moving.parts)
 
 
 class Dropout(nn.Module):

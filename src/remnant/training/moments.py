@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from remnant.errors import UserError
-from remnant.formats.bitsandbytes import FOUR_BIT
+from remnant.model.nf4 import bitsandbytes
 from remnant.records import OptimSpec
 
 # What torch's AdamW calls them.
@@ -24,12 +23,16 @@ def adamw(moved: nn.Parameter, spec: OptimSpec, fused: bool) -> torch.optim.Opti
 
     Raises:
         UserError: bitsandbytes is asked for and missing.
+
+    Source of the latter: Dettmers et al. 2021 (arXiv 2110.02861), codes in blocks of 256; parts of
+    less than 4096 numbers keep float32.
     """
     rates: dict[str, Any] = {
         "lr": spec.lr, "weight_decay": spec.weight_decay, "betas": (0.9, spec.beta2)
     }  # fmt: skip
     if spec.moments == "8bit":
-        found: torch.optim.Optimizer = _eight_bit()([moved], **rates)
+        library: Any = bitsandbytes()
+        found: torch.optim.Optimizer = library.optim.AdamW8bit([moved], **rates)
         return found
     return torch.optim.AdamW([moved], **rates, fused=fused)
 
@@ -53,16 +56,3 @@ def _each(optimizer: torch.optim.Optimizer, made: Callable[[Tensor], Tensor]) ->
         for name in NAMES:
             if name in state:
                 state[name] = made(state[name])
-
-
-def _eight_bit() -> Any:
-    """Source: Dettmers et al. 2021 (arXiv 2110.02861): codes of 8 bits in blocks of 256; parts of
-    less than 4096 numbers keep float32.
-    """
-    try:
-        import bitsandbytes.optim as library
-    except ImportError as error:
-        raise UserError(
-            "Moments of 8 bits need bitsandbytes, which is not installed.", FOUR_BIT.install
-        ) from error
-    return library.AdamW8bit

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from remnant.errors import UserError
 from remnant.functional.survival import FEW
 from remnant.functional.weights import movable, stochastic_round
-from remnant.model.load import in_dtype
+from remnant.model.load import in_dtype, open_model
 from remnant.model.spread import open_spread
 from remnant.ranks import Rows, average, count, local, rows_of, told, total
-from remnant.records import OptimSpec, SignSpec, Weights, ZerothSpec
+from remnant.records import OptimSpec, SignSpec, Weights, ZerothSpec, packs
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import Trainable
 from remnant.training.moments import adamw, narrow, widen
@@ -247,9 +248,14 @@ def opened(source: str, device: str, spec: OptimSpec) -> tuple[PreTrainedModel, 
         The model, and what makes it a plain one on the first rank (``ranks.spread``).
 
     Raises:
-        UserError: as ``open_spread``.
+        UserError: as ``open_spread``; packed layers on several ranks.
     """
-    model, collect = open_spread(source, device, storage_dtype(spec.weights))
+    dtype = storage_dtype(spec.weights)
+    if packs(spec.train):
+        if count() > 1:
+            raise UserError("Packed layers are not divided.", "Leave base out, or devices.")
+        return open_model(source, device, dtype=dtype, pack=True), lambda: None
+    model, collect = open_spread(source, device, dtype)
     return in_regime(model, spec), collect
 
 
