@@ -173,7 +173,8 @@ def test_the_forecast_counts_what_is_held(weights: Any, folder_of: Save) -> None
         for save in ("merged", "adapter")
     )
     model, _ = opened(str(folder_of(tiny_model(), "plain")), "cpu", spec)
-    scales = sum(layer.weight.quant_state.absmax.nbytes for layer in nf4.packed(model).values())
+    packed: list[Any] = [layer.weight for layer in nf4.packed(model).values()]
+    scales = sum(weight.quant_state.absmax.nbytes for weight in packed)
     held = scales + sum(p.nbytes for p in model.parameters())
     assert of_weights(SHAPE, spec) == held
     adapters = attach(model, spec).model

@@ -24,7 +24,8 @@ def choices(shape: Shape, spec: OptimSpec, text: Text) -> Iterator[Choice]:
     """Ways to run the same steps, each in less memory than those before, or at a greater price."""
     for settings, why, changes in _changes(spec):
         other = spec.model_copy(update=changes)
-        own = text._replace(batch=min(text.batch, other.batch_size))
+        by_tokens = getattr(spec, "batch_tokens", None)
+        own = text if by_tokens else text._replace(batch=min(text.batch, other.batch_size))
         yield Choice(settings, why, other, own, peak(shape, other, own))
 
 
@@ -34,7 +35,8 @@ def _changes(spec: OptimSpec) -> Iterator[tuple[tuple[str, ...], str, dict[str, 
     told: tuple[str, ...] = ("checkpointing=true",)
     if not spec.checkpointing:
         yield told, "the same bits; blocks are computed twice, a third more time", again
-    if spec.batch_size > 1 and getattr(spec, "robust", None) is None:
+    divided = getattr(spec, "robust", None) is None and not getattr(spec, "batch_tokens", None)
+    if spec.batch_size > 1 and divided:
         size = spec.batch_size * spec.accumulate
         again = again | {"batch_size": 1, "accumulate": size}
         told = (*told, "batch_size=1", f"accumulate={size}")

@@ -169,7 +169,8 @@ def text_of(store: Store, node: Node, spec: TrainSpec | UnlearnSpec) -> Text:
     readings = {r for term in term_specs(spec) for r in loss_reads(term)}
     lengths = _lengths(store, node.inputs["corpus"], spec)
     longest = max([n for own in lengths.values() for n in own], default=spec.max_tokens)
-    seen = spec.steps * spec.batch_size * spec.accumulate * longest
+    batch = max(1, spec.batch_tokens // longest) if spec.batch_tokens else spec.batch_size
+    seen = spec.steps * batch * spec.accumulate * longest
     cached = 0
     for side in sorted({r.side for r in readings}):
         still = [r for r in readings if r.side == side and r.model != "policy"]
@@ -181,7 +182,7 @@ def text_of(store: Store, node: Node, spec: TrainSpec | UnlearnSpec) -> Text:
     compared = {r.side for r in readings if r.what == "view" and r.model != "policy"}
     early = bool(compared - {"retain"})
     forget = sum(lengths["forget"]) if lengths else seen
-    found = Text(spec.batch_size, longest, passes, cached, bool(compared), early=early)
+    found = Text(batch, longest, passes, cached, bool(compared), early=early)
     return found._replace(forget=forget)
 
 

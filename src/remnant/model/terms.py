@@ -15,8 +15,9 @@ from remnant.functional.pieces import Head
 from remnant.functional.robust import leaning_mean
 from remnant.functional.view import IGNORED, View
 from remnant.methods import loss, loss_reads, term_specs
+from remnant.model.batches import Batches, Tokens, batches_of
 from remnant.model.blocks import forward
-from remnant.model.data import Batch, turns
+from remnant.model.data import Batch
 from remnant.model.examples import Pool, batch_of
 from remnant.model.head import trained_head
 from remnant.model.reference import Reference, build
@@ -135,34 +136,58 @@ def make_loss(
     model: PreTrainedModel,
     terms: list[Term],
     groups: Mapping[str, Group],
-    batch_size: int,
+    batch: int | Tokens,
     pad: int,
     weigh: Callable[[Term, int], float] = lambda term, micro: term.weight,
 ) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
     """The function that the training loop calls with a micro-step: it gives the weighted sum of the
-    terms and its parts. ``weigh``: the weight of a term in a micro-step.
+    terms and its parts. ``batch``: how many texts of a side, or tokens. ``weigh``: the weight of a
+    term in a micro-step.
+
+    Raises:
+        UserError: batches by tokens, and a text that is longer, or a term that reads texts of two
+            sides, or beside others, which then are not as many.
     """
+    for term in terms if isinstance(batch, Tokens) else ():
+        sides = {r.side for r in term.reads}
+        if sides != {leader(next(iter(sides)))}:
+            raise UserError(
+                f"{term.label} reads texts beside others, as many of the ones as of the others.",
+                "Set batch_size instead of batch_tokens.",
+            )
     functions = [(term, term.load()) for term in terms]
     read = _only_read(groups, terms)
+    batches = {name: _batches(group, name, batch) for name, group in read.items() if group.streams}
     head = trained_head(model)
     said = Reading("forget", "policy", "view")
 
     def loss_at(micro: int) -> tuple[Tensor, dict[str, float]]:
         values: Values = {}
-        for group in read.values():
-            shown = turns(group.size, batch_size, micro, group.seed)
-            values |= _read(model, group, own(shown), pad, head)
+        shown = {name: found.shown(micro) for name, found in batches.items()}
+        for name, turns in shown.items():
+            values |= _read(model, read[name], own(turns), pad, head)
         parts: dict[str, float] = {}
         total = torch.zeros((), device=model.device)
         for term, function in functions:
-            value = term.average(gathered(function(values), batch_size))
+            side = leader(term.reads[0].side)
+            mean = term.average(gathered(function(values), len(shown[side])))
+            value = mean * batches[side].share(micro)
             total = total + weigh(term, micro) * value
             parts[term.label] = value.item()
         if isinstance(view := values.get(said), View):
-            parts["forget_nll"] = gathered(view.nll(), batch_size).mean().item()
+            mean = gathered(view.nll(), len(shown["forget"])).mean()
+            parts["forget_nll"] = mean.item() * batches["forget"].share(micro)
         return total, parts
 
     return loss_at
+
+
+def _batches(group: Group, name: str, batch: int | Tokens) -> Batches:
+    """Of the side that leads a group."""
+    stream = group.streams.get(name)
+    # Where only what stands beside it is read, batches are by texts and nothing hangs on lengths.
+    lengths = [len(e.ids) for e in stream.pool.examples] if stream else [0] * group.size
+    return batches_of(batch, lengths, group.seed)
 
 
 def reads_forget_only(term: Term) -> bool:

@@ -80,7 +80,9 @@ class UnlearnSpec(OptimSpec):
     these, retain terms too. ``promise``: at the end the update is moved into few weights, whose
     codes then differ from the target's under all of these, with a certificate (docs/lasting.md).
     ``reference_gb``: what the target says of the texts is kept in memory up to so many GB, the rest
-    in files that are mapped.
+    in files that are mapped. ``batch_tokens``: in the place of ``batch_size``, texts are taken in
+    order while rows times the longest of them stay within so many tokens; every text of a step
+    counts alike.
     """
 
     method: str | None = None
@@ -98,6 +100,7 @@ class UnlearnSpec(OptimSpec):
     retain: tuple[Literal["retain1", "retain2"], ...] | None = None
     max_tokens: Positive = 2048
     pack_tokens: Positive | None = None
+    batch_tokens: Positive | None = None
     probe_every: Positive = 5
     select: Literal["best", "last"] = "best"
     utility_floor: Share = 0.95
@@ -124,6 +127,15 @@ class UnlearnSpec(OptimSpec):
                 "robust weighs the texts of a batch against each other, which parts of a batch "
                 "cannot; leave accumulate at 1 and raise batch_size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _by_texts_or_tokens(self) -> "UnlearnSpec":
+        usual = type(self).model_fields["batch_size"].default
+        if self.batch_tokens and self.batch_size != usual:
+            raise ValueError("batches are by texts or by tokens; leave out one of batch_*")
+        if self.batch_tokens and self.alternatives:
+            raise ValueError("alternatives stand beside a fixed number of texts; set batch_size")
         return self
 
     @model_validator(mode="after")

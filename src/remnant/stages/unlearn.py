@@ -21,6 +21,7 @@ from remnant.durable import is_whole, tell
 from remnant.errors import UserError
 from remnant.evaluate.items import AS_PUBLISHED, Manner, alone_of, chat_of, manner_of
 from remnant.metrics import Role
+from remnant.model.batches import Tokens
 from remnant.model.blocks import said
 from remnant.model.changes import prints, sampled, share_changed
 from remnant.model.data import Batch
@@ -97,13 +98,14 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
             ),
             "Lower unlearn's max_tokens, so that texts are cut.",
         )
+    batch, size = batches_by(spec, longest)
     other = reinforced(inputs.get("reinforced"), model, spec)
     beside = Beside(other, Shelf(out, spec.reference_gb * 1e9))
     streams = make_streams(model, terms, pools, pad, spec.seed, beside)
     del other, beside
     probe = make_probe(model, tokenizer, corpus, manner)
     moving = trained_on_grids(
-        attach(model, spec, lambda: forget_losses(model, terms, streams, spec.batch_size, pad)),
+        attach(model, spec, lambda: forget_losses(model, terms, streams, size, pad)),
         spec,
     )
     apart = adapters_apart(moving)
@@ -116,11 +118,11 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     if best.exists() and not is_whole(best):
         _start_afresh(out)
     log = out / "steps.jsonl"
-    dual = make_dual(model, spec, terms, streams, pad, log)
+    dual = make_dual(model, spec.model_copy(update={"batch_size": size}), terms, streams, pad, log)
     loss_at = losses_of(
-        spec, terms, lambda own: make_loss(model, own, streams, spec.batch_size, pad, dual.weigh)
+        spec, terms, lambda own: make_loss(model, own, streams, batch, pad, dual.weigh)
     )
-    forget_loss = make_forget_loss(model, pools["forget"], spec.batch_size, pad)
+    forget_loss = make_forget_loss(model, pools["forget"], size, pad)
     after_step = _watch(spec, moving, probe, forget_loss, best)
     steps, memory = fit(moving, spec, loss_at, out, work, after_step)
     kept_best = spec.select == "best" and "chosen" in memory
@@ -163,6 +165,13 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
         certificate=certified,
         lost_perturbation=_mean_of(log, LOST) if looked else None,
     )
+
+
+def batches_by(spec: UnlearnSpec, longest: int) -> tuple[int | Tokens, int]:
+    """How batches are cut, and how many texts are read at a time where all of them are."""
+    if spec.batch_tokens is None:
+        return spec.batch_size, spec.batch_size
+    return Tokens(spec.batch_tokens, spec.accumulate), max(1, spec.batch_tokens // longest)
 
 
 def ended(
