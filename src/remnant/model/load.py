@@ -118,8 +118,8 @@ def open_model(
         if stored and not packed:
             width = nf4.BYTES if pack else dtype.itemsize * (share_here() if divide else 1)
             check_size(config, stored, source, own_code, width)
-        more: dict[str, Any] = nf4.settings(device, dtype) if pack else {}
-        if packed:
+        more: dict[str, Any] = {"quantization_config": nf4.settings(dtype)} if pack else {}
+        if packed or pack:
             # Packed weights are unpacked where they are to stay.
             more["device_map"] = device
         if packed and packed.key in DECODED_AT_OPENING:

@@ -33,12 +33,11 @@ def bitsandbytes() -> ModuleType:
     return found
 
 
-def settings(device: str, dtype: torch.dtype) -> dict[str, Any]:
+def settings(dtype: torch.dtype) -> BitsAndBytesConfig:
     """What transformers is told to pack every linear layer but the output head while it opens a
     model, one after the other.
 
     Args:
-        device: where weights are packed, since they do not move well later.
         dtype: in which packed layers compute.
 
     Raises:
@@ -48,10 +47,9 @@ def settings(device: str, dtype: torch.dtype) -> dict[str, Any]:
     the blocks' scales keep float32.
     """
     bitsandbytes()
-    config = BitsAndBytesConfig(
+    return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
     )
-    return {"quantization_config": config, "device_map": device}
 
 
 def packed(model: nn.Module) -> dict[str, nn.Linear]:
