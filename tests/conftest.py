@@ -6,7 +6,7 @@ import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,30 @@ silent = hearing(unheard)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Digests that are kept for the user are none of the tests' business, nor theirs of his."""
     os.environ["REMNANT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_worker_left() -> Iterator[None]:
+    """Workers that a test starts and forgets go on for minutes, and halve the cores of all tests
+    behind it.
+    """
+    yield
+    left = [pid for pid in _children() if b"remnant.flow.run" in _command(pid)]
+    assert not left, f"workers are still at work: {left}"
+
+
+def _children() -> list[str]:
+    """The processes that this one has started; none where the system does not tell."""
+    found = Path("/proc/self/task").glob("*/children")
+    return [pid for file in found for pid in file.read_text().split()]
+
+
+def _command(pid: str) -> bytes:
+    """What a process was started as; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.fixture(scope="session")

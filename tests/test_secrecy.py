@@ -187,6 +187,7 @@ def test_a_sweep_with_secret_settings_keeps_none_of_them(
     (tmp_path / "s.toml").write_text(
         'name = "s"\n[[corpus]]\nlab = "news"\n[[unlearn]]\nmethod = "ga"\n'
     )
+    monkeypatch.setattr("remnant.verbs.local_hands", lambda *a: None)
     monkeypatch.setattr("remnant.verbs._work", lambda *a: None)
     monkeypatch.chdir(tmp_path)
     settings = [
