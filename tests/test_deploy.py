@@ -298,7 +298,7 @@ def test_what_no_runtime_opens_is_refused(folders: dict[str, Path], tmp_path: Pa
         ("gguf-q8_0", "llamacpp", "llama_cpp"),
         ("ao-int4", "torchao", "torchao.quantization"),
         ("hqq4", "hqq", "hqq.core.quantize"),
-        ("bnb-nf4", "bitsandbytes", "bitsandbytes.functional"),
+        ("bnb-nf4", "bitsandbytes", "bitsandbytes"),
         ("ct-w4a16", "oneshot", "llmcompressor"),
     ],
 )
