@@ -32,6 +32,7 @@ from remnant.tuning.search import (
     searched_all,
     settings_of,
     spaces,
+    with_drawn,
 )
 from remnant.tuning.spaces import Span
 from remnant.tuning.told import telling
@@ -144,7 +145,7 @@ def run_of(found: Searched, weights: str, stop: Stop) -> dict[str, Any]:
     fixed = settings_of(found.method, Question(settings=COMMON))
     own = {name: value for name, value in found.best.drawn.items() if name != "steps"}
     return {
-        **fixed, **own, **WEIGHTS[weights], **stop.settings,
+        **with_drawn(fixed, own), **WEIGHTS[weights], **stop.settings,
         "name": f"{found.method} {weights}", "method": found.method, "steps": MOST_STEPS,
         "probe_every": 3, "select": "last", "stop_utility": 0.5,
     }  # fmt: skip

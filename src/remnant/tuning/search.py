@@ -139,13 +139,22 @@ def spec_of(method: str, question: Question, drawn: Mapping[str, float]) -> Unle
     Raises:
         UserError: a setting is wrong.
     """
-    told = settings_of(method, question) | {"method": method}
+    told = with_drawn(settings_of(method, question) | {"method": method}, drawn)
+    return parse(UnlearnSpec, told, f"tune {method}")
+
+
+def with_drawn(told: dict[str, object], drawn: Mapping[str, float]) -> dict[str, object]:
+    """Settings of a run with what was drawn, params among the method's own.
+
+    >>> with_drawn({"params": {"layer": 1}}, {"lr": 1e-3, "params.scale": 6.5})
+    {'params': {'layer': 1, 'scale': 6.5}, 'lr': 0.001}
+    """
     params = {n.removeprefix("params."): v for n, v in drawn.items() if n.startswith("params.")}
     told |= {name: value for name, value in drawn.items() if not name.startswith("params.")}
     given = told.get("params", {})
     if params and isinstance(given, dict):
         told["params"] = given | params
-    return parse(UnlearnSpec, told, f"tune {method}")
+    return told
 
 
 def spaces(store: Store, target: Input, question: Question) -> dict[str, dict[str, Span]]:
