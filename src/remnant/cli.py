@@ -24,6 +24,7 @@ from remnant.options import (
     devices_option,
     dtype_option,
     estimate_option,
+    out_option,
     set_option,
     stop_option,
     store_option,
@@ -332,7 +333,7 @@ def measure(
     ),
 )
 @stop_option
-@click.option("--out", default="audit", show_default=True, help="Folder of the report.")
+@out_option("audit")
 @dtype_option
 @dequantize_option
 @trust_option
@@ -346,7 +347,7 @@ def audit(
     retrain: str | None,
     data: str,
     variants: tuple[str, ...],
-    out: str,
+    out: Path,
     **rest: Any,
 ) -> int | None:
     """Did it stay forgotten? Exit code 0: yes, by every test; 3: no.
@@ -363,7 +364,7 @@ def audit(
         retrain,
         data,
         variants,
-        Path(out),
+        out,
         (*rule, *rest["settings"]),
         rest["dequantize"],
     )
@@ -394,9 +395,7 @@ def audit(
         "Try the grids on all entries of large weights too, not on a sample of two million of each."
     ),
 )
-@click.option(
-    "--out", type=Path, default=Path("prediction"), show_default=True, help="Folder of the report."
-)
+@out_option("prediction")
 @click.option(
     "--lr",
     type=float,
@@ -446,7 +445,7 @@ def predict(
     metavar="ADDRESS",
     help="Run on a cluster of Ray: its HOST:PORT, or auto for the one that this machine is in.",
 )
-@click.option("--out", type=Path, help="Folder of the report.")
+@out_option()
 @click.option(
     "--examples",
     is_flag=True,
@@ -469,7 +468,7 @@ def run(sweep: str, settings: tuple[str, ...], store_path: str, **options: Any) 
 @main.command()
 @click.argument("name", default="thresholds")
 @click.option("--workers", default=0, help="Processes side by side; 0 chooses.")
-@click.option("--out", type=Path, help="Folder of the report.")
+@out_option()
 @trust_option
 @verify_option
 @set_option
@@ -528,7 +527,7 @@ def show(artefact: str, store_path: str) -> int | None:
 
 @main.command()
 @click.argument("name")
-@click.option("--out", type=Path, help="Folder of the report.")
+@out_option()
 @click.option(
     "--examples",
     is_flag=True,
@@ -572,7 +571,7 @@ def score(
 
 @main.command()
 @click.argument("folders", nargs=-1, required=True, type=Path)
-@click.option("--out", type=Path, default=Path("lineage"), show_default=True, help="Its page.")
+@out_option("lineage")
 @click.option("--json", "json_out", type=Path, help="Also write what was found to this file.")
 @_guarded
 def lineage(folders: tuple[Path, ...], out: Path, json_out: Path | None) -> int | None:

@@ -1,8 +1,19 @@
 """The options that several commands have. Nothing but click is imported until one is given."""
 
 import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
+
+
+def out_option(default: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Where a report goes; without a default each run knows its own place."""
+    return click.option(
+        "-o", "--out", type=Path, default=default, show_default=True, help="Folder of the report."
+    )
+
 
 store_option = click.option(
     "--store",

@@ -53,7 +53,6 @@ from remnant.report import runs, table, terminal
 from remnant.report.pooled import over_seeds
 from remnant.secrecy import redacted
 
-MEASURE = "Whether anything is forgotten in full precision, only `audit` tells."
 GONE, NOT_GONE, OPEN = 0, 3, 4
 
 
@@ -326,7 +325,7 @@ def predict(
             ),
         )
     terminal.console().print(shown)
-    terminal.console().print(escape(f"{found.verdict} {MEASURE}"), highlight=False)
+    terminal.console().print(escape(f"{found.verdict} {prediction.MEASURE}"), highlight=False)
     for note in found.notes:
         terminal.console().print(escape(note), highlight=False)
     terminal.console().print(

@@ -17,6 +17,8 @@ from remnant.report import notebook
 from remnant.report.charts import layer_heat_map
 
 PREDICTION_SCHEMA = 1
+# What a forecast does not say.
+MEASURE = "Whether anything is forgotten in full precision, only `audit` tells."
 
 
 class Prediction(NamedTuple):
@@ -151,7 +153,7 @@ def write(found: Prediction, out: Path) -> Path:
         page = (
             notebook.environment()
             .get_template("prediction.html.j2")
-            .render(found=found, heat_map=layer_heat_map(found.layers))
+            .render(found=found, measure=MEASURE, heat_map=layer_heat_map(found.layers))
         )
         (out / "prediction.html").write_text(page, encoding="utf-8")
     return out / "prediction.html"

@@ -198,6 +198,11 @@ def _deployed(store: Store, folder: Path, own: Sequence[Measured]) -> tuple[str,
             f"{folder} has no record of remnant deploy (remnant.json).",
             "Name a folder that it wrote.",
         ) from error
+    if record.stage != "deploy":
+        raise UserError(
+            f"{folder} was made by remnant {record.stage}, and not by remnant deploy.",
+            "Name a folder that deploy wrote.",
+        )
     made = store.checked(f"deploy-{record.key}")
     files = {name: file.sha256 for name, file in made.files.items()}
     if wrong := differences(files_of(folder), files):
