@@ -3,12 +3,14 @@
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
 
+F = TypeVar("F", bound=Callable[..., object])
 
-def out_option(default: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+
+def out_option(default: str | None = None) -> Callable[[F], F]:
     """Where a report goes; without a default each run knows its own place."""
     return click.option(
         "-o", "--out", type=Path, default=default, show_default=True, help="Folder of the report."
