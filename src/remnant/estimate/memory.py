@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 from remnant.estimate.shape import Shape
+from remnant.formats.bitsandbytes import OPENED_BLOCK
 from remnant.functional.patterns import chosen
 from remnant.records import (
     ByLoraSpec,
@@ -143,13 +144,13 @@ def width_of(spec: OptimSpec) -> int:
 
 def of_weights(shape: Shape, spec: OptimSpec) -> int:
     """Bytes of a model's own weights while it is trained: linear layers that are packed take half a
-    byte and a scale of 4 bytes for every 64.
+    byte and a scale of 4 bytes for every block.
     """
     width = width_of(spec)
     if not packs(spec.train):
         return width * shape.weights
     linear = shape.layers * shape.block
-    return linear // 2 + 4 * linear // 64 + width * (shape.weights - linear)
+    return linear // 2 + 4 * linear // OPENED_BLOCK + width * (shape.weights - linear)
 
 
 def kept_by_a_block(shape: Shape, text: Text, width: int, adapters: int = 0) -> int:

@@ -6,7 +6,7 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -204,21 +204,22 @@ def left_of_each(
     for piece in pieces:
         if store.has(piece.name):
             times.setdefault(piece.stage, []).append(_seconds(store, piece.name))
-    states = in_hand(store, [piece.name for piece in todo])
+    said = _said(store, (piece.name for piece in todo))
+    shares = {name: min(1.0, s.done / s.total) for name, s in said.items() if s.total}
     going = {
         name: rest
-        for name, state in states.items()
+        for name, state in _fresh(said).items()
         if (rest := paced(name, state.done, state.total)) is not None
     }
     wholes: dict[str, list[float]] = {}
     for piece in todo:
-        share = _share(store.scratch(piece.name))
+        share = shares.get(piece.name, 0.0)
         if piece.name in going and share < 1:
             wholes.setdefault(piece.stage, []).append(going[piece.name] / (1 - share))
     left = {}
     for piece in todo:
         known = times.get(piece.stage) or wholes.get(piece.stage) or [GUESS[piece.stage]]
-        rest = sum(known) / len(known) * (1 - _share(store.scratch(piece.name)))
+        rest = sum(known) / len(known) * (1 - shares.get(piece.name, 0.0))
         left[piece.name] = going.get(piece.name, rest)
     return left
 
@@ -227,11 +228,6 @@ def left_of_each(
 def _seconds(store: Store, name: str) -> float:
     """How long a finished piece took; read once, since it never changes."""
     return store.manifest(name).seconds
-
-
-def _share(scratch: Path) -> float:
-    state = _state(scratch)
-    return min(1.0, state.done / state.total) if state and state.total else 0.0
 
 
 class State(NamedTuple):
@@ -258,9 +254,19 @@ def in_hand(store: Store, names: Iterable[str]) -> dict[str, State]:
     """What is being made at this moment of some artefacts, by what was said of them not long
     ago.
     """
-    said = {name: _state(store.scratch(name)) for name in names}
+    return _fresh(_said(store, names))
+
+
+def _said(store: Store, names: Iterable[str]) -> dict[str, State]:
+    """What was said last of the artefacts of which something was."""
+    found = {name: _state(store.scratch(name)) for name in names}
+    return {name: state for name, state in found.items() if state}
+
+
+def _fresh(said: Mapping[str, State]) -> dict[str, State]:
+    """What was said not long ago."""
     since = time.time() - STALE_SECONDS
-    return {name: state for name, state in said.items() if state and state.time > since}
+    return {name: state for name, state in said.items() if state.time > since}
 
 
 def watch(
