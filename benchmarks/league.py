@@ -79,6 +79,8 @@ TWELVE = (
 )  # fmt: skip
 # Nats per token of the whole forget text at which every run stops (--level), and the steps for it.
 LEVEL, MOST_STEPS = 1.0, 90
+# What the judge may use: tests on weights are dear.
+ACCESS = "probabilities"
 WEIGHTS: dict[str, dict[str, Any]] = {
     "fp32": {"weights": "fp32"},
     "bf16": {"weights": "bf16", "compute": "fp32"},
@@ -157,6 +159,7 @@ class Order(NamedTuple):
     stop: Stop
     weights: Sequence[str]
     forms: Sequence[str]
+    access: str
 
 
 def league(lab: Lab, searched: Sequence[Searched], order: Order) -> SweepSpec:
@@ -167,6 +170,7 @@ def league(lab: Lab, searched: Sequence[Searched], order: Order) -> SweepSpec:
         "title": f"Every method at its own settings, at {order.stop.words}",
         "seeds": [lab.seed], "corpus": [lab.material], "train": lab.training, "unlearn": runs,
         "quantizers": order.forms, "measure": {"metrics": ASKED, "half": "test"},
+        "rule": {"access": order.access},
     }  # fmt: skip
     return parse(SweepSpec, asked_for, "league")
 
@@ -221,6 +225,7 @@ def main() -> None:
     parser.add_argument("--level", type=float, default=LEVEL, help="forget loss, nats per token")
     parser.add_argument("--known", type=float, help="share of right tokens, in place of --level")
     parser.add_argument("--budget", type=int, default=BUDGET, help="trials of each method")
+    parser.add_argument("--access", default=ACCESS, help='"weights": they learn it again')
     parser.add_argument("--search-only", action="store_true")
     asked_for = parser.parse_args()
     corpora, seeds = listed(asked_for.corpora), range(asked_for.seeds)
@@ -229,7 +234,8 @@ def main() -> None:
     searched = {name: search(store, Lab(name, 0), methods, asked_for.budget) for name in corpora}
     if asked_for.search_only:
         return
-    order = Order(Stop(asked_for.level, asked_for.known), weights, forms)
+    stop = Stop(asked_for.level, asked_for.known)
+    order = Order(stop, weights, forms, asked_for.access)
     sweeps = [league(Lab(name, s), searched[name], order) for name in corpora for s in seeds]
     results = judged(store, sweeps)
     print(page.write(results, store, asked_for.work / "report"))

@@ -4,9 +4,10 @@ python scripts/relearning.py SUMMARY...
 
 SUMMARY: summary.json of an audit or a sweep whose rule has access to weights. Prints for each way
 of relearning the curve of every model over the steps, x100 of the tokens of forget text that was
-not among what is learned; the area over the never-read model's curve as a share of the target's;
-and after how many steps half of what the target knows beyond it is there. In Markdown; the last
-line is one JSON object.
+not among what is learned; the area under it as a multiple of the never-read model's, and the area
+between both as a share of the target's; after how many steps half of what the target knows beyond
+it is there, and that as a multiple of the never-read model's steps. In Markdown; the last line is
+one JSON object: both areas of every run.
 """
 
 import json
@@ -50,27 +51,41 @@ def table(found: Curves, test: str) -> Iterator[str]:
     target, unread = found[TARGET][test], found[UNREAD][test]
     level = (target[0] + unread[0]) / 2
     heads = [f"{step} steps" for step in ALL_STEPS]
-    yield f"| model | {' | '.join(heads)} | area | half after |"
-    yield "|---" * (len(heads) + 3) + "|"
+    heads += ["area, x unread", "of the target's", "half after", "x unread"]
+    yield f"| model | {' | '.join(heads)} |"
+    yield "|---" * (len(heads) + 1) + "|"
+    steps = steps_until(ALL_STEPS, unread, level)
     for model in (UNREAD, *(m for m in found if m not in (UNREAD, TARGET)), TARGET):
         own = found[model][test]
         shown = " | ".join(f"{value:.1f}" for value in own)
         needed = steps_until(ALL_STEPS, own, level)
         half = f"> {STEPS[-1]}" if math.isinf(needed) else f"{needed:.0f}"
-        yield f"| {model} | {shown} | {area(own, target, unread):.2f} | {half} |"
+        times = "" if math.isinf(needed) or math.isinf(steps) else f"{needed / steps:.2f}"
+        areas = f"{ratio(own, unread):.2f} | {area(own, target, unread):.2f}"
+        yield f"| {model} | {shown} | {areas} | {half} | {times} |"
 
 
 def area(own: Sequence[float], target: Sequence[float], unread: Sequence[float]) -> float:
     """The area between a curve and the never-read model's, over that between the target's and
     it.
     """
-    high, full, low = (float(height(ALL_STEPS, np.array([c]).T)[0]) for c in (own, target, unread))
+    high, full, low = map(under, (own, target, unread))
     return (high - low) / (full - low)
+
+
+def ratio(own: Sequence[float], unread: Sequence[float]) -> float:
+    """The area under a curve as a multiple of that under the never-read model's."""
+    return under(own) / under(unread)
+
+
+def under(curve: Sequence[float]) -> float:
+    """The area under a curve, over the length of the axis."""
+    return float(height(ALL_STEPS, np.array([curve]).T)[0])
 
 
 def main(paths: Sequence[str]) -> None:
     """Print all tables."""
-    areas: dict[str, float] = {}
+    areas: dict[str, tuple[float, float]] = {}
     for path in paths:
         cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
         for group in dict.fromkeys((cell["corpus"], cell["seed"]) for cell in cells):
@@ -83,13 +98,11 @@ def main(paths: Sequence[str]) -> None:
                 print("\n".join(table(found, test)))
                 target, unread = found[TARGET][test], found[UNREAD][test]
                 judged = (m for m in found if m not in (TARGET, UNREAD))
-                areas |= {
-                    f"{path}: {group[0]}, {group[1]}, {m}, {test}": area(
-                        found[m][test], target, unread
-                    )
-                    for m in judged
-                }
-    print(json.dumps({name: round(value, 3) for name, value in areas.items()}))
+                for model in judged:
+                    curve = found[model][test]
+                    both = ratio(curve, unread), area(curve, target, unread)
+                    areas[f"{group[0]}, {group[1]}, {model}, {test}"] = both
+    print(json.dumps({name: [round(v, 3) for v in both] for name, both in areas.items()}))
 
 
 if __name__ == "__main__":
