@@ -62,6 +62,12 @@ OPTIONS = (
         "a cell to spare; `certificate.json`",
         "own derivation, `functional/cells.py`",
     ),
+    (
+        "`shrink_perturb = 0.6`",
+        "before the first step (1 - a) w + a 0.1 X in the place of w, X as in a fresh model; terms "
+        'read the target as it was: distilling an unlearned model (`terms = [{use = "klr"}]`)',
+        "arXiv 2506.06278 (a 0.2 to 0.8, scale 0.1)",
+    ),
 )
 # Ways of making a step of a loss, by `update`.
 UPDATES = (

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remnant.errors import UserError
-from remnant.functional.noise import noise
+from remnant.functional.noise import noise, shrink_and_perturb
 from remnant.methods import step
 from remnant.model.load import matrices, open_model
 from remnant.stages import transform
@@ -64,3 +64,17 @@ def test_a_model_gets_the_same_noise_as_its_target(
         noisy = open_model(str(out))
         added.append({m.name: m.parameter - plain[m.name] for m in matrices(noisy)})
     assert all(torch.allclose(added[0][n], added[1][n], atol=1e-6) for n in added[0])
+
+
+def test_noise_in_the_place_of_what_a_weight_lost() -> None:
+    weight = torch.randn(30, 50, generator=generator(0))
+    made = shrink_and_perturb(weight, generator(1), share=0.4, scale=0.5)
+    draws = generator(1)
+    reach = (6 / (30 + 50)) ** 0.5
+    uniform = torch.rand(30, 50, generator=draws) * 2 * reach - reach
+    assert torch.allclose(made, 0.6 * weight + 0.4 * 0.5 * uniform, rtol=1e-6, atol=1e-7)
+    assert torch.equal(shrink_and_perturb(weight, generator(1), share=0.0), weight)
+    gone = shrink_and_perturb(weight, generator(1), share=1.0, scale=1.0)
+    assert float(gone.abs().max()) <= reach
+    assert abs(float(gone.std()) - reach / 3**0.5) < 0.02 * reach
+    assert torch.equal(shrink_and_perturb(weight[0], generator(1), share=0.5), weight[0] / 2)

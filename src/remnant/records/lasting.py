@@ -57,6 +57,25 @@ def fault_of_lasting(train: Any, grids: Any, promise: Any) -> str | None:
     return None
 
 
+def fault_of_perturbed(train: Any, promise: Any, forget_loss: float | None) -> str | None:
+    """Why a start from weights that are shrunk and perturbed does not go with a run; None where it
+    does.
+    """
+    if forget_loss is not None:
+        return "a perturbed model begins above every forget loss; leave stop_forget_loss out"
+    if promise:
+        return (
+            "a promise gives most weights back to the target, from which shrink_perturb takes "
+            "them; leave one out"
+        )
+    if not isinstance(train, str | tuple):
+        return (
+            "shrink_perturb moves whole weights, and this run parts of them or an adapter; set "
+            'train to "matrices" or "all"'
+        )
+    return None
+
+
 class Kept(Record):
     """What was checked of one promised grid, by rounding target and result again.
 

@@ -5,7 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from remnant.records.base import Positive, Record, Share, circumstance
-from remnant.records.lasting import Certificate, Grids, Promise, fault_of_lasting
+from remnant.records.lasting import (
+    Certificate,
+    Grids,
+    Promise,
+    fault_of_lasting,
+    fault_of_perturbed,
+)
 from remnant.records.train import OptimSpec
 from remnant.records.trainable import Chosen, LoraResult
 from remnant.records.update import fault_of_grids
@@ -79,10 +85,11 @@ class UnlearnSpec(OptimSpec):
     ``grids``: every step takes the mean of its loss at the weights and at their rounding to one of
     these, retain terms too. ``promise``: at the end the update is moved into few weights, whose
     codes then differ from the target's under all of these, with a certificate (docs/lasting.md).
-    ``reference_gb``: what the target says of the texts is kept in memory up to so many GB, the rest
-    in files that are mapped. ``batch_tokens``: in the place of ``batch_size``, texts are taken in
-    order while rows times the longest of them stay within so many tokens; every text of a step
-    counts alike.
+    ``shrink_perturb``: before the first step the weights that move are shrunk by this share, with
+    noise in its place (UNDO, docs/lasting.md); no rule stops such a run. ``reference_gb``: what the
+    target says of the texts is kept in memory up to so many GB, the rest in files that are mapped.
+    ``batch_tokens``: in the place of ``batch_size``, texts are taken in order while rows times the
+    longest of them stay within so many tokens; every text of a step counts alike.
     """
 
     method: str | None = None
@@ -111,6 +118,7 @@ class UnlearnSpec(OptimSpec):
     robust: Annotated[float, Field(gt=0)] | None = None
     grids: Grids | None = None
     promise: Promise | None = None
+    shrink_perturb: Annotated[float, Field(gt=0, le=1)] | None = None
     reference_gb: Annotated[float, Field(ge=0)] = circumstance(8.0)
 
     @model_validator(mode="before")
@@ -143,6 +151,10 @@ class UnlearnSpec(OptimSpec):
         if fault := fault_of_lasting(self.train, self.grids, self.promise):
             raise ValueError(fault)
         if fault := fault_of_grids(self.update, self.grids):
+            raise ValueError(fault)
+        if self.shrink_perturb is not None and (
+            fault := fault_of_perturbed(self.train, self.promise, self.stop_forget_loss)
+        ):
             raise ValueError(fault)
         return self
 

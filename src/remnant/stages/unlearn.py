@@ -45,6 +45,7 @@ from remnant.training.dual import make_dual
 from remnant.training.gradients import LOST, losses_of
 from remnant.training.loop import AfterStep, fit
 from remnant.training.on_grid import trained_on_grids
+from remnant.training.perturbed import perturb
 from remnant.training.promise import (
     CERTIFICATE,
     Given,
@@ -124,6 +125,7 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     )
     forget_loss = make_forget_loss(model, pools["forget"], size, pad)
     after_step = _watch(spec, moving, probe, forget_loss, best)
+    perturb(moving, spec)
     steps, memory = fit(moving, spec, loss_at, out, work, after_step)
     kept_best = spec.select == "best" and "chosen" in memory
     if kept_best and not load_best(moving, memory["chosen"]["step"], best):
@@ -363,6 +365,8 @@ def _watch(
             memory["chosen"] = {"step": step, **found._asdict()}
             if spec.select == "best":  # the last step is kept as it is
                 save_best(moving, step, best)
+        if spec.shrink_perturb is not None:  # it begins with little of anything
+            return False
         if "stopped" not in memory and found.forget <= spec.stop_forget * origin.forget:
             memory["stopped"] = (
                 f"forget accuracy {found.forget:.3f} is at most {spec.stop_forget} of the target's"
