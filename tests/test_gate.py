@@ -18,10 +18,19 @@ from transformers import PreTrainedModel
 
 from remnant.cli import main
 from remnant.errors import UserError
+from remnant.flow.unread import unread
 from remnant.gate.card import BEGIN, TASK, card
 from remnant.gate.decide import Case, audited, cases, read_summary
 from remnant.gate.junit import junit
-from remnant.gate.policy import EQUAL, NEITHER, STRICTER, Policy, read_policy, weaker
+from remnant.gate.policy import (
+    EQUAL,
+    NEITHER,
+    NO_LIMIT,
+    STRICTER,
+    Policy,
+    read_policy,
+    weaker,
+)
 from remnant.gate.sarif import sarif
 from remnant.metrics import NEEDED_KINDS
 from remnant.parsing import parse
@@ -175,6 +184,27 @@ def test_all_faults_of_a_policy_are_told_at_once(tmp_path: Path) -> None:
         read_policy(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize("name", NO_LIMIT)
+def test_a_policy_that_every_model_keeps_is_none(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(f'forms = ["full"]\n[rule]\n{name} = {NO_LIMIT[name]}\n')
+    with pytest.raises(UserError, match=f"{name} = [01] is no limit"):
+        read_policy(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["utility_floor", "max_told", "max_retained", "min_gap", "min_items", "resamples"]
+)
+def test_true_and_false_are_no_numbers_of_a_policy(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    for word in ("true", "false"):
+        path.write_text(f'forms = ["full"]\n[rule]\n{name} = {word}\n')
+        with pytest.raises(UserError, match=name):
+            read_policy(path)
+    path.write_text('forms = ["full"]\n[rule]\naccess = "weights"\nstop = true\n')
+    assert read_policy(path).rule.stop
+
+
 def test_what_is_no_summary_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     with pytest.raises(UserError, match="no summary"):
@@ -226,6 +256,12 @@ def test_sarif_has_a_result_for_every_form_and_hides_none() -> None:
         place = result["locations"][0]["physicalLocation"]
         assert place["artifactLocation"]["uri"] == "deploy%20here/policy.toml"
     assert len({r["partialFingerprints"]["case/v1"] for r in run["results"]}) == len(ALL)
+
+
+def test_a_policy_whose_name_is_no_utf8_has_a_place_in_sarif() -> None:
+    log = json.loads(sarif(ALL[:1], Path(os.fsdecode(b"p\xff.toml"))))
+    place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "p%FF.toml"
 
 
 def test_a_card_is_what_the_hub_reads_and_a_second_gate_replaces_the_first() -> None:
@@ -313,6 +349,14 @@ def test_wrong_input_of_a_gate_is_said_before_anything_runs(place: Path) -> None
     assert (done.exit_code, "through their runtime" in done.output) == (2, True)
 
 
+def test_a_summary_whose_store_is_named_must_have_its_audit_there(place: Path) -> None:
+    options = ("gate", place, "--policy", place / "policy.toml")
+    plain = call(*options)
+    assert (plain.exit_code, "Not compared" in plain.output) == (0, True)
+    named = call(*options, "--store", place / "runs")
+    assert (named.exit_code, "Refused: The audit of" in named.output) == (3, True)
+
+
 def test_a_gate_audits_two_models_by_its_policy(
     place: Path,
     corpus: Path,
@@ -332,6 +376,34 @@ def test_a_gate_audits_two_models_by_its_policy(
     again = call("gate", out, "--policy", policy)
     assert again.exit_code == done.exit_code
     assert again.stdout == done.stdout
+
+
+def test_weights_beside_the_judged_model_are_told_before_anything_runs(
+    place: Path, model: PreTrainedModel, folder_of: Callable[[PreTrainedModel, str], Path]
+) -> None:
+    """An audit would open the model alone, and a runtime perhaps the others."""
+    target, unlearned = folder_of(model, "target"), folder_of(model, "unlearned")
+    (target / "model.gguf").write_bytes(b"GGUF")  # of the target nothing is promised
+    (unlearned / "consolidated.00.pth").write_bytes(b"")
+    options = ("--data", place, "--policy", place / "policy.toml", "--store", place / "runs")
+    (place / "corpus.json").write_text("{}")
+    done = call("gate", target, unlearned, *options)
+    assert (done.exit_code, "not open, and another" in done.output) == (2, True), done.output
+    assert "consolidated.00.pth" in done.output
+    assert "gguf" not in done.output
+
+
+def test_what_is_read_of_a_folder_and_what_is_not(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.safetensors", "pytorch_model.bin", "old.gguf"):
+        (tmp_path / name).write_bytes(b"")
+    index = {"weight_map": {"w": "a.safetensors", "v": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    of_trainers = ["training_args.bin", "optimizer.pt", "rng_state_0.pth", "scheduler.pt"]
+    names = [*sorted(p.name for p in tmp_path.iterdir()), *of_trainers, "x/a.safetensors"]
+    assert unread(tmp_path, names) == ["old.gguf", "x/a.safetensors"]
+    # One file goes before an index, for transformers; vLLM reads what the index names.
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert unread(tmp_path, names)[:2] == ["a.safetensors", "b.safetensors"]
 
 
 @pytest.fixture

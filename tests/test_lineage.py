@@ -4,6 +4,7 @@ their weights alone."""
 import itertools
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -657,6 +658,62 @@ def test_a_model_outside_is_the_audited_one_only_by_its_content(
     assert found.verdict == ("" if changed else "target")
 
 
+def changed(disk: Path, out: Path, name: str) -> Path:
+    """A copy of a model with one number of one weight changed."""
+    shutil.copytree(disk / "elm", out)
+    state = load_file(out / "model.safetensors")
+    flat = state[name].view(-1)
+    flat[min(10 * 128, len(flat) - 1)] += 1.0  # row 10 of 256 is in no window
+    save_file(state, out / "model.safetensors", {"format": "pt"})
+    return out
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_what_is_changed_outside_of_the_windows_is_no_copy(
+    name: str, disk: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(disk / "elm", tmp_path / "a")
+    shutil.copytree(disk / "elm", tmp_path / "b")
+    changed(disk, tmp_path / "c", name)
+    found = {m.name: m for m in lineage([tmp_path], unheard).members}
+    steps = Counter(m.step for m in found.values())
+    assert steps == {"": 1, "same weights": 1, "trained": 1}
+    assert not found["c"].told
+
+
+def test_the_worst_that_an_audit_says_of_one_model_counts(disk: Path, tmp_path: Path) -> None:
+    """One folder as target and as unlearned model: what is gone of the one, the other knows."""
+    store = Store(tmp_path).open()
+    place = kept(store, disk / "elm", "train", "a")
+    variants = {"t": Variant(model="target"), "u": Variant(model="npo")}
+    measures = {
+        role: sealed(store, "measure", key, inputs={"model": place})
+        for role, key in zip(variants, "12", strict=True)
+    }
+    scratch = store.scratch(f"audit-{'e' * 16}")
+    scratch.mkdir(parents=True)
+    gone = Verdict(model="npo", outcome="gone", reason="").model_dump(mode="json")
+    (scratch / "verdicts.json").write_text(json.dumps([gone]))
+    spec = AuditSpec(members=variants).model_dump(mode="json")
+    sealed(store, "audit", "e", spec=spec, inputs=measures)
+    (found,) = lineage([tmp_path], unheard).members
+    assert (found.verdict, found.knowing) == ("target", "is one")
+
+
+def test_what_is_not_read_is_named(disk: Path, tmp_path: Path) -> None:
+    """A link, and weights beside those that are opened."""
+    shutil.copytree(disk / "elm", tmp_path / "here" / "a")
+    shutil.copy(disk / "oak" / "model.safetensors", tmp_path / "here" / "a" / "old.safetensors")
+    shutil.copytree(disk / "oak", tmp_path / "there")
+    (tmp_path / "here" / "b").symlink_to(tmp_path / "there", target_is_directory=True)
+    (tmp_path / "here" / "loop").symlink_to(tmp_path / "here", target_is_directory=True)
+    found = lineage([tmp_path / "here"], unheard)
+    assert [m.name for m in found.members] == ["a"]
+    (beside, _), (link, said) = found.unread
+    assert beside == "a/old.safetensors"
+    assert (link, "a link" in said) == (str(tmp_path / "here" / "b"), True)
+
+
 # What people see.
 
 
@@ -703,3 +760,7 @@ def test_folders_of_scratch_are_not_looked_at(disk: Path, tmp_path: Path) -> Non
     models, stores = found_below([tmp_path])
     assert models == [tmp_path / "objects" / "model"]
     assert stores == [tmp_path]
+    shutil.rmtree(tmp_path / "objects")
+    models, stores = found_below([tmp_path])  # of no store: names like others
+    assert models == [tmp_path / "damaged" / "model", tmp_path / "partial" / "model"]
+    assert stores == []

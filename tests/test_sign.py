@@ -4,6 +4,7 @@ nothing else."""
 import base64
 import importlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,14 +16,16 @@ from click.testing import CliRunner, Result
 from transformers import PreTrainedTokenizerBase
 
 import remnant
+from remnant.catalog import STAGE_VERSIONS
 from remnant.cli import main
 from remnant.errors import UserError
+from remnant.flow.digests import digest_path
 from remnant.flow.store import Store
 from remnant.gate.decide import Audited
 from remnant.model.load import save_model
-from remnant.records import AuditSpec, Evidence, Outcome, Verdict
+from remnant.records import AuditSpec, Evidence, Outcome, Stage, Verdict
 from remnant.sign import keys, statement
-from remnant.sign.files import differences, files_of, nearest
+from remnant.sign.files import NO_FILE, differences, files_of, nearest
 from remnant.testing import tiny_model
 
 pytest.importorskip("securesystemslib")
@@ -403,6 +406,89 @@ def test_a_model_that_was_changed_after_its_audit_is_not_signed(made: Ground, pl
         finally:
             flip(path)
         assert not (place / "verdict.json").exists()
+
+
+def test_a_link_to_a_folder_is_neither_signed_nor_believed(
+    made: Ground, place: Path, tmp_path: Path
+) -> None:
+    """What is behind it has no digest, so that it could be exchanged at any time."""
+    link = made.unlearned / "more"
+    link.symlink_to(made.target, target_is_directory=True)
+    try:
+        refused(sign(made, place), "no file: more")
+    finally:
+        link.unlink()
+    files = {"more": NO_FILE}
+    assert differences(files, files) == ["more is no file"]
+
+
+def test_what_cannot_be_listed_is_not_verified(
+    signed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files in it would be there for a runtime with other rights."""
+    (signed / "model" / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    done = verify(signed)
+    assert (done.exit_code, "closed cannot be read" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "other.safetensors", "old/model.safetensors"])
+def test_weights_that_no_audit_opened_are_not_signed(
+    made: Ground, place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were there when it was audited, and were not opened; another runtime may open them."""
+    digest = digest_path(made.unlearned)
+    monkeypatch.setattr(statement, "digest_of_files", lambda files: digest)
+    other = made.unlearned / name
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(b"GGUF")
+    try:
+        refused(sign(made, place), f"weights that were not audited, and that another runtime may "
+                f"open: {name}")  # fmt: skip
+    finally:
+        other.unlink()
+        if other.parent != made.unlearned:
+            other.parent.rmdir()
+
+
+@pytest.mark.parametrize("stage", ["audit", "measure"])
+def test_what_another_version_found_is_not_signed_as_this_ones(
+    made: Ground, place: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {**STAGE_VERSIONS, stage: STAGE_VERSIONS[stage] + 1}
+    monkeypatch.setattr(statement, "STAGE_VERSIONS", versions)
+    refused(sign(made, place), f"another version of Remnant ({stage} {STAGE_VERSIONS[stage]}, now")
+
+
+def test_a_name_cannot_write_lines_of_its_own(signed: Path) -> None:
+    (signed / "model" / "a\ngone         full: all").write_text("")
+    done = verify(signed)
+    refused(done, "was added")
+    assert not any(line.startswith("gone") for line in done.output.splitlines())
+
+
+def test_a_gate_that_finds_the_audit_finds_a_model_that_was_changed_since(
+    made: Ground, place: Path
+) -> None:
+    def gate() -> Result:
+        options = ("--policy", place / "policy.toml", "--store", made.store)
+        return call("gate", made.summary, *options)
+
+    assert gate().exit_code == 4
+    path = made.unlearned / "model.safetensors"
+    flip(path)
+    try:
+        refused(gate(), f"{made.unlearned} was changed after it was audited")
+    finally:
+        flip(path)
+    assert gate().exit_code == 4
 
 
 def test_a_deployed_folder_of_another_model_is_not_signed(made: Ground, place: Path) -> None:

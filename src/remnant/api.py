@@ -295,9 +295,8 @@ def audit(
     kept = opened(store)
     named = {"target": target, "retrain": retrain, "unlearned": unlearned}
     models, chains, limits = auditable(kept, named, forms, rule, dequantize)
-    return audited(
-        kept, models, (corpus_of(kept, corpus), _shown(corpus)), chains, limits, progress
-    )
+    about = corpus_of(kept, corpus), _shown(corpus)
+    return audited(kept, models, about, chains, limits, progress)
 
 
 def predict(
@@ -535,6 +534,7 @@ def auditable(
         for role, model in named.items()
         if model is not None
     }
+    sources.check_alone(models.get("unlearned"))
     return models, (() if served else FORMS) if forms is None else forms, rule
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from remnant.guard import done
 from remnant.options import dequantize_option, store_option, trust_option
@@ -40,6 +41,8 @@ def gate(models: tuple[str, ...], policy: Path, model: str | None, **rest: Any) 
     made first, by the policy's rule and in its forms.
     """
     files = {name: rest.pop(name) for name in ("junit", "sarif", "card")}
+    source = click.get_current_context().get_parameter_source("store_path")
+    rest["store_named"] = source is ParameterSource.COMMANDLINE
     return done("gate", models, policy, model, files, **rest, room=ROOM)
 
 

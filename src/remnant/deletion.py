@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from remnant import api
 from remnant.control import Control, control_of
-from remnant.durable import tell, write_text
+from remnant.durable import rename, sync_tree, tell, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
 from remnant.flow.place import Outside
@@ -374,7 +374,8 @@ def _write(
             )
         found.report(whole)
         _check_new(out, out)
-        whole.rename(out)
+        sync_tree(whole)
+        rename(whole, out)
         shutil.rmtree(scratch, ignore_errors=True)
     return time.monotonic() - started
 

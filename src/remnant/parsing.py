@@ -47,7 +47,8 @@ def parse(model: type[Spec], data: Any, where: str) -> Spec:
     """
     try:
         spec = model.model_validate(data)
-        faults = list(_numbers(spec.model_dump(), ""))
+        read = spec.model_dump()
+        faults = [*_numbers(read, ""), *_yes_for_numbers(data, read, "")]
         if not faults:
             return spec
     except ValidationError as error:
@@ -77,6 +78,18 @@ def _numbers(data: Any, place: str) -> Iterator[str]:
             yield f"{place}: is larger than {MOST.get(last, MOST_WHOLE)}"
         elif data < 0 and last in ("seed", "seeds"):
             yield f"{place}: is below 0"
+
+
+def _yes_for_numbers(given: Any, read: Any, place: str) -> Iterator[str]:
+    """Where true or false was given and a number was read, which would be 1 or 0."""
+    if isinstance(given, bool) and not isinstance(read, bool) and isinstance(read, int | float):
+        yield f"{place}: is {str(given).lower()}, where a number is wanted"
+    elif isinstance(given, dict) and isinstance(read, dict):
+        for key in given.keys() & read.keys():
+            yield from _yes_for_numbers(given[key], read[key], f"{place}.{key}" if place else key)
+    elif isinstance(given, list | tuple) and isinstance(read, list | tuple):
+        for i, pair in enumerate(zip(given, read, strict=False)):
+            yield from _yes_for_numbers(*pair, f"{place}.{i}" if place else str(i))
 
 
 def _fault(model: type[BaseModel], loc: tuple[str | int, ...], kind: str, message: str) -> str:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from remnant import api
 from remnant.durable import write_text
-from remnant.errors import UserError
+from remnant.errors import UserError, some
 from remnant.flow.place import given
 from remnant.flow.store import Store, disk_errors
 from remnant.gate.card import card, read_card
@@ -19,7 +19,7 @@ from remnant.gate.decide import Case, audited, cases, read_summary
 from remnant.gate.junit import junit
 from remnant.gate.policy import ASKED_PACKED, Policy, read_policy
 from remnant.gate.sarif import sarif
-from remnant.gate.sealed import differing
+from remnant.gate.sealed import differing, outdated
 from remnant.guard import known_store
 from remnant.records import FULL
 from remnant.report import table, terminal
@@ -54,8 +54,9 @@ def gate(
     before = read_card(place) if (place := files.get("card")) else ""
     summary = read_summary(Path(models[0])) if len(models) == 1 else _made(models, policy, audit)
     store = Store(Path(audit["store_path"]))
-    if changed := differing(summary, store):
-        return _refuse(Refused(f"The {' and '.join(changed)} of the summary are not its audit's."))
+    changed = differing(summary, store)
+    if reason := _unlike(changed, summary, store, named=audit["store_named"]):
+        return _refuse(Refused(reason))
     found = audited(summary)
     decided = cases(found, policy, model)
     _tell(decided)
@@ -71,6 +72,21 @@ def gate(
             with disk_errors(path, ELSEWHERE):
                 write_text(path, texts[name]())
     return exit_code({case.outcome for case in decided})
+
+
+def _unlike(
+    changed: list[str] | None, summary: Mapping[str, Any], store: Store, *, named: bool
+) -> str:
+    """Why a summary does not stand for what was audited; empty where nothing shows that.
+
+    ``named``: the store in which its audit is to be was named, so that it has to be there.
+    """
+    if changed is None:
+        return f"The audit of the summary is not in {store.root}." if named else ""
+    if changed:
+        return f"The {' and '.join(changed)} of the summary are not its audit's."
+    other = outdated(summary, store)
+    return f"{some(other)} was changed after it was audited. Audit it again." if other else ""
 
 
 def _tell(decided: Sequence[Case]) -> None:

@@ -73,6 +73,11 @@ class Entry(NamedTuple):
         """Number of entries."""
         return math.prod(self.shape)
 
+    @property
+    def bytes(self) -> int:
+        """What they take in the file."""
+        return self.size * BITS[self.dtype] // 8
+
 
 def entries_of(folder: Path) -> dict[str, Entry]:
     """Every weight of a folder of safetensors, one file or sharded, by its name.

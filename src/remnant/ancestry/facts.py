@@ -103,7 +103,7 @@ def _audited(store: Store, name: str, manifests: Mapping[str, Manifest]) -> dict
         word = words.get(variant.model) or outcomes.get((variant.model, variant.form))
         path = _seen(store, measured) if measured else None
         if path and word:
-            found[path] = word
+            found[path] = min(word, found.get(path, word), key=_WORST.index)
     return found
 
 

@@ -2,6 +2,7 @@
 from one that still knows.
 """
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,12 +12,14 @@ from typing import NamedTuple
 
 from remnant.adapterfiles import CONFIG, is_adapter
 from remnant.ancestry import kinship
+from remnant.ancestry.everywhere import contents, equal
 from remnant.ancestry.facts import FROM_SCRATCH, KNOWING, UNREAD, Facts, facts
 from remnant.ancestry.kinship import Kin, Traits
 from remnant.ancestry.member import BY_ITSELF, BY_MANIFEST, BY_WEIGHTS, Forest, Member
 from remnant.ancestry.tree import arborescence
 from remnant.ancestry.windows import Sample, sample
 from remnant.errors import UserError
+from remnant.flow.unread import unread
 from remnant.packing import SUFFIX
 from remnant.weightfiles import object_in
 
@@ -30,6 +33,10 @@ NO_PARENT, IN_THE_MIDDLE = 1e6, 1e-3
 # A parent is named beside the nearest one where it is farther by fewer standard errors than this:
 # one in 700 by chance.
 SURE = 3.0
+BESIDE = "It lies beside the weights that are opened."
+LINKED = "It is a link to a folder. Name the folder that it leads to."
+# What a transformed copy keeps beside its weights.
+CODES = "codes.safetensors"
 
 
 class _Edge(NamedTuple):
@@ -53,17 +60,19 @@ def lineage(folders: Sequence[Path], report: Progress) -> Forest:
             "Give folders of safetensors, of adapters or of GGUF files.",
         )
     models: list[Sample] = []
-    unread: list[tuple[str, str]] = []
+    left: list[tuple[str, str]] = []
     names = _names(paths)
     for count, path in enumerate(paths):
         report(count, len(paths), names[path])
         try:
             models.append(sample(path))
+            left += [(f"{names[path]}/{n}", BESIDE) for n in _beside(path)]
         except UserError as error:
-            unread.append((names[path], str(error)))
+            left.append((names[path], str(error)))
+    left += [(name, LINKED) for name in _linked(folders, paths)]
     if not models:
-        raise UserError(f"None of it is a model that can be read: {unread[0][0]}. {unread[0][1]}")
-    return Forest(place(models, facts(stores), names), tuple(unread))
+        raise UserError(f"None of it is a model that can be read: {left[0][0]}. {left[0][1]}")
+    return Forest(place(models, facts(stores), names), tuple(left))
 
 
 def found_below(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -77,15 +86,34 @@ def found_below(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             models.add(folder)
         for place, inside, files in os.walk(folder):
             here = Path(place)
-            inside[:] = sorted(d for d in inside if d not in ("partial", "damaged"))
+            inside.sort()
             if "objects" in inside:
                 stores.add(here)
+                inside[:] = [d for d in inside if d not in ("partial", "damaged")]
             if here.name == "objects":
                 stores.add(here.parent)
             if _holds_model(here, files):
                 models.add(here)
             models |= {here / f for f in files if f.lower().endswith(SUFFIX)}
     return sorted(models), sorted(stores)
+
+
+def _beside(path: Path) -> list[str]:
+    """Weights in a model's folder that are not the model's, and are no model of their own here."""
+    if not path.is_dir() or is_adapter(path):
+        return []
+    names = unread(path, sorted(p.name for p in path.iterdir()))
+    return [n for n in names if not n.endswith(SUFFIX) and n != CODES]
+
+
+def _linked(folders: Sequence[Path], found: Sequence[Path]) -> list[str]:
+    """Links to models that are not looked at otherwise, since links are not followed."""
+    there, linked = {path.resolve() for path in found}, []
+    for folder in folders:
+        for place, inside, _ in os.walk(folder):
+            paths = [Path(place, name) for name in inside]
+            linked += [p for p in paths if p.is_symlink() and p.resolve() not in there]
+    return [str(p) for p in linked if _holds_model(p, [f.name for f in p.iterdir()])]
 
 
 def _holds_model(folder: Path, files: Sequence[str]) -> bool:
@@ -140,9 +168,12 @@ def _artefact(path: Path) -> Path:
 def _pairs(models: Sequence[Sample], whole: Sequence[int]) -> dict[tuple[int, int], Kin]:
     """What every two models of one family are to each other, in both orders."""
     own: dict[int, Traits] = {i: kinship.traits(models[i]) for i in whole}
+    read = functools.cache(contents)
     found: dict[tuple[int, int], Kin] = {}
     for i, j in combinations(whole, 2):
         if kin := kinship.kin(models[i], models[j], own[i], own[j]):
+            if kin.step == "same weights" and not equal(models[i], models[j], read):
+                kin = kin._replace(step="trained")
             found[i, j], found[j, i] = kin, kin.turned
     return found
 

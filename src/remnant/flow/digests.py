@@ -8,7 +8,7 @@ file are the same; ``--verify-models`` reads it again.
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,8 +45,14 @@ def _digest_of(path: Path, now: Signature) -> str:
 
 def digest_path(path: Path) -> str:
     """sha256 over the names and contents of a file or of all files below a folder from outside."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return digest_of([[p.relative_to(path).as_posix(), _outside(p)] for p in files])
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    return digest_of_files({p.relative_to(path).as_posix(): _outside(p) for p in files})
+
+
+def digest_of_files(files: Mapping[str, str]) -> str:
+    """The digest of a folder whose files' digests are known, by their names below it."""
+    names = sorted(files, key=lambda name: Path(name).parts)
+    return digest_of([[name, files[name]] for name in names])
 
 
 @contextmanager

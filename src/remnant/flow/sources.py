@@ -5,9 +5,11 @@ where that is wanted, and refused where numbers are. No torch.
 from pathlib import Path
 
 from remnant.adapterfiles import adapter_in, is_adapter
+from remnant.errors import UserError, some
 from remnant.flow.node import UNNAMED, Input, Node
 from remnant.flow.place import MODEL_STAGES, Made, Outside, given, outside
 from remnant.flow.store import Store
+from remnant.flow.unread import unread
 from remnant.packing import check_decoded, refusal
 from remnant.records import DequantizeSpec, MergeSpec, Variant
 
@@ -50,6 +52,24 @@ def check_plain(source: Input, fault: str) -> None:
     """
     if not isinstance(source, Node) and source.packing:
         raise refusal(source.packing, _shown(source), fault)
+
+
+def check_alone(source: object) -> None:
+    """Refuse the folder of a model from outside with other weights in it than those that are
+    opened. Folders below it are not looked at, in which trainers keep earlier states.
+
+    Raises:
+        UserError: by their names.
+    """
+    folder = Path(source.source) if isinstance(source, Outside) else None
+    if folder is None or not folder.is_dir():
+        return
+    if other := unread(folder, sorted(p.name for p in folder.iterdir() if p.is_file())):
+        raise UserError(
+            f"{folder} holds weights that an audit of it does not open, and another runtime may: "
+            f"{some(other)}.",
+            "Audit them apart, or take them out of the folder.",
+        )
 
 
 def _shown(source: Made | Outside) -> str:

@@ -411,7 +411,8 @@ def copied(made: Path, manifest: Manifest, out: Path) -> None:
         shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
         record = manifest.model_dump_json(indent=1) + "\n"
         (scratch / "remnant.json").write_text(record, encoding="utf-8")
-        os.replace(scratch, out)
+        sync_tree(scratch)
+        rename(scratch, out)
 
 
 def _stands(file: int, path: Path) -> bool:

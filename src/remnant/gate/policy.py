@@ -25,6 +25,10 @@ STRICTER: Mapping[str, int] = {
 }  # fmt: skip
 # Neither way is stricter: a small gap lets more tests count, and lets chance count for one.
 EQUAL = ("min_gap", "dtype")
+# Limits that no model is beyond, not even the target itself or one that is destroyed.
+NO_LIMIT: Mapping[str, float] = {
+    "utility_floor": 0, "max_retained": 1, "max_recovery": 1, "max_told": 1, "max_unscorable": 1,
+}  # fmt: skip
 # What makes no pass easier: an audit that stops before the last test never says "gone".
 NEITHER = ("access", "seed", "stop")
 
@@ -58,6 +62,12 @@ class Policy(Record):
             raise ValueError(
                 f"tests: {', '.join(blind)} cannot be made where access is {self.rule.access}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _asking(self) -> "Policy":
+        if idle := [f"{n} = {v:g}" for n, v in NO_LIMIT.items() if getattr(self.rule, n) == v]:
+            raise ValueError(f"rule: {', '.join(idle)} is no limit: every model keeps it")
         return self
 
     @property

@@ -5,6 +5,7 @@ Source of the form: OASIS, Static Analysis Results Interchange Format 2.1.0.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -43,7 +44,7 @@ def _id(outcome: str) -> str:
 def _result(case: Case, policy: Path) -> JsonValue:
     level = "none" if case.passed else "error" if case.failed else "warning"
     place: JsonValue = {
-        "artifactLocation": {"uri": quote(policy.as_posix())},
+        "artifactLocation": {"uri": quote(os.fsencode(policy))},
         "region": {"startLine": 1},
     }
     return {

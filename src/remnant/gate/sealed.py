@@ -1,11 +1,13 @@
 """Whether a summary says what its audits say, where their sealed records are at hand. No torch."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from remnant.errors import UserError
+from remnant.flow.digests import digest_path
 from remnant.flow.store import Store
 from remnant.records import AuditSpec, Variant
 
@@ -35,6 +37,30 @@ def differing(summary: Mapping[str, Any], store: Store) -> list[str] | None:
         if _told(part, own, judged) != _told(part, rows, judged):
             found.append(part)
     return found
+
+
+def outdated(summary: Mapping[str, Any], store: Store) -> list[str]:
+    """Judged models that still lie where they were audited, and are not what was audited.
+
+    Args:
+        summary: of audits that lie in the store.
+        store: which holds them; measurements that are gone from it tell nothing.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    found: dict[str, None] = {}
+    for name in summary["audits"]:
+        manifest = store.checked(name)
+        members = AuditSpec.model_validate(manifest.spec).members
+        judged = [manifest.inputs[role] for role, of in members.items() if not of.is_reference]
+        for measured in filter(store.has, judged):
+            made = store.manifest(measured)
+            path = Path(made.inputs.get("model", "").rpartition(" (")[0] or os.devnull)
+            there = path.is_file() or path.is_dir()
+            if there and digest_path(path) != made.sources["model"]:
+                found[str(path)] = None
+    return list(found)
 
 
 def _told(part: str, rows: list[dict[str, Any]], judged: set[str]) -> list[str]:

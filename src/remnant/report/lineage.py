@@ -10,6 +10,7 @@ from rich.table import Table
 
 from remnant.ancestry.family import lineage
 from remnant.ancestry.member import Forest, Member
+from remnant.durable import write_text
 from remnant.flow.progress import counting
 from remnant.flow.store import disk_errors
 from remnant.report import notebook, terminal
@@ -38,10 +39,10 @@ def show(folders: Sequence[Path], out: Path, json_out: Path | None) -> None:
     with disk_errors(out, "Choose another folder with --out."):
         out.mkdir(parents=True, exist_ok=True)
         page = out / "lineage.html"
-        page.write_text(rendered(forest), encoding="utf-8")
+        write_text(page, rendered(forest))
         if json_out is not None:
             text = json.dumps(record(forest), indent=1, allow_nan=False) + "\n"
-            json_out.write_text(text, encoding="utf-8")
+            write_text(json_out, text)
     screen.print(f"Page: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from remnant.ancestry.member import Member
 from remnant.corpus import METRICS, of_role
+from remnant.durable import write_text
 from remnant.flow.store import Store, disk_errors
 from remnant.methods import writes
 from remnant.parsing import lines_of
@@ -38,12 +39,9 @@ def write(results: Results, store: Store, out: Path, *, examples: bool = False) 
     with disk_errors(out, "Choose another folder with --out."):
         out.mkdir(parents=True, exist_ok=True)
         summary = json.dumps(table.summary(results), indent=1, allow_nan=False) + "\n"
-        (out / "summary.json").write_text(summary, encoding="utf-8")
         page = out / "report.html"
-        page.write_text(
-            rendered(results, store, _examples(results, store) if examples else None),
-            encoding="utf-8",
-        )
+        write_text(page, rendered(results, store, _examples(results, store) if examples else None))
+        write_text(out / "summary.json", summary)  # last, since a gate reads it
     return page
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from remnant.durable import write_text
 from remnant.errors import UserError, some
 from remnant.flow.store import disk_errors
 from remnant.forecast.adapter import opened
@@ -149,13 +150,13 @@ def write(found: Prediction, out: Path) -> Path:
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_record(found), indent=1, allow_nan=False) + "\n"
-        (out / "prediction.json").write_text(text, encoding="utf-8")
+        write_text(out / "prediction.json", text)
         page = (
             notebook.environment()
             .get_template("prediction.html.j2")
             .render(found=found, measure=MEASURE, heat_map=layer_heat_map(found.layers))
         )
-        (out / "prediction.html").write_text(page, encoding="utf-8")
+        write_text(out / "prediction.html", page)
     return out / "prediction.html"
 
 

@@ -16,11 +16,12 @@ from pydantic import JsonValue, ValidationError
 
 from remnant import __version__
 from remnant.catalog import STAGE_VERSIONS
-from remnant.errors import UserError
+from remnant.errors import UserError, some
 from remnant.flow.copies import Copy
-from remnant.flow.digests import digest_path, verifying_models
+from remnant.flow.digests import digest_of_files
 from remnant.flow.run import whole
 from remnant.flow.store import Store
+from remnant.flow.unread import unread
 from remnant.gate.decide import Audited, Case, cases
 from remnant.gate.policy import Policy
 from remnant.records import (
@@ -33,7 +34,7 @@ from remnant.records import (
     Variant,
     Verdict,
 )
-from remnant.sign.files import Files, differences, files_of
+from remnant.sign.files import NO_FILE, Files, differences, files_of
 from remnant.sign.keys import Refused
 
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "urn:remnant:verdict:1"
@@ -101,7 +102,8 @@ def statement(
 
     Raises:
         UserError: something of the audit is missing or damaged, or its rule is weaker.
-        Refused: a model was changed after it was audited, or was never audited.
+        Refused: a model was changed after it was audited, or was never audited; or another version
+            has audited it.
     """
     manifest = store.checked(name)
     spec = AuditSpec.model_validate(manifest.spec)
@@ -109,6 +111,7 @@ def statement(
         Measured(about, store.checked(manifest.inputs[role]))
         for role, about in spec.members.items()
     ]
+    _check_versions([manifest, *(m.manifest for m in measured)])
     found = _found(store.path(name), spec)
     decided = cases(found, promise.policy, model)
     own = [m for m in measured if m.about.model == decided[0].model]
@@ -151,6 +154,14 @@ def statement(
     return whole, decided
 
 
+def _check_versions(made: Sequence[Manifest]) -> None:
+    """What another version found may be no finding of this one, whose versions would be signed."""
+    old = {m.stage: m.stage_version for m in made if m.stage_version != STAGE_VERSIONS[m.stage]}
+    if old:
+        said = ", ".join(f"{s} {v}, now {STAGE_VERSIONS[s]}" for s, v in old.items())
+        raise Refused(f"The audit was made by another version of Remnant ({said}). Audit again.")
+
+
 def _found(folder: Path, spec: AuditSpec) -> Audited:
     return Audited(
         spec.rule,
@@ -182,11 +193,21 @@ def _files(store: Store, measured: Measured) -> Files:
             f"The model {path}, which was audited, is not there.",
             "Bring it back; a model of the hub is downloaded and audited by its folder.",
         )
-    with verifying_models():  # by what the files hold, not by what is known of them
-        changed = digest_path(path) != digest
-    if changed:
+    files = files_of(path)
+    if links := [name for name, own in files.items() if own == NO_FILE]:
+        raise Refused(
+            f"In {path} what others could exchange is {NO_FILE}: {some(links)}. Put the files "
+            "themselves in its place, and audit it again."
+        )
+    # Of the very digests that are signed: nothing can be exchanged between the two.
+    if digest_of_files(files if path.is_dir() else {".": files[path.name]}) != digest:
         raise Refused(f"The model {path} was changed after it was audited. Audit it again.")
-    return files_of(path)
+    if other := unread(path, files):
+        raise Refused(
+            f"{path} holds weights that were not audited, and that another runtime may open: "
+            f"{some(other)}. Take them out, and audit it again."
+        )
+    return files
 
 
 def _deployed(store: Store, folder: Path, own: Sequence[Measured]) -> tuple[str, Files]:
