@@ -162,6 +162,25 @@ def test_what_is_harmless_is_opened(
         assert all(torch.equal(a, b) for a, b in same)
 
 
+def test_a_head_of_its_own_behind_a_tied_configuration_is_refused(folder: Path) -> None:
+    """transformers would open the one, llama.cpp and vLLM the other: no audit speaks of both."""
+    refused(rewrite(folder, lambda s: s, tie_word_embeddings=True), "ties the head", "another head")
+
+    def tied(state: State) -> State:
+        return {**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}
+
+    assert open_model(str(rewrite(folder, tied))).config.tie_word_embeddings
+    configure(folder, tie_word_embeddings=False)
+    assert not open_model(str(folder)).config.tie_word_embeddings
+
+
+def test_a_configuration_that_asks_for_tuples_is_opened(folder: Path) -> None:
+    ids = torch.arange(5)[None]
+    plain = open_model(str(folder))(input_ids=ids).logits
+    configure(folder, return_dict=False)
+    assert torch.equal(open_model(str(folder))(input_ids=ids).logits, plain)
+
+
 def sharded(model: PreTrainedModel, folder: Path) -> Path:
     shutil.rmtree(folder)
     model.save_pretrained(folder, max_shard_size="100KB")

@@ -2,7 +2,9 @@
 two widths."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from remnant.errors import UserError
 from remnant.flow.store import Store
 from remnant.functional.survival import Survival
 from remnant.records import (
@@ -119,6 +122,23 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(written: Path) -> 
     assert "no scorable item" in html
     assert "it failed" in html
     assert "remnant report NAME --examples" in html
+
+
+def test_a_report_on_a_full_disk_leaves_the_one_before(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p.name: p.read_bytes() for p in written.parent.iterdir()}
+
+    def full(place: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    other = results()
+    sweep = other.sweep.model_copy(update={"title": "Another one"})
+    other = dataclasses.replace(other, sweep=sweep)
+    with pytest.raises(UserError, match="disk is full"):
+        page.write(other, Store(tmp_path / "store"), written.parent)
+    assert {p.name: p.read_bytes() for p in written.parent.iterdir()} == before
 
 
 def test_whoever_points_at_a_mark_is_told_its_value() -> None:

@@ -42,7 +42,9 @@ def contents(path: Path) -> Contents:
     """The digest of the values of every weight; of floats as float32, whatever they are kept in."""
     if file := gguf_in(path):
         tensors = gguf_library().GGUFReader(file).tensors
-        return {t.name: hashlib.sha256(np.ascontiguousarray(t.data).data).hexdigest() for t in tensors}
+        return {
+            t.name: hashlib.sha256(np.ascontiguousarray(t.data).data).hexdigest() for t in tensors
+        }
     entries = entries_of(path)
     prefix = wrapper_of(entries) or ""
     return {name.removeprefix(prefix): _values(entry) for name, entry in entries.items()}

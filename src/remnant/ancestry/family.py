@@ -113,7 +113,7 @@ def _linked(folders: Sequence[Path], found: Sequence[Path]) -> list[str]:
         for place, inside, _ in os.walk(folder):
             paths = [Path(place, name) for name in inside]
             linked += [p for p in paths if p.is_symlink() and p.resolve() not in there]
-    return [str(p) for p in linked if _holds_model(p, [f.name for f in p.iterdir()])]
+    return [str(p) for p in linked if _holds_model(p, os.listdir(p))]
 
 
 def _holds_model(folder: Path, files: Sequence[str]) -> bool:

@@ -25,7 +25,7 @@ from remnant.functional.touched import KINDS, LEFT_ALONE, kind_of
 from remnant.model import nf4
 from remnant.model.door import check_codes, check_folder, check_size, packing_at
 from remnant.model.sizes import longest_text
-from remnant.model.whole import check_finite, check_whole
+from remnant.model.whole import check_finite, check_tied, check_whole
 from remnant.packing import DECODED_AT_OPENING, PACKINGS, check_measured, gguf_in
 from remnant.ranks import share_here
 from remnant.remotecode import runs_code
@@ -97,7 +97,7 @@ def open_model(
     Raises:
         UserError: no such folder, an adapter, no configuration or one that cannot be built, no
             weights, more than one set of them, damaged, missing, surplus, wrongly shaped or not
-            finite weights, hub out of reach.
+            finite weights, another head than a tied one, hub out of reach.
     """
     _check_source(source, "The model")
     folder = Path(source)
@@ -133,11 +133,14 @@ def open_model(
                 trust_remote_code=own_code,
                 ignore_mismatched_sizes=True,  # so that they are named below
                 output_loading_info=True,
+                return_dict=True,  # whatever its configuration says
                 **more,
             )
     model, info = opened
     check_whole(info, source)
     check_finite(model, source)
+    if not (packed or pack or divide):
+        check_tied(model, source)
     if pack:
         nf4.check_packed(model, source)
     if packed and packed.key in ("compressed-tensors", *DECODED_AT_OPENING):

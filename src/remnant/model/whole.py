@@ -143,6 +143,25 @@ def check_finite(
         raise UserError(f"The weight {name} of {source} holds values that are not finite.", remedy)
 
 
+def check_tied(model: PreTrainedModel, source: str) -> None:
+    """Refuse a head of its own where the configuration says that the embeddings are the head:
+    transformers opens such a model with the one, other runtimes with the other.
+
+    Raises:
+        UserError: the two differ.
+    """
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    one, other = (getattr(end, "weight", None) for end in ends)
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if tied and one is not None and other is not None and one is not other:
+        if one.shape != other.shape or not torch.equal(one, other):
+            raise UserError(
+                f"The configuration of {source} ties the head to the embeddings, and the files "
+                "hold another head: not every runtime would open the same model.",
+                "Set tie_word_embeddings to false in config.json, or take the head out.",
+            )
+
+
 def digest_of_weights(model: nn.Module) -> str:
     """sha256 over the names and bits of all weights of a model, tied ones once."""
     found = hashlib.sha256()
