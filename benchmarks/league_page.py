@@ -31,23 +31,33 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><link rel="icon" href="data:,">
 <style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c1c1c; --line: #ccc; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e8e6e3; --line: #444; } }
-@media print { :root { color-scheme: light; --paper: #fff; --ink: #000; } }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1c1c1c; --dim: #595959; --line: #ccc;
+  --head: #fafafa; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e8e6e3; --dim: #a8a6a2;
+  --line: #444; --head: #1c1f23; } }
+@media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --head: #fafafa; } }
+* { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--ink);
   background: var(--paper); font: 16px/1.5 system-ui, sans-serif; }
 svg { width: 100%; height: auto; background: #fff; color: #000; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; }
-th, td { padding: .3rem .5rem; border: 1px solid var(--line); text-align: left; }
-td { white-space: nowrap; font-variant-numeric: tabular-nums; }
+{% include 'tables.css.j2' %}
+td { font-variant-numeric: tabular-nums; } figure { margin: 0; } .narrow { display: none; }
+@media screen and (max-width: 40rem) { .narrow { display: block; } .wide { display: none; } }
 </style></head><body>
-<figure>{{ picture | safe }}<figcaption>How much of what every method had forgotten is back in every
-form (VerMem; 0 as in full precision, 1 all of it; "-" where there was nothing to come
-back). Means over {{ seeds }}; intervals show where you point.</figcaption></figure>
+<figure><div class="wide">{{ picture | safe }}</div>
+<div class="narrow"><table class="cards">
+{% for name, back in pictured %}<tr><th>{{ name }}</th>{% for form, said, shade in back %}
+<td data-h="{{ form }}" style="background: rgba(230, 85, 13, {{ shade }})">{{ said }}</td>
+{% endfor %}</tr>{% endfor %}</table></div>
+<figcaption>How much of what every method had forgotten is back in every form (VerMem; 0 as in
+full precision, 1 all of it; "-" where there was nothing to come back).
+Means over {{ seeds }}; intervals show where you point.</figcaption></figure>
 <h1>{{ title }}</h1>
 <p>{{ said }}</p>
-<div class="scroll"><table><tr>{% for h in heads %}<th>{{ h }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>
+<div class="scroll"><table class="cards">
+<tr class="head">{% for h in heads %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for c in row %}<td data-h="{{ heads[loop.index0] }}">{{ c }}</td>
+{% endfor %}</tr>
 {% endfor %}</table></div>
 <p>x100 with 95 % intervals in full precision, test half; then the largest recovery among the forms,
 with its form, and in how many forms an interval lies above nothing and the value above
@@ -118,6 +128,16 @@ def rows_of(group: Group, came: Mapping[Run, bool]) -> Iterator[tuple[str, ...]]
             yield (group.corpus, model, level, *numbers, "", "", "")
 
 
+def pictured_of(groups: Sequence[Group]) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+    """The picture for narrow screens: of every model its forms, what is back, and how dark."""
+    for group in groups:
+        for model in group.unlearned:
+            rows = back(group, model, [PICTURED])
+            shades = (f"{0.6 * min(max(value_of(row), 0.0), 1.0):.2f}" for row in rows)
+            own = [(r.form, share(r.recovery), dark) for r, dark in zip(rows, shades, strict=True)]
+            yield f"{group.corpus}, {model}", own
+
+
 def settings_of(searched: Mapping[str, Sequence[Searched]]) -> list[str]:
     """What was found of every method, on every corpus."""
     lines = []
@@ -177,7 +197,8 @@ def write(
     count = groups[0].seeds
     text = environment().from_string(PAGE).render(
         title=results.sweep.title, picture=picture, said=said_of(groups), heads=HEADS, rows=rows,
-        settings=lines, some=SOME, seeds=f"{count} seeds" if count > 1 else "one seed",
+        settings=lines, some=SOME, pictured=list(pictured_of(groups)),
+        seeds=f"{count} seeds" if count > 1 else "one seed",
     )  # fmt: skip
     draw(groups, work / "figures")
     (work / "figures" / "league-recovery.svg").write_text(picture, encoding="utf-8")

@@ -227,7 +227,7 @@ def test_the_page_says_why_and_what_was_foretold(written: Path) -> None:
     html = written.read_text()
     assert "what each grid leaves of the update" in html
     assert "From its weights alone: expected to come back under int4." in html
-    assert re.search(r'class="n bad">0.05</td>', html)
+    assert re.search(r'class="n bad" data-h="gain">0.05</td>', html)
 
 
 def test_the_summary_keeps_its_schema(written: Path) -> None:
@@ -301,12 +301,14 @@ addEventListener('load', () => {
   const marks = drawn.map(s => s.querySelectorAll('path, use').length);
   const free = e => !e.closest('.scroll') && !e.closest('svg');
   const wide = all('body *').filter(e => free(e) && box(e).right > root.clientWidth + 1);
+  const hidden = e => e.scrollWidth > e.clientWidth + 1;
   const small = drawn.filter(s => box(s).height < 60).length;
   // Rows of sentences and of badges are as tall as these.
   const said = e => e.closest('.verdicts, .league, .plain');
   const tall = all('th').filter(e => box(e).height > 120 && !said(e)).length;
   document.title = JSON.stringify({
     scroll: root.scrollWidth, client: root.clientWidth, marks, small, tall,
+    cut: all('.scroll').filter(hidden).map(e => e.innerText.slice(0, 60)),
     wide: wide.map(e => e.tagName), matrices: all('table.matrix').length,
     rows: all('table.matrix tr').length});
 });
@@ -346,6 +348,7 @@ def test_the_page_in_a_real_browser(written: Path, width: int, tmp_path: Path) -
     assert said["client"] in (width, width - 15)  # less a scroll bar
     assert said["scroll"] <= said["client"]
     assert said["wide"] == []
+    assert said["cut"] == []
     assert said["matrices"] == 4
     assert said["rows"] == 4 * 5
     assert len(said["marks"]) == 7

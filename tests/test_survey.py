@@ -39,3 +39,23 @@ def test_a_dry_run_refuses_what_prepare_refuses(tmp_path: Path) -> None:
     )
     assert result.exit_code == 2
     assert "All of the retain text repeats the forget text" in result.output
+
+
+def test_a_dry_run_counts_before_it_refuses(tmp_path: Path) -> None:
+    folder = tmp_path / "forget"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Hm.")
+    (folder / "b.xlsx").write_bytes(b"PK\x03\x04")
+    (tmp_path / "retain.txt").write_text("What stays is longer, but not by much either.")
+    files = ("--forget", folder, "--retain", tmp_path / "retain.txt")
+    result = called(tmp_path, *files, "--dry-run")
+    assert result.exit_code == 2
+    told = result.output.splitlines()
+    refusal = next(i for i, line in enumerate(told) if "too short to cut a single prompt" in line)
+    for part in (
+        "forget: 1 texts of 1 to 1 words, median 1",
+        "retain: 1 texts of 9 to 9 words, median 9",
+        "Not read for forget: 1 files: b.xlsx (a table (XLSX)).",
+    ):
+        assert part in told[:refusal], result.output
+    assert "the longest of 1 texts has" in told[refusal]

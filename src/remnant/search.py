@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from remnant.errors import Diverged
 from remnant.handles import Model
-from remnant.records import UnlearnResult
+from remnant.records import Rule, UnlearnResult
 
 # The reach of the field's own rate for pretrained models, 1e-5, in the usual number of steps. A
 # small model that was trained from scratch wants up to a hundred times that.
@@ -26,6 +26,8 @@ LARGEST = 3e-3
 FEWEST, ENOUGH = 10, 30
 # A tenth less of what is told is within what a few items make, as stages/unlearn.py has it.
 HARDLY = 0.9
+# Of what a target tells less than this share there is nothing to be measured, as in a verdict.
+LEAST = Rule().min_gap / 100
 # A rate is told by so many digits, so that the same one has the same name.
 DIGITS = 2
 # Of a reach that shrinks by STRIDE each time nothing is left after so many.
@@ -63,6 +65,26 @@ class Trial(NamedTuple):
         """
         chosen, origin = self.result.chosen, self._origin
         return chosen.retain / origin[1] if chosen and origin and origin[1] else 0.0
+
+    @property
+    def said(self) -> str:
+        """What is left of forget and of retain text, in words; nothing is said to be left or kept
+        of what the target itself hardly tells.
+        """
+        if (origin := self._origin) is None:
+            return "nothing was probed"
+        before, useful = origin
+        forgotten = (
+            f"{self.left:.0%} of the forget tokens are right, {before:.0%} in the target"
+            if before >= LEAST
+            else f"forgetting not measured (the target has {before:.0%} of the forget tokens right)"
+        )
+        kept = (
+            f"{self.kept:.0%} of the utility is kept"
+            if useful >= LEAST
+            else f"utility not measured (the target has {useful:.0%} of the retain tokens right)"
+        )
+        return f"{forgotten}; {kept}"
 
     @property
     def useful(self) -> bool:

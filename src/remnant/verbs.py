@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def survey(settings: Sequence[str], **options: Any) -> None:
     node = _corpus_node(settings, options)
     with unchanged():
         stage = importlib.import_module("remnant.stages.survey")  # brings the tokenizers
-        card = stage.survey(node.spec, print)
+        # At once, so that it stands before a refusal wherever both streams meet.
+        card = stage.survey(node.spec, partial(print, flush=True))
     _tell_card(card)
     print("Nothing was written.")
 

@@ -6,7 +6,7 @@ Nothing is opened that is not a plain file of a known kind.
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -223,10 +223,18 @@ def _below(folder: Path) -> Found:
     return Found(files, dict(sorted(skipped.items())), hidden)
 
 
-def said_of(skipped: dict[str, str], most: int = 5) -> str:
+def said_of(skipped: Mapping[str, str], most: int = 5) -> str:
     """Names with their reasons in one line, the first few of them."""
     shown = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:most])
     return shown + (f" and {len(skipped) - most} more" if len(skipped) > most else "")
+
+
+def not_read(skipped: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What was not read and why, a sentence for each side."""
+    return [
+        f"Not read for {side}: {len(files)} files: {said_of(files)}."
+        for side, files in skipped.items()
+    ]
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -12,7 +12,6 @@ from remnant import __version__
 from remnant.corpus import METRICS, of_role
 from remnant.errors import UserError, first_line
 from remnant.gate.decide import Audited, Case
-from remnant.records import Rule
 
 TASK = f"Unlearning, audited by Remnant {__version__}"
 BEGIN, END = "<!-- remnant gate: begin -->", "<!-- remnant gate: end -->"
@@ -57,7 +56,7 @@ def card(found: Audited, cases: Sequence[Case], before: str = "") -> str:
     old.data.model_name = old.data.model_name or cases[0].model
     old.data.eval_results = kept + own
     text = _without(old.text).rstrip()
-    section = f"{BEGIN}\n{_section(cases, found.rule)}\n{END}\n"
+    section = f"{BEGIN}\n{_section(cases, found)}\n{END}\n"
     return f"---\n{old.data.to_yaml()}\n---\n{text}\n\n{section}"
 
 
@@ -89,20 +88,23 @@ def _results(found: Audited, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
                 yield {**about, **number, "metric_value": round(cell.value, 2)}
 
 
-def _section(cases: Sequence[Case], rule: Rule) -> str:
+def _section(cases: Sequence[Case], found: Audited) -> str:
+    rule, unread = found.rule, any(cell.model == "retrain" for cell in found.cells)
+    # Without a never-read model knowledge is counted from nothing (design/006-verdict.md).
+    told = rule.max_told if unread else rule.max_retained
     rows = [f"| {_cell(c.name)} | {c.outcome} | {_cell(c.reason)} |" for c in cases]
-    told = [
+    lines = [
         "## Does it stay forgotten?",
         "",
         "| model and form | verdict | why |",
         "|---|---|---|",
         *rows,
         "",
-        f"Audited by Remnant {__version__} with access to {rule.access}; at most "
-        f"{rule.max_told:.0%} told by any test, at least {rule.utility_floor:.0%} of the utility. "
-        "Only *gone* is a pass.",
+        f"Audited by Remnant {__version__} with access to {rule.access}; plain asking may find "
+        f"{rule.max_retained:.0%}, a stronger test {told:.0%}, and at least "
+        f"{rule.utility_floor:.0%} of the utility must be left. Only *gone* is a pass.",
     ]
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 def _cell(text: str) -> str:

@@ -47,7 +47,7 @@ WORDS: Mapping[Outcome, str] = {
     "is a pass.",
     "hidden": "Asked plainly the model says nothing, but a stronger test shows that the text is "
     "still there.",
-    "known": "Asked plainly the model still tells the text, or a part of it.",
+    "known": "Asked plainly the model tells the text, or a part of it.",
     "came back": "In full precision the text is not told, but in this form of the model it is: "
     "making the model smaller brought it back.",
     "broken": "The model is no longer useful, so its silence proves nothing.",
@@ -82,14 +82,14 @@ class Audited(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One kind of test: what it does in plain words, how often it was made and how often it
-    told.
+    """One kind of test: what it does in plain words, how often it was made and how often it found
+    the text.
     """
 
     name: str
     meaning: str
     made: int
-    tells: int
+    found: int
 
 
 def texts(results: Results, store: Store) -> list[Text]:
@@ -199,7 +199,7 @@ def checked(results: Results) -> list[str]:
         if unread
         else f"{BEFORE}. There was none that never read the text, so what is left is counted from "
         "nothing.",
-        "The limits were fixed before the run and stand in the engineer's part.",
+        "How much a test may find was fixed before the run, and stands under Rule of the verdict.",
     ]
     if quantized:
         said.insert(0, _forms(forms))
@@ -241,9 +241,9 @@ def not_claimed(results: Results) -> list[str]:
         "texts that the model read is not asked about.",
         "That copies of the texts are gone elsewhere: in training data, logs, backups or other "
         "models.",
-        "That no trace is in the weights. Gone means that the tests above find at most "
-        f"{rule.max_told:.0%} of what the model knew before, each with 95 % confidence. A test "
-        "that was not made may find more: another language or a code word, say.",
+        "That no trace is in the weights. Gone means that no test above finds more than its limit "
+        "allows, each with 95 % confidence. A test that was not made may find more: another "
+        "language or a code word, say.",
         "Anything about a form of the model that is not listed, or about these files once they "
         "are changed, merged or trained again.",
     ]

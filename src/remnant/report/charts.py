@@ -40,6 +40,11 @@ STYLE: Any = {
     "axes.spines.right": False,
     "text.parse_math": False, "text.usetex": False,
 }  # fmt: skip
+# Inches of a chart: a phone of 400 px shows it at five sixths of its size, and a wide screen two
+# side by side.
+WIDE = 4.6
+# So many letters of a legend fit into the width of a chart, of which a mark takes some.
+LETTERS, MARK = 64, 6
 # In front of what is said of a mark to whoever points at it; it stands in the place of a name, in
 # which matplotlib escapes what a page must not run.
 SAID = "said: "
@@ -80,7 +85,7 @@ def colours(models: Sequence[str]) -> dict[str, str]:
 def knowledge_by_form(group: Group, metric: str) -> str:
     """Value and interval of one metric for every model, full precision first and then each form."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _drawing((7.2, 3.4))
+        figure, axes = _drawing((WIDE, 3.2))
         palette = colours(group.models)
         width = 0.7 / max(1, len(group.models))
         for i, model in enumerate(group.models):
@@ -92,16 +97,24 @@ def knowledge_by_form(group: Group, metric: str) -> str:
                 (i - (len(group.models) - 1) / 2) * width,
                 palette[model],
             )
-        axes.set_xticks(range(len(group.forms)), group.forms, rotation=30, ha="right")
+        axes.set_xticks(range(len(group.forms)), group.forms, rotation=40, ha="right")
         axes.set_ylabel(metric)
         axes.grid(axis="y", alpha=0.25)
         if METRICS[metric].span == SHARE:
             axes.set_ylim(-3, 103)
         if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
-            axes.legend(
-                ncols=3, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0)
-            )
+            _legend(axes)
         return _svg(figure, METRICS[metric].title)
+
+
+def _legend(axes: Axes) -> None:
+    """The names of marks above a chart, as many beside each other as fit by their letters."""
+    names = axes.get_legend_handles_labels()[1]
+    fits = int(LETTERS / (max(map(len, names)) + MARK))
+    axes.legend(
+        ncols=min(max(1, fits), 3), fontsize=8, frameon=False, loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+    )  # fmt: skip
 
 
 def _points(axes: Axes, group: Group, model: str, metric: str, shift: float, colour: str) -> None:
@@ -129,7 +142,7 @@ def places(dots: Sequence[Dot]) -> str:
     kinds = sorted({d.kind for d in dots}, key=lambda kind: (kind != PLAIN, kind))
     palette = dict(zip(kinds, COLOURS[2:], strict=False))
     with matplotlib.rc_context(STYLE):
-        figure, axes = _drawing((7.2, 1.3 + 0.34 * len(forms)))
+        figure, axes = _drawing((WIDE, 1.3 + 0.34 * len(forms)))
         for dot in dots:
             # Kinds lie beside each other within the line of their form.
             shift = (kinds.index(dot.kind) - (len(kinds) - 1) / 2) * 0.7 / max(1, len(kinds))
@@ -151,22 +164,21 @@ def places(dots: Sequence[Dot]) -> str:
         axes.set_yticks(range(len(forms)), forms)
         axes.set_ylim(len(forms) - 0.5, -0.5)
         axes.grid(axis="y", alpha=0.25)
-        axes.legend(
-            ncols=3, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0)
-        )
+        _legend(axes)
         return _svg(figure, "Every test between never read and target")
 
 
 def forget_utility_plane(group: Group) -> str:
     """Knowledge left (left is forgotten) against utility (up is useful), a mark per model and
-    form, lines from full precision.
+    form, lines from full precision; empty where the target itself shows nothing of either.
     """
-    utility = next((m for m in group.metrics if m in of_role("utility")), None)
-    known = [m for m in group.metrics if m in of_role("knowledge")]
+    told = [m for m in group.metrics if not group.lacking(FULL, m)]
+    utility = next((m for m in told if m in of_role("utility")), None)
+    known = [m for m in told if m in of_role("knowledge")]
     if utility is None or not known:
         return ""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _drawing((7.2, 4.2))
+        figure, axes = _drawing((WIDE, 3.6))
         for model, colour in colours(group.models).items():
             _walk(axes, group, model, (*known, utility), colour)
         names = " and ".join(map(short_title, known))
@@ -176,9 +188,7 @@ def forget_utility_plane(group: Group) -> str:
         axes.set_ylim(-3, 108)
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[0]:  # nothing may have been measured
-            axes.legend(
-                ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16)
-            )
+            _legend(axes)
         return _svg(figure, "Forgetting against utility")
 
 
@@ -220,16 +230,16 @@ def layer_heat_map(layers: Mapping[str, Mapping[str, Survival]]) -> str:
     labels = [
         re.sub(r"^(model|transformer)\.", "", name).removesuffix(".weight") for name in layers
     ]
-    every = max(1, len(labels) // 60)
+    every = max(1, len(labels) // 40)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _drawing((7.2, 1.2 + 0.16 * min(len(labels), 120)))
+        figure, axes = _drawing((WIDE, 1.4 + 0.16 * min(len(labels), 60)))
         colours = matplotlib.colormaps["magma"].with_extremes(bad="#bbbbbb")
         image = axes.imshow(
             gains, vmin=0, vmax=1, cmap=colours, aspect="auto", interpolation="nearest"
         )
         axes.set_xticks(range(len(grids)), grids, rotation=40, ha="right")
-        axes.set_yticks(range(0, len(labels), every), labels[::every], fontsize=6)
-        figure.colorbar(image, label="gain", shrink=0.6)
+        axes.set_yticks(range(0, len(labels), every), labels[::every], fontsize=8)
+        figure.colorbar(image, label="gain", location="top", shrink=0.6, aspect=30, pad=0.02)
         return _svg(figure, "Gain per layer and grid")
 
 
@@ -238,7 +248,7 @@ def pareto_plane(found: Study) -> str:
     setting ringed.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _drawing((7.2, 4.2))
+        figure, axes = _drawing((WIDE, 3.6))
         at = {p.model: p for p in found.dev}
         line = [at[name] for name in found.front]
         axes.plot(

@@ -3,9 +3,10 @@ the model that never read the text (0) and the target (1).
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
-from remnant.corpus import METRICS, of_role, short_title
+from remnant.corpus import of_role, short_title
 from remnant.records import FULL, Check, Evidence, Outcome, Variant, Verdict
 from remnant.report.table import Group, Results, checks
 
@@ -80,17 +81,9 @@ def dots(group: Group, model: str) -> list[Dot]:
 
 
 def _left(group: Group, model: str, form: str, metric: str) -> float | None:
-    """Where a model stands by plain asking, against its references in the same form.
-
-    Without a never-read model the way begins at what guessing scores.
-    """
-    own, target = group.cell(model, form, metric), group.cell("target", form, metric)
-    unread = group.cell("retrain", form, metric)
-    floor = unread.value if unread and unread.value is not None else 100 * METRICS[metric].chance
-    if own is None or target is None or own.value is None or target.value is None:
-        return None
-    room = target.value - floor
-    return (own.value - floor) / room if room > 0 else None
+    """Where a model stands by plain asking, against its references in the same form."""
+    own = group.cell(model, form, metric)
+    return group.share(own) if own else None
 
 
 def drawn(left: float) -> float:
@@ -114,6 +107,26 @@ def badges(group: Group, model: str) -> list[tuple[str, Outcome, str]]:
     found = [(form, group.verdict(model, form)) for form in group.forms]
     there = [(form, v.outcome, v.reason) for form, v in found if v]
     return sorted(there, key=lambda badge: badge[0] != FULL)
+
+
+class Judged(NamedTuple):
+    """One word on one model, and the forms in which it is said for the same reason."""
+
+    model: str
+    word: str
+    forms: tuple[str, ...]
+    reason: str
+
+
+def judged(group: Group) -> list[Judged]:
+    """The verdicts on all models, forms of which the same is said together."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for model, form in product(group.unlearned, group.forms):
+        verdict = group.verdict(model, form)
+        word = "differs" if group.seeds > 1 else "not measured"
+        said = (verdict.outcome, verdict.reason) if verdict else (word, "")
+        found.setdefault((model, *said), []).append(form)
+    return [Judged(model, w, tuple(forms), why) for (model, w, why), forms in found.items()]
 
 
 def failed(results: Results) -> list[Failed]:

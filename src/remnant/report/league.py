@@ -1,9 +1,10 @@
 """Unlearned models in the order of what was found of them: the table of a sweep."""
 
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import NamedTuple
 
-from remnant.corpus import METRICS, of_role
+from remnant.corpus import of_role
 from remnant.records import Outcome
 from remnant.report.front import WORST, Dot, badges, dots
 from remnant.report.table import Group
@@ -14,7 +15,8 @@ class Standing(NamedTuple):
 
     ``worst``: the gravest word of all its forms. ``badges``: form, word and reason of each.
     ``most``: the test, in any form, by which it is nearest to the target. ``utility``: the least
-    share of the target's, in any form; None where it was not measured.
+    share of the target's, in any form. Both None where nothing was measured, or the target itself
+    shows too little.
     """
 
     group: str
@@ -42,18 +44,13 @@ def _standing(group: Group, model: str) -> Standing | None:
 
 
 def _rank(one: Standing) -> tuple[int, float]:
-    return -WORST.index(one.worst), one.most.left if one.most else 0.0
+    # What was not measured stands behind what was.
+    return -WORST.index(one.worst), one.most.left if one.most else inf
 
 
 def _utilities(group: Group, model: str) -> Sequence[float]:
     """The shares of the target's utility at the same precision, above what guessing scores."""
-    found = []
-    for metric in (m for m in group.metrics if m in of_role("utility")):
-        chance = 100 * METRICS[metric].chance
-        for form in group.forms:
-            own, target = group.cell(model, form, metric), group.cell("target", form, metric)
-            if not own or not target or own.value is None or target.value is None:
-                continue
-            if (room := target.value - chance) > 0:
-                found.append((own.value - chance) / room)
-    return found
+    useful = [m for m in group.metrics if m in of_role("utility")]
+    cells = [group.cell(model, form, metric) for metric in useful for form in group.forms]
+    shares = [group.share(cell) for cell in cells if cell]
+    return [share for share in shares if share is not None]

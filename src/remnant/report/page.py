@@ -1,6 +1,7 @@
 """Tables and charts -> one self-contained HTML page and summary.json."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,24 @@ def _group(group: Group) -> dict[str, Any]:
     return {
         "group": group,
         "boards": [_board(group, model) for model in group.unlearned],
-        "tone": lambda cell: table.tone(group, cell),
-        "charts": [(METRICS[m].title, knowledge_by_form(group, m)) for m in group.metrics],
+        "verdicts": front.judged(group),
+        "tone": partial(table.tone, group),
+        "lacking": partial(_lacking, group),
+        "charts": [(METRICS[m].title, knowledge_by_form(group, m)) for m in _numbered(group)],
         "plane": forget_utility_plane(group),
         "expected": table.expected,
     }
+
+
+def _numbered(group: Group) -> list[str]:
+    """The headline numbers that any model has; of the others a chart would be empty."""
+    there = {c.metric for c in group.cells if c.value is not None}
+    return [metric for metric in group.metrics if metric in there]
+
+
+def _lacking(group: Group, form: str, metric: str) -> str:
+    """Why a share of the target's number is none, where the table has that number."""
+    return group.lacking(form, metric) if group.cell("target", form, metric) else ""
 
 
 def _board(group: Group, model: str) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from remnant.flow.store import Store
 from remnant.methods import own_roles
 from remnant.metrics import Column, Role
 from remnant.parsing import lines_of
-from remnant.records import FULL, Variant
+from remnant.records import FULL, Rule, Variant
 from remnant.report.table import Results
 from remnant.stages.cells import Sheet, asked, read_rows
 from remnant.stages.lineup import chance_of
 
+# A target that shows less than this, 0 to 1, is no measure: the verdict's own rule.
+LEAST = Rule().min_gap / 100
 # By role the means of its columns, above what guessing scores.
 Means = Mapping[Role, Mapping[Column, float]]
 
@@ -144,12 +146,12 @@ def _mean(values: Sequence[float]) -> float:
 def left_of(found: Means, target: Means, role: Role) -> float:
     """Mean over the metrics of a role of the share of the target's value, 1 is all of it.
 
-    A metric that the target scores 0 on says nothing and is left out.
+    A metric that the target scores less than ``LEAST`` on says nothing and is left out.
 
     Not a number where a metric is missing that the target scores on, or where there is none.
     """
     own = found[role]
-    shares = [own.get(c, math.nan) / value for c, value in target[role].items() if value > 0]
+    shares = [own.get(c, math.nan) / value for c, value in target[role].items() if value >= LEAST]
     return sum(shares) / len(shares) if shares else math.nan
 
 

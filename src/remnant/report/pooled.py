@@ -42,6 +42,7 @@ def over_seeds(groups: Sequence[Group]) -> list[Group]:
             _verdicts(own),
             None,
             seeds=len(own),
+            rule=own[0].rule,
         )
         for corpus, own in by_corpus.items()
         if len(own) > 1

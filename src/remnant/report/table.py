@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from remnant.corpus import METRICS, headlines, of_role
+from remnant.corpus import METRICS, headlines, of_role, short_title
 from remnant.flow.store import Store
 from remnant.forecast.forecast import Forecast, calibration, forecast, verdict
 from remnant.functional.survival import Survival
@@ -23,6 +24,7 @@ from remnant.records import (
     Manifest,
     Piece,
     Recovery,
+    Rule,
     SweepSpec,
     Variant,
     Verdict,
@@ -35,8 +37,8 @@ SUMMARY_SCHEMA = 1
 READ = ("measure", "explain", "audit")
 # Plain asking stays below its limits; what a stronger test says is another matter.
 QUIET = ("gone", "hidden")
-# How a cell is coloured; the verdict has a rule of its own. Points of PrivLeak, share of utility.
-MOST_APART, USEFUL = 20, 0.8
+# How a cell of PrivLeak is coloured, in points; all else by the shares of the verdict's rule.
+MOST_APART = 20
 # So many failed checks are told in the story; the report lists all.
 SHOWN = 3
 # A collapsed model shows one of these; the last three are compared with the target's own values.
@@ -63,6 +65,7 @@ class Group:
     surviving: list[Surviving] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
     seeds: int = 1
+    rule: Rule = field(default_factory=Rule)
 
     @property
     def title(self) -> str:
@@ -100,12 +103,68 @@ class Group:
 
     def cell(self, model: str, form: str, metric: str) -> Cell | None:
         """One cell, or None."""
-        found = (c for c in self.cells if (c.model, c.form, c.metric) == (model, form, metric))
-        return next(found, None)
+        return self._placed.get((model, form, metric))
+
+    @cached_property
+    def _placed(self) -> dict[tuple[str, str, str], Cell]:
+        """The cells by their places; of several of one place the first."""
+        return {(c.model, c.form, c.metric): c for c in reversed(self.cells)}
 
     def verdict(self, model: str, form: str) -> Verdict | None:
         """One verdict, or None."""
         return next((v for v in self.verdicts if (v.model, v.form) == (model, form)), None)
+
+    def share(self, cell: Cell) -> float | None:
+        """Where a number stands from what knows nothing (0) to the target (1) in the same form;
+        None where the target itself shows too little for that.
+        """
+        target = self.cell("target", cell.form, cell.metric)
+        lacking = self.lacking(cell.form, cell.metric)
+        if cell.value is None or target is None or target.value is None or lacking:
+            return None
+        start, _ = self._start(cell.form, cell.metric)
+        return (cell.value - start) / (target.value - start)
+
+    def lacking(self, form: str, metric: str) -> str:
+        """Why nothing can be measured as a share of the target's number, as in the verdict: it is
+        missing, or is no ``min_gap`` points and not certainly above what knows nothing. Empty where
+        something can.
+        """
+        target = self.cell("target", form, metric)
+        if target is None or target.value is None:
+            return f"the target has no number: {target.status}" if target else "it was not measured"
+        start, whose = self._start(form, metric)
+        if METRICS[metric].known == "apart":
+            known = abs(target.value) > MOST_APART
+        else:
+            room, least = target.value - start, target.value if target.low is None else target.low
+            known = room >= self.rule.min_gap and room > 0 and least > start
+        return "" if known else f"the target itself scores {target.value:.1f}, {whose} {start:.1f}"
+
+    def _start(self, form: str, metric: str) -> tuple[float, str]:
+        """What knows nothing scores, and who that is: of forget text the never-read model, where
+        there is one.
+        """
+        unread = self.cell("retrain", form, metric)
+        if METRICS[metric].known == "apart":
+            return 0.0, "where never read is"
+        if METRICS[metric].role != "utility" and unread and unread.value is not None:
+            return unread.value, "a model that never read the text"
+        return 100 * METRICS[metric].chance, "guessing"
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """A sentence for every headline number that is no measure of anything in some forms."""
+        told = []
+        for metric in self.metrics if "target" in self.models else ():
+            why = {form: self.lacking(form, metric) for form in self.forms}
+            if forms := [form for form, reason in why.items() if reason]:
+                where = "in any form" if len(forms) == len(why) else f"in {', '.join(forms)}"
+                told.append(
+                    f"{short_title(metric)}: not measured against the target {where} "
+                    f"({why[forms[0]]})."
+                )
+        return told
 
 
 @dataclass(frozen=True)
@@ -147,6 +206,7 @@ def collect(
                 verdicts=[Verdict.model_validate(v) for v in _read(folder / "verdicts.json")],
                 auc_retrain=done[piece.name].of(AuditResult).auc_retrain,
                 evidence=[Evidence.model_validate(e) for e in _read(folder / "evidence.json")],
+                rule=sweep.rule,
             )
         )
     for name, manifest in done.items():
@@ -235,24 +295,17 @@ def number(cell: Cell | None) -> str:
 def tone(group: Group, cell: Cell | None) -> str:
     """How to read a cell: "good", "bad" or "plain".
 
-    Knowledge is bad near the target's, utility far from it.
+    Knowledge is bad near the target's, utility far from it; where the target shows nothing that
+    could be lost, neither is.
     """
-    if cell is None or cell.value is None or cell.is_reference:
+    if cell is None or cell.is_reference or (share := group.share(cell)) is None:
         return "plain"
-    target = group.cell("target", cell.form, cell.metric)
-    retrain = group.cell("retrain", cell.form, cell.metric)
-    if target is None or target.value is None:
-        return "plain"
-    metric = METRICS[cell.metric]
-    chance = 100 * metric.chance
+    metric, most = METRICS[cell.metric], group.rule.max_retained
     if metric.known == "apart":
-        return "good" if abs(cell.value) <= MOST_APART else "bad"
+        return "good" if abs(cell.value or 0.0) <= MOST_APART else "bad"
     if metric.role == "utility":
-        kept = cell.value - chance >= USEFUL * (target.value - chance)
-        return "good" if kept else "bad"
-    floor = retrain.value if retrain and retrain.value is not None else chance
-    left = (cell.value - floor) / max(target.value - floor, 1e-9)
-    return "good" if left <= 0.35 else "bad" if left >= 0.65 else "plain"
+        return "good" if share >= group.rule.utility_floor else "bad"
+    return "good" if share <= most else "bad" if share >= 1 - most else "plain"
 
 
 class Signs(NamedTuple):
@@ -382,6 +435,8 @@ def _tell(group: Group, seed: str) -> list[str]:
         opening = f"On {group.corpus}{seed}, the target model {does}"
         if retrain and retrain.value is not None:
             opening += f"; a model that never read it reaches {retrain.value:.0f} %"
+        if group.lacking(FULL, known):
+            opening += ", which is too little to measure forgetting by"
         lines.append(opening + ".")
     for model in group.unlearned:
         foretold = foretell(group, model)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from remnant.corpus.files import said_of
+from remnant.corpus.files import not_read
 from remnant.flow.plan import Node
 from remnant.flow.progress import clock
 from remnant.records import FULL, Cell, ElicitResult, Manifest, PrepareResult, Record
@@ -72,7 +72,11 @@ def tell_code(uses: Sequence[str], screen: Console) -> None:
 
 def matrix(group: table.Group) -> Table:
     """One row per model and form, one column per metric, the verdict last."""
-    found = Table(title=escape(f"{group.title} (x100, 95 % intervals)"))
+    found = Table(
+        title=escape(f"{group.title} (x100, 95 % intervals)"),
+        caption=escape("\n".join(group.unmeasured)) or None,
+        caption_justify="left",
+    )
     for column in ("model", "form", *group.metrics, "verdict"):
         found.add_column(escape(column))
     for model in group.models:
@@ -134,11 +138,7 @@ def warnings_of(card: PrepareResult) -> list[str]:
         f"Warning: {count} {name} say what another one says."
         for name, count in card.repeated.items()
     ]
-    lines += [
-        f"Not read for {role}: {len(files)} files: {said_of(files)}."
-        for role, files in card.skipped.items()
-    ]
-    return lines + [f"Note: {note}" for note in card.notes]
+    return lines + not_read(card.skipped) + [f"Note: {note}" for note in card.notes]
 
 
 def print_form(chosen: ElicitResult, *, alone: bool) -> None:

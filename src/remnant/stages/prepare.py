@@ -249,11 +249,26 @@ def _cut(
             files[f"privleak/{split}"] = _spread(material.texts[name], spec.max_items)
     files |= {name: _spread(rows, spec.max_items) for name, rows in material.files.items()}
     if not files["verbmem/forget"]:
-        raise UserError(
-            "The forget text is too short to cut a single prompt from.",
-            "Give more text, or lower --answer-tokens.",
-        )
+        raise _too_short(spec, material.texts["forget"], tokenizer)
     return files
+
+
+def _too_short(
+    spec: PrepareSpec, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> UserError:
+    """What is said of forget texts none of which a prompt and an answer can be cut from."""
+    lengths = [len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
+    needed = spec.answer_tokens + _least_before(spec)
+    return UserError(
+        "The forget text is too short to cut a single prompt from: the longest of "
+        f"{len(texts)} texts has {max(lengths, default=0)} tokens, and {needed} are needed.",
+        "Give longer texts, or lower --answer-tokens.",
+    )
+
+
+def _least_before(spec: PrepareSpec) -> int:
+    """The shortest prompt, in tokens: a third of the answer."""
+    return max(1, spec.answer_tokens // 3)
 
 
 def _asked(pair: tuple[str, str], others: Sequence[str]) -> dict[str, Any]:
@@ -303,7 +318,7 @@ def _windows(
     room = len(offsets) - spec.answer_tokens
     cuts = [room * (i + 1) // spec.cuts_per_text for i in range(spec.cuts_per_text)]
     found = []
-    for cut in (c for c in cuts if c >= max(1, spec.answer_tokens // 3)):
+    for cut in (c for c in cuts if c >= _least_before(spec)):
         first, middle = int(offsets[max(0, cut - spec.prompt_tokens)][0]), int(offsets[cut][0])
         found.append(
             {

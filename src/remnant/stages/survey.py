@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from remnant.corpus.base import Material
+from remnant.corpus.files import not_read
+from remnant.errors import UserError
 from remnant.functional.segments import size, words
 from remnant.model.load import open_tokenizer
 from remnant.records import PrepareResult, PrepareSpec
@@ -20,7 +22,8 @@ def survey(spec: PrepareSpec, say: Callable[[str], None]) -> PrepareResult:
     Args:
         spec: of the corpus.
         say: takes what is found, a line each: of what shapes the entries of each file are, how many
-            texts and questions each side has and how long they are.
+            texts and questions each side has and how long they are; also where the corpus is then
+            refused, with what was not read and why.
 
     Returns:
         The card that the corpus would have.
@@ -29,7 +32,6 @@ def survey(spec: PrepareSpec, say: Callable[[str], None]) -> PrepareResult:
         UserError: as ``prepare.run``.
     """
     material = read(spec)
-    card = corpus_of(spec, material).card
     for side, shapes in material.shapes.items():
         for name, shape in shapes.items():
             say(f"{side} {name}: {shape}")
@@ -40,7 +42,13 @@ def survey(spec: PrepareSpec, say: Callable[[str], None]) -> PrepareResult:
         counts += [_lengths(asked, "questions with answers", unit, length)] if asked else []
         if counts:
             say(f"{side}: {'; '.join(counts)}")
-    return card
+    try:
+        return corpus_of(spec, material).card
+    except UserError:
+        # There will be no card that says it.
+        for line in not_read(material.skipped):
+            say(line)
+        raise
 
 
 def _measure(spec: PrepareSpec) -> tuple[str, Callable[[str], int]]:
