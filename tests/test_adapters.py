@@ -201,6 +201,9 @@ def damaged(adapter: Path, what: str) -> Path:
     elif what == "another kind":
         config["peft_type"] = "NOSUCH"
     save_file(factors, path)
+    if what == "a pickle":
+        path.unlink()
+        torch.save(factors, path.with_suffix(".bin"))
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     return adapter
 
@@ -214,6 +217,7 @@ def damaged(adapter: Path, what: str) -> Path:
         ("not finite", "not finite"),
         ("another shape", "cannot be opened"),
         ("another kind", "cannot be opened"),
+        ("a pickle", "has no adapter_model.safetensors"),
     ],
 )
 def test_a_damaged_adapter_is_refused(what: str, says: str, base: Path, adapter: Path) -> None:

@@ -36,7 +36,7 @@ from remnant.flow.plan import (
     transform_node,
     unlearn_node,
 )
-from remnant.flow.store import Store, disk_errors
+from remnant.flow.store import Store, copied, disk_errors
 from remnant.methods import step
 from remnant.model import saving, versions
 from remnant.model.load import open_model
@@ -666,6 +666,29 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert not is_whole(path)
     assert not is_whole(tmp_path / "none")
+
+
+def test_a_copy_for_the_user_is_whole_on_the_disk_or_not_there(
+    store: Store, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, manifest, out = store.path(node.name), store.manifest(node.name), tmp_path / "out" / "m"
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(place: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{place}"))
+        if "fails" in synced:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(place)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    out.parent.mkdir()
+    copied(made, manifest, out)
+    assert {Path(p).name for p in synced} >= {p.name for p in out.rglob("*")}
+    synced.append("fails")
+    with pytest.raises(UserError, match="disk is full"):
+        copied(made, manifest, out.with_name("n"))
+    assert [p.name for p in out.parent.iterdir()] == ["m"]
 
 
 # Models by content

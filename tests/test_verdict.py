@@ -373,6 +373,21 @@ def test_a_control_model_that_read_the_text_is_seen_by_membership() -> None:
     )
 
 
+@pytest.mark.parametrize("off", [0.003, 0.05])  # a cast, int8
+def test_a_copy_of_the_judged_model_is_no_never_read_one(off: float) -> None:
+    """It knows as much, so that nothing is seen to be left: a model at 0.25 of the way passed."""
+    own = made(0.3, seed=3)
+    rng = np.random.default_rng(0)
+
+    def rounded(column: dict[str, float]) -> dict[str, float]:
+        return {i: v + float(rng.normal(0, off)) for i, v in column.items()}
+
+    copy = own._replace(values={c: rounded(v) for c, v in own.values.items()})
+    verdict = judged(own, retrain=copy)
+    assert (verdict.outcome, "copy of it" in verdict.reason) == ("not measured", True)
+    assert judged(own).outcome == "hidden"
+
+
 def test_early_endings_and_fixed_phrases_bar_the_pass() -> None:
     own = made(0.1, seed=3)
     assert "end at once" in judged(saying(own, lambda i: "")).reason

@@ -408,11 +408,15 @@ def copied(made: Path, manifest: Manifest, out: Path) -> None:
     scratch = out.with_name(f".{out.name}.tmp")
     with disk_errors(out.parent):
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
-        record = manifest.model_dump_json(indent=1) + "\n"
-        (scratch / "remnant.json").write_text(record, encoding="utf-8")
-        sync_tree(scratch)
-        rename(scratch, out)
+        try:
+            shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
+            record = manifest.model_dump_json(indent=1) + "\n"
+            (scratch / "remnant.json").write_text(record, encoding="utf-8")
+            sync_tree(scratch)
+            rename(scratch, out)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)  # a full disk has no room for half of it
+            raise
 
 
 def _stands(file: int, path: Path) -> bool:

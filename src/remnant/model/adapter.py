@@ -57,6 +57,10 @@ def merge(model: PreTrainedModel, folder: Path) -> Merged:
     Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3, as in peft.
     """
     peft = peft_library()
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(
+            f"The adapter {folder} has no {WEIGHTS}.", "Save it again with peft's save_pretrained."
+        )
     try:
         # Names and shapes that do not fit are told below, by name.
         opened = peft.PeftModel.from_pretrained(model, str(folder), low_cpu_mem_usage=False)

@@ -153,13 +153,14 @@ def check_tied(model: PreTrainedModel, source: str) -> None:
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     one, other = (getattr(end, "weight", None) for end in ends)
     tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if tied and one is not None and other is not None and one is not other:
-        if one.shape != other.shape or not torch.equal(one, other):
-            raise UserError(
-                f"The configuration of {source} ties the head to the embeddings, and the files "
-                "hold another head: not every runtime would open the same model.",
-                "Set tie_word_embeddings to false in config.json, or take the head out.",
-            )
+    if not tied or one is None or other is None or one is other:
+        return
+    if one.shape != other.shape or not torch.equal(one, other):
+        raise UserError(
+            f"The configuration of {source} ties the head to the embeddings, and the files hold "
+            "another head: not every runtime would open the same model.",
+            "Set tie_word_embeddings to false in config.json, or take the head out.",
+        )
 
 
 def digest_of_weights(model: nn.Module) -> str:
