@@ -216,6 +216,12 @@ def test_what_is_no_summary_is_refused(tmp_path: Path) -> None:
     for change in ({"evidence": [7]}, {"rule": None}, {"cells": 3}, {"verdicts": [{"a": 1}]}):
         with pytest.raises(UserError):
             audited(summary_of(GOOD) | change)
+    path.write_text('{"verdicts": [], ' + json.dumps(summary_of(GOOD))[1:])
+    with pytest.raises(UserError, match="verdicts stands there twice"):
+        read_summary(path)
+    rule = {n: v for n, v in Rule().told().items() if n != "max_told"}
+    with pytest.raises(UserError, match=r"does not say max_told\."):
+        audited(summary_of(GOOD) | {"rule": rule})
     twice = summary_of(GOOD)
     with pytest.raises(UserError, match="two verdicts"):
         audited(twice | {"verdicts": twice["verdicts"] * 2})
@@ -306,6 +312,27 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "policy.toml").write_text('forms = ["full", "int4"]\n')
     (tmp_path / "summary.json").write_text(json.dumps(summary_of(GOOD)))
     return tmp_path
+
+
+def test_names_cannot_write_lines_of_their_own(place: Path) -> None:
+    for name in ("a\ngone         full: all", "a\x1b[2K", "\ud800"):
+        hostile = json.dumps(summary_of({"full": "known"})).replace('"unlearned"', json.dumps(name))
+        (place / "summary.json").write_text(hostile)
+        done = call("gate", place, "--policy", place / "policy.toml")
+        assert done.exit_code == (2 if name == "\ud800" else 3), done.output
+        assert not any(line.startswith("gone") for line in done.output.splitlines())
+        assert "\x1b[2K" not in done.output
+
+
+def test_what_is_read_is_not_written_over(place: Path) -> None:
+    policy, summary = place / "policy.toml", place / "summary.json"
+    before = policy.read_bytes(), summary.read_bytes()
+    for wrong in (("--card", policy), ("--junit", summary), ("--junit", place / "a", "--sarif",
+                  place / "x" / ".." / "a")):  # fmt: skip
+        (place / "x").mkdir(exist_ok=True)
+        done = call("gate", place, "--policy", policy, *wrong)
+        assert (done.exit_code, "is named twice" in done.output) == (2, True), done.output
+    assert (policy.read_bytes(), summary.read_bytes()) == before
 
 
 @pytest.mark.parametrize(

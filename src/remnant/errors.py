@@ -36,6 +36,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:MOST_SAID]
 
 
+def on_one_line(text: str) -> str:
+    """With a question mark for what a terminal would not print: ends of lines, escapes, halves of
+    characters.
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def some(names: Iterable[str]) -> str:
     """The first names of many, and how many more there are."""
     found = list(names)

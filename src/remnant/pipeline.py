@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.markup import escape
 
 from remnant import api
 from remnant.durable import write_text
-from remnant.errors import UserError, some
+from remnant.errors import UserError, on_one_line, some
 from remnant.flow.place import given
 from remnant.flow.store import Store, disk_errors
 from remnant.gate.card import card, read_card
@@ -51,6 +52,8 @@ def gate(
     policy = read_policy(policy_file)
     for name, path in files.items():
         _check_place(name, path)
+    read = [p / "summary.json" if p.is_dir() else p for p in map(Path, models)]
+    _check_apart([policy_file, *read, *filter(None, files.values())])
     before = read_card(place) if (place := files.get("card")) else ""
     summary = read_summary(Path(models[0])) if len(models) == 1 else _made(models, policy, audit)
     store = Store(Path(audit["store_path"]))
@@ -92,13 +95,21 @@ def _unlike(
 def _tell(decided: Sequence[Case]) -> None:
     for case in decided:
         colour = "green" if case.passed else "red" if case.failed else "yellow"
-        told = f"[{colour}]{case.outcome:12}[/] {escape(f'{case.name}: {case.reason}')}"
+        about = escape(on_one_line(f"{case.name}: {case.reason}"))
+        told = f"[{colour}]{case.outcome:12}[/] {about}"
         terminal.console().print(told, highlight=False, soft_wrap=True)
 
 
 def _check_place(name: str, path: Path | None) -> None:
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise UserError(f"--{name} cannot be written to {path}.", ELSEWHERE)
+
+
+def _check_apart(paths: Sequence[Path]) -> None:
+    """What is read and what is written must be files of their own."""
+    places = [path.resolve() for path in paths]
+    if twice := next((p for p, n in Counter(places).items() if n > 1), None):
+        raise UserError(f"{twice} is named twice.", "Write to files of their own.")
 
 
 def _made(models: tuple[str, ...], policy: Policy, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +183,7 @@ def _day(text: str | None) -> date | None:
 
 def _refuse(refused: Refused) -> int:
     for reason in refused.reasons:
-        print(f"Refused: {reason}", file=sys.stderr)
+        print(on_one_line(f"Refused: {reason}"), file=sys.stderr)
     return NOT_GONE
 
 
@@ -208,9 +219,9 @@ def verify(
     except OSError as error:
         raise UserError(f"{error.filename or file} cannot be read ({error.strerror}).") from error
     for row in found.outcomes:
-        print(f"{row.outcome:12} {row.form}: {row.reason}")
+        print(on_one_line(f"{row.outcome:12} {row.form}: {row.reason}"))
     for folder, form in found.folders.items():
-        print(f"{folder}: every file is as it was signed of '{form}'.")
+        print(f"{on_one_line(str(folder))}: every file is as it was signed of '{form}'.")
     if found.absent:
         print(f"Signed, and not compared here: {', '.join(found.absent)}.")
     return exit_code({row.outcome for row in found.outcomes})

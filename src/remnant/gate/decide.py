@@ -3,17 +3,17 @@
 A pass is believed only with its evidence: whatever is missing makes a case "not measured".
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import JsonValue, ValidationError
 
-from remnant.errors import UserError
+from remnant.errors import UserError, some
 from remnant.gate.policy import Policy, weaker
 from remnant.parsing import parse
 from remnant.records import Cell, Evidence, Outcome, Rule, Variant, Verdict
+from remnant.weightfiles import strict_json
 
 Row = TypeVar("Row", bound=Variant)
 # Where one corpus was used with one seed.
@@ -65,15 +65,15 @@ def read_summary(path: Path) -> dict[str, JsonValue]:
     """
     file = path / "summary.json" if path.is_dir() else path
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = strict_json(file.read_bytes())
     except OSError as error:
         raise UserError(
             f"There is no summary {file} ({error.strerror}).",
             "remnant audit writes one; or give TARGET UNLEARNED.",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(
-            f"{file} is no summary of an audit.", "remnant audit writes one."
+            f"{file} is no summary of an audit ({error}).", "remnant audit writes one."
         ) from error
     if not isinstance(data, dict) or not data.get("verdicts"):
         raise UserError(f"{file} holds no verdict.", "remnant audit writes one that does.")
@@ -86,7 +86,12 @@ def audited(summary: Mapping[str, Any]) -> Audited:
     Raises:
         UserError: it is not as Remnant writes it, or has two verdicts on one form.
     """
-    rule = parse(Rule, summary.get("rule"), "the rule of the summary")
+    given = summary.get("rule")
+    rule = parse(Rule, given, "the rule of the summary")
+    if lacks := Rule().told().keys() - (given or {}).keys():
+        raise UserError(
+            f"The rule of the summary does not say {some(sorted(lacks))}.", "Audit again."
+        )
     found = Audited(
         rule,
         _rows(Verdict, summary, "verdicts"),
