@@ -1,6 +1,7 @@
 """One deletion request, from raw text to files and a verdict."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ import remnant
 from remnant import api
 from remnant.cli import main
 from remnant.control import control_of
-from remnant.deletion import Request, _corpus, _scratch, context_of, forget
+from remnant.deletion import Request, _corpus, _scratch, _tells_nothing, context_of, forget
 from remnant.errors import UserError
 from remnant.flow.node import Node
 from remnant.flow.place import Outside
 from remnant.flow.store import Store, disk_errors
 from remnant.lab.corpus import generate
+from remnant.metrics import Column
 from remnant.records import PrepareSpec
+from remnant.stages.cells import Sheet
 from tests.test_api import SHAPE
 
 QUICK: dict[str, Any] = {"steps": 2, "probe_every": 1, "batch_size": 2, "method": "ga_gdr"}
@@ -56,7 +59,11 @@ def target(store: Store, corpus: remnant.Corpus) -> str:
 
 
 def test_a_request_ends_with_a_model_files_a_report_and_a_verdict(
-    store: Store, target: str, texts: dict[str, tuple[str, ...]], tmp_path: Path
+    store: Store,
+    target: str,
+    texts: dict[str, tuple[str, ...]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     request, settings = Request(target, texts), {**QUICK, **LENGTHS, "lr": 1e-3}
     done = forget(request, tmp_path / "out", store, 1000.0, settings)
@@ -68,6 +75,11 @@ def test_a_request_ends_with_a_model_files_a_report_and_a_verdict(
     assert sum(done.took.values()) > 0
     assert [v.form for v in done.audit.verdicts] == ["full", "int8", "int4", "nf4"]
     assert not done.audit.passed  # two steps forget nothing
+    told = capsys.readouterr().err
+    assert "The target itself tells nothing of the forget text" in told  # four steps teach nothing
+    assert re.search(r"\d:\d\d of 16:40 spent; trying rate 0.001, 2 steps", told)
+    again = api.source_of(store, done.out / "model")
+    assert again == api.source_of(store, done.best.model)
     with pytest.raises(UserError, match="exists already"):
         forget(request, tmp_path / "out", store, 0.0, {})
     _a_summary_that_is_not_its_audits_is_refused(store, done.out / "summary.json")
@@ -144,6 +156,16 @@ def test_pieces_fit_the_context_and_are_enough_for_a_verdict(
     assert spec.prompt_tokens + spec.answer_tokens < spec.text_tokens < SHAPE["context"]
 
 
+def test_a_target_that_tells_nothing_is_named_with_its_numbers() -> None:
+    def sheet(value: float) -> Sheet:
+        return Sheet({Column("verbmem"): {str(item): value for item in range(20)}}, {})
+
+    assert _tells_nothing(sheet(0.5)) == ""
+    assert "(verbmem 1.0 of 100)" in _tells_nothing(sheet(0.01))
+    assert "(no number of 100)" not in _tells_nothing(Sheet({}, {}))
+    assert "no number" in _tells_nothing(Sheet({}, {}))
+
+
 def test_without_text_to_keep_nothing_begins(target: str, tmp_path: Path, store: Store) -> None:
     with pytest.raises(UserError, match="Without text that the model must keep"):
         forget(Request(target, {"forget": ("a.txt",)}), tmp_path / "out", store, 1.0, {})
@@ -160,6 +182,17 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(
     with pytest.raises(UserError, match="No runtime opens"):
         forget(Request(target, texts, deploy=("int4",)), tmp_path / "out", store, 1.0, LENGTHS)
     monkeypatch.setattr("remnant.deletion._there", lambda name: False)
+    monkeypatch.setattr("remnant.api.make", lambda *_, **__: pytest.fail("something was made"))
+    fresh = Store(store.root.with_name("fresh")).open()
+    for given, said in (
+        ({"deploy": ("bnb-nf4",)}, "need bitsandbytes"),
+        ({"retrain": target}, "is the target itself"),
+        ({"retrain": "nowhere"}, "nowhere"),
+        ({"texts": texts | {"holdout": ("nowhere.txt",)}}, "nowhere.txt"),
+    ):
+        asked = Request(target, texts)._replace(**given)
+        with pytest.raises(UserError, match=said):
+            forget(asked, tmp_path / "out", fresh, 1.0, LENGTHS)
     with pytest.raises(UserError, match="need bitsandbytes, which is not installed"):
         forget(Request(target, texts, deploy=("bnb-nf4",)), tmp_path / "out", store, 1.0, LENGTHS)
     with pytest.raises(UserError, match="quatsch"):

@@ -270,7 +270,8 @@ def test_four_bit_files_written_after_a_pass_would_differ(
 
 def test_what_no_runtime_opens_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     for name, reason in (
-        ("int4", "grid to study"),
+        ("int4", "No runtime opens 'int4': it is a grid to study. Deploy one of ao-int4-g128, "),
+        ("nf4", "No runtime opens 'nf4': it is a grid to study. Deploy one of bnb-nf4, "),
         ("hqq4", "grid to study"),
         ("bnb-nf4-b128", "blocks of 64 only"),
     ):

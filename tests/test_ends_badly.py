@@ -234,6 +234,11 @@ def test_how_a_run_ended_is_told_by_its_probes() -> None:
     assert told["kept"].startswith("Nothing was forgotten")
     assert told["hardly"].startswith("Hardly anything was forgotten: forget accuracy 0.800")
     assert told["good"].startswith("Less is known and the utility floor is met")
+    for name in ("forget", "retain"):
+        ignorant = origin | {name: 0.04}
+        chosen = {"step": 1, "forget": 0.01, "retain": 0.05}  # more than the target had
+        said = unlearn.ended(spec, 0.9, [ignorant, chosen], chosen)
+        assert said.startswith(f"The target itself shows too little of the {name} text")
 
 
 def test_weights_that_diverged_in_the_last_step_are_not_saved(

@@ -31,6 +31,7 @@ RANKS = {
     "uninterrupted": 0,
     "durable": 1,
     "lineage": 1,
+    "livefiles": 6,
     "lean": 0,
     "quiet": 1,
     "context": 2,

@@ -14,6 +14,7 @@ from remnant.flow.progress import (
     LINE_SECONDS,
     Pace,
     Paces,
+    Spent,
     Teller,
     _state,
     one_by_one,
@@ -83,6 +84,19 @@ def test_a_line_comes_also_while_nothing_is_reported() -> None:
         "scoring [/x] working (0:15 so far)",
         "scoring [/x] working (0:30 so far)",
     ]
+
+
+def test_the_time_of_the_whole_goes_on_while_a_piece_is_made() -> None:
+    clock, console = Clock(), Console(file=io.StringIO(), width=160)
+    teller = Teller(console, "measure", clock, Spent(60.0, 1800.0))
+    for second in range(32):
+        teller.report(second, 64, "")
+        clock.time += 1
+        if second == 20:
+            teller.begin("transform")  # the next piece of the same call
+    assert [line.partition("(")[2] for line in written(console)] == [
+        "0:15 so far; 1:15 of 30:00 spent)", "0:09 so far; 1:30 of 30:00 spent)",
+    ]  # fmt: skip
 
 
 def test_notes_with_marks_of_the_terminals_language_end_nothing() -> None:

@@ -293,9 +293,45 @@ def test_signs_of_collapse_are_flagged_against_the_target() -> None:
     )
 
 
+MORE_FORMS = ("gguf-q4_k_m", "prune20+int4", "ct-nvfp4a16", "gptq4-g128", "relearn64-forget10")
+
+
+def crowded() -> Results:
+    """The run with all that makes a page wide: many forms, further numbers, evidence in sentences,
+    and reasons beside shares."""
+    base = results()
+    (group,) = base.groups
+    why = "the gap of 3.0 points is below 5: nothing was forgotten that could come back"
+
+    def behind(rows: list[Any]) -> list[Any]:
+        own = [row for row in rows if row.form == "int4"]
+        return [r.model_copy(update={"steps": (form,)}) for form in MORE_FORMS for r in own]
+
+    told = {
+        "model": "npo_klr with a long name", "kind": "probability per token", "says": "tells",
+        "test": "extraction_strength", "left": (0.7, 0.6, 0.8), "items": 20,
+        "said": "extraction_strength at 70% of the way from unread to target [60%, 80%]",
+    }  # fmt: skip
+    cells = [*group.cells, *behind(group.cells)]
+    further = [
+        c.model_copy(update={"metric": name})
+        for name in ("mia_min_plus_plus", "tofu_forget_quality")
+        for c in cells
+        if c.metric == "verbmem"
+    ]
+    recoveries = [r.model_copy(update={"status": why}) for r in group.recoveries]
+    changed = dataclasses.replace(
+        group, cells=cells + further, recoveries=recoveries + behind(recoveries),
+        verdicts=group.verdicts + behind(group.verdicts),
+        evidence=[Evidence.model_validate(told)],
+    )  # fmt: skip
+    return dataclasses.replace(base, groups=[changed])
+
+
 PROBE = """
 <script>
 addEventListener('load', () => {
+  document.querySelectorAll('details').forEach(e => { e.open = true; });
   const root = document.documentElement, all = q => [...document.querySelectorAll(q)];
   const box = e => e.getBoundingClientRect(), drawn = all('figure.chart svg');
   const marks = drawn.map(s => s.querySelectorAll('path, use').length);
@@ -320,7 +356,8 @@ addEventListener('load', () => {
     shutil.which("chromium") is None, reason="Chromium is not installed (apt-get install chromium)"
 )
 @pytest.mark.parametrize("width", [400, 1400])
-def test_the_page_in_a_real_browser(written: Path, width: int, tmp_path: Path) -> None:
+def test_the_page_in_a_real_browser(width: int, tmp_path: Path) -> None:
+    written = page.write(crowded(), Store(tmp_path / "store"), tmp_path / "out")
     probed = tmp_path / "probed.html"
     # Chromium's window has a least width; a frame of the wanted width gives the page a viewport of
     # exactly that.

@@ -338,4 +338,4 @@ def test_a_target_that_knows_nothing_is_refused(
     monkeypatch.setattr(search, "measured", lambda *given: (nothing, 0.0))
     done = tune(store, corpus, target, "--methods", "ga", "--budget", "1")
     assert done.exit_code == 2
-    assert "knows nothing of the forget text" in done.output
+    assert "knows too little of the forget text" in done.output

@@ -6,8 +6,6 @@ as ``(model, tokenizer)``. No torch until something has to be made.
 """
 
 import importlib
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,21 +14,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from remnant.adapterfiles import adapter_in
 from remnant.context import ModelCache, both
 from remnant.corpus.forms import BEST
-from remnant.durable import digest_of, write_text
 from remnant.errors import UserError
+from remnant.evaluate.ready import check_ready
 from remnant.flow import plan as planning
 from remnant.flow import sources
 from remnant.flow.copies import Copy, let_go, readers_of, wanted
-from remnant.flow.digests import digest_path
-from remnant.flow.finite import check_sources
-from remnant.flow.libraries import check_libraries
+from remnant.flow.neverread import check_unread
 from remnant.flow.place import Outside, given
 from remnant.flow.plan import Input, Node
-from remnant.flow.progress import one_by_one
+from remnant.flow.progress import Spent, one_by_one
 from remnant.flow.run import make, missing, speaking
 from remnant.flow.store import Store, copied
 from remnant.functional.segments import Known
 from remnant.handles import Audit, Corpus, Model, Scores
+from remnant.livefiles import Texts, saved, text_files
 from remnant.methods import by_text, chain, step, taking
 from remnant.parsing import parse
 from remnant.records import (
@@ -65,10 +62,11 @@ else:
     Live = tuple
 
 FORMS = ("int8", "int4", "nf4")
-Texts = str | Path | Sequence[str] | Sequence[Path] | Sequence[Mapping[str, str]]
 AnyCorpus = str | Path | Corpus
 AnyModel = str | Path | Model | Live
 AnyStore = str | Path | Store
+# Whether it is shown how far something is; and what was spent of a larger whole that it belongs to.
+Shown = bool | Spent
 
 
 def prepare(
@@ -97,7 +95,7 @@ def prepare(
     """
     kept = opened(store)
     texts = {"forget": forget, "retain": retain, "holdout": holdout}
-    paths = {role: _files(kept, given) for role, given in texts.items() if given}
+    paths = {role: text_files(kept, given) for role, given in texts.items() if given}
     spec = parse(PrepareSpec, paths | settings, "prepare")
     node = planning.prepare_node(spec)
     manifest = done(kept, [node], progress)
@@ -137,7 +135,7 @@ def unlearn(
     *,
     dequantize: bool = False,
     store: AnyStore = "runs",
-    progress: bool = False,
+    progress: Shown = False,
     **settings: Any,
 ) -> Model:
     """A target without the forget text of a corpus.
@@ -203,7 +201,7 @@ def deploy(
     corpus: AnyCorpus | None = None,
     dequantize: bool = False,
     store: AnyStore = "runs",
-    progress: bool = False,
+    progress: Shown = False,
     **settings: Any,
 ) -> DeployResult:
     """Write the files of a format that a runtime opens, and remnant.json beside them.
@@ -272,7 +270,7 @@ def audit(
     forms: Sequence[Use] | None = None,
     dequantize: bool = False,
     store: AnyStore = "runs",
-    progress: bool = False,
+    progress: Shown = False,
     **rule: Any,
 ) -> Audit:
     """Did it stay forgotten, in full precision and in every form?
@@ -342,16 +340,16 @@ def opened(store: AnyStore) -> Store:
     return store if isinstance(store, Store) else Store(Path(store)).open()
 
 
-def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
+def done(store: Store, nodes: Sequence[Node], progress: Shown) -> Manifest:
     """Make what is missing of some pieces and of what they need; the manifest of the last."""
     nodes = planning.ordered(nodes)
     copies, readers = wanted(nodes), readers_of(nodes)
     screen, models = terminal.console(stderr=True), ModelCache()
-    check_libraries(lacking := missing(store, nodes))
-    check_sources(lacking)
+    check_ready(lacking := missing(store, nodes))
     if progress:
         terminal.tell_code(terminal.code_of(lacking), screen)
-    shown = one_by_one(screen) if progress else nullcontext(lambda node: _silent)
+    spent = progress if isinstance(progress, Spent) else None
+    shown = one_by_one(screen, spent) if progress else nullcontext(lambda node: _silent)
     with shown as report_for, speaking(store) as told:
         for node in nodes:
             heard = both(report_for(node), told(node))
@@ -360,7 +358,7 @@ def done(store: Store, nodes: Sequence[Node], progress: bool) -> Manifest:
     return store.manifest(nodes[-1].name)
 
 
-def model_of(store: Store, node: Node, progress: bool) -> Model:
+def model_of(store: Store, node: Node, progress: Shown) -> Model:
     """The model that a piece of work makes."""
     manifest = done(store, [node], progress)
     return Model(store.path(node.name), manifest.of(_MADE_BY[node.stage]))
@@ -375,7 +373,7 @@ def source_of(store: Store, model: AnyModel, dequantize: bool = False) -> Input:
     """A model as an input of a piece of work; a live one is saved, a packed one decoded first where
     that is wanted.
     """
-    place = str(_saved(store, *model)) if isinstance(model, tuple) else _shown(model)
+    place = str(saved(store, *model)) if isinstance(model, tuple) else _shown(model)
     return sources.model(store, place, dequantize=dequantize)
 
 
@@ -442,7 +440,7 @@ def audited(
     corpus: tuple[Input, str],
     forms: Sequence[Use],
     rule: Rule,
-    progress: bool,
+    progress: Shown,
 ) -> Audit:
     """The audit on a model beside others.
 
@@ -535,6 +533,7 @@ def auditable(
         if model is not None
     }
     sources.check_alone(models.get("unlearned"))
+    check_unread(store, {r: m for r, m in models.items() if not isinstance(m, EndpointSpec)})
     return models, (() if served else FORMS) if forms is None else forms, rule
 
 
@@ -543,34 +542,6 @@ _MADE_BY: Mapping[str, type[TrainResult | UnlearnResult | TransformResult]] = {
     "unlearn": UnlearnResult,
     "transform": TransformResult,
 }
-
-
-def _files(store: Store, texts: Texts) -> tuple[str, ...]:
-    """Texts as files: paths as they are, live texts in a file of the store."""
-    if isinstance(texts, str | Path):
-        return (str(texts),)
-    if all(isinstance(text, Path) for text in texts):
-        return tuple(map(str, texts))
-    rows = [dict(text) if isinstance(text, Mapping) else text for text in texts]
-    path = store.root / "given" / f"{digest_of(rows)[:16]}.json"
-    if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, json.dumps(rows, ensure_ascii=False))
-    return (str(path),)
-
-
-def _saved(store: Store, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Path:
-    """The folder of a live model, named by its content."""
-    scratch = store.root / "given" / "model"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    importlib.import_module("remnant.model.saving").save(model, tokenizer, scratch)
-    final = scratch.with_name(digest_path(scratch)[:16])
-    if final.exists():
-        shutil.rmtree(scratch)
-    else:
-        scratch.rename(final)
-    return final
 
 
 def _read_from(store: Store, model: AnyModel) -> str:

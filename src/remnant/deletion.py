@@ -23,9 +23,10 @@ from remnant.control import Control, control_of
 from remnant.durable import rename, sync_tree, tell, write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
-from remnant.flow.place import Outside
+from remnant.flow.neverread import check_unread
+from remnant.flow.place import Outside, check_hub
 from remnant.flow.plan import Input, Node
-from remnant.flow.progress import GUESS, clock
+from remnant.flow.progress import GUESS, Spent, clock
 from remnant.flow.sources import check_plain
 from remnant.flow.store import Store, copied, disk_errors
 from remnant.handles import Audit, Corpus
@@ -34,6 +35,8 @@ from remnant.parsing import parse
 from remnant.records import PrepareSpec, Rule, UnlearnResult, UnlearnSpec, Use
 from remnant.report.front import WORST
 from remnant.search import REACH, STEPS, Trial, best_of, searched, steps_within
+from remnant.stages.cells import Sheet, asked, read_rows
+from remnant.stages.lineup import Trio, mean, shows
 from remnant.verbs import exit_code, overlaid
 from remnant.weightfiles import config_of
 
@@ -113,6 +116,10 @@ class Work(NamedTuple):
         """Seconds of this request that some pieces took."""
         return self.took(nodes, self.begun)
 
+    def clock(self, spent: float) -> Spent:
+        """What is shown of the request's time beside the progress of its parts."""
+        return Spent(spent, self.seconds)
+
     def say(self, spent: float, what: str) -> None:
         """Where the request is, on the terminal as in a log."""
         tell(f"{clock(spent)} of {clock(self.seconds)} spent; {what}")
@@ -149,18 +156,41 @@ def forget(
     spec = parse(UnlearnSpec, rest, "unlearn")
     final = Path(os.path.abspath(out))
     _check_new(final, out)
+    _check_given(request, store, spec)
     request = request._replace(model=_whole(store, request))
     source = api.source_of(store, request.model)
     corpus = _corpus(request, store, {k: v for k, v in settings.items() if k in own})
     text = api.corpus_of(store, corpus)
-    planning.unlearn_node(spec, source, text)  # what is unknown is told before the work
     for form in request.deploy:
         planning.deploy_node(step(form, {}), source, text)
-        _check_installed(form)
     with _scratch(final, out) as (scratch, begun):
         forms = request.deploy or api.FORMS
         work = Work(store, seconds, begun, request.model, corpus, tuple(forms))
         return _carried_out(request, work, source, rest, (scratch, final))
+
+
+def _check_given(request: Request, store: Store, spec: UnlearnSpec) -> None:
+    """All that a request names is looked at before anything is prepared, merged or measured.
+
+    Raises:
+        UserError: a model, text, loss or form is not there or of no use, or a library is missing.
+    """
+    named = {"target": request.model, "retrain": request.retrain}
+    models = {
+        role: api.source_of(store, model, request.dequantize)
+        for role, model in named.items()
+        if model is not None
+    }
+    for source in models.values():
+        if isinstance(source, Outside):
+            check_hub(source.source)
+    check_plain(models["target"], "packed weights cannot be trained")
+    check_unread(store, models)
+    planning.check_losses(spec)
+    for form in request.deploy:
+        planning.deployed(form, {})
+        _check_installed(form)
+    planning.prepare_node(parse(PrepareSpec, dict(request.texts), "prepare"))
 
 
 def _check_installed(form: str) -> None:
@@ -246,23 +276,27 @@ def _carried_out(
     store, known = work.store, {"target": source}
     work = work if request.deploy else _fitting(work, source, bool(request.retrain))
     before = work.measured(known)
-    work.say(0, "measuring what the target tells")
-    api.done(store, before, progress=True)
+    work.say(spent := work.spent(before), "measuring what the target tells")
+    api.done(store, before, progress=work.clock(spent))
+    whole = next(n for n in before if n.stage == "measure" and n.label.in_full)
+    if said := _tells_nothing(read_rows(store.path(whole.name) / "rows.jsonl")):
+        tell(said)
     of_one = work.took([node for node in before if node.stage != "elicit"])
     control = _control(request, work, source, of_one)
-    work.say(work.spent(before), f"control: {control.said}")
     if control.model:
         before = work.measured(known := known | {"retrain": control.model})
-        api.done(store, before, progress=True)
+    work.say(spent := work.spent(before), f"control: {control.said}")
+    if control.model:
+        api.done(store, before, progress=work.clock(spent))
     rest = (1 + BESIDE) * of_one + len(request.deploy) * GUESS["deploy"]
     spent = work.spent(before)
     work.say(spent, f"unlearning; the audit will take about {clock(rest)}")
-    trials, tuned = _tried(work, settings, work.seconds - spent - rest)
+    trials, tuned = _tried(work, settings, spent, rest)
     best = best_of(trials)
     work.say(spent + tuned, f"auditing rate {best.rate:g}, about {clock(rest)} left")
     audit = api.audit(
         request.model, best.model, work.corpus.path.name, retrain=_named(store, control),
-        forms=work.forms, store=store, progress=True,
+        forms=work.forms, store=store, progress=work.clock(spent + tuned),
     )  # fmt: skip
     judged = work.measured({**known, "unlearned": api.source_of(store, best.model)})
     deploying = _write(places, request, work.corpus, best, audit)
@@ -271,9 +305,27 @@ def _carried_out(
     return Forgotten(places[1], control, trials, best, audit, parts)
 
 
+def _tells_nothing(target: Sheet) -> str:
+    """What to say before the work of a target in which plain asking finds nothing; empty of others.
+
+    Whatever is done to it, it can be shown to have forgotten nothing.
+    """
+    known, alone = asked([target], "knowledge"), Trio(target, target, None)
+    if any(shows(alone, column, Rule()) for column in known):
+        return ""
+    scored = [column for column in known if target.values.get(column)]
+    numbers = ", ".join(f"{column} {100 * mean(target, column):.1f}" for column in scored)
+    return (
+        "The target itself tells nothing of the forget text that could be measured "
+        f"({f'{numbers} of 100' if numbers else 'no number'}): no model can be shown to have "
+        "forgotten it, and no verdict will be better than 'not measured'."
+    )
+
+
 def _control(request: Request, work: Work, source: Input, measuring: float) -> Control:
     if request.retrain:
-        return Control(api.source_of(work.store, request.retrain), f"{request.retrain}, as given")
+        made = api.source_of(work.store, request.retrain, request.dequantize)
+        return Control(made, f"{request.retrain}, as given")
     return control_of(work.store, source, work.corpus.path.name, work.seconds, measuring)
 
 
@@ -319,8 +371,8 @@ def _fitting(work: Work, source: Input, third: bool) -> Work:
     else one of them. ``third``: a never-read model is measured too.
     """
     whole = work._replace(forms=()).measured({"target": source})
-    work.say(0, "measuring the target in full precision")
-    api.done(work.store, whole, progress=True)
+    work.say(spent := work.spent(whole), "measuring the target in full precision")
+    api.done(work.store, whole, progress=work.clock(spent))
     one = work.store.manifest(whole[-1].name).seconds
     if one * (1 + len(work.forms)) * (2 + third) <= FOR_AUDIT * work.seconds:
         return work
@@ -329,26 +381,31 @@ def _fitting(work: Work, source: Input, third: bool) -> Work:
 
 
 def _tried(
-    work: Work, settings: Mapping[str, Any], seconds: float
+    work: Work, settings: Mapping[str, Any], before: float, rest: float
 ) -> tuple[tuple[Trial, ...], float]:
-    """The trials that the time allows, and what they took.
+    """The trials that the time allows between what was spent ``before`` and what the ``rest`` will
+    take, and what they took (all in seconds).
 
     The time of a run is the one that its record tells.
     """
+    made_in: list[float] = []
     steps, floor = settings.get("steps"), parse(UnlearnSpec, settings, "unlearn").utility_floor
 
     def attempt(rate: float, count: int) -> Trial:
         own = {**settings, "lr": rate, "steps": count}
-        made = api.unlearn(work.model, work.corpus, store=work.store, progress=True, **own)
+        shown = work.clock(before + sum(made_in))
+        tell(f"{shown.said(0)}; trying rate {rate:g}, {count} steps")
+        made = api.unlearn(work.model, work.corpus, store=work.store, progress=shown, **own)
         assert isinstance(made.result, UnlearnResult)
         took = work.store.manifest(made.path.name).seconds
+        made_in.append(took)
         return Trial(rate, count, made, made.result, took, floor)
 
     rate = settings.get("lr")
     pilot = None if steps else attempt(rate or REACH / STEPS, PILOT)
     tuned = pilot.seconds if pilot else 0.0
     pace = pilot.seconds / PILOT if pilot else 0.0
-    left = seconds - tuned
+    left = work.seconds - before - rest - tuned
     found = (
         (attempt(rate, steps or min(STEPS, steps_within(2 * left, pace))),)
         if rate
@@ -393,8 +450,8 @@ def run(request: Request, out: Path, store: Store, seconds: float, settings: Seq
     for trial in done.trials:
         chosen = "kept" if trial is done.best else "    "
         print(
-            f"{chosen} rate {trial.rate:g}, {trial.result.steps} steps: {trial.left:.0%} of the "
-            f"forget tokens are left, {trial.kept:.0%} of the utility ({clock(trial.seconds)})"
+            f"{chosen} rate {trial.rate:g}, {trial.result.steps} steps: {trial.said} "
+            f"({clock(trial.seconds)})"
         )
     parts = ", ".join(f"{name} {clock(took)}" for name, took in done.took.items())
     print(f"Spent {clock(sum(done.took.values()))} of {clock(seconds)}: {parts}.")

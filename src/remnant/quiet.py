@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,10 @@ LOUD = (
     "transformers", "huggingface_hub", "torchao", "torch.utils._pytree", "compressed_tensors",
     "autoround", "lm_eval", "lm-eval", "datasets", "httpx", "optuna",
 )  # fmt: skip
+# What one logger says that nobody can act on: that a faster kernel could be had from the hub.
+NOISE: Mapping[str, str] = {
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+}
 
 
 @contextmanager
@@ -26,6 +30,7 @@ def unchanged() -> Iterator[None]:
     """Keep libraries quiet; then put back levels, environment and random numbers."""
     bars = _bars()
     levels = {name: logging.getLogger(name).level for name in LOUD}
+    heard = [name for name in NOISE if _unlike_noise not in logging.getLogger(name).filters]
     environment, drawn = dict(os.environ), _random_states()
     new = _transformers() is None
     hush()
@@ -36,6 +41,8 @@ def unchanged() -> Iterator[None]:
             levels["transformers"] = came._default_log_level
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+        for name in heard:
+            logging.getLogger(name).removeFilter(_unlike_noise)
         if (bars or new) and (there := _transformers()):
             there.enable_progress_bar()
         for name in set(os.environ) - set(environment):
@@ -48,8 +55,15 @@ def hush() -> None:
     """Lower the voices of the libraries that are there by now."""
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in NOISE:
+        logging.getLogger(name).addFilter(_unlike_noise)
     if (there := _transformers()) and _bars():
         there.disable_progress_bar()
+
+
+def _unlike_noise(record: logging.LogRecord) -> bool:
+    """Whether a record is anything but the one sentence that its logger is silenced for."""
+    return not record.getMessage().startswith(NOISE[record.name])
 
 
 def _transformers() -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from remnant.errors import UserError, unknown
+from remnant.flow.digests import digest_path
 from remnant.foreign.find import OWN, Found, Run, cells_of, find, reference
 from remnant.foreign.logs import Reference, parse_json, read_text, rouge, shown, usable
 from remnant.functional.stats import auc, bootstrap_auc, privleak
@@ -56,7 +57,7 @@ def scored(
 
     Raises:
         UserError: missing file, a line of another shape, an id given twice, a reference outside (0,
-            1], nothing that can be read, no number at all.
+            1] or that is the log itself, nothing that can be read, no number at all.
     """
     if auc_retrain is not None and not 0 < auc_retrain <= 1:
         raise UserError(
@@ -66,6 +67,12 @@ def scored(
     rule = rule or Rule()
     runs, notes = find(path)
     against = _reference(auc_retrain, retrain, {r.tool for r in runs})
+    if retrain is not None and digest_path(retrain) == digest_path(path):
+        raise UserError(
+            f"{shown(retrain)} is the log that is scored: against itself every model seems never "
+            "to have read the text.",
+            "Give the log of a model that never read it.",
+        )
     found: list[Cell] = []
     for run in runs:
         cells, said = _of_run(run, path, rule, against)

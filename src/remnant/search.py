@@ -26,8 +26,8 @@ LARGEST = 3e-3
 FEWEST, ENOUGH = 10, 30
 # A tenth less of what is told is within what a few items make, as stages/unlearn.py has it.
 HARDLY = 0.9
-# Of what a target tells less than this share there is nothing to be measured, as in a verdict.
-LEAST = Rule().min_gap / 100
+# Of what a target tells less of than this share nothing is measured, as in a verdict.
+LEAST = Rule().least
 # A rate is told by so many digits, so that the same one has the same name.
 DIGITS = 2
 # Of a reach that shrinks by STRIDE each time nothing is left after so many.

@@ -46,7 +46,7 @@ def _digest_of(path: Path, now: Signature) -> str:
 def digest_path(path: Path) -> str:
     """sha256 over the names and contents of a file or of all files below a folder from outside."""
     files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-    return digest_of_files({p.relative_to(path).as_posix(): _outside(p) for p in files})
+    return digest_of_files({p.relative_to(path).as_posix(): digest_outside(p) for p in files})
 
 
 def digest_of_files(files: Mapping[str, str]) -> str:
@@ -66,7 +66,8 @@ def verifying_models(yes: bool = True) -> Iterator[None]:
         os.environ[VERIFY] = before
 
 
-def _outside(path: Path) -> str:
+def digest_outside(path: Path) -> str:
+    """sha256 of one file from outside, as ``digest_path`` reads it."""
     now, again = signature(path), bool(os.environ.get(VERIFY))
     return digest_once(path) if now[0] < LARGE else _kept(path.resolve(), now, again)
 

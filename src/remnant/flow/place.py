@@ -4,11 +4,13 @@ Told apart before any work begins. No torch.
 """
 
 import functools
+import json
 import os
 import re
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +21,9 @@ from remnant.adapterfiles import is_adapter
 from remnant.corpus.hub import PREFIX, reference
 from remnant.durable import digest_of
 from remnant.errors import UserError
-from remnant.flow.digests import digest_path
-from remnant.flow.store import Store
+from remnant.flow.digests import digest_outside, digest_path
+from remnant.flow.store import MANIFEST, RECORD, Store
+from remnant.names import fault_of_name
 from remnant.packing import Packing, gguf_in, packing_in
 from remnant.remotecode import runs_code
 from remnant.weightfiles import config_of, shown
@@ -89,7 +92,8 @@ def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | 
     if path.exists() and store.path(owner := store.owner(path) or "").resolve() == path.resolve():
         return _made(store, owner, stages)
     if path.exists():
-        return outside(reference, stages)
+        copy = copy_of(store, path)
+        return _made(store, copy, stages) if copy else outside(reference, stages)
     found = [n for s in stages for n in store.matching(reference, s)]
     if len(found) > 1:
         raise UserError(
@@ -112,6 +116,28 @@ def given(store: Store, reference: str, stage: str | tuple[str, ...]) -> Made | 
         ),
         "See them with: remnant ls",
     )
+
+
+def copy_of(store: Store, folder: Path) -> str | None:
+    """The artefact that a folder is a copy of, by the record in it and byte for byte: what was
+    measured of the one need not be measured again of the other. None of any other folder.
+    """
+    records = [folder / name for name in (RECORD, MANIFEST)]
+    record = next((path for path in records if path.is_file()), None)
+    if record is None:
+        return None
+    with suppress(OSError, ValueError, AttributeError):
+        said = json.loads(record.read_bytes())
+        name = f"{said.get('stage')}-{said.get('key')}"
+        if not fault_of_name(name) and store.has(name):
+            files = {folder / place: one for place, one in store.manifest(name).files.items()}
+            there = {p for p in folder.rglob("*") if p.is_file()} - set(records)
+            same = there == files.keys() and all(
+                path.stat().st_size == one.bytes and digest_outside(path) == one.sha256
+                for path, one in files.items()
+            )
+            return name if same else None
+    return None
 
 
 def outside(reference: str, stages: Sequence[str] = MODEL_STAGES) -> Outside:

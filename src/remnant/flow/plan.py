@@ -20,6 +20,7 @@ from remnant.flow.alternatives import check_alternatives, read_alternatives
 from remnant.flow.audits import audit_node as audit_node
 from remnant.flow.audits import is_settled as is_settled
 from remnant.flow.audits import looks as looks
+from remnant.flow.neverread import check_unread
 from remnant.flow.node import UNNAMED
 from remnant.flow.node import Input as Input
 from remnant.flow.node import Node as Node
@@ -225,9 +226,10 @@ def deploy_node(by: Step, model: Input, corpus: Input | None, label: Variant = U
 
 def _check_opened(by: Step) -> None:
     if by.format is None or not by.format.format.saver:
+        name = shown(by.spec)
         raise UserError(
-            f"No runtime opens '{by.spec.use}': it is a grid to study.",
-            f"Formats that are deployed: {', '.join(formats.deployed_names())}.",
+            f"No runtime opens '{name}': it is a grid to study.",
+            f"Deploy one of {formats.instead_of(name)}.",
         )
     if fault := by.format.format.unopened(by.format.params):
         raise UserError(fault, "Leave it out.")
@@ -432,10 +434,9 @@ def _models(
     models: dict[str, tuple[Input, Variant]] = {"target": (target, base)}
     unread = trained.model_copy(update={"model": "retrain"})
     if sweep.retrain:
-        models["retrain"] = (
-            outside_model(sweep.retrain, dequantize=sweep.dequantize),
-            unread,
-        )
+        given = outside_model(sweep.retrain, dequantize=sweep.dequantize)
+        check_unread(None, {"target": target, "retrain": given})
+        models["retrain"] = (given, unread)
     elif not sweep.target:
         models["retrain"] = (train_node(sweep.train.without_forget(), corpus, unread), unread)
     elicited = elicit_node(sweep.measure, target, corpus, base)
@@ -458,6 +459,16 @@ def _asked(run: UnlearnSpec, measure: MeasureSpec) -> dict[str, str]:
     """How a run's questions are asked: as the models are measured, where it says nothing else."""
     form = measure.form if run.form == BEST else run.form
     return {"form": form, "system": run.system or measure.system}
+
+
+def check_losses(spec: UnlearnSpec) -> None:
+    """Look at all that an unlearning run names, before there is a model or a corpus for it.
+
+    Raises:
+        UserError: a loss, grid or form is unknown, or a file that it names cannot be read.
+    """
+    check_form(spec.form)
+    _losses(spec)
 
 
 def _losses(spec: UnlearnSpec) -> dict[str, str]:
@@ -529,7 +540,7 @@ def _forms(sweep: SweepSpec) -> Forms:
         parts = steps(use)
         found = [tried(partial(step, part, sweep.transform)) for part in parts]
         looked_up.append(Chain(tuple(map(shown, parts)), tuple(chain.from_iterable(found))))
-    packed = {use: tried(partial(_deployed, use, sweep.transform)) for use in sweep.packed}
+    packed = {use: tried(partial(deployed, use, sweep.transform)) for use in sweep.packed}
     metrics: tuple[str | MetricSpec, ...] = (
         *metric_names(sweep.measure.metrics),
         *sweep.measure.extra,
@@ -555,7 +566,12 @@ def _forms(sweep: SweepSpec) -> Forms:
     )
 
 
-def _deployed(use: str, defaults: Mapping[str, Any]) -> Step:
+def deployed(use: str, defaults: Mapping[str, Any]) -> Step:
+    """A format whose files a runtime opens, by its name.
+
+    Raises:
+        UserError: unknown name or parameter, or no runtime opens them.
+    """
     by = step(use, defaults)
     _check_opened(by)
     return by

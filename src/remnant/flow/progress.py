@@ -92,6 +92,23 @@ class Paces:
         return self._of.setdefault(name, Pace()).left(done, total) if total else None
 
 
+class Spent(NamedTuple):
+    """What a piece of work belongs to: a whole that may take ``whole`` seconds, of which ``before``
+    were spent when this call began.
+    """
+
+    before: float
+    whole: float
+
+    def said(self, since: float) -> str:
+        """How much of the whole is spent some seconds after the call began.
+
+        >>> Spent(60, 1800).said(5)
+        '1:05 of 30:00 spent'
+        """
+        return f"{clock(self.before + since)} of {clock(self.whole)} spent"
+
+
 class Teller:
     """Says every fifteen seconds how far something is, where nobody sees a moving bar.
 
@@ -101,15 +118,20 @@ class Teller:
         console: where to.
         what: what is being done.
         now: seconds, as time.monotonic.
+        spent: of the whole that it belongs to.
     """
 
     def __init__(
-        self, console: Console, what: str, now: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        what: str,
+        now: Callable[[], float] = time.monotonic,
+        spent: Spent | None = None,
     ) -> None:
         self._console, self._now, self._pace = console, now, Pace(now)
         self._lock = threading.Lock()
-        self._begun = self._last = now()
-        self._what, self._state = what, ""
+        self._first = self._begun = self._last = now()
+        self._what, self._state, self._spent = what, "", spent
 
     def begin(self, what: str) -> None:
         """The next piece."""
@@ -140,17 +162,27 @@ class Teller:
             if self._console.is_terminal or now - self._last < LINE_SECONDS:
                 return
             self._last = now
-            said = f"{escape(self._state) or 'working'} [dim]({clock(now - self._begun)} so far)[/]"
+            took = f"{clock(now - self._begun)} so far" + (f"; {s}" if (s := self.whole()) else "")
+            said = f"{escape(self._state) or 'working'} [dim]({took})[/]"
             self._console.print(f"     {escape(self._what)} {said}", highlight=False)
+
+    @property
+    def since(self) -> float:
+        """Seconds since the call began."""
+        return self._now() - self._first
+
+    def whole(self) -> str:
+        """How much of the whole is spent; empty where there is none."""
+        return self._spent.said(self.since) if self._spent else ""
 
 
 @contextmanager
-def telling(console: Console, what: str) -> Iterator[Teller]:
+def telling(console: Console, what: str, spent: Spent | None = None) -> Iterator[Teller]:
     """A Teller that also speaks while nothing is reported.
 
     For work that cannot say how far it is.
     """
-    teller, ended = Teller(console, what), threading.Event()
+    teller, ended = Teller(console, what, spent=spent), threading.Event()
 
     def watch_the_clock() -> None:
         while not ended.wait(1.0):
@@ -367,11 +399,14 @@ def _bars(console: Console) -> Iterator[Bars]:
 
 
 @contextmanager
-def one_by_one(console: Console) -> Iterator[Callable[[Node], Progress]]:
+def one_by_one(
+    console: Console, spent: Spent | None = None
+) -> Iterator[Callable[[Node], Progress]]:
     """Progress of pieces that are made in this process, one after the other, with the time left for
-    each.
+    each, and what is ``spent`` of the whole that they belong to.
     """
-    with _bars(console) as bars, telling(bars.console, "starting") as teller:
+    with _bars(console) as bars, telling(bars.console, "starting", spent) as teller:
+        whole = bars.add_task("all", total=spent.whole, left="") if spent else None
 
         def report_for(node: Node) -> Progress:
             task = bars.add_task(escape(describe(node)), total=None, left="")
@@ -381,6 +416,8 @@ def one_by_one(console: Console) -> Iterator[Callable[[Node], Progress]]:
                 bars.update(
                     task, completed=done, total=total, left=escape(teller.report(done, total, note))
                 )
+                if whole is not None and spent:
+                    bars.update(whole, completed=spent.before + teller.since, left=teller.whole())
 
             return report
 

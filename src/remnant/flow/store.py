@@ -26,6 +26,8 @@ from remnant.names import fault_of_name
 from remnant.records import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
+# The manifest as it lies in a copy of an artefact outside of the store.
+RECORD = "remnant.json"
 FOLDERS = ("objects", "partial", "names", "locks")
 # Manifests from this schema on carry their own digest; older ones are believed without, their files
 # are compared all the same.
@@ -409,9 +411,9 @@ def copied(made: Path, manifest: Manifest, out: Path) -> None:
     with disk_errors(out.parent):
         shutil.rmtree(scratch, ignore_errors=True)
         try:
-            shutil.copytree(made, scratch, ignore=shutil.ignore_patterns("manifest.json"))
+            shutil.copytree(made, scratch, ignore=shutil.ignore_patterns(MANIFEST))
             record = manifest.model_dump_json(indent=1) + "\n"
-            (scratch / "remnant.json").write_text(record, encoding="utf-8")
+            (scratch / RECORD).write_text(record, encoding="utf-8")
             sync_tree(scratch)
             rename(scratch, out)
         except BaseException:

@@ -3,6 +3,7 @@
 To add one: its file, and its name here.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -163,6 +164,23 @@ def _key_of(name: str, among: Mapping[str, Kind]) -> str | None:
 def deployed_names() -> tuple[str, ...]:
     """Short names whose files a runtime opens."""
     return tuple(name for name in NAMES if (found := by_name(name)) and _opens(found))
+
+
+def instead_of(name: str) -> str:
+    """What to deploy where no runtime opens a format: what bears its name too, then what has as
+    many bits; any where there is neither.
+
+    >>> instead_of("nf4").split(", ")[:2], instead_of("q8_0").split(", ")[0]
+    (['bnb-nf4', 'bnb-nf4-b128-dq'], 'gguf-q8_0')
+    """
+    bits = re.search(r"\d+", name)
+
+    def far(other: str) -> tuple[bool, bool]:
+        numbers = re.findall(r"\d+", other)
+        return name.partition("-")[0] not in other, not bits or bits[0] not in numbers
+
+    near = sorted(deployed_names(), key=far)
+    return ", ".join([other for other in near if not all(far(other))] or near)
 
 
 def _opens(found: Named[AnyFormat]) -> bool:

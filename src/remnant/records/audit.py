@@ -57,6 +57,11 @@ class Rule(Record):
             )
         return self
 
+    @property
+    def least(self) -> float:
+        """``min_gap`` as a share, 0 to 1: what a target shows less of says nothing."""
+        return self.min_gap / 100
+
     def told(self) -> dict[str, JsonValue]:
         """As it stands in summaries and statements: without what is not set."""
         return self.model_dump(mode="json", exclude_none=True)

@@ -18,8 +18,8 @@ from remnant.report.table import Results
 from remnant.stages.cells import Sheet, asked, read_rows
 from remnant.stages.lineup import chance_of
 
-# A target that shows less than this, 0 to 1, is no measure: the verdict's own rule.
-LEAST = Rule().min_gap / 100
+# A target that shows less than this, 0 to 1, is no measure.
+LEAST = Rule().least
 # By role the means of its columns, above what guessing scores.
 Means = Mapping[Role, Mapping[Column, float]]
 

@@ -139,6 +139,14 @@ def gap(trio: Trio, column: Column, rule: Rule) -> Interval | None:
     return ratio(rule, column, [trio.target, trio.retrain], lambda t, r: t - r)
 
 
+def shows(trio: Trio, column: Column, rule: Rule) -> bool:
+    """Whether the target is certainly above the model that never read the text, and by more than a
+    trifle; else the column says nothing of what is left.
+    """
+    apart = gap(trio, column, rule)
+    return apart is not None and apart.low > 0 and 100 * apart.value >= rule.min_gap
+
+
 def above_both(trio: Trio, column: Column, rule: Rule) -> Interval | None:
     """By how much the judged model is above both others, as a share, where that is certain and no
     trifle.

@@ -34,7 +34,7 @@ from remnant.model.shelf import Shelf
 from remnant.model.terms import Beside, forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.ranks import told
-from remnant.records import Probed, SamSpec, UnlearnResult, UnlearnSpec, ZerothSpec
+from remnant.records import Probed, Rule, SamSpec, UnlearnResult, UnlearnSpec, ZerothSpec
 from remnant.stages.examples import read_examples
 from remnant.stages.reinforced import reinforced
 from remnant.trainable.attach import attach
@@ -63,6 +63,8 @@ GOES_ON_FROM = (*LEFT, BEST, "steps.jsonl")
 HARDLY = 0.01
 # A tenth less of the forget answers is within what a few items make.
 HARDLY_LESS = 0.9
+# A target that shows less than this share is no measure, as in a verdict.
+LEAST = Rule().least
 
 
 class Probe(NamedTuple):
@@ -209,13 +211,17 @@ def ended(
     forget, retain = (
         f"{name} accuracy {origin[name]:.3f} -> {chosen[name]:.3f}" for name in ("forget", "retain")
     )
+    for name, shown in (("retain", retain), ("forget", forget)):
+        if origin[name] < LEAST:
+            return (
+                f"The target itself shows too little of the {name} text in this probe to measure "
+                f"anything by: {shown}."
+            )
     if chosen["retain"] < spec.stop_utility * origin["retain"]:
         return f"The utility is gone: {retain}, below {spec.stop_utility:.0%} of the target's."
     if chosen["retain"] < spec.utility_floor * origin["retain"]:
         which = "any step" if spec.select == "best" else "the last step"
         return f"The utility floor of {spec.utility_floor:.0%} was not met by {which}: {retain}."
-    if not origin["forget"]:
-        return f"The target itself shows nothing of the forget text in this probe: {forget}."
     if chosen["forget"] >= origin["forget"]:
         return f"Nothing was forgotten: {forget}."
     if chosen["forget"] > HARDLY_LESS * origin["forget"]:

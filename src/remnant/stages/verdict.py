@@ -24,7 +24,7 @@ from remnant.metrics import BEGUN, SAMPLED, Column
 from remnant.records import Evidence, Outcome, Recovery, Rule, Variant, Verdict
 from remnant.stages.cells import Sheet, asked, table_of
 from remnant.stages.evidence import ANSWERS, NOT_YET, contaminated, missing_kinds
-from remnant.stages.lineup import Lineup, Trio, above_both, gap, lacking, left, mean, ratio, way
+from remnant.stages.lineup import Lineup, Trio, above_both, lacking, left, mean, ratio, shows, way
 from remnant.transforms.table import teaches
 
 # The gravest first; a form that brings back what full precision had lost is named before what full
@@ -233,8 +233,7 @@ def _plain(
             yield Finding(MISSING, reasons[0])
             yield from _written(line, metric, variant, rule)
             continue
-        apart = [gap(trio, metric, rule) for trio in line.trios]
-        powers = [a is not None and a.low > 0 and 100 * a.value >= rule.min_gap for a in apart]
+        powers = [shows(trio, metric, rule) for trio in line.trios]
         if powers[0]:
             known.append(metric)
             before = left(line.full, metric, rule)

@@ -25,7 +25,7 @@ from remnant.metrics import Role
 from remnant.parsing import parse
 from remnant.quiet import unchanged
 from remnant.records import MeasureSpec, UnlearnSpec, Variant, saves_apart
-from remnant.report.pareto import Means, left_of, means_on
+from remnant.report.pareto import LEAST, Means, left_of, means_on
 from remnant.resolve import keywords
 from remnant.tuning.objective import FLOOR, WORST, objective
 from remnant.tuning.spaces import Space, Span, fixed, space_of, wants_alternatives, wants_reinforced
@@ -273,16 +273,17 @@ def benched(
     """What all trials share; the target is measured.
 
     Raises:
-        UserError: it knows nothing of the forget text, or of the retain text.
+        UserError: it knows next to nothing of the forget text, or of the retain text.
     """
     bare = Bench(store, target, corpus, question, {}, progress)
     known = measured(bare, target, Variant(corpus="corpus", model="target"))[0]
     sides: Mapping[Role, str] = {"knowledge": "forget", "utility": "retain"}
     for role, side in sides.items():
-        if not any(value > 0 for value in known[role].values()):
+        most = max(known[role].values(), default=0.0)
+        if most < LEAST:
             raise UserError(
-                f"The target knows nothing of the {side} text on the development half, so no "
-                "setting can be told from another.",
+                f"The target knows too little of the {side} text on the development half "
+                f"({most:.1%}, not {LEAST:.0%}), so no setting can be told from another.",
                 "Take the model that was trained on it, or prepare more items.",
             )
     return bare._replace(known=known)

@@ -18,6 +18,7 @@ from remnant import api
 from remnant.durable import write_text
 from remnant.errors import UserError
 from remnant.flow import plan as planning
+from remnant.flow.neverread import check_unread
 from remnant.flow.node import Input, Node
 from remnant.flow.progress import clock
 from remnant.flow.store import Store, disk_errors
@@ -64,6 +65,8 @@ def tune(
     question = question_of(**options)
     check_library()
     text, source = api.corpus_of(store, corpus), api.source_of(store, target, dequantize)
+    unread = api.source_of(store, retrain, dequantize) if retrain else None
+    check_unread(store, {"target": source} | ({"retrain": unread} if unread else {}))
     found = spaces(store, source, question)
     bare = Bench(store, source, text, question, {})
     there, refused = planned(bare, found)
@@ -73,7 +76,6 @@ def tune(
         return estimate(store, [middle_of(bare, *pair) for pair in there.items()])
     bench = benched(store, source, text, question)
     done = searched_all(bench, there, telling(screen, len(there) * question.budget))
-    unread = api.source_of(store, retrain, dequantize) if retrain else None
     results = judged(bench, done, unread)
     write(out, bench, done, refused, results)
     tell(terminal.console(), done, results, out)
