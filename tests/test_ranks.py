@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -63,31 +63,46 @@ CLOSE = {"npo": 5e-6}
 DEFAULT = ("ga_gdr", "npo_klr", "sure", "lora")
 
 
-def begin(rank: int, count: int, port: int) -> None:
+class World(NamedTuple):
+    """Some ranks that hold some copies of a model."""
+
+    size: int
+    copies: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.copies}x{self.size // self.copies}"
+
+
+TWO_BY_TWO = World(4, copies=2)
+
+
+def begin(rank: int, world: World, port: int) -> None:
     """Be one of some ranks."""
-    named = {"RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+    named = {"RANK": rank, "WORLD_SIZE": world.size, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in named.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", ranks.REPLICAS: str(world.copies)}
     torch.set_num_threads(1)
     ranks.join("cpu")
 
 
-def as_rank(rank: int, count: int, port: int, job: Callable[..., None], given: Any) -> None:
+def as_rank(rank: int, world: World, port: int, job: Callable[..., None], given: Any) -> None:
     """Do a job as one of some ranks."""
-    begin(rank, count, port)
+    begin(rank, world, port)
     job(*given)
     torch.distributed.destroy_process_group()
 
 
-def on_ranks(count: int, job: Callable[..., None], *given: Any) -> list[int | None]:
+def on_ranks(count: int | World, job: Callable[..., None], *given: Any) -> list[int | None]:
     """Do a job in so many new processes; their exit codes."""
+    world = World(count) if isinstance(count, int) else count
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.test_ranks"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
-        context.Process(target=as_rank, args=(rank, count, port, job, given))
-        for rank in range(count)
+        context.Process(target=as_rank, args=(rank, world, port, job, given))
+        for rank in range(world.size)
     ]
     for process in processes:
         process.start()
@@ -164,14 +179,14 @@ def test_two_processes_unlearn_as_one_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("world", [World(2), World(4), TWO_BY_TWO], ids=str)
 @pytest.mark.parametrize("way", WAYS)
 def test_twenty_steps_of_more_processes_are_those_of_one(
-    way: str, count: int, inputs: dict[str, Path], tmp_path: Path
+    way: str, world: World, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     settings = WAYS[way] | {"steps": 20, "lr": 1e-4}
     unlearned(settings, inputs, tmp_path / "one")
-    assert on_ranks(count, unlearned, settings, inputs, tmp_path / "more") == [0] * count
+    assert on_ranks(world, unlearned, settings, inputs, tmp_path / "more") == [0] * world.size
     # A number that is rounded to bfloat16 may fall to either side of a tie.
     check_same(tmp_path / "one", tmp_path / "more", 1e-3 if way == "rounded" else 1e-5)
 
@@ -179,24 +194,28 @@ def test_twenty_steps_of_more_processes_are_those_of_one(
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (2, 1),
-        pytest.param(2, 4, marks=pytest.mark.slow),
-        pytest.param(1, 2, marks=pytest.mark.slow),
+        (World(2), World(1)),
+        pytest.param(World(2), World(4), marks=pytest.mark.slow),
+        pytest.param(World(1), World(2), marks=pytest.mark.slow),
+        pytest.param(TWO_BY_TWO, World(1), marks=pytest.mark.slow),
+        pytest.param(World(2), TWO_BY_TWO, marks=pytest.mark.slow),
+        pytest.param(TWO_BY_TWO, World(4, copies=4), marks=pytest.mark.slow),
     ],
+    ids=str,
 )
 @pytest.mark.parametrize(
     "way", ["npo_klr", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lora", "moments"))]
 )
 def test_another_number_of_processes_goes_on(
-    way: str, before: int, after: int, inputs: dict[str, Path], tmp_path: Path
+    way: str, before: World, after: World, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     unlearned(WAYS[way], inputs, tmp_path / "whole")
     cut = tmp_path / "cut"
-    assert on_ranks(before, unlearned, WAYS[way], inputs, cut, 1) == [0] * before
+    assert on_ranks(before, unlearned, WAYS[way], inputs, cut, 1) == [0] * before.size
     left = torch.load(cut / "resume.pt", weights_only=True)
     assert left["step"] == 1
     assert not (cut / "result.json").exists()
-    assert on_ranks(after, unlearned, WAYS[way], inputs, cut) == [0] * after
+    assert on_ranks(after, unlearned, WAYS[way], inputs, cut) == [0] * after.size
     check_same(tmp_path / "whole", cut)
 
 
@@ -271,6 +290,54 @@ def check_what_is_gathered(folder: Path) -> None:
 def test_what_is_gathered_is_what_one_process_has(tmp_path: Path) -> None:
     assert on_ranks(3, check_what_is_gathered, tmp_path) == [0, 0, 0]
     assert {p.name for p in tmp_path.iterdir()} == {"0", "1", "2"}
+
+
+def check_copies(folder: Path) -> None:
+    """Laws of the functions of `ranks`, on four ranks that hold two copies of a model."""
+    rank = torch.distributed.get_rank()
+    assert (ranks.sharing(), ranks.shard()) == (2, rank % 2)
+    assert ranks.in_first_replica() == (rank < 2)
+    assert ranks.totals([1.0, rank]) == [2.0, 1.0 if rank < 2 else 5.0]
+    assert ranks.anywhere(rank == 3)
+    assert not ranks.anywhere(rank == 4)
+    assert ranks.own([*"abcdef"]) == [*"abcdef"][rank::4]
+    values = torch.arange(10.0).view(5, 2)
+    own = values[:3] if rank % 2 == 0 else values[3:]
+    (rows,) = ranks.rows_of([own])
+    assert rows.here == (slice(0, 3), slice(3, 5))[rank % 2]
+    assert rows.joined(own).tolist() == (values.tolist() if rank == 0 else [])
+    model = tiny_model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    ranks.spread(model, blocks)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(ranks.local(parameter), before[name][ranks.span(parameter)])
+        assert torch.equal(ranks.whole(parameter.detach()), before[name])
+        ranks.fill(parameter, before[name] + 1 if rank == 0 else None)
+        assert torch.equal(ranks.local(parameter), before[name][ranks.span(parameter)] + 1)
+    (folder / f"{rank}").touch()
+
+
+@pytest.mark.slow
+def test_copies_are_divided_each_among_its_own(tmp_path: Path) -> None:
+    assert on_ranks(TWO_BY_TWO, check_copies, tmp_path) == [0] * 4
+    assert len([*tmp_path.iterdir()]) == 4
+
+
+def check_that_disks_fail_together() -> None:
+    """A full disk of one rank is told on all."""
+
+    def write() -> None:
+        if not ranks.first():
+            raise OSError(28, "full")
+
+    ranks.on_all(lambda: None)
+    with pytest.raises(OSError, match="full"):
+        ranks.on_all(write)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fails_on_one_process_fails_on_all() -> None:
+    assert on_ranks(2, check_that_disks_fail_together) == [0, 0]
 
 
 def check_that_all_stop(folder: Path) -> None:

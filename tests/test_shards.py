@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from remnant import ranks
 from remnant.flow.run import _tidied
 from remnant.model.changes import prints, sampled
+from remnant.model.shardfiles import save_rows
 from remnant.model.spread import open_spread
 from remnant.records import OptimSpec
 from remnant.stages import unlearn
@@ -22,7 +23,7 @@ from remnant.trainable.layers import everything
 from remnant.training import checkpoints, shards
 from remnant.training.loop import fit
 from tests.conftest import hearing
-from tests.test_ranks import on_ranks
+from tests.test_ranks import TWO_BY_TWO, on_ranks
 
 Save = Callable[[PreTrainedModel, str], Path]
 STEPS = 4
@@ -82,6 +83,22 @@ def check_rows(folder: Path) -> None:
     ranks.told(None)
     assert not shards.is_whole(now, folder)
     assert shards.is_whole(saved, folder)
+
+
+def check_one_copy(folder: Path) -> None:
+    """Of two copies one is written, and both read it."""
+    own = torch.arange(3.0) + 3 * ranks.shard()
+    saved = shards.begin({"rows": own}, folder / "one").end()
+    assert saved.rows == {"rows": (3, 3)}
+    written = {p.name for p in (folder / "one").glob("__*") if p.stat().st_size}
+    assert written == {"__0_0.distcp", "__1_0.distcp"}
+    assert shards.is_whole(saved, folder)
+    found = shards.reader(saved, folder)("rows", slice(None))
+    assert torch.equal(found, torch.arange(6.0))
+
+
+def test_one_of_two_copies_is_written(tmp_path: Path) -> None:
+    assert on_ranks(TWO_BY_TWO, check_one_copy, tmp_path) == [0] * 4
 
 
 def test_rows_of_any_sizes_are_written_and_read(tmp_path: Path) -> None:
@@ -147,12 +164,22 @@ def test_a_damaged_folder_costs_the_steps_since_the_one_before(
         torch.testing.assert_close(again[name], value, rtol=0, atol=1e-6)
 
 
-def peak_of_opening(small: Path, folder: Path, out: Path) -> None:
-    """How far the memory of this process rises while it opens a model, when libraries are there."""
-    open_spread(str(small), "cpu", torch.float32)
+def peak_of_use(small: Path, folder: Path, out: Path) -> None:
+    """How far the memory of this process rises while it opens and saves a model, when libraries are
+    there.
+    """
+    saved(small, out / f"{ranks.count()}-small")
     before = status("VmRSS")
-    open_spread(str(folder), "cpu", torch.float32)
+    saved(folder, out / f"{ranks.count()}-saved")
     (out / f"{ranks.count()}-{ranks.rank()}").write_text(str(status("VmHWM") - before))
+
+
+def saved(source: Path, out: Path) -> None:
+    """Open a model in shards and save it."""
+    out.mkdir(exist_ok=True)
+    model, _ = open_spread(str(source), "cpu", torch.float32)
+    if ranks.count() > 1:
+        save_rows(model, out)
 
 
 def status(name: str) -> int:
@@ -167,7 +194,7 @@ def test_no_rank_ever_holds_the_whole_model(folder_of: Save, tmp_path: Path) -> 
     size = sum(p.nbytes for p in model.parameters())
     folder, small = folder_of(model, "model"), folder_of(tiny_model(), "small")
     for count in (1, 2, 4):
-        assert on_ranks(count, peak_of_opening, small, folder, tmp_path) == [0] * count
+        assert on_ranks(count, peak_of_use, small, folder, tmp_path) == [0] * count
     peaks = {p.name: int(p.read_text()) / size for p in tmp_path.iterdir() if p.is_file()}
     assert len(peaks) == 7
     assert peaks.pop("1-0") > 0.95

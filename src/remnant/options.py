@@ -72,12 +72,26 @@ dtype_option = click.option(
     type=click.Choice(["fp32", "stored", "bf16"]),
     help="Hold weights and compute in float32 (the default), as the files have it, or bfloat16.",
 )
-devices_option = click.option(
-    "--devices",
-    type=click.IntRange(min=1),
-    default=1,
-    help="Spread the model over so many devices (or processes) of this machine.",
-)
+
+
+def devices_option(command: F) -> F:
+    """Over how many devices a model is spread, in how many copies."""
+    devices = click.option(
+        "--devices",
+        type=click.IntRange(min=1),
+        default=1,
+        help="Spread the model over so many devices (or processes) of this machine.",
+    )
+    replicate = click.option(
+        "--replicate",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=1,
+        help="Keep N copies of the model, each spread over an Nth of the devices (HSDP).",
+    )
+    return devices(replicate(command))
+
+
 estimate_option = click.option(
     "--estimate",
     is_flag=True,

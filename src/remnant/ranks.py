@@ -1,19 +1,21 @@
 """One model over several processes (ranks): its weights in shards, and what is gathered of them.
 
 Every rank does the same work in the same order. Only two things are divided: the weights, by rows
-of every parameter, and the texts whose losses are taken. In one process every function here gives
-back what it was given.
+of every parameter, and the texts whose losses are taken. With replicas the ranks hold several
+copies of the model, each divided among neighbouring ranks; texts are divided among all. In one
+process every function here gives back what it was given.
 """
 
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 T = TypeVar("T")
@@ -22,6 +24,8 @@ M = TypeVar("M", bound=nn.Module)
 # Ranks wait for the first while it decodes a model or saves one, which takes its time. One that
 # has died is noticed at once.
 PATIENCE = timedelta(hours=12)
+# The variable that says of how many copies of the model the ranks hold the shards.
+REPLICAS = "REMNANT_REPLICAS"
 
 
 class Given(Exception):
@@ -29,11 +33,14 @@ class Given(Exception):
 
 
 def join(device: str) -> None:
-    """Meet the other ranks, as torchrun's environment says."""
+    """Meet the other ranks, as torchrun's environment says, and those with which this one shares a
+    copy of the model.
+    """
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
+    _sharers()
 
 
 def count() -> int:
@@ -46,14 +53,48 @@ def first() -> bool:
     return rank() == 0
 
 
+def replicas() -> int:
+    """How many copies of the model the ranks hold."""
+    return int(os.environ.get(REPLICAS, 1)) if count() > 1 else 1
+
+
+def sharing() -> int:
+    """Among how many ranks one copy of the model is divided."""
+    return count() // replicas()
+
+
 def share_here() -> float:
-    """The share of a model in shards that this machine's ranks hold, of 1 at most."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", count())) / count()
+    """How much of a model in shards this machine's ranks hold: a part of 1, or some copies."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", count())) / sharing()
 
 
 def rank() -> int:
     """Which of the ranks this is, from 0 on."""
     return dist.get_rank() if count() > 1 else 0
+
+
+def shard() -> int:
+    """Which of the shards of its copy of the model this rank holds, from 0 on."""
+    return rank() % sharing()
+
+
+def in_first_replica() -> bool:
+    """Whether this rank's shards are those that are written; other copies are equal to them."""
+    return rank() < sharing()
+
+
+@cache
+def _sharers() -> dist.ProcessGroup | None:
+    """The ranks that hold the shards of one copy with this one; None where that is all of them.
+
+    Asked for by all ranks at once, the first time.
+    """
+    if replicas() == 1:
+        return None
+    size = sharing()
+    groups = [dist.new_group([*range(at, at + size)]) for at in range(0, count(), size)]
+    own: dist.ProcessGroup = groups[rank() // size]
+    return own
 
 
 def told(value: T) -> T:
@@ -66,8 +107,33 @@ def told(value: T) -> T:
 
 
 def totals(values: Sequence[float]) -> list[float]:
-    """Numbers summed over all ranks."""
+    """Numbers summed over the shards of a model."""
     return _summed(values, torch.float64)
+
+
+def anywhere(found: bool) -> bool:
+    """Whether something is so on any rank."""
+    if count() == 1:
+        return found
+    seen = torch.tensor(float(found))
+    dist.all_reduce(seen)
+    return bool(seen)
+
+
+def on_all(job: Callable[[], None]) -> None:
+    """Do something on the disk on every rank; where it fails on one, it fails on all.
+
+    Raises:
+        OSError: of the first rank on which it failed.
+    """
+    fault = None
+    try:
+        job()
+    except OSError as error:
+        fault = error
+    found = next(filter(None, of_all(fault)), None)
+    if found is not None:
+        raise found
 
 
 def second_group() -> dist.ProcessGroup | None:
@@ -76,12 +142,12 @@ def second_group() -> dist.ProcessGroup | None:
 
 
 def total(value: float) -> float:
-    """A number summed over all ranks."""
+    """A number summed over the shards of a model."""
     return totals([value])[0]
 
 
 def counts(values: Sequence[int]) -> list[int]:
-    """Whole numbers of 64 bits summed over all ranks, what flows over being cut off."""
+    """Whole numbers of 64 bits summed over the shards of a model, what flows over being cut off."""
     return _summed(values, torch.int64)
 
 
@@ -89,7 +155,7 @@ def _summed(values: Sequence[N], dtype: torch.dtype) -> list[N]:
     if count() == 1:
         return list(values)
     summed = torch.tensor(values, dtype=dtype)
-    dist.all_reduce(summed)
+    dist.all_reduce(summed, group=_sharers())
     found: list[N] = summed.tolist()
     return found
 
@@ -170,54 +236,55 @@ def fill(tensor: Tensor, value: Tensor | None) -> None:
 
 def offset(parameter: Tensor) -> int:
     """How many numbers of a parameter stand before those that this rank holds."""
-    return span(parameter).start * parameter[:1].numel() if parameter.ndim else 0
+    # A slice of a shard would be gathered first.
+    return span(parameter).start * parameter.shape[1:].numel() if parameter.ndim else 0
 
 
 def span(parameter: Tensor) -> slice:
     """Which rows of a parameter this rank holds."""
     if not isinstance(parameter, DTensor):
         return slice(0, len(parameter))
-    size = -(-len(parameter) // count())
-    start = min(dist.get_rank() * size, len(parameter))
+    size = -(-len(parameter) // sharing())
+    start = min(shard() * size, len(parameter))
     return slice(start, start + len(local(parameter)))
 
 
 class Rows(NamedTuple):
-    """Where the rows of a shard stand among those of all ranks."""
+    """Where the rows of a shard stand among those of all that share a copy of the model."""
 
     sizes: tuple[int, ...]
 
     @property
     def all(self) -> int:
-        """How many there are on all ranks."""
+        """How many there are in all shards."""
         return sum(self.sizes)
 
     @property
     def here(self) -> slice:
         """This rank's."""
-        start = sum(self.sizes[: dist.get_rank()])
-        return slice(start, start + self.sizes[dist.get_rank()])
+        start = sum(self.sizes[: shard()])
+        return slice(start, start + self.sizes[shard()])
 
-    def joined(self, shard: Tensor) -> Tensor:
-        """The rows of all ranks on the first one; nothing on the others."""
-        padding = shard.new_zeros(max(self.sizes) - len(shard), *shard.shape[1:])
-        padded = torch.cat([shard, padding])
+    def joined(self, own: Tensor) -> Tensor:
+        """The rows of all shards on the first rank; nothing on the others."""
+        padding = own.new_zeros(max(self.sizes) - len(own), *own.shape[1:])
+        padded = torch.cat([own, padding])
         found = [torch.empty_like(padded) for _ in self.sizes]
-        dist.all_gather(found, padded)
+        dist.all_gather(found, padded, group=_sharers())
         parts = [f[:size] for f, size in zip(found, self.sizes, strict=True)]
-        return torch.cat(parts) if first() else shard.new_empty(0)
+        return torch.cat(parts) if first() else own.new_empty(0)
 
 
 def rows_of(shards: Iterable[Tensor]) -> list[Rows]:
     """Where the rows of some shards stand, one for each."""
     lengths = torch.tensor([len(s) for s in shards])
-    found = [torch.empty_like(lengths) for _ in range(count())]
-    dist.all_gather(found, lengths)
+    found = [torch.empty_like(lengths) for _ in range(sharing())]
+    dist.all_gather(found, lengths, group=_sharers())
     return [Rows(tuple(column)) for column in torch.stack(found, 1).tolist()]
 
 
 def percentile(scores: Sequence[Tensor], share: float) -> float:
-    """A percentile (0 to 100) of numbers that all ranks hold shards of, with linear interpolation.
+    """A percentile (0 to 100) of numbers that ranks hold shards of, with linear interpolation.
 
     Args:
         scores: float32, none below zero.
@@ -245,7 +312,8 @@ def percentile(scores: Sequence[Tensor], share: float) -> float:
 def spread(
     model: M, blocks: Callable[[M], Iterable[nn.Module]], device: str | None = None
 ) -> Callable[[], None]:
-    """Divide a model's weights among the ranks, in place, its blocks gathered one at a time.
+    """Divide a model's weights among the ranks, in place, its blocks gathered one at a time; with
+    replicas each copy's among its own.
 
     Args:
         model: the same on all ranks.
@@ -261,7 +329,7 @@ def spread(
 
     before = {m: (type(m), [*m._forward_pre_hooks], [*m._forward_hooks]) for m in model.modules()}
     kind = torch.device(device or next(model.parameters()).device).type
-    mesh = init_device_mesh(kind, (count(),))
+    mesh = _mesh(kind)
     parts: list[nn.Module] = [*blocks(model), model]
     for part in parts:
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
@@ -281,6 +349,14 @@ def spread(
                 _only(module._forward_hooks, late)
 
     return collect
+
+
+def _mesh(kind: str) -> DeviceMesh:
+    """The ranks, or of several copies a row of ranks for each."""
+    if replicas() == 1:
+        return init_device_mesh(kind, (count(),))
+    names = ("replicate", "shard")
+    return init_device_mesh(kind, (replicas(), sharing()), mesh_dim_names=names)
 
 
 def _plain(model: nn.Module) -> dict[int, nn.Parameter]:

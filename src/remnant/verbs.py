@@ -35,7 +35,7 @@ from remnant.flow.run import (
 )
 from remnant.flow.store import Store, copied, disk_errors
 from remnant.flow.sweepfile import override, read_sweep
-from remnant.flow.together import across
+from remnant.flow.together import ALONE, Spread, on_devices
 from remnant.parsing import parse
 from remnant.quiet import unchanged
 from remnant.records import (
@@ -65,9 +65,9 @@ def make_here(store: Store, nodes: Sequence[Node]) -> Path:
     return path
 
 
-def estimate(store: Store, nodes: Sequence[Node]) -> None:
-    """Say what some pieces would need, and run nothing."""
-    importlib.import_module("remnant.estimate.told").tell(store, nodes)
+def estimate(store: Store, nodes: Sequence[Node], spread: Spread = ALONE) -> None:
+    """Say what some pieces would need of each device, and run nothing."""
+    importlib.import_module("remnant.estimate.told").tell(store, nodes, spread)
 
 
 def overlaid(settings: Sequence[str], **options: Any) -> dict[str, Any]:
@@ -116,14 +116,9 @@ def _tell_card(card: PrepareResult) -> None:
         print(f"Absent: {name}, because {reason}.")
 
 
-def train(
-    store: Store, corpus: str, settings: Sequence[str], devices: int = 1, **options: Any
-) -> int | None:
+def train(store: Store, corpus: str, settings: Sequence[str], **options: Any) -> int | None:
     """Train a target, or a retrain model that never reads the forget split, on some devices."""
-    return across(
-        1 if options.get("estimate") else devices,
-        lambda: _train(store, corpus, settings, **options),
-    )
+    return on_devices(options, lambda **own: _train(store, corpus, settings, **own))
 
 
 def _train(
@@ -134,14 +129,12 @@ def _train(
     if retrain:
         spec = spec.without_forget()
     node = planning.train_node(spec, given(store, corpus, "prepare"))
-    estimate(store, [node]) if only_told else make_here(store, [node])
+    estimate(store, [node], only_told) if only_told else make_here(store, [node])
 
 
-def unlearn(store: Store, target: str, data: str, devices: int = 1, **options: Any) -> int | None:
+def unlearn(store: Store, target: str, data: str, **options: Any) -> int | None:
     """Unlearn the forget split of a corpus from a target, on some devices."""
-    return across(
-        1 if options.get("estimate") else devices, lambda: _unlearn(store, target, data, **options)
-    )
+    return on_devices(options, lambda **own: _unlearn(store, target, data, **own))
 
 
 def _unlearn(store: Store, target: str, data: str, settings: Sequence[str], **options: Any) -> None:
@@ -150,7 +143,7 @@ def _unlearn(store: Store, target: str, data: str, settings: Sequence[str], **op
     corpus = given(store, data, "prepare")
     node = planning.unlearn_node(spec, sources.model(store, target, dequantize=dequantize), corpus)
     if only_told:
-        return estimate(store, [node])
+        return estimate(store, [node], only_told)
     make_here(store, [node])
     print(store.manifest(node.name).of(UnlearnResult).said)
 

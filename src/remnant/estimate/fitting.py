@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from remnant.estimate.memory import Peak, Text, peak
 from remnant.estimate.shape import Shape
-from remnant.records import ByLoraSpec, LoraSpec, OptimSpec, SignSpec, ZerothSpec
+from remnant.flow.together import ALONE, Spread
+from remnant.records import ByLoraSpec, LoraSpec, OptimSpec, SignSpec, ZerothSpec, packs
 
 PACKED = "adapters beside weights in NF4, into which they are merged: another method"
 
@@ -20,13 +21,24 @@ class Choice(NamedTuple):
     peak: Peak
 
 
-def choices(shape: Shape, spec: OptimSpec, text: Text) -> Iterator[Choice]:
-    """Ways to run the same steps, each in less memory than those before, or at a greater price."""
+def choices(shape: Shape, spec: OptimSpec, text: Text, spread: Spread = ALONE) -> Iterator[Choice]:
+    """Ways to run the same steps, each in less memory than those before, or at a greater price;
+    what several devices refuse is left out.
+    """
     for settings, why, changes in _changes(spec):
         other = spec.model_copy(update=changes)
+        if spread.devices > 1 and of_one_device(other):
+            continue
         by_tokens = getattr(spec, "batch_tokens", None)
         own = text if by_tokens else text._replace(batch=min(text.batch, other.batch_size))
-        yield Choice(settings, why, other, own, peak(shape, other, own))
+        yield Choice(settings, why, other, own, peak(shape, other, own, spread.sharing))
+
+
+def of_one_device(spec: OptimSpec) -> bool:
+    """Whether several devices refuse a setting: packed layers, and moments of 8 bits of weights
+    that lie in shards.
+    """
+    return packs(spec.train) or (spec.moments == "8bit" and not isinstance(spec.train, ByLoraSpec))
 
 
 def _changes(spec: OptimSpec) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
@@ -63,9 +75,11 @@ def _changes(spec: OptimSpec) -> Iterator[tuple[tuple[str, ...], str, dict[str, 
     yield (*told, "train.lora.base=nf4"), PACKED, again | adapters
 
 
-def cheapest(shape: Shape, spec: OptimSpec, text: Text, free: int) -> Choice | None:
+def cheapest(
+    shape: Shape, spec: OptimSpec, text: Text, free: int, spread: Spread = ALONE
+) -> Choice | None:
     """The first choice that fits into some free bytes; None where none does."""
-    return next((c for c in choices(shape, spec, text) if c.peak.total <= free), None)
+    return next((c for c in choices(shape, spec, text, spread) if c.peak.total <= free), None)
 
 
 def largest_batch(shape: Shape, spec: OptimSpec, text: Text, free: int, shards: int = 1) -> int:

@@ -28,6 +28,7 @@ from remnant.estimate.time import Speed, seconds_of, stored
 from remnant.flow.node import Input, Node
 from remnant.flow.place import Outside
 from remnant.flow.store import Store
+from remnant.flow.together import ALONE, Spread
 from remnant.methods import loss_reads, term_specs
 from remnant.packing import gguf_config, gguf_in
 from remnant.records import (
@@ -65,22 +66,24 @@ class Needs(NamedTuple):
     text: Text | None = None
 
 
-def needs_of(store: Store, node: Node, speed: Speed) -> Needs | None:
-    """What a piece needs; None for one that works with no model.
+def needs_of(store: Store, node: Node, speed: Speed, spread: Spread = ALONE) -> Needs | None:
+    """What a piece needs of each device; None for one that works with no model.
 
     Raises:
         UserError: the model's configuration is out of reach, or tells no shape that is known.
     """
     match node.spec:
         case TrainSpec() | UnlearnSpec() as spec:
-            return _of_training(store, node, spec, speed)
+            return _of_training(store, node, spec, speed, spread)
         case TransformSpec() | MeasureSpec() as spec if not getattr(spec, "endpoint", None):
             return of_use(shape_from(store, node.inputs["model"]), spec)
         case _:
             return None
 
 
-def _of_training(store: Store, node: Node, spec: TrainSpec | UnlearnSpec, speed: Speed) -> Needs:
+def _of_training(
+    store: Store, node: Node, spec: TrainSpec | UnlearnSpec, speed: Speed, spread: Spread
+) -> Needs:
     shape = shape_from(store, node)
     text, steps = text_of(store, node, spec), steps_of(store, node, spec)
     moving = moving_of(shape, spec)
@@ -90,8 +93,10 @@ def _of_training(store: Store, node: Node, spec: TrainSpec | UnlearnSpec, speed:
     saved = 4 * moving.numbers if saves_apart(spec.train) else stored(shape, spec)
     read = 0 if isinstance(spec, TrainSpec) and not spec.base else shape.saved * shape.weights
     timed = None if steps is None else spec.model_copy(update={"steps": steps})
-    seconds = seconds_of(shape, timed, text, speed) if timed else None
-    found = peak(shape, spec, text)
+    alone = timed if spread.devices == 1 else None
+    seconds = seconds_of(shape, alone, text, speed) if alone else None
+    text = text._replace(batch=-(-text.batch // spread.devices))
+    found = peak(shape, spec, text, spread.sharing)
     rows = text.cached * shape.width * width_of(spec)
     shelved = rows if rows > room_of(spec) else 0
     return Needs(found, state + saved + shelved, read, seconds, shape, spec, text)

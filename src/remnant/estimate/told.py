@@ -12,6 +12,7 @@ from remnant.flow.copies import Copy, wanted
 from remnant.flow.node import Node
 from remnant.flow.progress import clock, describe
 from remnant.flow.store import Store
+from remnant.flow.together import ALONE, Spread
 from remnant.report import terminal
 
 HEADER = (
@@ -20,11 +21,13 @@ HEADER = (
 )  # fmt: skip
 
 
-def tell(store: Store, nodes: Sequence[Node]) -> None:
-    """Print what some pieces need on this machine; nothing is run."""
+def tell(store: Store, nodes: Sequence[Node], spread: Spread = ALONE) -> None:
+    """Print what some pieces need on this machine, of each device that a model is spread over;
+    nothing is run.
+    """
     speed = importlib.import_module("remnant.estimate.rates").rates()
     copies = wanted(nodes)
-    found = [(node, needs_of(store, node, speed)) for node in nodes]
+    found = [(node, needs_of(store, node, speed, spread)) for node in nodes]
     known = [
         # A copy that is only measured is not written.
         (describe(n), needs._replace(disk=0) if copies.get(n.name) == Copy.KNOWN else needs)
@@ -35,7 +38,12 @@ def tell(store: Store, nodes: Sequence[Node]) -> None:
     for device in devices():
         print(f"{device.name}: {gigabytes(device.free)} free.")
         for name, needs in known:
-            print(f"{name}: {advice(needs, device)}")
+            print(f"{name}: {advice(needs, device, spread)}")
+    if spread.devices > 1:
+        print(
+            f"So much on each of {spread.devices} devices; saving needs no more, since each writes "
+            "the rows that it holds. What they take together is not foretold."
+        )
     print(
         f"This machine multiplies at {speed.matmul / 1e9:.0f} GFLOP/s (bfloat16 "
         f"{speed.half / 1e9:.0f}) and copies at {gigabytes(speed.copy)}/s. Nothing was run."
@@ -60,11 +68,11 @@ def row(name: str, needs: Needs) -> tuple[str, ...]:
     )
 
 
-def advice(needs: Needs, device: Device) -> str:
+def advice(needs: Needs, device: Device, spread: Spread = ALONE) -> str:
     """The cheapest setting of a piece that fits a device, and why it is taken."""
     if needs.spec is None or needs.text is None:
         return "fits." if needs.peak.total <= device.free else "does not fit."
-    choice = cheapest(needs.shape, needs.spec, needs.text, device.free)
+    choice = cheapest(needs.shape, needs.spec, needs.text, device.free, spread)
     if choice is None:
         return f"does not fit in any setting; it needs {gigabytes(needs.peak.total)}."
     if not choice.settings:

@@ -22,6 +22,8 @@ from remnant.secrecy import scrubbed_command
 
 # Set for the ranks that are started here, whose end this process tells.
 STARTED = "REMNANT_STARTED"
+# As in ranks.py, which needs torch.
+REPLICAS = "REMNANT_REPLICAS"
 LOST = (
     "Another process of this run has ended.",
     "The same command goes on from the last checkpoint.",
@@ -68,23 +70,51 @@ def slurm_address(environment: Mapping[str, str]) -> dict[str, str]:
     return {"MASTER_ADDR": head, "MASTER_PORT": str(port)}
 
 
-def across(devices: int, lead: Callable[[], None]) -> int | None:
+class Spread(NamedTuple):
+    """Over how many devices a model is spread, in how many copies."""
+
+    devices: int = 1
+    copies: int = 1
+
+    @property
+    def sharing(self) -> int:
+        """Among how many devices one copy is divided."""
+        return self.devices // self.copies
+
+
+ALONE = Spread()
+
+
+def across(devices: int, lead: Callable[[], None], replicate: int = 1) -> int | None:
     """Do what a command does on all ranks that there are, or start them.
 
     Args:
         devices: how many are to be started, where no launcher has done so.
         lead: what the command does in one process.
+        replicate: how many copies of the model they hold, each in shards.
 
     Returns:
         The exit code of ranks that were started here.
+
+    Raises:
+        UserError: the copies do not divide the devices, and whatever ``lead`` raises.
     """
     found = world(os.environ)
+    if fault := fault_of_copies(replicate, found.ranks if found else devices):
+        if found and found.rank:
+            return 2
+        raise fault
+    os.environ[REPLICAS] = str(replicate)
     if found is None and devices > 1:
         return _start(devices)
     if found is None:
         lead()
         return None
-    ranks = _joined(found)
+    return _as_one_of(_joined(found), lead)
+
+
+def _as_one_of(ranks: Any, lead: Callable[[], None]) -> int | None:
+    """Lead or follow, as one of the ranks that have met; the exit code where it is not 0."""
     try:
         if ranks.first():
             lead()
@@ -102,6 +132,36 @@ def across(devices: int, lead: Callable[[], None]) -> int | None:
             raise
         return 2
     return None
+
+
+def on_devices(options: dict[str, Any], lead: Callable[..., None]) -> int | None:
+    """Do what a command does on as many devices, and in as many copies, as its options say.
+
+    An estimate is told by one process, which is given them as ``estimate``.
+    """
+    asked = Spread(options.pop("devices", 1), options.pop("replicate", 1))
+    if not options.get("estimate"):
+        return across(asked.devices, lambda: lead(**options), asked.copies)
+    if fault := fault_of_copies(asked.copies, asked.devices):
+        raise fault
+    lead(**options | {"estimate": asked})
+    return None
+
+
+def fault_of_copies(copies: int, ranks: int) -> UserError | None:
+    """What is wrong with so many copies of a model on so many ranks.
+
+    >>> fault_of_copies(2, 8)
+    >>> fault_of_copies(3, 8).message
+    '3 copies of the model do not divide 8 devices.'
+    """
+    if ranks % copies == 0:
+        return None
+    devices = "1 device" if ranks == 1 else f"{ranks} devices"
+    return UserError(
+        f"{copies} copies of the model do not divide {devices}.",
+        "Give --replicate a number that divides the devices (--devices, or the launcher's).",
+    )
 
 
 def _joined(found: World) -> Any:

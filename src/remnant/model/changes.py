@@ -40,8 +40,7 @@ def sampled(model: nn.Module) -> list[Tensor]:
 
 def share_changed(before: list[Tensor], after: list[Tensor]) -> float:
     """The share of sampled numbers that are others than before, every weight counting by its
-    sample, 0 to 1.
+    sample, 0 to 1; 0 on ranks that have none.
     """
-    return sum(int((a != b).sum()) for a, b in zip(before, after, strict=True)) / sum(
-        a.numel() for a in before
-    )
+    changed = sum(int((a != b).sum()) for a, b in zip(before, after, strict=True))
+    return changed / max(1, sum(a.numel() for a in before))

@@ -24,10 +24,11 @@ from remnant.errors import UserError
 from remnant.functional.touched import KINDS, LEFT_ALONE, kind_of
 from remnant.model import nf4
 from remnant.model.door import check_codes, check_folder, check_size, packing_at
+from remnant.model.shardfiles import save_rows
 from remnant.model.sizes import longest_text
 from remnant.model.whole import check_finite, check_tied, check_whole
 from remnant.packing import DECODED_AT_OPENING, PACKINGS, check_measured, gguf_in
-from remnant.ranks import share_here
+from remnant.ranks import first, in_shards, share_here
 from remnant.remotecode import runs_code
 
 BY_LLAMA = "Measure it, or pass --dequantize to decode it first."
@@ -283,10 +284,14 @@ def open_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Write weights, configuration and tokenizer as one folder that ``open_model`` and every other
-    loader opens.
+    loader opens; of a model in shards by all ranks at once.
     """
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    if in_shards(model.parameters()):
+        save_rows(model, out)
+    else:
+        model.save_pretrained(out)
+    if first():
+        tokenizer.save_pretrained(out)
 
 
 def context_length(model: PreTrainedModel) -> int:

@@ -21,6 +21,7 @@ from remnant.model.examples import Example, batch_of, pool_of
 from remnant.model.head import trained_head
 from remnant.model.load import context_length, in_dtype, on_device, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
+from remnant.model.shardfiles import saved_by_rows
 from remnant.model.whole import DIVERGED, check_finite, check_ids
 from remnant.ranks import gathered, own, spread
 from remnant.records import TrainResult, TrainSpec
@@ -56,7 +57,8 @@ def run(spec: TrainSpec, inputs: Mapping[str, Path], out: Path, work: Context) -
     moving = attach(model, spec)
     loss_at = _loss(model, tokenizer.pad_token_id, epochs)
     steps, _ = fit(moving, spec, loss_at, out, work)
-    collect()
+    if not saved_by_rows(model):
+        collect()
     model = moving.settle()
     in_dtype(model, storage_dtype(spec.weights))
     check_finite(model, "the trained model", DIVERGED)

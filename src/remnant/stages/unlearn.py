@@ -30,6 +30,7 @@ from remnant.model.examples import Pool, batch_of, joined
 from remnant.model.head import trained_head
 from remnant.model.load import context_length, in_dtype, open_tokenizer
 from remnant.model.saving import LEFT_BY_MODELS, check_saving, save
+from remnant.model.shardfiles import saved_by_rows
 from remnant.model.shelf import Shelf
 from remnant.model.terms import Beside, forget_losses, make_loss, make_streams, terms_of
 from remnant.model.whole import DIVERGED, check_finite, check_ids
@@ -133,7 +134,8 @@ def run(spec: UnlearnSpec, inputs: Mapping[str, Path], out: Path, work: Context)
     if kept_best and not load_best(moving, memory["chosen"]["step"], best):
         _start_afresh(out)
         return run(spec, inputs, out, work)
-    collect()
+    if not saved_by_rows(model):
+        collect()
     if moving.apart is not None:
         moving.apart(out)
     model = moving.settle()

@@ -18,7 +18,7 @@ from remnant.functional.touched import LEFT_ALONE, kind_of
 from remnant.model.adapter import peft_library
 from remnant.model.load import matrices
 from remnant.model.nf4 import dense, is_packed, packed, unpack
-from remnant.ranks import count, fill, told
+from remnant.ranks import count, fill, in_shards, local, span, told
 from remnant.records import LoraResult, LoraSpec
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import State, Trainable, release
@@ -125,9 +125,10 @@ def _begin(
             layer.lora_dropout[NAME] = Dropout(spec.dropout, noise)
 
 
+@torch.no_grad()
 def _merge(layer: Any) -> None:
     """Add an adapter to the weight under it: in float32, rounded once, one layer at a time; where
-    that is packed to what it is decoded to.
+    that is packed to what it is decoded to, where it is in shards to the rows that this rank holds.
     """
     if is_packed(layer.get_base_layer().weight):
         layer.base_layer = dense(layer.get_base_layer())
@@ -135,6 +136,10 @@ def _merge(layer: Any) -> None:
         plain.data = (plain.data.float() + update).to(plain.dtype)
         return
     weight = layer.get_base_layer().weight
+    if in_shards([weight]):
+        own = local(weight.data)
+        own.copy_(own.float() + layer.get_delta_weight(NAME)[span(weight)])
+        return
     dtype = weight.dtype
     weight.data = weight.data.float()
     layer.merge()

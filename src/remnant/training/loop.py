@@ -12,7 +12,7 @@ from remnant.context import Context
 from remnant.errors import Diverged, Interrupted
 from remnant.model.blocks import recomputed
 from remnant.model.whole import first_not_finite
-from remnant.ranks import count, told, total
+from remnant.ranks import anywhere, count, told
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import Checkpoints, Done, Pace, fingerprint, size_of
@@ -145,7 +145,7 @@ def _finite(parts: dict[str, float], stepper: Stepper) -> bool:
     """Whether everything is finite, on all ranks, so that all stop at the same step."""
     named = (("", gradient) for gradient in stepper.gradients())
     good = all(map(math.isfinite, parts.values())) and first_not_finite(named) is None
-    return not total(not good)
+    return not anywhere(not good)
 
 
 def _not_finite(parts: dict[str, float], step: int) -> Diverged:

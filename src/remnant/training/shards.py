@@ -1,5 +1,5 @@
-"""What lies on several ranks, on the disk: every rank writes the rows that it holds, and any number
-of ranks reads the rows that it needs.
+"""What lies on several ranks, on the disk: every rank writes the rows that it holds, of several
+copies those of the first, and any number of ranks reads the rows that it needs.
 
 The files are those of torch.distributed.checkpoint, one a rank, in a folder of their own. Rows are
 written under a name of each rank, not as a DTensor: what SURE moves of a weight lies on the ranks
@@ -22,7 +22,16 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from remnant.durable import digest_file, sync_tree
-from remnant.ranks import count, first, of_all, rank, rows_of, told, total
+from remnant.ranks import (
+    anywhere,
+    count,
+    first,
+    in_first_replica,
+    of_all,
+    rank,
+    rows_of,
+    told,
+)
 
 # From so many bytes on a rank they are copied and written while the run goes on. Less is on the
 # disk before the copy is worth its while.
@@ -84,9 +93,10 @@ def begin(
         place.mkdir()
     sizes = [found.sizes for found in rows_of(named.values())]
     rows = dict(zip(named, sizes, strict=True))
-    own: dict[str, Any] = {_key(name, rank()): t for name, t in named.items() if len(t)}
+    given = named.items() if in_first_replica() else ()
+    own: dict[str, Any] = {_key(name, rank()): t for name, t in given if len(t)}
     writer = FileSystemWriter(place)
-    large = total(sum(t.nbytes for t in own.values()) >= BESIDE_FROM)
+    large = anywhere(sum(t.nbytes for t in own.values()) >= BESIDE_FROM)
     if not large or beside is None:
         save(own, storage_writer=writer)
         return Writing(place, rows, None)
@@ -100,7 +110,7 @@ def is_whole(saved: Saved, folder: Path) -> bool:
     place = Path(told(str(folder))) / saved.folder
     mine = sorted(saved.digests.items())[rank() :: count()]
     good = [(place / n).is_file() and digest_file(place / n) == digest for n, digest in mine]
-    return not total(good.count(False))
+    return not anywhere(not all(good))
 
 
 def reader(saved: Saved, folder: Path) -> Read:
