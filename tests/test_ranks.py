@@ -131,7 +131,8 @@ def unlearned(
             result = unlearn.run(spec, inputs, folder, Context(progress, ModelCache()))
         except ranks.Given:
             return
-    (out / "result.json").write_text(result.model_dump_json())
+    if ranks.first():
+        (out / "result.json").write_text(result.model_dump_json())
 
 
 def numbers(folder: Path) -> tuple[list[dict[str, float]], dict[str, Tensor], dict[str, Any]]:
@@ -231,7 +232,8 @@ def trained(corpus: Path, out: Path) -> None:
             result = train.run(spec, {"corpus": corpus}, folder, silent)
         except ranks.Given:
             return
-    (out / "result.json").write_text(json.dumps({"loss": result.loss}))
+    if ranks.first():
+        (out / "result.json").write_text(json.dumps({"loss": result.loss}))
 
 
 @pytest.mark.slow

@@ -31,10 +31,6 @@ PIECE_BYTES, KEPT_BYTES = 64 * 2**20, 256 * 2**20
 # logits, their log-softmax, its gradient, the logits' gradient; of a divergence also the
 # reference's log-softmax, its exponential and the difference.
 PIECES_OF_A_LOSS, PIECES_OF_A_DIVERGENCE = 4, 7
-# What glibc holds in gaps between the tensors that adapters make and let go, as a share of what
-# their blocks keep: with a mapping of its own for every tensor of 1 MB a step of 153 million
-# weights took 2.88 GB (2.81 are told without this), and 3.23 as glibc does it, which is faster.
-GAPS = 0.45
 # Python, torch, transformers and peft, and what they allocate at the first pass; measured on Linux,
 # torch 2.13: `benchmarks/memory.py` prints it again as "idle".
 LIBRARIES = 600 * 10**6
@@ -184,23 +180,30 @@ def kept_by_a_block(shape: Shape, text: Text, width: int, adapters: int = 0) -> 
     return text.tokens * (per_token + small)
 
 
-def kept_by_a_pass(shape: Shape, text: Text, width: int, spec: OptimSpec, adapters: int) -> int:
+def kept_by_a_pass(
+    shape: Shape, text: Text, width: int, spec: OptimSpec, adapters: int, *, whole: bool = False
+) -> int:
     """Bytes that autograd keeps of the pass of one side: blocks, the last norm and what the head
-    reads; with checkpointing the inputs of the blocks alone.
+    reads; with checkpointing the inputs of the blocks alone. Logits where they are few, or made at
+    once (``whole``).
     """
     block = kept_by_a_block(shape, text, width, adapters)
     if spec.checkpointing:
         block = text.tokens * shape.width * width
     last = text.tokens * shape.width * (4 + 3 * width)
     logits = 4 * text.tokens * shape.vocabulary
-    return shape.layers * block + last + (logits if logits <= KEPT_BYTES else 0)
+    return shape.layers * block + last + (logits if whole or logits <= KEPT_BYTES else 0)
 
 
-def of_the_head(shape: Shape, text: Text, width: int, moving: Moving, *, divergence: bool) -> int:
+def of_the_head(
+    shape: Shape, text: Text, width: int, moving: Moving, *, divergence: bool, whole: bool = False
+) -> int:
     """Bytes that exist while losses are taken from the last states of a side: some pieces of
-    logits, and the gradient of the head's weights in float32.
+    logits, or of all at once (``whole``), and the gradient of the head's weights in float32.
     """
-    piece = min(PIECE_BYTES, 4 * text.tokens * shape.vocabulary)
+    logits = 4 * text.tokens * shape.vocabulary
+    # Pieces are nearly equal in size.
+    piece = logits if whole else logits // max(1, -(-logits // PIECE_BYTES))
     count = PIECES_OF_A_DIVERGENCE if divergence else PIECES_OF_A_LOSS
     gradient = (4 + (2 if width == 2 else 0)) * shape.table if moving.head else 0
     return count * piece + gradient
@@ -303,9 +306,19 @@ def of_opening(shape: Shape, kept: int, width: int) -> int:
     return max(read * shape.weights, cast * shape.weights, kept * shape.weights + summed)
 
 
+def of_gathering(shape: Shape, width: int) -> tuple[int, int]:
+    """Bytes of what a device of several has whole for a moment, forward and beyond that backward:
+    the tables for as long as a pass takes, and a block with what it is gathered into; their
+    gradients, those of a block with what is sent of them.
+    """
+    there = width * (shape.tables * shape.table + 2 * shape.block)
+    return there, there
+
+
 def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     """The peak memory of training, on one of ``shards`` devices that share weights, gradients and
-    moments evenly (each with a batch of its own), and gather one block, or the table, at a time.
+    moments evenly (each with a batch of its own, whose logits are made at once), and gather one
+    block, and the tables, for a moment. Adapters lie whole on each.
 
     The moments of a step: the backward pass begins (all sides are kept), goes from one side to the
     next (gradients are there, one side is kept), ends (the table's gradient is added), and the
@@ -315,25 +328,28 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     graded = 4 if moving.adapters else width
     own = 4 * moving.numbers if moving.adapters else 0
     held = of_a_look(spec, moving) + of_rounding(shape, spec)
-    weights = (of_weights(shape, spec) + own + held) // shards
-    gradients = graded * moving.graded // shards
-    moments = of_moments(spec, moving) // shards
+    parted = 1 if moving.adapters else shards
+    weights = (of_weights(shape, spec) + held) // shards + own
+    gradients = graded * moving.graded // parted
+    moments = of_moments(spec, moving) // parted
     rows = min(text.cached * shape.width * width, room_of(spec))
     cache = rows + (width * shape.table if text.cached else 0)
-    side = kept_by_a_pass(shape, text, width, spec, moving.adapters)
+    spread = shards > 1
+    side = kept_by_a_pass(shape, text, width, spec, moving.adapters, whole=spread)
     block = kept_by_a_block(shape, text, width, moving.adapters)
-    head = of_the_head(shape, text, width, moving, divergence=text.divergence)
+    head = of_the_head(shape, text, width, moving, divergence=text.divergence, whole=spread)
     # The last side goes backward first, so that what is left behind it are the others.
     rest = text.early if text.passes > 1 else text.divergence
-    other = of_the_head(shape, text, width, moving, divergence=rest)
+    other = of_the_head(shape, text, width, moving, divergence=rest, whole=spread)
     added = width * shape.table if moving.table and (text.passes > 1 or shape.tied) else 0
-    alone = moving.adapters and not spec.checkpointing
-    gaps = int(GAPS * text.passes * shape.layers * block) if alone else 0
-    gathered = 2 * width * max(shape.block, shape.table) if shards > 1 else 0
+    there, back = of_gathering(shape, width) if spread else (0, 0)
+    gathered = there + back
+    # Whole logits that are compared are kept with the reference's.
+    compared = 4 * text.tokens * shape.vocabulary * (spread and text.divergence)
     # A packed layer is decoded for a moment, forward and backward.
     largest = max(math.prod(size) for size in shape.matrices().values())
     block += width * largest if packs(spec.train) else 0
-    begins = (0, text.passes * side, max(head, block) + gathered + gaps)
+    begins = (0, text.passes * side + compared, max(head, block) + there)
     between = (gradients, (text.passes - 1) * side, max(other, block, added) + gathered)
     ends = (gradients, 0, max(added + block + gathered, of_a_part(spec, moving) // shards))
     at_peak = max(begins, between, ends, key=sum)

@@ -16,6 +16,7 @@ from remnant.functional.pieces import Head, Unmade, is_large
 from remnant.functional.view import View
 from remnant.model.data import Batch
 from remnant.model.head import output_layer
+from remnant.model.heap import give_back
 from remnant.ranks import count
 
 
@@ -55,7 +56,12 @@ def recomputed(model: PreTrainedModel) -> Iterator[None]:
             # A cache would be filled twice.
             plain = [None if isinstance(value, Cache) else value for value in args]
             named = {n: None if isinstance(v, Cache) else v for n, v in given.items()}
-            return checkpoint(partial(forward, **named), *plain, use_reentrant=False)
+            return checkpoint(partial(passed, **named), *plain, use_reentrant=False)
+
+        def passed(*args: Any, **given: Any) -> Any:
+            # What the block before has left behind is not kept beside what this one makes.
+            give_back()
+            return forward(*args, **given)
 
         return run
 
@@ -166,6 +172,9 @@ def forward(
         hooks.enter_context(suppress(_Enough))
         out = model(input_ids=batch.ids, attention_mask=batch.mask)
         return out.logits if logits else None, kept
+    if torch.is_grad_enabled():
+        # Before pieces of logits are made, which are the peak where few weights move.
+        give_back()
     return Unmade(last[-1], apart) if apart and last else None, kept
 
 

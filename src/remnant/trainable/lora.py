@@ -121,8 +121,19 @@ def _begin(
         values = torch.empty(down.shape)
         nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=start)
         down.data.copy_(values)
+        _heighten(layer)
         if spec.dropout:
             layer.lora_dropout[NAME] = Dropout(spec.dropout, noise)
+
+
+def _heighten(layer: Any) -> None:
+    """Give B all rows of the weight under it. Of several copies on some ranks peft makes as many as
+    one rank holds: it takes that for layers that compute with their own rows alone.
+    """
+    base, up = layer.get_base_layer(), layer.lora_B[NAME]
+    if isinstance(base, nn.Linear) and up.out_features < base.out_features:
+        up.out_features = base.out_features
+        up.weight = nn.Parameter(up.weight.new_zeros(up.out_features, up.in_features))
 
 
 @torch.no_grad()

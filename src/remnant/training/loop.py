@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from remnant.context import Context
 from remnant.errors import Diverged, Interrupted
 from remnant.model.blocks import recomputed
+from remnant.model.heap import give_back
 from remnant.model.whole import first_not_finite
 from remnant.ranks import anywhere, count, told
 from remnant.records import OptimSpec
 from remnant.trainable.trainable import Trainable
 from remnant.training.checkpoints import Checkpoints, Done, Pace, fingerprint, size_of
 from remnant.training.gradients import Halves, LossAt, check_steps, gather
-from remnant.training.heap import give_back
 from remnant.training.stepper import Stepper
 from remnant.uninterrupted import uninterrupted
 

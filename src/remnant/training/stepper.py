@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from remnant.errors import UserError
 from remnant.functional.survival import FEW
 from remnant.functional.weights import movable, stochastic_round
+from remnant.model.heap import give_back
 from remnant.model.load import in_dtype, open_model
 from remnant.model.spread import open_spread
 from remnant.ranks import Rows, average, count, local, rows_of, told, total
@@ -23,6 +24,9 @@ from remnant.training.moments import adamw, narrow, widen
 # From so many numbers on float32 is stepped by torch's fused kernel: a fifth of the time, but
 # other last bits. Results of smaller models, the laboratory's, were made by the plain one and stay.
 FUSED_FROM = 1 << 22
+# A part of so many numbers, whose copies take 32 MB each and are the peak of a step, is not stepped
+# beside the holes that smaller ones have left.
+LARGE = 1 << 23
 
 
 @dataclass
@@ -109,6 +113,8 @@ class Stepper:
             gradient = part.gradient()
             if gradient is None:
                 continue
+            if part.size() >= LARGE:
+                give_back()
             gradient = gradient.to(self._dtype)
             if shrink is not None:
                 gradient.mul_(shrink)
