@@ -192,7 +192,7 @@ def check_reference(reference: str, stages: Sequence[str]) -> None:
     if "://" in reference:
         raise UserError(
             f"'{shown(reference)}' is an address, where a {what} is wanted.",
-            "Name a folder, or owner/name of the hub; only measure asks servers.",
+            "Name a folder, or owner/name of the hub; measure and audit ask servers.",
         )
 
 
