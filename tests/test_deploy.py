@@ -273,6 +273,7 @@ def test_what_no_runtime_opens_is_refused(folders: dict[str, Path], tmp_path: Pa
         ("int4", "No runtime opens 'int4': it is a grid to study. Deploy one of ao-int4-g128, "),
         ("nf4", "No runtime opens 'nf4': it is a grid to study. Deploy one of bnb-nf4, "),
         ("hqq4", "grid to study"),
+        ("prune20", "No runtime opens 'prune20': it is no format of weights. Deploy one of"),
         ("bnb-nf4-b128", "blocks of 64 only"),
     ):
         done = CliRunner().invoke(

@@ -227,8 +227,9 @@ def deploy_node(by: Step, model: Input, corpus: Input | None, label: Variant = U
 def _check_opened(by: Step) -> None:
     if by.format is None or not by.format.format.saver:
         name = shown(by.spec)
+        what = "a grid to study" if by.format else "no format of weights"
         raise UserError(
-            f"No runtime opens '{name}': it is a grid to study.",
+            f"No runtime opens '{name}': it is {what}.",
             f"Deploy one of {formats.instead_of(name)}.",
         )
     if fault := by.format.format.unopened(by.format.params):
