@@ -52,7 +52,9 @@ def test_a_never_read_model_that_is_the_target_is_refused_by_its_weights(
     for same in (known, alike):
         with pytest.raises(UserError, match="is the target itself"):
             check_unread(store, {"target": known, "retrain": same})
-    check_unread(store, {"target": known, "retrain": other})
+    with pytest.raises(UserError, match="is the model that is judged"):
+        check_unread(store, {"target": known, "unlearned": other, "retrain": other})
+    check_unread(store, {"target": known, "unlearned": alike, "retrain": other})
     check_unread(store, {"target": known})
 
 

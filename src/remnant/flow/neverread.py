@@ -1,5 +1,5 @@
-"""Whether a model that is said never to have read a text is another one than the target, told by
-the digests of their weights before anything is measured. No torch.
+"""Whether a model that is said never to have read a text is another one than those that it is held
+against, told by the digests of their weights before anything is measured. No torch.
 """
 
 from collections.abc import Mapping
@@ -13,29 +13,33 @@ from remnant.flow.store import Store
 
 # How the names of files end that hold weights.
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+# What it may not be, by its role.
+OTHERS = {"target": "the target itself", "unlearned": "the model that is judged"}
 
 
 def check_unread(store: Store | None, models: Mapping[str, Input]) -> None:
-    """See that the never-read model of a comparison is not the model that has read the text.
+    """See that the never-read model of a comparison is none of the others.
 
     The same weights in other files or another dtype are told by their numbers, when these are
     there (``stages.evidence``).
 
     Args:
         store: where artefacts lie; None where all models are from outside.
-        models: by role: "target", and "retrain" where there is one.
+        models: by role: "target", "unlearned", and "retrain" where there is one.
 
     Raises:
-        UserError: they are one model.
+        UserError: it is one of them.
     """
-    if "retrain" not in models or "target" not in models:
+    if "retrain" not in models:
         return
-    if weights_of(store, models["retrain"]) == weights_of(store, models["target"]):
-        raise UserError(
-            "The model that never read the forget text (retrain) is the target itself: their "
-            "weights are the same bytes.",
-            "Name one that was trained without the text, or none.",
-        )
+    unread = weights_of(store, models["retrain"])
+    for role, what in OTHERS.items():
+        if role in models and weights_of(store, models[role]) == unread:
+            raise UserError(
+                f"The model that never read the forget text (retrain) is {what}: their weights are "
+                "the same bytes.",
+                "Name one that was trained without the text, or none.",
+            )
 
 
 def weights_of(store: Store | None, source: Input) -> frozenset[str]:
