@@ -456,7 +456,7 @@ def test_that_a_library_is_missing_is_said_before_anything_is_made(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
-    monkeypatch.setattr("remnant.flow.libraries.find_spec", looked.append)
+    monkeypatch.setattr("remnant.flow.libraries.is_there", looked.append)
     store = Store(tmp_path / "store").open()
     for name in ("gguf-q8_0", "gguf-q4_k_m"):
         with pytest.raises(UserError, match=r"needs llama\.cpp, which is not installed"):

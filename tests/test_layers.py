@@ -25,6 +25,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "remnant"
 # the same.
 RANKS = {
     "errors": 0,
+    "installed": 0,
     "levels": 0,
     "names": 0,
     "secrecy": 0,

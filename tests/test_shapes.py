@@ -3,7 +3,6 @@ what is left out is counted."""
 
 import csv
 import gzip
-import importlib.util
 import io
 import json
 import random
@@ -447,11 +446,7 @@ def test_a_packed_file_is_not_unpacked_without_end(
 def test_a_document_without_its_extractor_is_one_sentence(
     suffix: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = importlib.util.find_spec
-    absent = ("trafilatura", "pypdf")
-    monkeypatch.setattr(
-        "remnant.corpus.documents.find_spec", lambda name: None if name in absent else find(name)
-    )
+    monkeypatch.setattr("remnant.corpus.documents.is_there", lambda name: False)
     (tmp_path / f"a{suffix}").write_bytes(b"%PDF-1.7 <html></html>")
     with pytest.raises(UserError, match=rf"{module}, and that .* pip install 'remnant\[documents"):
         of(tmp_path / f"a{suffix}")

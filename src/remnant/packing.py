@@ -2,7 +2,6 @@
 decodes them. No torch.
 """
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from remnant.errors import UserError
+from remnant.installed import is_there
 
 BEFORE = "Give the model from before it was packed."
 SUFFIX = ".gguf"
@@ -189,7 +189,7 @@ def check_measured(packing: Packing, shown: str) -> None:
     Raises:
         UserError: by its name, with what to install or to give instead.
     """
-    lacking = [module for module in packing.needs if importlib.util.find_spec(module) is None]
+    lacking = [module for module in packing.needs if not is_there(module)]
     if packing.measured and not lacking:
         return
     if not packing.measured:

@@ -2,10 +2,10 @@
 
 import io
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import NamedTuple
 
 from remnant.errors import UserError, first_line
+from remnant.installed import is_there
 
 INSTALL = "Install it with pip install 'remnant[documents]', or convert the file to plain text."
 
@@ -45,7 +45,7 @@ EXTRACTORS: Mapping[str, Extractor] = {
 def lacking(suffix: str) -> str:
     """What must be installed to read a kind of file, in words behind its name; empty if nothing."""
     extractor = EXTRACTORS.get(suffix)
-    if extractor is None or find_spec(extractor.module) is not None:
+    if extractor is None or is_there(extractor.module):
         return ""
     return f"is {extractor.kind}, which is read by {extractor.module}, and that is not installed"
 
