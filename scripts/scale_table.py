@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pages import written
 
-from remnant.estimate.fitting import largest_batch
+from remnant.estimate.fitting import largest_batch, of_one_device
 from remnant.estimate.memory import Text, peak
 from remnant.estimate.shape import KNOWN, Shape
-from remnant.records import UnlearnSpec, packs
+from remnant.records import UnlearnSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN, END = "<!-- what fits -->", "<!-- end of what fits -->"
@@ -42,7 +42,7 @@ def row(name: str, shape: Shape, regime: str) -> str:
     spec = UnlearnSpec.model_validate(own)
     cells = []
     for count, size in DEVICES.values():
-        if count > 1 and packs(spec.train):
+        if count > 1 and of_one_device(spec):
             cells.append("")
             continue
         batch = largest_batch(shape, spec, TEXT, int(USABLE * size * 1e9), count)

@@ -110,12 +110,9 @@ class Stepper:
         shrink = self._shrink()
         stayed = due = 0
         for place, (part, optimizer) in enumerate(zip(self.parts, self.optimizers, strict=True)):
-            gradient = part.gradient()
+            gradient = self._gradient(part)
             if gradient is None:
                 continue
-            if part.size() >= LARGE:
-                give_back()
-            gradient = gradient.to(self._dtype)
             if shrink is not None:
                 gradient.mul_(shrink)
             if isinstance(self.spec.update, SignSpec):
@@ -137,6 +134,15 @@ class Stepper:
         self.lost = stayed / due if due else 0.0
         for part in self.parts:
             part.parameter.grad = None
+
+    def _gradient(self, part: Part) -> Tensor | None:
+        """The gradient of a part in the dtype of the step; None where there is none."""
+        found = part.gradient()
+        if found is None:
+            return None
+        if part.size() >= LARGE:
+            give_back()
+        return found.to(self._dtype)
 
     def _step(
         self, part: Part, optimizer: torch.optim.Optimizer, lr: float, gradient: Tensor
