@@ -605,3 +605,10 @@ def test_what_only_looks_at_a_store_makes_none(command: list[str], tmp_path: Pat
 
 def test_more_devices_than_there_are_is_said_at_once(tmp_path: Path) -> None:
     refused(call("train", tmp_path, "--devices", 999999), "more than the", "Give at most")
+
+
+@pytest.mark.parametrize("more", [[], ["--estimate"]])
+def test_copies_that_do_not_divide_the_devices_are_refused(more: list[str], tmp_path: Path) -> None:
+    said = ("3 copies of the model do not divide 4 devices.", "--replicate")
+    refused(call("train", tmp_path, "--devices", 4, "--replicate", 3, *more), *said)
+    refused(call("train", tmp_path, "--replicate", 3, *more), "do not divide 1 device.")

@@ -18,13 +18,22 @@ from transformers import PreTrainedModel
 from remnant.cli import main
 from remnant.errors import UserError
 from remnant.estimate.fitting import cheapest, choices, largest_batch
-from remnant.estimate.memory import Text, kept_by_a_block, moving_of, of_moments, peak
+from remnant.estimate.memory import (
+    Text,
+    kept_by_a_block,
+    moving_of,
+    of_moments,
+    of_the_head,
+    peak,
+)
 from remnant.estimate.needs import shape_from, steps_of
 from remnant.estimate.shape import KNOWN, Shape, shape_of
 from remnant.estimate.time import operations, seconds_of, step_of
 from remnant.flow.node import Node
 from remnant.flow.place import Made, Outside
 from remnant.flow.store import Store
+from remnant.flow.together import Spread
+from remnant.functional.pieces import pieces
 from remnant.model.blocks import blocks
 from remnant.records import OptimSpec, TrainSpec, UnlearnSpec
 from remnant.testing import tiny_model
@@ -167,6 +176,43 @@ def test_more_of_anything_needs_more_memory() -> None:
     assert peak(shape, spec, text, shards=8).total < base
 
 
+@pytest.mark.parametrize("tokens", [1, 300, 511, 512, 4000])
+def test_pieces_of_logits_are_as_large_as_they_are_made(tokens: int) -> None:
+    shape, text = SHAPE._replace(vocabulary=49152), Text(1, tokens)
+    largest = max(p.stop - p.start for p in pieces(tokens, shape.vocabulary))
+    frozen = moving_of(shape, OptimSpec.model_validate({"train": ["mlp"]}))
+    told = of_the_head(shape, text, 4, frozen, divergence=False) / 4
+    # The last piece may be shorter than the others by a text's rows.
+    assert told == pytest.approx(4 * largest * shape.vocabulary, rel=0.01)
+    whole = of_the_head(shape, text, 4, frozen, divergence=False, whole=True)
+    assert whole == 4 * 4 * tokens * shape.vocabulary
+
+
+def test_devices_share_weights_and_moments_but_neither_adapters_nor_what_is_gathered() -> None:
+    shape, text = KNOWN["1B"], Text(1, 512, 2, 100 * 512, divergence=True)
+    one, eight = (peak(shape, OptimSpec(checkpointing=True), text, n) for n in (1, 8))
+    assert (eight.weights, eight.moments) == (one.weights // 8, one.moments // 8)
+    assert eight.cache == one.cache
+    gathered = 4 * (shape.table + 2 * shape.block)
+    assert eight.total > one.libraries + one.cache + (one.weights + one.moments) // 8 + gathered
+    spec = OptimSpec.model_validate({"train": {"lora": {"rank": 4}}, "checkpointing": True})
+    one, eight = (peak(shape, spec, text, n) for n in (1, 8))
+    numbers = moving_of(shape, spec).numbers
+    assert one.moments == eight.moments == 8 * numbers
+    assert eight.weights - 4 * numbers == (one.weights - 4 * numbers) // 8
+
+
+def test_several_devices_are_proposed_nothing_that_they_refuse() -> None:
+    spec, text = UnlearnSpec(method="ga_gdr"), Text(8, 512, 2)
+    alone, four = (
+        [*choices(KNOWN["1B"], spec, text, spread)] for spread in (Spread(), Spread(4, 2))
+    )
+    refused = [c for c in alone if "8bit" in str(c.settings) or "nf4" in str(c.settings)]
+    assert len(refused) == 2
+    assert [c.settings for c in four] == [c.settings for c in alone if c not in refused]
+    assert all(b.peak.weights <= a.peak.weights for a, b in zip(alone, four, strict=False))
+
+
 def test_the_first_setting_that_fits_is_chosen_and_none_below_all() -> None:
     spec, text = UnlearnSpec(method="ga_gdr"), Text(8, 512, 2)
     found = list(choices(KNOWN["1B"], spec, text))
@@ -296,6 +342,9 @@ def test_an_estimate_is_told_and_nothing_is_run(tmp_path: Path, corpus: Path) ->
         said = told(*command, *common)
         assert "fits" in said
         assert "Nothing was run." in said
+    spread = ("--devices", "4", "--replicate", "2")
+    said = told("unlearn", str(model), "--method", "npo_klr", *spread, *common)
+    assert "So much on each of 4 devices" in said
     said = told("transform", str(model), "--use", "int4", "--store", str(store), "--estimate")
     assert "peak memory" in said
     assert not list(store.rglob("model.safetensors"))
