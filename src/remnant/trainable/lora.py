@@ -16,9 +16,10 @@ from remnant.errors import UserError
 from remnant.functional.patterns import chosen
 from remnant.functional.touched import LEFT_ALONE, kind_of
 from remnant.model.adapter import peft_library
+from remnant.model.heap import give_back
 from remnant.model.load import matrices
 from remnant.model.nf4 import dense, is_packed, packed, unpack
-from remnant.ranks import count, fill, in_shards, local, span, told
+from remnant.ranks import count, fill, local, span, told
 from remnant.records import LoraResult, LoraSpec
 from remnant.trainable.parts import Part
 from remnant.trainable.trainable import State, Trainable, release
@@ -81,6 +82,7 @@ def adapted(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Trainable:
             return model
         for layer in layers:
             _merge(layer)
+            give_back()
         merged: PreTrainedModel = wrapped.unload()
         unpack(merged)
         return merged
@@ -140,22 +142,15 @@ def _heighten(layer: Any) -> None:
 def _merge(layer: Any) -> None:
     """Add an adapter to the weight under it: in float32, rounded once, one layer at a time; where
     that is packed to what it is decoded to, where it is in shards to the rows that this rank holds.
+
+    In the memory that it has: a weight of another dtype would lie beside the file that it is a view
+    of, which goes when the last of them does.
     """
     if is_packed(layer.get_base_layer().weight):
         layer.base_layer = dense(layer.get_base_layer())
-        plain, update = layer.base_layer.weight, layer.get_delta_weight(NAME)
-        plain.data = (plain.data.float() + update).to(plain.dtype)
-        return
     weight = layer.get_base_layer().weight
-    if in_shards([weight]):
-        own = local(weight.data)
-        own.copy_(own.float() + layer.get_delta_weight(NAME)[span(weight)])
-        return
-    dtype = weight.dtype
-    weight.data = weight.data.float()
-    layer.merge()
-    weight = layer.get_base_layer().weight
-    weight.data = weight.data.to(dtype)
+    own = local(weight.data)
+    own.copy_(own.float() + layer.get_delta_weight(NAME)[span(weight)])
 
 
 def adapters_apart(moving: Trainable) -> nn.Module | None:
