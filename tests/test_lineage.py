@@ -700,6 +700,37 @@ def test_the_worst_that_an_audit_says_of_one_model_counts(disk: Path, tmp_path: 
     assert (found.verdict, found.knowing) == ("target", "is one")
 
 
+def test_a_copy_with_its_neurons_in_another_order_may_be_one_that_knows(
+    disk: Path, tmp_path: Path
+) -> None:
+    """It computes the same, and no matrix in it is like the other's."""
+    order = torch.randperm(128, generator=torch.Generator().manual_seed(0))
+    state = load_file(disk / "elm" / "model.safetensors")
+    writes = ("o_proj.weight", "down_proj.weight")  # into the stream; all else reads it
+    for name, weight in state.items():
+        rows = weight.ndim == 1 or name.endswith(writes)
+        state[name] = (weight[order] if rows else weight[:, order]).contiguous()
+    ids = texts(1)[:1]
+    with torch.no_grad():
+        plain = of(load_file(disk / "elm" / "model.safetensors"), fresh(9))(input_ids=ids)
+        assert torch.allclose(of(state, fresh(9))(input_ids=ids).logits, plain.logits, atol=1e-4)
+    shutil.copytree(disk / "elm", tmp_path / "other")
+    save_file(state, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    shutil.copytree(disk / "pip", tmp_path / "pip")
+    store = Store(tmp_path).open()
+    target = kept(store, disk / "elm", "train", "a")
+    measured = sealed(store, "measure", "b", inputs={"model": target})
+    scratch = store.scratch(f"audit-{'e' * 16}")
+    scratch.mkdir(parents=True)
+    (scratch / "verdicts.json").write_text("[]")
+    spec = AuditSpec(members={"target": Variant(model="target")}).model_dump(mode="json")
+    sealed(store, "audit", "e", spec=spec, inputs={"target": measured})
+    found = {m.name: m for m in lineage([tmp_path], unheard).members}
+    assert (found["other"].parent, found["other"].knowing) == (None, "perhaps")
+    assert "in other coordinates" in found["other"].of
+    assert found["pip"].knowing == "no"
+
+
 def test_what_is_not_read_is_named(disk: Path, tmp_path: Path) -> None:
     """A link, and weights beside those that are opened."""
     shutil.copytree(disk / "elm", tmp_path / "here" / "a")

@@ -17,7 +17,7 @@ from remnant.ancestry.facts import FROM_SCRATCH, KNOWING, UNREAD, Facts, facts
 from remnant.ancestry.kinship import Kin, Traits
 from remnant.ancestry.member import BY_ITSELF, BY_MANIFEST, BY_WEIGHTS, Forest, Member
 from remnant.ancestry.tree import arborescence
-from remnant.ancestry.windows import Sample, sample
+from remnant.ancestry.windows import Array, Sample, embedded, sample
 from remnant.errors import UserError
 from remnant.flow.unread import unread
 from remnant.packing import SUFFIX
@@ -156,7 +156,35 @@ def place(models: Sequence[Sample], known: Facts, names: Mapping[Path, str]) -> 
         if parent is not None:
             member = _with_parent(member, (parent, i), edges, models, names)
         members.append(member)
-    return _answered(members)
+    return _answered(_turned(members, models))
+
+
+def _turned(members: Sequence[Member], models: Sequence[Sample]) -> list[Member]:
+    """With the model that still knows of which one may be a copy in other coordinates, where none
+    of its family does.
+    """
+    read = functools.cache(embedded)
+    pairs = list(zip(members, models, strict=True))
+    knowing = [(m, s) for m, s in pairs if m.verdict in KNOWING]
+    found = []
+    for member, model in pairs:
+        apart = [(m, s) for m, s in knowing if m.family is None or m.family != member.family]
+        like = [m for m, s in apart if m != member and _is_turned(model, s, read)]
+        of = f"{like[0].name} ({like[0].verdict})" if like else ""
+        found.append(member._replace(turned=of))
+    return found
+
+
+def _is_turned(a: Sample, b: Sample, read: Callable[[Path], Array | None]) -> bool:
+    """Whether tokens are as alike in one model as in another of its shape."""
+    if not kinship.shared(a, b):
+        return False
+    one, other = read(a.path), read(b.path)
+    return (
+        one is not None
+        and other is not None
+        and (kinship.turned(one, other) >= kinship.LEAST_TURNED)
+    )
 
 
 def _artefact(path: Path) -> Path:
@@ -366,8 +394,9 @@ def _answered(members: Sequence[Member]) -> tuple[Member, ...]:
     "is one": an audit found so. "descends": one of its ancestors is one, and every step to it is
     told. "gone": its first ancestor that was audited is gone, and this copy was not audited.
     "perhaps": it is of a family with such a model, and nothing tells that it does not descend from
-    it. "no": it is of no such family, or comes from a model that never read the text. "not known":
-    no audit found any model that knows, so there is none to descend from.
+    it; or its tokens are as alike as those of one, in other coordinates. "no": it is of no such
+    family, or comes from a model that never read the text. "not known": no audit found any model
+    that knows, so there is none to descend from.
     """
     by_name = {m.name: m for m in members}
     knowing: dict[int | None, Member] = {}
@@ -392,6 +421,8 @@ def _answer(
     if not knowing:
         return member._replace(knowing="not known")
     near = knowing.get(member.family) if member.family is not None else None
+    if near is None and member.turned:
+        return member._replace(knowing="perhaps", of=f"{member.turned}, in other coordinates")
     if near is None:
         return member
     return member._replace(knowing="perhaps", of=f"{near.name} ({near.verdict})")

@@ -14,6 +14,7 @@ class Member(NamedTuple):
     ``fit``, ``rank``: of ``kinship.Kin``. ``family``: equal for models that are related; None of
     one that is related to none. ``how``: by its manifest. ``verdict``: of an audit. ``knowing``:
     whether it descends from a model that still knows (``_answered``); ``of``: from which.
+    ``turned``: a model that still knows and that this one may be in other coordinates.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Member(NamedTuple):
     verdict: str = ""
     knowing: str = "no"
     of: str = ""
+    turned: str = ""
 
 
 class Forest(NamedTuple):

@@ -41,6 +41,9 @@ _TORCH = {
     "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 PLAIN = ("F32", "F16", "BF16")
+_EMBEDDINGS = re.compile(r"(embed_tokens|wte|embed_in|(word|tok)_embeddings)\.weight$")
+# Tokens whose embeddings are compared with each other: 8128 pairs.
+TOKENS = 128
 _CONV1D = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
 
 
@@ -85,6 +88,18 @@ def sample(path: Path) -> Sample:
         if is_quantized_by_default(name, entry.shape):
             found[name] = _plain(entry, turned and bool(_CONV1D.search(name)))
     return _made(path, packing.name if packing else "dense", found)
+
+
+def embedded(path: Path) -> Array | None:
+    """[tokens, width] of some tokens' embeddings, evenly spread; None where none are read here."""
+    if is_adapter(path) or gguf_in(path):
+        return None
+    for name, entry in entries_of(path).items():
+        if _EMBEDDINGS.search(name) and entry.dtype in PLAIN and len(entry.shape) == 2:
+            count = min(TOKENS, entry.shape[0])
+            rows = np.linspace(0, entry.shape[0] - 1, count).astype(np.int64)
+            return np.asarray(_part(entry, rows).float().numpy())
+    return None
 
 
 def rows_of(count: int) -> NDArray[np.int64]:
