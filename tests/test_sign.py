@@ -380,6 +380,18 @@ def test_a_certificate_counts_while_it_holds(
     refused(verify(place, by=("--certificate", foreign)), "another key")
 
 
+# None of them is a day as ISO 8601 writes it; as texts some come behind any day.
+ENDS = (False, "", "never", "2020-9-1", "20991231", ["2099-01-01"], 20990101)
+
+
+def test_every_form_that_is_promised_must_have_been_signed(signed: Path) -> None:
+    said = payload_of(signed / "verdict.json")
+    said["predicate"]["outcomes"] = said["predicate"]["outcomes"][:1]
+    text = keys.signed(said, keys.private_key(signed / "key.pem"))
+    (signed / "verdict.json").write_text(text)
+    refused(verify(signed, signed / "model"), f"Nothing was signed of what is promised: {FORM}")
+
+
 def test_what_was_signed_must_be_a_verdict(signed: Path) -> None:
     said = payload_of(signed / "verdict.json")
     signer = keys.private_key(signed / "key.pem")
@@ -389,6 +401,8 @@ def test_what_was_signed_must_be_a_verdict(signed: Path) -> None:
         {"subject": []},
         {"predicate": {}},
         {"predicate": said["predicate"] | {"outcomes": []}},
+        *({"predicate": said["predicate"] | {"expires": end}} for end in ENDS),
+        {"subject": [said["subject"][0] | {"digest": {"sha256": "0"}}, *said["subject"]]},
     )
     for change in changes:
         (signed / "verdict.json").write_text(keys.signed(said | change, signer))
@@ -522,7 +536,11 @@ def test_keys_of_every_kind_sign_and_may_have_a_password(
 def test_wrong_keys_are_said_in_one_sentence(made: Ground, place: Path) -> None:
     key, policy = place / "key.pem", place / "policy.toml"
     write_key(place / "x.pem", x25519.X25519PrivateKey.generate())
-    for wrong in (place / "none.pem", policy, place / "key.pub", place / "x.pem"):
+    write_key(place / "short.pem", rsa.generate_private_key(65537, 1024))
+    with pytest.raises(UserError, match="1024 bits"):
+        keys.public_key(place / "short.pub")
+    wrongs = ("none.pem", "policy.toml", "key.pub", "x.pem", "short.pem")
+    for wrong in map(place.joinpath, wrongs):
         done = sign(made, place, "--key", wrong)
         assert done.exit_code == 2, done.output
         assert str(wrong) in done.output

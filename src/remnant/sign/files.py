@@ -32,7 +32,8 @@ def files_of(path: Path) -> dict[str, str]:
         }
     except OSError as error:
         raise UserError(
-            f"{error.filename or path} cannot be read ({error.strerror}).", "Mend its rights."
+            f"{error.filename or path} cannot be read ({error.strerror}).",
+            "Name a model that is there.",
         ) from error
     if not found:
         raise UserError(f"{path} holds no file.", "Name the folder of a model.")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 # Where the password of a private key stands; on a command line others could read it.
 PASSWORD = "REMNANT_KEY_PASSWORD"
+# Bits of an RSA key. Source: NIST SP 800-131A, revision 2, section 3.
+LEAST_RSA = 2048
 INSTALL = "Install it with: pip install 'remnant[sign]'"
 
 Read = TypeVar("Read")
@@ -63,6 +65,7 @@ def private_key(path: Path) -> "Signer":
     signer = _library("securesystemslib.signer")
     password = os.environ.get(PASSWORD, "").encode() or None
     key = _opened(path, "private key", lambda t: serialization.load_pem_private_key(t, password))
+    _check_length(path, key)
     return _usable(path, lambda: signer.CryptoSigner(key))
 
 
@@ -95,7 +98,19 @@ def certified_key(path: Path, now: datetime) -> "Key":
 
 def _key(path: Path, key: Any) -> "Key":
     signer = _library("securesystemslib.signer")
+    _check_length(path, key)
     return _usable(path, lambda: signer.SSlibKey.from_crypto(key))
+
+
+def _check_length(path: Path, key: Any) -> None:
+    """Refuse an RSA key that could be broken; the others have one length, which is enough."""
+    kinds = _library("cryptography.hazmat.primitives.asymmetric.rsa")
+    rsa = isinstance(key, kinds.RSAPrivateKey | kinds.RSAPublicKey)
+    if rsa and key.key_size < LEAST_RSA:
+        raise UserError(
+            f"{path} is an RSA key of {key.key_size} bits, which no signature should rest on.",
+            f"Use one of {LEAST_RSA} bits or more, or Ed25519.",
+        )
 
 
 def _usable(path: Path, made: Callable[[], Any]) -> Any:

@@ -1,11 +1,11 @@
 """A signed statement against models, a policy and the clock: what does not hold, in words."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from remnant.errors import UserError
+from remnant.errors import UserError, some
 from remnant.gate.policy import read_policy
 from remnant.sign.files import differences, files_of, nearest
 from remnant.sign.keys import Refused
@@ -39,7 +39,7 @@ def verified(
     try:
         kinds, predicate = (statement["_type"], statement["predicateType"]), statement["predicate"]
         models = _models(statement["subject"])
-        expires, promised = predicate["expires"], predicate["policy"]
+        expires, promised = _end(predicate["expires"]), predicate["policy"]
         outcomes = [
             Outcome(str(row["form"]), str(row["outcome"]), str(row["reason"]))
             for row in predicate["outcomes"]
@@ -49,11 +49,11 @@ def verified(
     if kinds != (STATEMENT, PREDICATE) or not models or not outcomes:
         raise Refused("What was signed is no verdict of Remnant.")
     reasons = []
-    if expires and now.date().isoformat() > str(expires):
+    if expires and now.date() > expires:
         reasons.append(f"The statement counted until {expires}.")
-    reasons += _policy_faults(policy, promised)
-    named = {}
     covered = {row.form for row in outcomes}
+    reasons += _policy_faults(policy, promised) or _not_said(policy, covered)
+    named = {}
     for folder in folders:
         files = files_of(folder)
         form = named[folder] = nearest(files, models)
@@ -68,12 +68,31 @@ def verified(
     return Verified(outcomes, named, [m for m in models if m not in named.values()])
 
 
+def _end(given: object) -> date | None:
+    """The last day on which a statement counts; ValueError of what is no day as ``sign`` writes
+    it.
+    """
+    end = None if given is None else date.fromisoformat(str(given))
+    if end and end.isoformat() != given:
+        raise ValueError
+    return end
+
+
+def _not_said(policy: Path, covered: Collection[str]) -> list[str]:
+    """The forms that a policy promises and of which nothing was signed."""
+    open_ = [form for form in read_policy(policy).forms if form not in covered]
+    return [f"Nothing was signed of what is promised: {some(open_)}."] if open_ else []
+
+
 def _models(subject: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Form -> the files that were signed of it."""
+    """Form -> the files that were signed of it; ValueError where one name has two."""
     found: dict[str, dict[str, str]] = {}
     for entry in subject:
         form, _, name = entry["name"].partition("/")
-        found.setdefault(form, {})[name] = entry["digest"]["sha256"]
+        files = found.setdefault(form, {})
+        if name in files:
+            raise ValueError
+        files[name] = entry["digest"]["sha256"]
     return found
 
 
