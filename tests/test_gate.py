@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from remnant.cli import main
 from remnant.errors import UserError
+from remnant.flow.digests import digest_path
 from remnant.flow.unread import unread
 from remnant.gate.card import BEGIN, TASK, card
 from remnant.gate.decide import Case, audited, cases, read_summary
@@ -177,9 +178,10 @@ def test_all_faults_of_a_policy_are_told_at_once(tmp_path: Path) -> None:
     path.write_text('forms = ["full"]\ntests = ["membership"]\nrule = {access = "text"}')
     with pytest.raises(UserError, match="membership cannot be made where access is text"):
         read_policy(path)
-    path.write_text("forms = []")
-    with pytest.raises(UserError, match="forms"):
-        read_policy(path)
+    for text, word in (("forms = []", "forms"), ('forms = ["full"]\ncorpus = "novel"', "corpus")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=word):
+            read_policy(path)
     with pytest.raises(UserError, match=r"policy .* does not exist"):
         read_policy(tmp_path / "none.toml")
 
@@ -403,6 +405,17 @@ def test_a_gate_audits_two_models_by_its_policy(
     again = call("gate", out, "--policy", policy)
     assert again.exit_code == done.exit_code
     assert again.stdout == done.stdout
+    text = policy.read_text()
+    digest = digest_path(corpus)
+    for named, code, words in (
+        (digest[:16], done.exit_code, ""),
+        ("0" * 16, 3, f"asked about {digest[:16]}, and the policy names {'0' * 16}"),
+    ):
+        policy.write_text(f'corpus = "{named}"\n{text}')
+        about = call("gate", out, "--policy", policy, "--store", place / "runs")
+        assert (about.exit_code, words in about.output) == (code, True), about.output
+        gone = call("gate", out, "--policy", policy, "--store", place / "none")
+        assert (gone.exit_code, "is not in" in gone.output) == (3, True), gone.output
 
 
 def test_weights_beside_the_judged_model_are_told_before_anything_runs(

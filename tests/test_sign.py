@@ -481,6 +481,17 @@ def test_what_another_version_found_is_not_signed_as_this_ones(
     refused(sign(made, place), f"another version of Remnant ({stage} {STAGE_VERSIONS[stage]}, now")
 
 
+def test_an_audit_about_another_corpus_is_not_signed(
+    made: Ground, place: Path, corpus: Path
+) -> None:
+    digest, text = digest_path(corpus), (place / "policy.toml").read_text()
+    (place / "policy.toml").write_text(f'corpus = "prepare-{"0" * 16}"\n{text}')
+    refused(sign(made, place), f"asked about {digest[:16]}")
+    (place / "policy.toml").write_text(f'corpus = "{digest}"\n{text}')
+    assert sign(made, place).exit_code == 4
+    assert payload_of(place / "verdict.json")["predicate"]["corpora"]["prepared"] == digest
+
+
 def test_a_name_cannot_write_lines_of_its_own(signed: Path) -> None:
     (signed / "model" / "a\ngone         full: all").write_text("")
     done = verify(signed)

@@ -18,9 +18,9 @@ from remnant.flow.store import Store, disk_errors
 from remnant.gate.card import card, read_card
 from remnant.gate.decide import Case, audited, cases, read_summary
 from remnant.gate.junit import junit
-from remnant.gate.policy import ASKED_PACKED, Policy, read_policy
+from remnant.gate.policy import ASKED_PACKED, Policy, other_corpora, read_policy
 from remnant.gate.sarif import sarif
-from remnant.gate.sealed import differing, outdated
+from remnant.gate.sealed import corpora, differing, outdated
 from remnant.guard import known_store
 from remnant.records import FULL
 from remnant.report import table, terminal
@@ -58,7 +58,9 @@ def gate(
     summary = read_summary(Path(models[0])) if len(models) == 1 else _made(models, policy, audit)
     store = Store(Path(audit["store_path"]))
     changed = differing(summary, store)
-    if reason := _unlike(changed, summary, store, named=audit["store_named"]):
+    named = audit["store_named"] or bool(policy.corpus)
+    reason = _unlike(changed, summary, store, named=named)
+    if reason := reason or other_corpora(policy, corpora(summary, store) if policy.corpus else ()):
         return _refuse(Refused(reason))
     found = audited(summary)
     decided = cases(found, policy, model)
@@ -82,7 +84,8 @@ def _unlike(
 ) -> str:
     """Why a summary does not stand for what was audited; empty where nothing shows that.
 
-    ``named``: the store in which its audit is to be was named, so that it has to be there.
+    ``named``: the store in which its audit is to be was named, or the policy names a corpus, so
+    that it has to be there.
     """
     if changed is None:
         return f"The audit of the summary is not in {store.root}." if named else ""

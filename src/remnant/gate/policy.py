@@ -2,13 +2,13 @@
 have been able to tell. No torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from remnant.errors import UserError
+from remnant.errors import UserError, some
 from remnant.flow.sweepfile import read_toml
 from remnant.methods import chain
 from remnant.metrics import KINDS_BY, NEEDED_KINDS, WEIGHT_KINDS, Access, Kind
@@ -39,12 +39,14 @@ class Policy(Record):
     ``forms``: what it is deployed in, as an audit names them ("full", "int4", "prune20+int4",
     "bnb-nf4 packed"); each must be gone. ``rule``: the limits, and what is seen of the models
     (``access``). ``tests``: kinds of tests that must have power in each form, beside those that
-    the access always asks for.
+    the access always asks for. ``corpus``: the prepared corpus that must have been asked about, by
+    its name in the store (prepare-...) or its digest; without one, any will do.
     """
 
     forms: Annotated[tuple[str, ...], Field(min_length=1)]
     rule: Rule = Rule()
     tests: tuple[Kind | Literal["answers"], ...] = ()
+    corpus: Annotated[str, Field(pattern=r"^(prepare-)?[0-9a-f]{16,64}$")] | None = None
 
     @field_validator("forms")
     @classmethod
@@ -74,6 +76,20 @@ class Policy(Record):
     def needs(self) -> tuple[str, ...]:
         """The kinds of tests of which one at least must be able to tell."""
         return tuple(dict.fromkeys([*KINDS_BY[self.rule.access], ANSWERS, *self.tests]))
+
+
+def other_corpora(policy: Policy, asked: Iterable[str]) -> str:
+    """Why some corpora, by their digests, are not the one that a policy names; empty where they
+    are, or it names none.
+
+    >>> other_corpora(Policy(forms=("full",), corpus="prepare-" + 16 * "a"), [64 * "a"])
+    ''
+    """
+    key = (policy.corpus or "").removeprefix("prepare-")
+    other = sorted(d[:16] or "what is not there" for d in asked if not d.startswith(key))
+    if not other:
+        return ""
+    return f"The audit asked about {some(other)}, and the policy names {policy.corpus}."
 
 
 def form_of(name: str) -> str:

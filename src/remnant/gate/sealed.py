@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from remnant.errors import UserError
 from remnant.flow.digests import digest_path
 from remnant.flow.store import Store
-from remnant.records import AuditSpec, Variant
+from remnant.records import AuditSpec, Manifest, Variant
 
 # What a gate reads of a summary, row by row; the cells of other tools may stand beside.
 ROWS = ("verdicts", "evidence", "cells")
@@ -50,17 +50,29 @@ def outdated(summary: Mapping[str, Any], store: Store) -> list[str]:
         UserError: a record is damaged.
     """
     found: dict[str, None] = {}
+    for made in filter(None, _judged(summary, store)):
+        path = Path(made.inputs.get("model", "").rpartition(" (")[0] or os.devnull)
+        there = path.is_file() or path.is_dir()
+        if there and digest_path(path) != made.sources["model"]:
+            found[str(path)] = None
+    return list(found)
+
+
+def corpora(summary: Mapping[str, Any], store: Store) -> set[str]:
+    """The digests of the corpora that a summary's judged models were asked about; "" among them
+    where a measurement is gone from the store.
+    """
+    return {made.sources["corpus"] if made else "" for made in _judged(summary, store)}
+
+
+def _judged(summary: Mapping[str, Any], store: Store) -> Iterator[Manifest | None]:
+    """The measurements of the judged models of audits in the store; None of one that is gone."""
     for name in summary["audits"]:
         manifest = store.checked(name)
-        members = AuditSpec.model_validate(manifest.spec).members
-        judged = [manifest.inputs[role] for role, of in members.items() if not of.is_reference]
-        for measured in filter(store.has, judged):
-            made = store.manifest(measured)
-            path = Path(made.inputs.get("model", "").rpartition(" (")[0] or os.devnull)
-            there = path.is_file() or path.is_dir()
-            if there and digest_path(path) != made.sources["model"]:
-                found[str(path)] = None
-    return list(found)
+        for role, member in AuditSpec.model_validate(manifest.spec).members.items():
+            if not member.is_reference:
+                measured = manifest.inputs[role]
+                yield store.manifest(measured) if store.has(measured) else None
 
 
 def _told(part: str, rows: list[dict[str, Any]], judged: set[str]) -> list[str]:

@@ -23,7 +23,7 @@ from remnant.flow.run import whole
 from remnant.flow.store import Store
 from remnant.flow.unread import unread
 from remnant.gate.decide import Audited, Case, cases
-from remnant.gate.policy import Policy
+from remnant.gate.policy import Policy, other_corpora
 from remnant.records import (
     AuditSpec,
     Cell,
@@ -103,7 +103,7 @@ def statement(
     Raises:
         UserError: something of the audit is missing or damaged, or its rule is weaker.
         Refused: a model was changed after it was audited, or was never audited; or another version
-            has audited it.
+            has audited it, or about another corpus than the policy's.
     """
     manifest = store.checked(name)
     spec = AuditSpec.model_validate(manifest.spec)
@@ -115,6 +115,8 @@ def statement(
     found = _found(store.path(name), spec)
     decided = cases(found, promise.policy, model)
     own = [m for m in measured if m.about.model == decided[0].model]
+    if other := other_corpora(promise.policy, {m.manifest.sources["corpus"] for m in own}):
+        raise Refused(other)
     models = {m.about.form: _files(store, m) for m in own}
     for folder in deployed:
         form, files = _deployed(store, folder, own)
