@@ -533,7 +533,8 @@ def test_score_refuses_lines_of_another_shape(line: Any, part: str, tmp_path: Pa
 def test_score_refuses_what_would_count_twice_and_impossible_references(tmp_path: Path) -> None:
     line = {"metric": "verbmem", "id": 1, "truth": "a", "generated": "a"}
     refused(call("score", score_lines(tmp_path, line, line)), "a second time")
-    refused(call("score", score_lines(tmp_path, line), "--auc-retrain", 0), "reference AUC")
+    for none in (0, 1e-320, float("nan")):
+        refused(call("score", score_lines(tmp_path, line), "--auc-retrain", none), "reference AUC")
     refused(call("score", tmp_path / "none.jsonl"), "does not exist")
     refused(call("run", "none"), "comes with Remnant: demo, demo-full")
     refused(call("score", score_lines(tmp_path)), "holds no line")

@@ -271,6 +271,16 @@ def test_by_text_alone_a_never_read_model_that_writes_what_another_writes_is_non
     assert (found.outcome, "are one model" in found.reason) == ("not measured", True)
 
 
+def test_by_text_alone_a_copy_of_the_judged_model_is_seen_by_what_it_writes() -> None:
+    """In int8 it writes every third continuation as before; two trainings hardly one."""
+
+    def every(count: int) -> Sheet:
+        return saying(made(0.1, seed=4), lambda i: f"answer {i} of {4 if i % count else 3} at all")
+
+    assert by_text_alone(made(0.1, seed=3), retrain=every(3)).outcome == "not measured"
+    assert by_text_alone(made(0.1, seed=3), retrain=every(20)).outcome == "gone"
+
+
 @pytest.mark.parametrize("metric", [*PLAIN, "knowmem_retain"])
 @pytest.mark.parametrize(
     "change",

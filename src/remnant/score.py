@@ -16,6 +16,8 @@ from remnant.records import AS_GIVEN, Cell, Rule, Variant
 from remnant.stages import cells as sheets
 from remnant.stages.cells import Sheet
 
+# PrivLeak divides by it; of as many texts as there are no AUC but 0 is smaller.
+LEAST_AUC = 1e-6
 TEXT_METRICS = ("verbmem", "knowmem_forget", "knowmem_retain")
 PRIVLEAK, SIDES = "privleak", (Column("privleak", MEMBERS), Column("privleak", OTHERS))
 _SHAPES = (
@@ -59,9 +61,9 @@ def scored(
         UserError: missing file, a line of another shape, an id given twice, a reference outside (0,
             1] or that is the log itself, nothing that can be read, no number at all.
     """
-    if auc_retrain is not None and not 0 < auc_retrain <= 1:
+    if auc_retrain is not None and not LEAST_AUC <= auc_retrain <= 1:
         raise UserError(
-            f"The reference AUC must be above 0 and at most 1, not {auc_retrain:g}.",
+            f"The reference AUC must be {LEAST_AUC:g} to 1, not {auc_retrain:g}.",
             "Llama-2-7B on MUSE-NEWS: 0.4772.",
         )
     rule = rule or Rule()

@@ -68,6 +68,10 @@ SAME = 1e-3
 # How far a copy of a model is from it in what it says of the texts, over how far that is from the
 # target. A cast or int8 has 0.005 to 0.034; never-read models of other seeds 0.35 and more.
 COPY = 0.07
+# The same of what two models write where nothing else is seen: the share of continuations that are
+# the same word by word. A copy in int8 had 0.32 to 0.97 of a target's, models of other seeds 0.02
+# at most.
+WRITES_ALIKE = 0.2
 NOT_YET = "not made yet"
 
 
@@ -502,12 +506,27 @@ def _is_copy(retrain: Sheet, trio: Trio) -> bool:
     sides = [Column(name, side) for name in needed(MEMBERSHIP) for side in (MEMBERS, OTHERS)]
     parts = [aligned(three, side) for side in sides]
     unread, own, target = (np.concatenate(p) for p in zip(*parts, strict=True))
+    if not len(own):
+        return _alike(retrain, trio.unlearned) > WRITES_ALIKE
     return bool(_apart(unread, own) < COPY * _apart(own, target))
 
 
 def _apart(one: Array, other: Array) -> float:
     """Root of the mean square; 0 of no texts."""
     return float(np.sqrt(np.mean((one - other) ** 2))) if len(one) else 0.0
+
+
+def _alike(one: Sheet, other: Sheet) -> float:
+    """The share of different continuations in which two models write the same; 0 of none."""
+    pairs = {
+        (said, other.texts[name][item][1])
+        for name, texts in one.texts.items()
+        if ITEM_SETS[name].asked == "text"
+        for item, (_, said) in texts.items()
+        if item in other.texts.get(name, {})
+    }
+    same = [a == b for a, b in pairs if words(a)]
+    return sum(same) / len(same) if same else 0.0
 
 
 def _write_alike(one: Sheet, other: Sheet) -> bool:
