@@ -472,6 +472,21 @@ def test_weights_that_no_audit_opened_are_not_signed(
             other.parent.rmdir()
 
 
+def test_code_that_no_audit_ran_is_not_signed(
+    made: Ground, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers has a class of its own for the model; who trusts its code runs that instead."""
+    digest, config = digest_path(made.unlearned), made.unlearned / "config.json"
+    monkeypatch.setattr(statement, "digest_of_files", lambda files: digest)
+    before = config.read_text()
+    own = {"auto_map": {"AutoModelForCausalLM": "modeling.Own"}}
+    config.write_text(json.dumps(json.loads(before) | own))
+    try:
+        refused(sign(made, place), "code of its own, which the audit did not run")
+    finally:
+        config.write_text(before)
+
+
 @pytest.mark.parametrize("stage", ["audit", "measure"])
 def test_what_another_version_found_is_not_signed_as_this_ones(
     made: Ground, place: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch

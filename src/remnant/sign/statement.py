@@ -34,6 +34,7 @@ from remnant.records import (
     Variant,
     Verdict,
 )
+from remnant.remotecode import settings_of
 from remnant.sign.files import NO_FILE, Files, differences, files_of
 from remnant.sign.keys import Refused
 
@@ -208,6 +209,11 @@ def _files(store: Store, measured: Measured) -> Files:
         raise Refused(
             f"{path} holds weights that were not audited, and that another runtime may open: "
             f"{some(other)}. Take them out, and audit it again."
+        )
+    if settings_of(str(path)).get("auto_map") and "model" not in manifest.remote_code:
+        raise Refused(
+            f"{path} brings code of its own, which the audit did not run and another runtime may. "
+            "Take auto_map out of config.json, and audit it again."
         )
     return files
 
