@@ -139,6 +139,15 @@ def test_every_seed_must_pass_and_a_seed_without_the_form_is_not_measured() -> N
     assert found[2:] == [(7, "full", "known"), (7, "int4", "not measured")]
 
 
+def test_a_seed_whose_work_failed_or_was_not_made_is_not_measured() -> None:
+    """A run that was cut off says nothing of its other seeds."""
+    lost = rows([Variant(**about("full", seed=7)), Variant()])
+    found = decided(summary_of(GOOD) | {"failed": [row | {"status": "not made"} for row in lost]})
+    assert [c.outcome for c in found] == ["gone"] * 2 + ["not measured"] * 4
+    here = rows([Variant(**about("int8"))])  # what is not promised may have failed
+    assert all(c.passed for c in decided(summary_of(GOOD) | {"failed": here}))
+
+
 def test_of_several_models_one_must_be_named() -> None:
     summary = summary_of(GOOD)
     other = Verdict(**about("full", model="npo"), outcome="known", reason="it says it")
@@ -215,7 +224,11 @@ def test_what_is_no_summary_is_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(UserError, match=r"no summary|no verdict"):
             read_summary(tmp_path)
-    for change in ({"evidence": [7]}, {"rule": None}, {"cells": 3}, {"verdicts": [{"a": 1}]}):
+    wrong: list[dict[str, Any]] = [
+        *({"evidence": [7]}, {"rule": None}, {"cells": 3}, {"verdicts": [{"a": 1}]}),
+        *({"failed": 1}, {"failed": [7]}, {"failed": [{"corpus": []}]}),
+    ]
+    for change in wrong:
         with pytest.raises(UserError):
             audited(summary_of(GOOD) | change)
     path.write_text('{"verdicts": [], ' + json.dumps(summary_of(GOOD))[1:])

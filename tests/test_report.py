@@ -24,6 +24,7 @@ from remnant.records import (
     Evidence,
     Manifest,
     Outcome,
+    Piece,
     Recovery,
     Rule,
     RunSpec,
@@ -139,6 +140,20 @@ def test_a_report_on_a_full_disk_leaves_the_one_before(
     with pytest.raises(UserError, match="disk is full"):
         page.write(other, Store(tmp_path / "store"), written.parent)
     assert {p.name: p.read_bytes() for p in written.parent.iterdir()} == before
+
+
+def test_what_is_not_made_yet_stands_in_the_summary_beside_what_failed(tmp_path: Path) -> None:
+    store, lost = Store(tmp_path / "store").open(), Variant(corpus="news", model="npo", seed=1)
+    pieces = [
+        Piece(name="measure-0", stage="measure", label=lost),
+        Piece(name="explain-0", stage="explain", label=lost),
+        Piece(name="unlearn-0", stage="unlearn", label=lost),
+        Piece(name="audit-0", stage="audit"),
+    ]
+    found = table.collect(store, results().sweep, pieces, {"unlearn-0": "it failed"})
+    failed: Any = table.summary(found)["failed"]
+    told = [(row["seed"], row["status"]) for row in failed]
+    assert told == [(1, "failed: it failed"), (1, "not made"), (None, "not made")]
 
 
 def test_whoever_points_at_a_mark_is_told_its_value() -> None:

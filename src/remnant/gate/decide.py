@@ -21,12 +21,16 @@ Group = tuple[str | None, int | None]
 
 
 class Audited(NamedTuple):
-    """What a summary holds of an audit: the rule it followed, and what it found by it."""
+    """What a summary holds of an audit: the rule it followed, and what it found by it.
+
+    ``lost``: where work failed or was not made; what has no verdict there was not measured.
+    """
 
     rule: Rule
     verdicts: list[Verdict]
     evidence: list[Evidence]
     cells: list[Cell]
+    lost: tuple[Group, ...] = ()
 
 
 class Case(NamedTuple):
@@ -97,6 +101,7 @@ def audited(summary: Mapping[str, Any]) -> Audited:
         _rows(Verdict, summary, "verdicts"),
         _rows(Evidence, summary, "evidence"),
         _rows(Cell, summary, "cells"),
+        _lost(summary),
     )
     places = [(v.corpus, v.seed, v.model, v.form) for v in found.verdicts]
     if len(set(places)) < len(places):
@@ -111,6 +116,21 @@ def _rows(kind: type[Row], summary: Mapping[str, Any], name: str) -> list[Row]:
         raise UserError(
             f"The {name} of the summary are not as this version writes them.", "Audit again."
         ) from error
+
+
+def _lost(summary: Mapping[str, Any]) -> tuple[Group, ...]:
+    """Where work failed or was not made."""
+    try:
+        return tuple(map(_group, summary.get("failed", ())))
+    except (ValidationError, AttributeError, TypeError) as error:
+        raise UserError(
+            "What failed is not told by the summary as this version writes it.", "Audit again."
+        ) from error
+
+
+def _group(row: Mapping[str, Any]) -> Group:
+    about = Variant(corpus=row.get("corpus"), seed=row.get("seed"))
+    return about.corpus, about.seed
 
 
 def _without_form(row: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -136,7 +156,7 @@ def cases(found: Audited, policy: Policy, model: str | None = None) -> list[Case
         )
     chosen = _model(found.verdicts, model)
     own = [v for v in found.verdicts if v.model == chosen]
-    groups = dict.fromkeys((v.corpus, v.seed) for v in own)
+    groups = dict.fromkeys([*((v.corpus, v.seed) for v in own), *found.lost])
     return [_case(found, policy, chosen, group, form) for group in groups for form in policy.forms]
 
 

@@ -176,6 +176,8 @@ class Results:
     manifests: dict[str, Manifest]
     labels: dict[str, Variant]
     failures: dict[str, str]
+    # Pieces that verdicts wait for, neither made nor failed.
+    unmade: tuple[str, ...] = ()
 
 
 def collect(
@@ -212,7 +214,9 @@ def collect(
     for name, manifest in done.items():
         if manifest.stage == "explain":
             _file(groups, pieces_by_name[name].label, manifest.of(ExplainResult))
-    return Results(sweep, groups, done, {p.name: p.label for p in pieces}, failures)
+    waited = [p.name for p in pieces if p.stage in ("measure", "audit")]
+    unmade = tuple(name for name in waited if name not in done and name not in failures)
+    return Results(sweep, groups, done, {p.name: p.label for p in pieces}, failures, unmade)
 
 
 def others(name: str, cells: list[Cell]) -> Group:
@@ -247,6 +251,7 @@ def summary(results: Results) -> dict[str, JsonValue]:
         for name, why in results.failures.items()
         if name in results.labels
     ]
+    lost += [_row(results.labels[name]) | {"status": "not made"} for name in results.unmade]
     records: dict[str, list[Variant]] = {
         "cells": [c for g in results.groups for c in g.cells],
         "recovery": [r for g in results.groups for r in g.recoveries],
