@@ -358,7 +358,8 @@ def peak(shape: Shape, spec: OptimSpec, text: Text, shards: int = 1) -> Peak:
     opened = of_opening(shape, kept, width) // shards
     opened = max(opened, of_a_promise(shape, spec)) + cache
     if packs(spec.train):
-        # Pages of the file are the system's, which takes them back; merged, all is decoded.
-        opened = 0 if saves_apart(spec.train) else kept * shape.weights
+        # Pages of the file are the system's, which takes them back; merged, all is decoded, beside
+        # adapters and what is kept of the reference.
+        opened = 0 if saves_apart(spec.train) else kept * shape.weights + own + cache
     whole = opened + LIBRARIES
     return found._replace(around=max(0, whole - found.total))

@@ -144,6 +144,7 @@ def open_model(
         check_tied(model, source)
     if pack:
         nf4.check_packed(model, source)
+        nf4.let_files_go(model)
     if packed and packed.key in ("compressed-tensors", *DECODED_AT_OPENING):
         _unpack(model, dtype)
     return on_device(model.eval(), device)

@@ -88,6 +88,13 @@ def check_packed(model: PreTrainedModel, source: str) -> None:
         setattr(layer, "support_avx512bf16_for_cpu", False)  # noqa: B010
 
 
+def let_files_go(model: nn.Module) -> None:
+    """Copy what is not packed: as long as one weight is a view of a file, all of that is mapped."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not is_packed(tensor):
+            tensor.data = tensor.data.clone()
+
+
 def values(model: nn.Module) -> Iterator[Tensor]:
     """The numbers of every weight of a model, packed ones decoded, one at a time."""
     return (decoded(p) if is_packed(p) else p.data for p in model.parameters())
