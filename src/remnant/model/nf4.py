@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from remnant.errors import UserError
 from remnant.formats.bitsandbytes import FOUR_BIT, OPENED_BLOCK
+from remnant.model.heap import give_back
 
 # Of a number: half a byte, and of every block a scale in float32.
 BYTES = 0.5 + 4 / OPENED_BLOCK
@@ -93,6 +94,7 @@ def let_files_go(model: nn.Module) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if not is_packed(tensor):
             tensor.data = tensor.data.clone()
+    give_back()
 
 
 def values(model: nn.Module) -> Iterator[Tensor]:
@@ -109,8 +111,11 @@ def decoded(weight: Any) -> Tensor:
 
 
 def dense(layer: nn.Linear) -> nn.Linear:
-    """The plain layer that a packed one stands for, its numbers decoded."""
+    """The plain layer that a packed one stands for, its numbers decoded; the packed one is left
+    without its own, which know their layer and would stay as long as the two know each other.
+    """
     weight = decoded(layer.weight)
+    del layer.weight
     # Nothing is drawn for numbers that are replaced.
     found = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
     found.weight = nn.Parameter(weight, requires_grad=False)
