@@ -8,7 +8,7 @@ Reads the summaries of finished sweeps, writes src/remnant/forecast/calibration.
 it wrote as one JSON line.
 
     python scripts/calibrate_forecast.py
-    docs/results/{catastrophic-failure,mixed-precision,deployment-matrix}/summary.json.gz
+    docs/results/{catastrophic-failure,mixed-precision,deployment-matrix,real-five}/summary.json.gz
 """
 
 import argparse
