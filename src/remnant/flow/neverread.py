@@ -10,9 +10,8 @@ from remnant.flow.digests import digest_outside
 from remnant.flow.node import Input
 from remnant.flow.place import Made, Outside
 from remnant.flow.store import Store
+from remnant.flow.unread import WEIGHTS
 
-# How the names of files end that hold weights.
-WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 # What it may not be, by its role.
 OTHERS = {"target": "the target itself", "unlearned": "the model that is judged"}
 
