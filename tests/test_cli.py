@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from transformers import PreTrainedTokenizerBase
 
-from remnant import verbs
+from remnant import testing, verbs
 from remnant.cli import main
 from remnant.metrics import Column
 from remnant.model.load import save_model
@@ -565,6 +565,35 @@ def test_check_runs_the_battery_on_a_users_file(tmp_path: Path) -> None:
     mine.write_text("def strange(elephant):\n    return elephant\n")
     refused(call("check", mine), "fits no kind")
     refused(call("check", tmp_path / "none.py"), "does not exist")
+
+
+def test_check_names_the_law_on_which_a_function_fails_and_goes_on(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "def detached(forget):\n    return forget.seq_logp().detach()\n\n"
+        "def scalar(forget):\n    return forget.seq_logp().mean()\n\n"
+        "def typo(forget):\n    return forget.seq_lgp()\n\n"
+        "def number(forget):\n    return 3.0\n\n"
+        "def divided(generated, truth):\n    return len(generated) / 0\n\n"
+        "def good(forget):\n    return forget.mean_logp()\n"
+    )
+    found = testing.check_file(str(mine))
+    failed = [
+        f"{r.function.partition(':')[2]}: {r.law} {r.detail}"
+        for r in found
+        if r.outcome == "failed"
+    ]
+    for said in (
+        "detached: a gradient reaches the model - RuntimeError",
+        "scalar: one finite value per example - gives shape (), not",
+        "typo: one finite value per example - AttributeError",
+        "number: one finite value per example - TypeError: gives a float, not a tensor",
+        "divided: it runs on all that it reads - ZeroDivisionError",
+    ):
+        assert any(told.startswith(said) for told in failed), said
+    assert not any(told.startswith("good") for told in failed)
+    assert sum(r.function.endswith(":good") for r in found) == len(testing.LOSS_LAWS)
+    assert call("check", mine).exit_code == 1
 
 
 def test_a_truth_that_is_empty_is_a_status(

@@ -531,6 +531,25 @@ def test_a_gate_that_finds_the_audit_finds_a_model_that_was_changed_since(
     assert gate().exit_code == 4
 
 
+def test_a_gate_finds_an_artefact_that_was_changed_since(
+    made: Ground, place: Path, corpus: Path
+) -> None:
+    model = remnant.transform(made.unlearned, "noise0.02", store=made.store)
+    found = remnant.audit(made.target, model, corpus, forms=(), store=made.store)
+    found.report(place / "audit")
+    (place / "full.toml").write_text('forms = ["full"]\n')
+
+    def gate() -> Result:
+        options = ("--policy", place / "full.toml", "--store", made.store)
+        return call("gate", place / "audit" / "summary.json", *options)
+
+    before = gate().exit_code
+    flip(model.path / "model.safetensors")
+    refused(gate(), f"{model.path} was changed after it was audited")
+    flip(model.path / "model.safetensors")
+    assert gate().exit_code == before != 2
+
+
 def test_a_deployed_folder_of_another_model_is_not_signed(made: Ground, place: Path) -> None:
     out = place / "of-target"
     done = call("deploy", made.target, "--as", FORM, "-o", out, "--store", made.store)

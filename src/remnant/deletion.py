@@ -59,6 +59,13 @@ CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len")
 BEGUN = "begun"
 
 
+# What is said behind every verdict but the best.
+NEXT = (
+    "What may help: a greater --budget, another method (--set method=...), or a --retrain model; "
+    "docs/deletion-request.md says what each verdict wants."
+)
+
+
 class Request(NamedTuple):
     """What is to be forgotten of which model.
 
@@ -291,6 +298,11 @@ def _carried_out(
     rest = (1 + BESIDE) * of_one + len(request.deploy) * GUESS["deploy"]
     spent = work.spent(before)
     work.say(spent, f"unlearning; the audit will take about {clock(rest)}")
+    if (least := spent + rest) >= work.seconds:
+        tell(
+            f"The budget of {clock(work.seconds)} is less than target and audit take (about "
+            f"{clock(least)}): the least is done that can be judged. A greater --budget tries more."
+        )
     trials, tuned = _tried(work, settings, spent, rest)
     best = best_of(trials)
     work.say(spent + tuned, f"auditing rate {best.rate:g}, about {clock(rest)} left")
@@ -461,4 +473,6 @@ def run(request: Request, out: Path, store: Store, seconds: float, settings: Seq
     for verdict in done.audit.verdicts:
         print(f"{verdict.form}: {verdict.outcome}. {verdict.reason}")
     print(f"{min(outcomes, key=WORST.index).capitalize()}. Model, files and report: {out}")
+    if outcomes != {"gone"}:
+        print(NEXT)
     return exit_code(outcomes)

@@ -4,6 +4,7 @@ to try things on.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from remnant.catalog import LOSSES
 from remnant.corpus import METRICS
-from remnant.errors import Unscorable, UserError
+from remnant.errors import Unscorable, UserError, first_line
 from remnant.formats.table import FORMATS
 from remnant.functional.hidden import Hidden
 from remnant.functional.quantized import Quantized
@@ -282,7 +283,8 @@ def check_loss(method: Method, laws: tuple[Law, ...] = LOSS_LAWS) -> Iterator[Re
 
     def call(values: Mapping[str, Any]) -> Tensor:
         found = function(*(values[name] for name in method.reads), **method.params)
-        assert isinstance(found, Tensor)
+        if not isinstance(found, Tensor):
+            raise TypeError(f"gives a {type(found).__name__}, not a tensor")
         return found
 
     for law in laws:
@@ -292,10 +294,18 @@ def check_loss(method: Method, laws: tuple[Law, ...] = LOSS_LAWS) -> Iterator[Re
         if law.test is _labels and not reads_labels(method):
             yield Result(method.use, law.name, "skipped", "(of whole distributions)")
             continue
-        fault = law.test(call, method)
+        fault = _fault(partial(law.test, call, method))
         yield Result(
             method.use, law.name, "failed" if fault else "ok", f"- {fault}" if fault else ""
         )
+
+
+def _fault(test: Callable[[], str | None]) -> str | None:
+    """What is wrong by a law; of a function of a user's that fails on it, its own words."""
+    try:
+        return test()
+    except Exception as error:
+        return f"{type(error).__name__}: {first_line(error)}"
 
 
 def check_quantizer(method: Method) -> Iterator[Result]:
@@ -460,8 +470,25 @@ def _check_one(use: str) -> list[Result]:
         except UserError as error:
             faults.append(str(error))
             continue
-        return list(check(method))
+        return list(_to_the_end(check, method))
     raise UserError(f"'{use}' fits no kind of method.", " ".join(faults))
+
+
+def _to_the_end(check: Check, method: Method) -> Iterator[Result]:
+    """All laws that a function got to, and that it failed on the next."""
+    method.load()  # what cannot be loaded is told as it is
+    laws = check(method)
+    while True:
+        try:
+            yield next(laws)
+        except StopIteration:
+            return
+        except Exception as error:
+            yield _result(
+                method, "it runs on all that it reads", False,
+                f"- {type(error).__name__}: {first_line(error)}",
+            )  # fmt: skip
+            return
 
 
 def tiny_model(

@@ -171,7 +171,7 @@ def instead_of(name: str) -> str:
     many bits; any where there is neither.
 
     >>> instead_of("nf4").split(", ")[:2], instead_of("q8_0").split(", ")[0]
-    (['bnb-nf4', 'bnb-nf4-b128-dq'], 'gguf-q8_0')
+    (['bnb-nf4', 'gptq4'], 'gguf-q8_0')
     """
     bits = re.search(r"\d+", name)
 

@@ -40,7 +40,8 @@ def differing(summary: Mapping[str, Any], store: Store) -> list[str] | None:
 
 
 def outdated(summary: Mapping[str, Any], store: Store) -> list[str]:
-    """Judged models that still lie where they were audited, and are not what was audited.
+    """Judged models, and what they were made of, that still lie where they were audited, and are
+    not what was audited.
 
     Args:
         summary: of audits that lie in the store.
@@ -51,11 +52,24 @@ def outdated(summary: Mapping[str, Any], store: Store) -> list[str]:
     """
     found: dict[str, None] = {}
     for made in filter(None, _judged(summary, store)):
-        path = Path(made.inputs.get("model", "").rpartition(" (")[0] or os.devnull)
-        there = path.is_file() or path.is_dir()
-        if there and digest_path(path) != made.sources["model"]:
-            found[str(path)] = None
+        for path, changed in _behind(made, store):
+            if changed:
+                found[str(path)] = None
     return list(found)
+
+
+def _behind(made: Manifest, store: Store) -> Iterator[tuple[Path, bool]]:
+    """Where the model of a piece lies, and the models that it was made of, as far as they are
+    there; each with whether it was changed.
+    """
+    source = made.inputs.get("model", "")
+    while source and store.has(source):
+        yield store.path(source), bool(store.faults(source))
+        made = store.manifest(source)
+        source = made.inputs.get("model", "")
+    path = Path(source.rpartition(" (")[0] or os.devnull)
+    if path.is_file() or path.is_dir():
+        yield path, digest_path(path) != made.sources["model"]
 
 
 def corpora(summary: Mapping[str, Any], store: Store) -> set[str]:

@@ -134,10 +134,10 @@ def open_model(
                 trust_remote_code=own_code,
                 ignore_mismatched_sizes=True,  # so that they are named below
                 output_loading_info=True,
-                return_dict=True,  # whatever its configuration says
                 **more,
             )
     model, info = opened
+    _answers_by_name(model)
     check_whole(info, source)
     check_finite(model, source)
     if not (packed or pack or divide):
@@ -249,6 +249,13 @@ def _refuse_encoder_decoder(config: Any, source: str) -> None:
             ),
             "Give a causal language model.",
         )
+
+
+def _answers_by_name(model: PreTrainedModel) -> None:
+    """Whatever the configuration says of tuples."""
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part.config.return_dict = True
 
 
 def open_tokenizer(source: str) -> PreTrainedTokenizerBase:

@@ -38,6 +38,8 @@ class ElicitResult(Record):
 
     @property
     def _choice(self) -> str:
+        if not self.questions and not self.recall:
+            return "The corpus has no questions that could be asked in several forms."
         if not self.recall:
             return (
                 f"Questions are asked as published ({self.published}): the corpus has too few of "

@@ -464,8 +464,8 @@ def _written_by(retrain: Sheet, target: Sheet, column: Column, rule: Rule) -> st
     ):
         share = own.mean() / known.mean()
         return (
-            f"the never-read model continues the forget text at {share:.0%} of the target: "
-            "it has read it"
+            f"the never-read model continues the forget text at {share:.0%} of the target: it has "
+            "read it, or the texts are so alike that one tells another"
         )
     return ""
 
