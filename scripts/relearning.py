@@ -6,8 +6,9 @@ SUMMARY: summary.json of an audit or a sweep whose rule has access to weights. P
 of relearning the curve of every model over the steps, x100 of the tokens of forget text that was
 not among what is learned; the area under it as a multiple of the never-read model's, and the area
 between both as a share of the target's; after how many steps half of what the target knows beyond
-it is there, and that as a multiple of the never-read model's steps. In Markdown; the last line is
-one JSON object: both areas of every run.
+it is there, and that as a multiple of the never-read model's steps. Before that what the other
+tests on weights find of the same tokens, and the utility as a share of the target's. In Markdown;
+the last line is one JSON object: both areas of every run.
 """
 
 import json
@@ -65,6 +66,26 @@ def table(found: Curves, test: str) -> Iterator[str]:
         yield f"| {model} | {shown} | {areas} | {half} | {times} |"
 
 
+def others(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A row for every model: its utility, and what tests on weights that teach nothing find."""
+    values = {
+        (cell["model"], cell["metric"]): cell["value"]
+        for cell in cells
+        if cell["form"] == FULL and cell["value"] is not None
+    }
+    taught = {n for n, attack in ATTACKS.items() if attack.kind == RELEARNED}
+    tests = [n for n in ATTACKS if n not in taught and (TARGET, n) in values]
+    heads = ["model", "utility", UNCHANGED, *tests]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    for model in dict.fromkeys(model for model, _ in values):
+        useful = [values.get((m, "knowmem_retain")) for m in (model, TARGET)]
+        utility = f"{useful[0] / useful[1]:.2f}" if all(useful) else "-"
+        found = (values.get((model, name)) for name in (UNCHANGED, *tests))
+        shown = ["-" if value is None else f"{value:.1f}" for value in found]
+        yield f"| {' | '.join([model, utility, *shown])} |"
+
+
 def area(own: Sequence[float], target: Sequence[float], unread: Sequence[float]) -> float:
     """The area between a curve and the never-read model's, over that between the target's and
     it.
@@ -93,6 +114,7 @@ def main(paths: Sequence[str]) -> None:
             found = curves(own)
             if not {TARGET, UNREAD} <= set(found):
                 raise SystemExit(f"{path} has no curves of a target and a never-read model.")
+            print("\n".join(others(own)))
             for test in found[TARGET]:
                 print(f"\n{path}, {group[0]}, seed {group[1]}, {test}: {ATTACKS[test].meaning}\n")
                 print("\n".join(table(found, test)))
