@@ -226,7 +226,7 @@ def test_a_machine_without_ray_says_how_to_install_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install 'remnant\[cluster\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[cluster\]'"):
         cluster.cluster_hands(store, SweepSpec.model_construct(), [], "auto", 0)
 
 

@@ -320,7 +320,7 @@ def test_a_missing_library_is_one_sentence_with_the_command(
         ["transform", str(folders["llama-gqa"]), "--use", name, "--store", str(tmp_path / "s")],
     )
     assert done.exit_code == 2
-    assert f"pip install 'remnant[{extra}]'" in done.output
+    assert f"pip install -e '.[{extra}]'" in done.output
     assert "Traceback" not in done.output
     assert not list((tmp_path / "s" / "objects").glob("*"))
 

@@ -59,5 +59,5 @@ def test_an_unknown_task_and_a_missing_harness_are_one_sentence(
     with pytest.raises(UserError, match="cannot run no_such_task"):
         harness.ability(model, tokenizer, ["no_such_task"], corpus, None)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r"pip install 'remnant\[harness\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[harness\]'"):
         harness.ability(model, tokenizer, ["choice"], corpus, None)

@@ -448,7 +448,7 @@ def test_a_document_without_its_extractor_is_one_sentence(
 ) -> None:
     monkeypatch.setattr("remnant.corpus.documents.is_there", lambda name: False)
     (tmp_path / f"a{suffix}").write_bytes(b"%PDF-1.7 <html></html>")
-    with pytest.raises(UserError, match=rf"{module}, and that .* pip install 'remnant\[documents"):
+    with pytest.raises(UserError, match=rf"{module}, and that .* pip install -e '.\[documents"):
         of(tmp_path / f"a{suffix}")
     (tmp_path / "b.txt").write_text("text")
     assert of(tmp_path).skipped == {f"a{suffix}": lacking(suffix).removeprefix("is ")}

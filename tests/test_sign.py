@@ -546,6 +546,9 @@ def test_a_gate_finds_an_artefact_that_was_changed_since(
     before = gate().exit_code
     flip(model.path / "model.safetensors")
     refused(gate(), f"{model.path} was changed after it was audited")
+    signing = ("--policy", place / "full.toml", "--key", place / "key.pem", "--store", made.store)
+    done = call("sign", place / "audit" / "summary.json", *signing, "-o", place / "s.json")
+    refused(done, f"{model.path} was changed after it was audited")
     flip(model.path / "model.safetensors")
     assert gate().exit_code == before != 2
 
@@ -628,7 +631,7 @@ def test_without_the_library_one_sentence_says_how_to_install_it(
 ) -> None:
     done = sign(made, place)
     assert done.exit_code == 2
-    assert "pip install 'remnant[sign]'" in done.output
+    assert "pip install -e '.[sign]'" in done.output
 
 
 def test_a_mistyped_store_is_refused_and_not_made(made: Ground, place: Path) -> None:

@@ -52,21 +52,21 @@ _ALL = (
         "bitsandbytes",
         "bitsandbytes",
         "the library's kernels",
-        {"bitsandbytes": "'remnant[bitsandbytes]'"},
+        {"bitsandbytes": "-e '.[bitsandbytes]'"},
         "remnant.runtimes.bnb:decoded",
     ),
     Packing(
         "compressed-tensors",
         "compressed-tensors",
         "decoded weights; activations are rounded where the scheme says so",
-        {"compressed_tensors": "'remnant[oneshot]'"},
+        {"compressed_tensors": "-e '.[oneshot]'"},
         "remnant.runtimes.decoding:compressed",
     ),
     Packing(
         "torchao",
         "torchao",
         "the library's kernels",
-        {"torchao": "'remnant[torchao]'"},
+        {"torchao": "-e '.[torchao]'"},
         "remnant.runtimes.torchao:decoded",
     ),
     Packing("fp8", "FP8 in blocks", "decoded weights", decoder=_BY_TRANSFORMERS),
@@ -89,7 +89,7 @@ _ALL = (
         "gguf",
         "GGUF",
         "llama.cpp",
-        {"llama_cpp": "'remnant[llamacpp]'"},
+        {"llama_cpp": "-e '.[llamacpp]'"},
         "remnant.runtimes.decoding:gguf",
     ),
     Packing("hqq", "HQQ", why="transformers 5 does not open its files"),
@@ -140,7 +140,7 @@ def gguf_library() -> ModuleType:
     except ImportError as error:
         raise UserError(
             "GGUF needs the package gguf, which is not installed.",
-            "Install it with: pip install 'remnant[gguf]'",
+            "Install it in Remnant's folder with: pip install -e '.[gguf]'",
         ) from error
     library: ModuleType = gguf
     return library

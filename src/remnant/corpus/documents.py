@@ -7,7 +7,10 @@ from typing import NamedTuple
 from remnant.errors import UserError, first_line
 from remnant.installed import is_there
 
-INSTALL = "Install it with pip install 'remnant[documents]', or convert the file to plain text."
+INSTALL = (
+    "Install it in Remnant's folder with pip install -e '.[documents]', or convert the file to "
+    "plain text."
+)
 
 
 class Extractor(NamedTuple):

@@ -18,7 +18,7 @@ from remnant.errors import UserError, first_line
 from remnant.model.data import without_end
 from remnant.quiet import hush
 
-INSTALL = "Install it with: pip install 'remnant[harness]'"
+INSTALL = "Install it in Remnant's folder with: pip install -e '.[harness]'"
 CHOICE, CHOICES = "choice", 4
 # Which number of a sample is taken, the first that a task has.
 SCORES = ("acc_norm", "acc", "exact_match", "em", "f1")

@@ -37,7 +37,7 @@ from remnant.flow.store import PROGRESS, Store
 from remnant.records import SweepSpec
 from remnant.secrecy import VARIABLES
 
-INSTALL = "Install it on every machine with: pip install 'remnant[cluster]'"
+INSTALL = "Install it on every machine with: pip install -e '.[cluster]'"
 GOES_ON = "The same command goes on."
 # A piece is handed out again so often when its machine is lost; on machines that are taken away at
 # any time (spot instances) a long piece may need a few, and what always kills its machine must end.

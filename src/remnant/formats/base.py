@@ -124,7 +124,7 @@ class Format(NamedTuple, Generic[P]):
     @property
     def install(self) -> str:
         """How to get what it needs."""
-        return f"Install it with: pip install 'remnant[{self.extra}]'"
+        return f"Install it in Remnant's folder with: pip install -e '.[{self.extra}]'"
 
 
 # A format whatever its parameters are: their record is known where it is defined.

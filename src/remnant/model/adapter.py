@@ -15,7 +15,7 @@ from remnant.adapterfiles import WEIGHTS
 from remnant.errors import UserError, first_line, some
 from remnant.model.whole import check_finite
 
-INSTALL = "Install it with: pip install 'remnant[lora]'"
+INSTALL = "Install it in Remnant's folder with: pip install -e '.[lora]'"
 OTHER = "Give the adapter of this model."
 
 

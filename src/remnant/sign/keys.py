@@ -23,7 +23,7 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PASSWORD = "REMNANT_KEY_PASSWORD"
 # Bits of an RSA key. Source: NIST SP 800-131A, revision 2, section 3.
 LEAST_RSA = 2048
-INSTALL = "Install it with: pip install 'remnant[sign]'"
+INSTALL = "Install it in Remnant's folder with: pip install -e '.[sign]'"
 
 Read = TypeVar("Read")
 

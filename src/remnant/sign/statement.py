@@ -187,6 +187,9 @@ def _files(store: Store, measured: Measured) -> Files:
             f"{about.words} was asked behind a server, whose files nobody sees.",
             "Audit the files themselves.",
         )
+    if store.has(source) and (wrong := store.faults(source)):
+        place = store.path(source)
+        raise Refused(f"{place} was changed after it was audited ({some(wrong)}). Audit it again.")
     if store.has(source) or store.path(source).is_dir():
         made = whole(store, source, lambda done, total, note: None, Copy.KEPT)
         return {name: file.sha256 for name, file in made.files.items()}

@@ -32,7 +32,7 @@ from remnant.tuning.spaces import Space, Span, fixed, space_of, wants_alternativ
 from remnant.weightfiles import config_of
 
 ALL = "all"
-INSTALL = "Install it with: pip install 'remnant[tune]'"
+INSTALL = "Install it in Remnant's folder with: pip install -e '.[tune]'"
 # A run whose own probe falls so far ends: what it keeps lies before, and few come back from there.
 PRUNED: Mapping[str, Any] = {"stop_utility": 0.8}
 # Knowledge and utility as published, asked on one half; a verdict's stronger tests cost more than
