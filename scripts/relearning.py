@@ -31,13 +31,18 @@ TARGET, UNREAD = "target", "retrain"
 Curves = Mapping[str, Mapping[str, Sequence[float]]]
 
 
-def curves(cells: Sequence[Mapping[str, Any]]) -> Curves:
-    """The curves of all models of one corpus and seed that have every point."""
-    values = {
+def in_full(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """The numbers in full precision, by model and metric."""
+    return {
         (cell["model"], cell["metric"]): cell["value"]
         for cell in cells
         if cell["form"] == FULL and cell["value"] is not None
     }
+
+
+def curves(cells: Sequence[Mapping[str, Any]]) -> Curves:
+    """The curves of all models of one corpus and seed that have every point."""
+    values = in_full(cells)
     found: dict[str, dict[str, list[float]]] = {}
     for model in dict.fromkeys(model for model, _ in values):
         for test in (n for n, attack in ATTACKS.items() if attack.kind == RELEARNED):
@@ -68,11 +73,7 @@ def table(found: Curves, test: str) -> Iterator[str]:
 
 def others(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A row for every model: its utility, and what tests on weights that teach nothing find."""
-    values = {
-        (cell["model"], cell["metric"]): cell["value"]
-        for cell in cells
-        if cell["form"] == FULL and cell["value"] is not None
-    }
+    values = in_full(cells)
     taught = {n for n, attack in ATTACKS.items() if attack.kind == RELEARNED}
     tests = [n for n in ATTACKS if n not in taught and (TARGET, n) in values]
     heads = ["model", "utility", UNCHANGED, *tests]

@@ -16,13 +16,12 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from relearning import TARGET, UNREAD, area, curves, ratio
+from relearning import TARGET, UNREAD, area, curves, in_full, ratio
 
 import remnant
-from remnant.records import FULL
 
 RATE = 4e-3
-JUDGED = "unlearned"
+JUDGED, USEFUL = "unlearned", "knowmem_retain"
 # What is distilled, and how: all that the unlearned model says of the text that it keeps.
 COMMON: dict[str, Any] = {
     "terms": [{"use": "klr"}], "retain": ["retain1", "retain2"], "train": "all",
@@ -89,16 +88,12 @@ class Lab(NamedTuple):
 def told(made: remnant.Audit) -> Found:
     """The numbers of one audit."""
     cells = [cell.model_dump() | {"form": cell.form} for cell in made.group.cells]
-    useful = {
-        cell["model"]: cell["value"]
-        for cell in cells
-        if cell["form"] == FULL and cell["metric"] == "knowmem_retain"
-    }
+    values = in_full(cells)
     known = curves(cells)
     tests = [(known[JUDGED][t], known[TARGET][t], known[UNREAD][t]) for t in known[TARGET]]
     return Found(
         made.verdicts[0].outcome,
-        useful[JUDGED] / useful[TARGET],
+        values[JUDGED, USEFUL] / values[TARGET, USEFUL],
         max(ratio(own, unread) for own, _, unread in tests),
         max(area(*test) for test in tests),
     )

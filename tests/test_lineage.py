@@ -177,6 +177,15 @@ HISTORY = {
 }
 
 
+def audited_target(store: Store, measured: str) -> None:
+    """An audit of which the measured model was the target, with no other verdict."""
+    scratch = store.scratch(f"audit-{'e' * 16}")
+    scratch.mkdir(parents=True)
+    (scratch / "verdicts.json").write_text("[]")
+    spec = AuditSpec(members={"target": Variant(model="target")}).model_dump(mode="json")
+    sealed(store, "audit", "e", spec=spec, inputs={"target": measured})
+
+
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All models of the history, each in a folder that says nothing."""
@@ -647,11 +656,7 @@ def test_a_model_outside_is_the_audited_one_only_by_its_content(
     store = Store(tmp_path / "store").open()
     given = f"{tmp_path / 'model'} ({digest_path(tmp_path / 'model')[:16]})"
     measured = sealed(store, "measure", "a", inputs={"model": given})
-    scratch = store.scratch(f"audit-{'e' * 16}")
-    scratch.mkdir(parents=True)
-    (scratch / "verdicts.json").write_text("[]")
-    spec = AuditSpec(members={"target": Variant(model="target")}).model_dump(mode="json")
-    sealed(store, "audit", "e", spec=spec, inputs={"target": measured})
+    audited_target(store, measured)
     if changed:
         shutil.copy(disk / "fir" / "model.safetensors", tmp_path / "model")
     (found,) = lineage([tmp_path], unheard).members
@@ -720,11 +725,7 @@ def test_a_copy_with_its_neurons_in_another_order_may_be_one_that_knows(
     store = Store(tmp_path).open()
     target = kept(store, disk / "elm", "train", "a")
     measured = sealed(store, "measure", "b", inputs={"model": target})
-    scratch = store.scratch(f"audit-{'e' * 16}")
-    scratch.mkdir(parents=True)
-    (scratch / "verdicts.json").write_text("[]")
-    spec = AuditSpec(members={"target": Variant(model="target")}).model_dump(mode="json")
-    sealed(store, "audit", "e", spec=spec, inputs={"target": measured})
+    audited_target(store, measured)
     found = {m.name: m for m in lineage([tmp_path], unheard).members}
     assert (found["other"].parent, found["other"].knowing) == (None, "perhaps")
     assert "in other coordinates" in found["other"].of

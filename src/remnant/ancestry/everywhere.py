@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from remnant.ancestry.windows import PLAIN, Sample
+from remnant.ancestry.windows import DTYPES, PLAIN, Sample
 from remnant.errors import UserError
 from remnant.packing import gguf_in, gguf_library
 from remnant.weightfiles import Entry, compare_names, entries_of, wrapper_of
 
 # Bytes that are read at a time.
 PIECE = 1 << 26
-_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 Contents = Mapping[str, str]
@@ -58,6 +57,6 @@ def _values(entry: Entry) -> str:
     for first in range(0, entry.bytes, PIECE):
         piece = np.array(raw[first : first + PIECE])
         if entry.dtype in PLAIN:
-            piece = torch.from_numpy(piece).view(_FLOATS[entry.dtype]).float().numpy()
+            piece = torch.from_numpy(piece).view(DTYPES[entry.dtype]).float().numpy()
         found.update(piece.data)
     return found.hexdigest()

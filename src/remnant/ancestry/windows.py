@@ -35,7 +35,7 @@ Array = NDArray[np.float32]
 ROWS, RUN = 96, 8
 # Columns, from the first one on: a whole group of the usual formats (32, 64, 128).
 COLUMNS = 128
-_TORCH = {
+DTYPES = {
     "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8,
     "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
@@ -127,19 +127,19 @@ def _made(path: Path, kind: str, found: Mapping[str, tuple[tuple[int, int], Arra
 
 def _stored(entry: Entry) -> NDArray[np.uint8]:
     """[..., bytes of an entry] of a weight, mapped: only what is used of it is read."""
-    width = torch.empty(0, dtype=_TORCH[entry.dtype]).element_size()
+    width = torch.empty(0, dtype=DTYPES[entry.dtype]).element_size()
     raw = np.memmap(entry.file, np.uint8, "r", entry.offset, (entry.size * width,))
     return raw.reshape(*entry.shape, width)
 
 
 def _part(entry: Entry, *index: NDArray[np.int64] | slice) -> Tensor:
     """The part of a weight that the indices of its dimensions name, in its own dtype."""
-    if entry.dtype not in _TORCH:
+    if entry.dtype not in DTYPES:
         raise UserError(f"{entry.file} holds weights in {entry.dtype}, which is not read here.")
     bytes_ = _stored(entry)
     for axis, one in enumerate(index):
         bytes_ = bytes_[(slice(None),) * axis + (one,)]
-    return torch.from_numpy(np.array(bytes_)).view(_TORCH[entry.dtype])[..., 0]
+    return torch.from_numpy(np.array(bytes_)).view(DTYPES[entry.dtype])[..., 0]
 
 
 def _plain(entry: Entry, turned: bool) -> tuple[tuple[int, int], Array]:

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from remnant.errors import UserError
 from remnant.flow.node import Input, Node
-from remnant.flow.place import Made, Outside
+from remnant.flow.place import Made, Outside, origin_of
 from remnant.flow.store import Store, has_weights
 from remnant.records import Manifest, MeasureSpec, Record, TransformResult, TransformSpec
 
@@ -120,4 +120,4 @@ def _source(store: Store, manifest: Manifest, role: str) -> Input:
     said = manifest.inputs[role]
     if store.has(said):
         return Made(said, manifest.sources[role])
-    return Outside(said.rpartition(" (")[0])
+    return Outside(origin_of(said))

@@ -140,6 +140,15 @@ def copy_of(store: Store, folder: Path) -> str | None:
     return None
 
 
+def origin_of(said: str) -> str:
+    """The folder or id of a model from outside, of what a manifest says of it; empty of artefacts.
+
+    >>> origin_of("/models/a (0123456789abcdef)"), origin_of("train-0123456789abcdef")
+    ('/models/a', '')
+    """
+    return said.rpartition(" (")[0]
+
+
 def outside(reference: str, stages: Sequence[str] = MODEL_STAGES) -> Outside:
     """A folder or a hub id from outside the store, looked at without opening it.
 

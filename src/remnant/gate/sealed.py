@@ -8,6 +8,7 @@ from typing import Any
 
 from remnant.errors import UserError
 from remnant.flow.digests import digest_path
+from remnant.flow.place import origin_of
 from remnant.flow.store import Store
 from remnant.records import AuditSpec, Manifest, Variant
 
@@ -62,12 +63,10 @@ def _behind(made: Manifest, store: Store) -> Iterator[tuple[Path, bool]]:
     """Where the model of a piece lies, and the models that it was made of, as far as they are
     there; each with whether it was changed.
     """
-    source = made.inputs.get("model", "")
-    while source and store.has(source):
+    while store.has(source := made.inputs.get("model", "")):
         yield store.path(source), bool(store.faults(source))
         made = store.manifest(source)
-        source = made.inputs.get("model", "")
-    path = Path(source.rpartition(" (")[0] or os.devnull)
+    path = Path(origin_of(source) or os.devnull)
     if path.is_file() or path.is_dir():
         yield path, digest_path(path) != made.sources["model"]
 

@@ -19,6 +19,7 @@ from remnant.catalog import STAGE_VERSIONS
 from remnant.errors import UserError, some
 from remnant.flow.copies import Copy
 from remnant.flow.digests import digest_of_files
+from remnant.flow.place import origin_of
 from remnant.flow.run import whole
 from remnant.flow.store import Store
 from remnant.flow.unread import unread
@@ -193,7 +194,7 @@ def _files(store: Store, measured: Measured) -> Files:
     if store.has(source) or store.path(source).is_dir():
         made = whole(store, source, lambda done, total, note: None, Copy.KEPT)
         return {name: file.sha256 for name, file in made.files.items()}
-    path = Path(source.rpartition(" (")[0])
+    path = Path(origin_of(source))
     if not path.exists():
         raise UserError(
             f"The model {path}, which was audited, is not there.",
